@@ -1,0 +1,87 @@
+"""What run.h5 holds: every table, column, type and unit, and the shape of a recorded episode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+class Column(NamedTuple):
+    """Type, unit and meaning of one column."""
+
+    dtype: str
+    unit: str
+    description: str
+
+
+STEP = Column("i8", "environment steps", "environment steps played when the row was made")
+RANK = Column("i4", "1", "MPI rank")
+
+TABLES: dict[str, dict[str, Column]] = {
+    "episodes": {
+        "step": STEP,
+        "slot": Column("i4", "1", "half-batch of environments"),
+        "env": Column("i4", "1", "environment inside its slot"),
+        "train": Column("?", "1", "true: played to learn, false: an evaluation"),
+        "seed": Column("i8", "1", "seed of the environment"),
+        "length": Column("i4", "environment steps", "length of the episode"),
+        "return": Column("f8", "reward", "undiscounted team return"),
+        "won": Column("i1", "1", "1 won, 0 lost, -1 unknown"),
+        "policy_version": Column("i8", "1", "published model at the episode's end"),
+    },
+    "decisions": {
+        "step": STEP,
+        "agent": Column("i4", "1", "agent that decided"),
+        "rank": Column("i4", "1", "MPI rank that coded the message"),
+        "environments": Column("i4", "decisions", "environments (rows) in the message"),
+        "payload_bytes": Column("i4", "byte", "coded latents"),
+        "wire_bytes": Column("i4", "byte", "frame: header and payload"),
+        "ideal_bits": Column("f8", "bit", "-log2 of the symbols' probability; negative or NaN: unknown"),
+        "version": Column("i8", "1", "published model the latents were made with"),
+        "t_local": Column("i8", "ns", "local net, executor's clock; 0 or less: unknown"),
+        "t_encode": Column("i8", "ns", "quantise and code, executor's clock; 0 or less: unknown"),
+        "t_round_trip": Column("i8", "ns", "sent until the actions are back, executor's clock; 0 or less: unknown"),
+        "t_decode": Column("i8", "ns", "check and decode, server's clock; 0 or less: unknown"),
+        "t_policy": Column("i8", "ns", "group nets and heads, server's clock; 0 or less: unknown"),
+    },
+    "resources": {
+        "rank": RANK,
+        "step": STEP,
+        "time_s": Column("f8", "s", "since the run's start"),
+        "cpu_s": Column("f8", "s", "processor time of the process so far, user and system"),
+        "rss_bytes": Column("i8", "byte", "resident memory"),
+        "peak_rss_bytes": Column("i8", "byte", "largest resident memory so far"),
+    },
+    "training": {},  # named by the first row
+    "evaluations": {
+        "step": STEP,
+        "episodes": Column("i4", "episodes", "greedy episodes played"),
+        "win_rate": Column("f8", "1", "share of episodes won; NaN where winning means nothing"),
+        "return_mean": Column("f8", "reward", "mean return"),
+        "return_std": Column("f8", "reward", "standard deviation of the returns"),
+        "length_mean": Column("f8", "environment steps", "mean episode length"),
+        "bits_per_element": Column("f8", "bit", "ideal bits for one latent element"),
+        "bytes_per_decision": Column("f8", "byte", "payload for one decision of one agent"),
+    },
+    "faults": {
+        "step": STEP,
+        "rank": RANK,
+        "agent": Column("i4", "1", "agent, -1 unknown"),
+        "kind": Column("S48", "text", "what was wrong"),
+    },
+}
+
+
+class Trajectory(NamedTuple):
+    """One episode of T steps, as Minari lays it out; agents are the mappings' keys."""
+
+    observations: Mapping[str, Array]  # each (T+1, O_i)
+    actions: Mapping[str, Array]  # each (T,) or (T, A_i)
+    rewards: Array  # (T,)
+    terminations: Array  # (T,) bool
+    truncations: Array  # (T,) bool
+    seed: int
