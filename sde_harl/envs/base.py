@@ -1,0 +1,119 @@
+"""What an environment looks like to the rest of the program: a batch of games that step together.
+
+Symbols: E environments, N agents, O the largest observation, A the largest action set, S state. This module imports
+numpy alone, so that an executor or a reader of records may use its types.
+"""
+
+from __future__ import annotations
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sde_harl.errors import UserError
+
+
+class EnvConfig(Protocol):
+    """The part of the config an environment reads."""
+
+    @property
+    def name(self) -> str:
+        """Benchmark: a key of `sde_harl.envs.ENVS`."""
+
+    @property
+    def map(self) -> str:
+        """Map or scenario of that benchmark."""
+
+    @property
+    def backend(self) -> str:
+        """Which implementation plays it; "auto" lets `sde_harl.envs.resolve_backend` choose."""
+
+    @property
+    def continuous_actions(self) -> bool:
+        """Ask the benchmark for its continuous action spaces."""
+
+
+class EnvSpec(NamedTuple):
+    """What is the same in every environment of a vector and never changes."""
+
+    name: str  # what results are called, "smax/3s5z"
+    agents: tuple[str, ...]
+    obs_sizes: tuple[int, ...]  # floats, unpadded, one an agent
+    action_sizes: tuple[int, ...]  # choices of a discrete agent, dimensions of a continuous one
+    state_size: int
+    episode_limit: int  # steps, after which an episode is truncated
+    continuous: bool
+    unit_types: tuple[str, ...]  # role hints, "" where unknown
+    has_win: bool
+
+
+class Step(NamedTuple):
+    """One step of E environments.
+
+    An environment whose episode ended starts the next one within the same step: `obs`, `state`, `available_actions` and
+    `active` then belong to the new episode, the other fields to the one that ended. Arrays may be read-only; they stay
+    valid until the next but one `recv`.
+    """
+
+    obs: NDArray[np.float32]  # (E, N, O), zero-padded
+    state: NDArray[np.float32]  # (E, S)
+    available_actions: NDArray[np.bool_]  # (E, N, A), padding is False
+    active: NDArray[np.bool_]  # (E, N), alive when deciding on this obs
+    rewards: NDArray[np.float32]  # (E,), the team's
+    terminated: NDArray[np.bool_]  # (E,), the game is over
+    truncated: NDArray[np.bool_]  # (E,), out of time; never together with terminated
+    final_state: NDArray[np.float32]  # (E, S), the last state of the ended episode; `state` where none ended
+    won: NDArray[np.int8]  # (E,), -1 unknown or not ended, 0, 1
+    returns: NDArray[np.float32]  # (E,), undiscounted sum of rewards of the ended episode, 0 where none ended
+    lengths: NDArray[np.int32]  # (E,), steps of the ended episode, 0 where none ended
+
+
+class VectorEnv(ABC):
+    """E environments that step together, each on a random stream of its own."""
+
+    spec: EnvSpec
+    num_envs: int
+
+    @abstractmethod
+    def reset(self) -> Step:
+        """Start every random stream from its beginning: the same seed gives the same episodes again. Rewards are 0."""
+
+    @abstractmethod
+    def send(self, actions: NDArray[np.generic]) -> None:
+        """Step with (E, N) int32 actions, (E, N, A) float32 if continuous; in the background where that is possible.
+
+        The array may be overwritten once this returns.
+        """
+
+    @abstractmethod
+    def recv(self) -> Step:
+        """Wait for the step begun by `send`. Raises RuntimeError if none was begun."""
+
+    @abstractmethod
+    def episode_seeds(self) -> NDArray[np.int64]:
+        """(E,) seeds of the episodes that the latest Step's `obs` belong to.
+
+        The seed of an episode that a Step ends was given before that Step's `recv`.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free what the environments hold. The vector can't be used afterwards."""
+
+
+def stream(seed: int, *path: int) -> np.random.SeedSequence:
+    """The random stream at `path` (environment index, then perhaps episode) under `seed`.
+
+    It depends on nothing else, so environments draw the same numbers however they are dealt over vectors.
+    """
+    return np.random.SeedSequence(seed, spawn_key=path)
+
+
+def unknown(key: str, given: str, valid: Iterable[str]) -> UserError:
+    """The error for a value of config key `key` that is none of `valid`; lists those, the most similar first."""
+    nearest = sorted(valid, key=lambda name: -difflib.SequenceMatcher(None, name, given).ratio())
+    return UserError(f"{key}: unknown value {given!r}; choose one of: {', '.join(nearest)}")
