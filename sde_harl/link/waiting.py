@@ -1,0 +1,55 @@
+"""Waiting without burning a core: a short spin for the quick answer, then sleeps that grow with the quiet."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import time
+
+SHORTEST_SLEEP_S = 20e-6
+SLEEP_PER_QUIET = 1 / 16  # a sleep makes an answer late by at most this share of the time it took anyway
+IDLE_AFTER_S = 0.1  # quiet for this long is no longer the pause between two decisions
+PR_SET_TIMERSLACK = 29
+
+
+class Waiter:
+    """Paces a polling loop: `pause` after an empty poll, `reset` after a full one.
+
+    Spins (giving the core away at each turn) for `spin_us`; then sleeps for a sixteenth of the quiet so far, but 20 us at
+    least, and at most `sleep_max_us`, or `idle_max_us` once it has been quiet for 100 ms. `sleeps` and `slept_s` count
+    what was slept so far.
+    """
+
+    def __init__(self, spin_us: float = 100, sleep_max_us: float = 500, idle_max_us: float = 5000) -> None:
+        self.sleeps = 0
+        self.slept_s = 0.0
+        self._spin_s = spin_us * 1e-6
+        self._sleep_max_s = sleep_max_us * 1e-6
+        self._idle_max_s = idle_max_us * 1e-6
+        self._quiet_since: float | None = None
+
+    def reset(self) -> None:
+        """Something came: the next pause starts with the spin again."""
+        self._quiet_since = None
+
+    def pause(self, limit_s: float) -> None:
+        """Gives the core away once, or sleeps once for at most `limit_s` seconds (plus the kernel's slack)."""
+        now = time.perf_counter()
+        if self._quiet_since is None:
+            self._quiet_since = now
+        quiet_s = now - self._quiet_since
+        if quiet_s < self._spin_s:
+            os.sched_yield()
+            return
+        longest_s = self._idle_max_s if quiet_s > IDLE_AFTER_S else self._sleep_max_s
+        sleep_s = min(max(quiet_s * SLEEP_PER_QUIET, SHORTEST_SLEEP_S), longest_s, max(limit_s, 0.0))
+        time.sleep(sleep_s)
+        self.sleeps += 1
+        self.slept_s += time.perf_counter() - now
+
+
+def sharpen_sleeps() -> None:
+    """Asks Linux to end this thread's sleeps on time: by default it adds 50 us to each, more than our shortest one."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
