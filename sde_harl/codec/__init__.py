@@ -1,0 +1,45 @@
+"""From latents to bytes and back. Nothing here imports torch: a device codes with numpy and CompressAI's rANS alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from sde_harl.codec.coder import EntropyCoder
+from sde_harl.codec.plain import Float16, Float32, Int8
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+
+    from sde_harl.codec.tables import Tables
+
+
+class Codec(Protocol):
+    """What every codec can do with the latents of one agent."""
+
+    def encode(self, z: np.ndarray) -> bytes:
+        """z float32 (R, Z) -> payload; ValueError on a wrong shape or a value that is not finite."""
+
+    def decode(self, payload: bytes | memoryview, rows: int) -> np.ndarray:
+        """payload of `rows` rows -> latents float32 (R, Z) as the policy gets them; ValueError on a damaged one."""
+
+
+PLAIN: dict[str, Callable[[int], Codec]] = {"float32": Float32, "float16": Float16, "int8": Int8}
+"""The codecs that need no tables, by name: each takes the latent's size."""
+NAMES = ("entropy", *PLAIN)
+
+
+def make_codec(name: str, latent: int, tables: Tables | None = None, pack: int = 0) -> Codec:
+    """The codec called `name` (one of NAMES) for latents of `latent` elements.
+
+    `entropy` needs `tables` of as many channels, and `pack`, the rows that share a string (0: all of them); it is an
+    `EntropyCoder`. Raises ValueError on an unknown name or tables that don't fit.
+    """
+    if name in PLAIN:
+        return PLAIN[name](latent)
+    if name != "entropy":
+        raise ValueError(f"unknown codec {name!r}; there are {', '.join(NAMES)}")
+    if tables is None or len(tables.lengths) != latent:
+        raise ValueError(f"the entropy codec needs tables of {latent} channels")
+    return EntropyCoder(tables, pack)

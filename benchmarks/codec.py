@@ -1,0 +1,93 @@
+"""Encode and decode a 128-wide latent: our coder against EntropyBottleneck.compress and decompress, same tables, same run.
+
+`codec/batchB/speed` is our p50 for B rows, both ways; its floor is CompressAI's p50, its ratio how often we are faster.
+`codec/batchB/bytes` is the size of the B rows packed in one string, against the ideal by the tables.
+CompressAI makes a string for every row; `codec/batchB/unpacked` is our p50 for the very same strings.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from rows import Row, report
+
+from sde_harl.codec.coder import EntropyCoder
+from sde_harl.codec.entropy import LatentModel
+
+LATENT = 128
+BATCHES = (1, 8, 64)
+ROUNDS = {1: 300, 8: 100, 64: 30}
+
+
+def fitted_model(std: torch.Tensor, generator: torch.Generator) -> LatentModel:
+    """A model trained on Gaussian latents of these deviations (Z,), with the quantiles that its densities have."""
+    model = LatentModel(1, LATENT)
+    optimiser = torch.optim.Adam(model.density_parameters(), lr=2e-2)
+    for _ in range(300):
+        optimiser.zero_grad()
+        model.rate(std * torch.randn((1, 64, LATENT), generator=generator), generator).backward()
+        optimiser.step()
+    model.bottleneck._update_quantiles()
+    return model
+
+
+def medians_ns(calls: list[Callable[[], object]], rounds: int) -> list[float]:
+    """p50 of each call, all called in turn in every round so that a slow moment of the machine hits all alike."""
+    taken = np.empty((rounds, len(calls)))
+    for row in taken:
+        for column, call in enumerate(calls):
+            start = time.perf_counter_ns()
+            call()
+            row[column] = time.perf_counter_ns() - start
+    return np.median(taken[rounds // 10 :], axis=0).tolist()
+
+
+def measure(batch: int, model: LatentModel, z: np.ndarray) -> list[Row]:
+    """z float32 (batch, Z)."""
+    tables = model.build_tables(1)[0]
+    packed, single = EntropyCoder(tables), EntropyCoder(tables, 1)
+    theirs = model.bottleneck
+    theirs.update(force=True)
+    z_torch = torch.from_numpy(z)
+    if (
+        single.decode(single.encode(z), batch).tobytes()
+        != theirs.decompress(theirs.compress(z_torch), ()).numpy().tobytes()
+    ):
+        raise AssertionError("the two codecs decode to different latents")
+    ours_ns, unpacked_ns, theirs_ns = medians_ns(
+        [
+            lambda: packed.decode(packed.encode(z), batch),
+            lambda: single.decode(single.encode(z), batch),
+            lambda: theirs.decompress(theirs.compress(z_torch), ()),
+        ],
+        ROUNDS[batch],
+    )
+    size = len(packed.encode(z))
+    ideal = float(packed.ideal_bits(packed.symbols(z)).sum()) / 8
+    name = f"codec/batch{batch}"
+    return [
+        Row(f"{name}/speed", ours_ns / 1e3, "us", theirs_ns / 1e3, theirs_ns / ours_ns),
+        Row(f"{name}/unpacked", unpacked_ns / 1e3, "us", theirs_ns / 1e3, theirs_ns / unpacked_ns),
+        Row(f"{name}/bytes", size, "B", ideal, size / ideal),
+    ]
+
+
+def main(argv: list[str]) -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    std = torch.linspace(0.3, 4, LATENT)
+    model = fitted_model(std, generator)
+    rows: list[Row] = []
+    with torch.no_grad():
+        for batch in BATCHES:
+            rows += measure(batch, model, (std * torch.randn((batch, LATENT), generator=generator)).numpy())
+    report(rows, argv)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

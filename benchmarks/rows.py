@@ -1,0 +1,42 @@
+"""What every benchmark prints and writes: rows of a name, a value and a floor measured in the same run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Row(NamedTuple):
+    name: str
+    """A path, such as codec/batch64/speed."""
+    value: float
+    unit: str
+    floor: float | None
+    """What the value is held against, in the same unit."""
+    ratio: float | None
+
+
+def report(rows: Sequence[Row], argv: Sequence[str]) -> None:
+    """Print the rows as a table; `--json OUT` in argv also writes them as a list of objects. Other arguments are ignored."""
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--json", metavar="OUT")
+    out = parser.parse_known_args(list(argv))[0].json
+    table = [("name", "value", "unit", "floor", "ratio")]
+    table += [(row.name, _number(row.value), row.unit, _number(row.floor), _number(row.ratio)) for row in rows]
+    widths = [max(len(line[column]) for line in table) for column in range(len(Row._fields))]
+    for line in table:
+        name, value, unit, floor, ratio = (
+            cell.ljust(width) if left else cell.rjust(width)
+            for cell, width, left in zip(line, widths, (True, False, True, False, False))
+        )
+        print(f"{name}  {value} {unit}  {floor}  {ratio}")
+    if out:
+        with open(out, "w", encoding="utf-8") as file:
+            json.dump([row._asdict() for row in rows], file, indent=1)
+            file.write("\n")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"

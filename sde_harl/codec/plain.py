@@ -1,0 +1,78 @@
+"""Codecs without an entropy model, the baselines: float32, float16 and int8.
+
+All take latents z (R, Z), R rows of one agent, and give bytes; all values are little-endian. A value that is not finite
+raises ValueError on both ways.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+FLOAT16_MAX = np.float32(65504)
+
+
+class Float32:
+    """R * Z float32, as they are."""
+
+    def __init__(self, latent: int) -> None:
+        self.latent = latent
+
+    def encode(self, z: np.ndarray) -> bytes:
+        return _checked(z, self.latent).astype("<f4").tobytes()
+
+    def decode(self, payload: bytes | memoryview, rows: int) -> np.ndarray:
+        _check_size(payload, 4 * rows * self.latent)
+        return _finite(np.frombuffer(payload, "<f4").astype(np.float32).reshape(rows, self.latent))
+
+
+class Float16:
+    """R * Z float16, rounded to nearest even; larger values than float16 holds become its largest."""
+
+    def __init__(self, latent: int) -> None:
+        self.latent = latent
+
+    def encode(self, z: np.ndarray) -> bytes:
+        return np.clip(_checked(z, self.latent), -FLOAT16_MAX, FLOAT16_MAX).astype("<f2").tobytes()
+
+    def decode(self, payload: bytes | memoryview, rows: int) -> np.ndarray:
+        _check_size(payload, 2 * rows * self.latent)
+        return _finite(np.frombuffer(payload, "<f2").astype(np.float32).reshape(rows, self.latent))
+
+
+class Int8:
+    """R float32 scales, then R * Z int8. A row's scale is its largest magnitude / 127 (1 where that is zero)."""
+
+    def __init__(self, latent: int) -> None:
+        self.latent = latent
+
+    def encode(self, z: np.ndarray) -> bytes:
+        z = _checked(z, self.latent)
+        scale = np.abs(z).max(axis=1, keepdims=True) / np.float32(127)
+        scale[scale == 0] = 1
+        # A scale too small for float32's full precision can leave quotients above 127.
+        steps = np.clip(np.rint(z / scale), -127, 127).astype(np.int8)
+        return scale.astype("<f4").tobytes() + steps.tobytes()
+
+    def decode(self, payload: bytes | memoryview, rows: int) -> np.ndarray:
+        _check_size(payload, rows * (4 + self.latent))
+        scale = np.frombuffer(payload, "<f4", rows).astype(np.float32)[:, None]
+        steps = np.frombuffer(payload, np.int8, -1, 4 * rows).reshape(rows, self.latent)
+        with np.errstate(over="ignore", invalid="ignore"):  # a forged scale; _finite reports it
+            return _finite(steps.astype(np.float32) * scale)
+
+
+def _checked(z: np.ndarray, latent: int) -> np.ndarray:
+    if z.ndim != 2 or z.shape[1] != latent or len(z) == 0:
+        raise ValueError(f"latents of shape {z.shape} where (rows, {latent}) is expected")
+    return _finite(np.asarray(z, np.float32))
+
+
+def _check_size(payload: bytes | memoryview, expected: int) -> None:
+    if len(payload) != expected or expected == 0:
+        raise ValueError(f"payload of {len(payload)} bytes where {expected} are expected")
+
+
+def _finite(z: np.ndarray) -> np.ndarray:
+    if not np.isfinite(z).all():
+        raise ValueError("a latent is not finite")
+    return z

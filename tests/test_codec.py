@@ -1,0 +1,442 @@
+"""The codec: tables, strings, baselines, and that training sees what decoding gives."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sde_harl.codec import NAMES, PLAIN, make_codec
+from sde_harl.codec.coder import LIMIT, EntropyCoder
+from sde_harl.codec.entropy import LatentModel, quantise_plain
+from sde_harl.codec.tables import MAX_LENGTH, MAX_SPAN, Tables, check, from_bytes, to_bytes
+from sde_harl.errors import UserError
+
+AGENTS, Z = 3, 12
+
+
+def trained_model(agents: int = AGENTS, latent: int = Z) -> LatentModel:
+    """A model with densities of differing widths and medians, so that no two rows of its tables are equal."""
+    torch.manual_seed(1)
+    model = LatentModel(agents, latent)
+    with torch.no_grad():
+        bottleneck = model.bottleneck
+        bottleneck.matrices[0] += torch.linspace(0, 3, agents * latent)[:, None, None]
+        bottleneck.biases[0] += torch.linspace(-3, 3, agents * latent)[:, None, None]
+        bottleneck._update_quantiles()
+    return model
+
+
+MODEL = trained_model()
+TABLES = MODEL.build_tables(7)
+
+
+def small_tables(lengths: tuple[int, ...] = (3, 4, 9)) -> Tables:
+    """Tables by hand: all frequencies of a row equal but the last."""
+    cdf = np.zeros((len(lengths), max(lengths)), np.int32)
+    for row, length in zip(cdf, lengths):
+        row[:length] = np.linspace(0, 1 << 16, length).astype(np.int32)
+    size = len(lengths)
+    offsets = -np.arange(size, dtype=np.int32)
+    return Tables(1, cdf, np.array(lengths, np.int32), offsets, np.linspace(-0.4, 0.4, size).astype(np.float32))
+
+
+def latents(rows: int, scale: float = 3.0, seed: int = 0) -> np.ndarray:
+    return (np.random.default_rng(seed).normal(size=(rows, Z)) * scale).astype(np.float32)
+
+
+def equal(a: Tables, b: Tables) -> bool:
+    return a.version == b.version and all(np.array_equal(x, y) and x.dtype == y.dtype for x, y in zip(a[1:], b[1:]))
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def test_tables_survive_the_wire() -> None:
+    for tables in [*TABLES, small_tables(), small_tables((3,)), small_tables((MAX_LENGTH, 3))]:
+        assert equal(from_bytes(to_bytes(tables)), tables)
+        assert equal(from_bytes(memoryview(to_bytes(tables))), tables)
+
+
+def test_digest_names_the_contents_and_not_the_version() -> None:
+    first = TABLES[0]
+    assert first._replace(version=8).digest == first.digest
+    assert len({t.digest for t in TABLES}) == AGENTS
+    assert first._replace(medians=first.medians + 1).digest != first.digest
+
+
+def test_wire_bytes_are_what_they_are() -> None:
+    """Golden bytes: two hosts of different versions must agree on them."""
+    tables = Tables(
+        5, np.array([[0, 1, 65536]], np.int32), np.array([3], np.int32), np.array([-2], np.int32), np.array([0.5], "f4")
+    )
+    body = struct.pack("<iifH", 3, -2, 0.5, 1)
+    assert to_bytes(tables) == struct.pack("<III", 5, 1, 3) + tables.digest + body
+    assert tables.digest.hex() == "4061f29492a0c19b"
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_damaged_tables_are_refused(data: st.DataObject) -> None:
+    whole = bytearray(to_bytes(small_tables()))
+    version_bytes = 4  # the digest leaves out the version: the frame's header carries it too
+    at = data.draw(st.integers(version_bytes, len(whole) - 1))
+    whole[at] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(ValueError):
+        from_bytes(whole)
+    with pytest.raises(ValueError):
+        from_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
+    with pytest.raises(ValueError):
+        from_bytes(data.draw(st.binary(max_size=80)))
+
+
+def test_a_forged_count_allocates_nothing() -> None:
+    with pytest.raises(ValueError, match="channels"):
+        from_bytes(struct.pack("<III8s", 1, 0xFFFFFFFF, 3, bytes(8)) + bytes(40))
+    with pytest.raises(ValueError, match="lengths"):
+        from_bytes(struct.pack("<III8s", 1, 1, 1 << 30, bytes(8)) + struct.pack("<iif", 1 << 30, 0, 0))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t._replace(version=-1),
+        lambda t: t._replace(version=1 << 32),
+        lambda t: t._replace(cdf=t.cdf.astype(np.int64)),
+        lambda t: t._replace(cdf=t.cdf + 1),
+        lambda t: t._replace(cdf=t.cdf[:, ::-1].copy()),
+        lambda t: t._replace(cdf=t.cdf[:2]),
+        lambda t: t._replace(lengths=t.lengths - 1),
+        lambda t: t._replace(offsets=t.offsets + 1),
+        lambda t: t._replace(offsets=t.offsets - MAX_SPAN),
+        lambda t: t._replace(medians=t.medians * np.float32("nan")),
+    ],
+)
+def test_check_refuses(change) -> None:  # type: ignore[no-untyped-def]
+    check(small_tables())
+    with pytest.raises(ValueError):
+        check(change(small_tables()))
+    with pytest.raises(ValueError):
+        EntropyCoder(change(small_tables()))
+
+
+# --- strings ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0, 1e6], ids=["inside", "some escapes", "clamped"])
+@pytest.mark.parametrize("pack", [0, 1, 5])
+@pytest.mark.parametrize("rows", [1, 2, 13, 300])
+def test_decoding_gives_what_was_coded(rows: int, pack: int, scale: float) -> None:
+    coder = EntropyCoder(TABLES[1], pack)
+    z = latents(rows, scale)
+    symbols = coder.symbols(z)
+    assert np.abs(symbols).max() <= LIMIT
+    payload = coder.encode(z)
+    decoded = coder.decode_symbols(memoryview(payload), rows)
+    assert decoded.dtype == np.int32 and np.array_equal(decoded, symbols)
+    assert np.array_equal(coder.decode(payload, rows), coder.latents(symbols))
+
+
+def test_symbols_at_the_limits_survive() -> None:
+    coder = EntropyCoder(small_tables(), 0)
+    edge = np.array([[-LIMIT, LIMIT, -LIMIT], [LIMIT, -LIMIT, LIMIT], [0, 1, -1]], np.int32)
+    assert np.array_equal(coder.decode_symbols(coder.encode(coder.latents(edge)), 3), edge)
+
+
+@pytest.mark.parametrize("scale", [1.0, 40.0], ids=["inside", "escapes"])
+def test_a_row_is_bit_identical_to_compressai(scale: float) -> None:
+    model = trained_model()
+    z = np.stack([latents(40, scale, seed) for seed in range(AGENTS)])  # (n, R, Z)
+    coders = [EntropyCoder(t, 1) for t in model.build_tables(1)]
+    for coder, agent in zip(coders, range(AGENTS)):
+        theirs = compressai_strings(model, agent, z[agent])
+        assert [coder.encode(row[None]) for row in z[agent]] == theirs
+        assert coder.encode(z[agent]) == np.array([len(s) for s in theirs], "<u4").tobytes() + b"".join(theirs)
+
+
+def compressai_strings(model: LatentModel, agent: int, z: np.ndarray) -> list[bytes]:
+    """z (R, Z) of one agent, by an EntropyBottleneck of that agent's channels alone."""
+    from sde_harl.codec.entropy import load_entropy_models
+
+    part = slice(agent * Z, (agent + 1) * Z)
+    whole = model.bottleneck
+    theirs = load_entropy_models().EntropyBottleneck(Z, init_scale=whole.init_scale, tail_mass=whole.tail_mass)
+    state = {k: v[part] if v.shape[:1] == whole.quantiles.shape[:1] else v for k, v in whole.state_dict().items()}
+    theirs.load_state_dict(state)
+    theirs.update(force=True)
+    strings: list[bytes] = theirs.compress(torch.from_numpy(z))
+    return strings
+
+
+def test_packed_rows_cost_their_ideal() -> None:
+    coder = EntropyCoder(TABLES[0])
+    z = latents(64, 2.0)
+    ideal = float(coder.ideal_bits(coder.symbols(z)).sum()) / 8
+    assert ideal <= len(coder.encode(z)) <= 1.002 * ideal + 8
+
+
+def test_ideal_bits_by_hand() -> None:
+    coder = EntropyCoder(small_tables((5, 5, 5)))  # 4 equal symbols of 2 bits; the last is the escape
+    top = np.array([3, 3, 3]) + coder.tables.offsets
+    assert coder.ideal_bits(coder.tables.offsets) == 6
+    assert coder.ideal_bits(top) == 6 + 3 * 4  # an escape code of no nibble: 4 bits
+    assert coder.ideal_bits(coder.tables.offsets - 1) == 6 + 3 * 8  # value -1 is code 1: one nibble
+    assert coder.ideal_bits(top + 8) == 6 + 3 * 12  # 8 beyond is code 16: two nibbles
+    assert coder.ideal_bits(np.stack([[top, top + 8]])).shape == (1, 2)
+
+
+def test_latents_that_are_not_finite_or_misshapen_are_refused() -> None:
+    for codec in [make_codec(name, Z, TABLES[0]) for name in NAMES]:
+        for bad in (np.float32("nan"), np.float32("inf"), -np.float32("inf")):
+            z = latents(2)
+            z[1, 3] = bad
+            with pytest.raises(ValueError, match="finite"):
+                codec.encode(z)
+        for shape in [(2, Z + 1), (Z,), (0, Z), (1, 2, Z)]:
+            with pytest.raises(ValueError, match="shape"):
+                codec.encode(np.zeros(shape, np.float32))
+
+
+def test_a_latent_the_encoder_cannot_hold_is_refused() -> None:
+    with pytest.raises(UserError, match="at least 3"):
+        EntropyCoder(small_tables((4, 4)))
+
+
+def test_another_agents_tables_are_noticed() -> None:
+    """A string that was coded with other tables does not end where it should, short or long."""
+    for rows in (1, 200):
+        payload = EntropyCoder(TABLES[0]).encode(latents(rows))
+        with pytest.raises(ValueError):
+            EntropyCoder(TABLES[2]).decode(payload, rows)
+        with pytest.raises(ValueError):
+            EntropyCoder(TABLES[0]).decode(payload, rows + 1)
+
+
+FUZZED = [EntropyCoder(small_tables(lengths), pack) for lengths in ((3, 4, 9), (3, 3, 3)) for pack in (0, 2)]
+FUZZED.append(EntropyCoder(TABLES[0]))
+
+
+def decode_safely(coder: EntropyCoder, payload: bytes, rows: int) -> None:
+    try:
+        symbols = coder.decode_symbols(payload, rows)
+    except ValueError:
+        return
+    assert symbols.shape == (rows, coder.latent) and np.abs(symbols).max() <= LIMIT
+
+
+@settings(max_examples=800, deadline=None)
+@given(st.sampled_from(FUZZED), st.binary(max_size=200), st.integers(-1, 40))
+def test_random_payloads_are_harmless(coder: EntropyCoder, payload: bytes, rows: int) -> None:
+    decode_safely(coder, payload, rows)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(FUZZED), st.integers(1, 40), st.integers(0, 99), st.sampled_from([0.5, 5.0, 1e4]), st.data())
+def test_damaged_payloads_are_harmless(
+    coder: EntropyCoder, rows: int, seed: int, scale: float, data: st.DataObject
+) -> None:
+    z = np.random.default_rng(seed).normal(size=(rows, coder.latent)).astype(np.float32) * np.float32(scale)
+    payload = bytearray(coder.encode(z))
+    decode_safely(coder, bytes(payload[: data.draw(st.integers(0, len(payload)))]), rows)
+    decode_safely(coder, bytes(payload), rows + data.draw(st.integers(1, 30)))
+    at = data.draw(st.integers(0, len(payload) - 1))
+    payload[at] ^= data.draw(st.integers(1, 255))
+    decode_safely(coder, bytes(payload), rows)
+
+
+@pytest.mark.parametrize("rows", [1, 400])
+@pytest.mark.parametrize("fill", [b"\xff", b"\x00", b"\x0f\x00\x00\x00", b"\xff\xff\xff\x7f"])
+def test_a_string_of_endless_escape_codes_is_harmless(fill: bytes, rows: int) -> None:
+    """Fifteens all through: each names a longer escape code."""
+    coder = EntropyCoder(small_tables((3, 3, 3)))
+    for size in (8, 16, 8 + 4 * rows, 8 + 12 * rows):
+        decode_safely(coder, (fill * size)[: size - size % 4], rows)
+
+
+def test_forged_string_lengths_are_refused() -> None:
+    coder = EntropyCoder(TABLES[0], pack=1)
+    payload = coder.encode(latents(3))
+    for lengths in [(0xFFFFFFFF, 1, 0), (0, 0, 0), (len(payload), 0, 0)]:
+        with pytest.raises(ValueError):
+            coder.decode(struct.pack("<III", *lengths) + payload[12:], 3)
+    with pytest.raises(ValueError):
+        coder.decode(payload[:8], 3)
+
+
+# --- baselines --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(PLAIN))
+def test_plain_codecs(name: str) -> None:
+    codec = make_codec(name, Z)
+    z = latents(9)
+    z[0] = 0
+    z[1] *= 1e-40
+    z[2] *= 1e30
+    payload = codec.encode(z)
+    assert len(payload) == 9 * {"float32": 4 * Z, "float16": 2 * Z, "int8": 4 + Z}[name]
+    decoded = codec.decode(memoryview(payload), 9)
+    assert decoded.dtype == np.float32
+    worst = {"float32": 0, "float16": 1e-3, "int8": 1 / 250}[name] * np.abs(z).max(axis=1, keepdims=True)
+    assert (np.abs(decoded - z) <= worst)[3:].all() and not decoded[0].any()
+    torch_z = torch.from_numpy(z).requires_grad_()
+    ours = quantise_plain(name, torch_z)
+    assert ours.detach().numpy().tobytes() == decoded.tobytes()
+    ours.sum().backward()
+    assert torch_z.grad is not None and (torch_z.grad == 1).all()
+    for wrong in (payload[:-1], payload + b"\0", b""):
+        with pytest.raises(ValueError):
+            codec.decode(wrong, 9)
+
+
+@pytest.mark.parametrize("name", list(PLAIN))
+def test_plain_payloads_that_hold_no_numbers_are_refused(name: str) -> None:
+    codec = make_codec(name, 4)
+    with pytest.raises(ValueError, match="finite"):
+        codec.decode(b"\xff" * len(codec.encode(np.ones((2, 4), np.float32))), 2)
+
+
+def test_unknown_codec() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        make_codec("zip", Z)
+    with pytest.raises(ValueError, match="tables of 13"):
+        make_codec("entropy", 13, TABLES[0])
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def test_training_sees_what_decoding_gives() -> None:
+    z = torch.from_numpy(np.stack([latents(50, 20.0, s) for s in range(AGENTS)])).requires_grad_()
+    ours = MODEL.quantise(z)
+    for agent, tables in enumerate(TABLES):
+        coder = EntropyCoder(tables)
+        z_agent = z[agent].detach().numpy()
+        assert ours[agent].detach().numpy().tobytes() == coder.decode(coder.encode(z_agent), 50).tobytes()
+    (ours * 2).sum().backward()
+    assert z.grad is not None and (z.grad == 2).all()
+
+
+def test_rate_trains_latents_and_densities_and_repeats() -> None:
+    model = trained_model()
+    z = torch.from_numpy(np.stack([latents(64)] * AGENTS)).requires_grad_()
+    rate = model.rate(z, torch.Generator().manual_seed(3))
+    assert rate.item() == model.rate(z, torch.Generator().manual_seed(3)).item()
+    rate.backward()
+    assert z.grad is not None and z.grad.abs().sum() > 0
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.density_parameters())
+    assert model.bottleneck.quantiles.grad is None
+    model.zero_grad()
+    model.aux_loss().backward()
+    assert all(p.grad is None for p in model.density_parameters())
+    assert [p.grad is not None for p in model.quantile_parameters()] == [True]
+    both = model.density_parameters() + model.quantile_parameters()
+    assert {id(p) for p in both} == {id(p) for p in model.parameters()} and len(both) == len(list(model.parameters()))
+
+
+def test_training_the_rate_reaches_the_gaussian_entropy() -> None:
+    torch.manual_seed(0)
+    model = LatentModel(1, 4)
+    density = torch.optim.Adam(model.density_parameters(), lr=2e-2)
+    quantiles = torch.optim.Adam(model.quantile_parameters(), lr=0.1)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(400):
+        z = 2.0 * torch.randn((1, 256, 4), generator=generator)
+        for optimiser, loss in ((density, model.rate(z, generator)), (quantiles, model.aux_loss())):
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    entropy = np.log2(2.0 * np.sqrt(2 * np.pi * np.e))  # of a Gaussian of std 2 at unit steps: 3.05 bits
+    coder = EntropyCoder(model.build_tables(1)[0])
+    z = (2.0 * torch.randn((512, 4), generator=generator)).numpy()
+    assert entropy - 0.1 < coder.ideal_bits(coder.symbols(z)).mean() / 4 < entropy + 0.1
+
+
+def test_untrained_model_fits_latents_of_std_two_to_four() -> None:
+    torch.manual_seed(0)
+    model = LatentModel(2, 8)
+    assert model.medians().abs().max() < 0.01
+    for std in (2.0, 4.0):
+        entropy = np.log2(std * np.sqrt(2 * np.pi * np.e))
+        z = std * torch.randn((2, 500, 8), generator=torch.Generator().manual_seed(0))
+        assert model.rate(z, torch.Generator().manual_seed(1)).item() < entropy + 1.2
+
+
+def test_tables_equal_what_update_makes() -> None:
+    from sde_harl.codec.entropy import load_entropy_models
+
+    theirs = load_entropy_models().EntropyBottleneck(AGENTS * Z, tail_mass=MODEL.bottleneck.tail_mass)
+    theirs.load_state_dict(MODEL.bottleneck.state_dict())
+    theirs.update(force=True)
+    for agent, tables in enumerate(TABLES):
+        check(tables)
+        part = slice(agent * Z, (agent + 1) * Z)
+        width = tables.cdf.shape[1]
+        assert np.array_equal(tables.cdf, theirs._quantized_cdf[part, :width])
+        assert not theirs._quantized_cdf[part, width:].any()
+        assert np.array_equal(tables.lengths, theirs._cdf_length[part])
+        assert np.array_equal(tables.offsets, theirs._offset[part])
+        assert np.array_equal(tables.medians, theirs.quantiles[part, 0, 1].detach())
+
+
+def test_building_tables_leaves_no_trace_in_the_checkpoint() -> None:
+    model = trained_model()
+    before = {k: v.shape for k, v in model.state_dict().items()}
+    model.build_tables(1)
+    assert {k: v.shape for k, v in model.state_dict().items()} == before
+
+
+@pytest.mark.parametrize(
+    ("quantiles", "broken"),
+    [
+        ((float("nan"), 0, 5), True),
+        ((-5, float("inf"), 5), True),
+        ((3, 0, 5), True),
+        ((-5, 0, -3), True),
+        ((-1e9, 0, 1e9), False),
+        ((0, 0, 0), False),
+        ((0.2, 0, -0.2), False),
+    ],
+)
+def test_quantiles_that_went_astray(quantiles: tuple[float, float, float], broken: bool) -> None:
+    model = trained_model()
+    with torch.no_grad():
+        model.bottleneck.quantiles[Z + 2, 0] = torch.tensor(quantiles)
+    if broken:
+        with pytest.raises(UserError, match="agent 1 .* element 2"):
+            model.build_tables(1)
+        return
+    tables = model.build_tables(1)[1]
+    coder = EntropyCoder(tables)
+    z = latents(5, 30.0)
+    assert np.array_equal(coder.decode_symbols(coder.encode(z), 5), coder.symbols(z))
+    assert tables.cdf.shape[1] <= MAX_LENGTH
+
+
+def test_densities_that_broke_down_are_reported() -> None:
+    model = trained_model()
+    with torch.no_grad():
+        model.bottleneck.biases[2][5] = float("nan")
+    with pytest.raises(UserError, match="densities"):
+        model.build_tables(1)
+
+
+# --- imports ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_device_imports_no_torch() -> None:
+    script = (
+        "import sys, numpy as np; from sde_harl.codec import make_codec; from sde_harl.codec.tables import Tables;"
+        "cdf = np.array([[0, 30000, 65536]] * 3, np.int32); i = np.zeros(3, np.int32);"
+        "codec = make_codec('entropy', 3, Tables(1, cdf, i + 3, i, i.astype(np.float32)));"
+        "codec.decode(codec.encode(np.zeros((1, 3), np.float32)), 1);"
+        "print(sorted({'torch', 'compressai', 'scipy', 'jax', 'h5py'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
