@@ -44,7 +44,8 @@ def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def at_random(step: Step, rng: np.random.Generator) -> Actions:
     """(E, N) actions, each environment's drawn alike whatever the others do."""
     draws = rng.random(step.available_actions.shape[1:])
-    return (draws * step.available_actions).argmax(-1).astype(np.int32)
+    actions: Actions = (draws * step.available_actions).argmax(-1).astype(np.int32)
+    return actions
 
 
 def shoot_first(step: Step, rng: np.random.Generator) -> Actions:
