@@ -1,14 +1,10 @@
-"""run.h5: what happened in a run, written by one thread while the run goes on.
+"""The HDF5 side of run.h5: its groups and tables, used by one thread.
 
 Tables are groups with one one-dimensional dataset a column. A process killed between two column headers leaves columns
-of unequal length, so a reader takes the shortest. Why the file survives a kill at any time:
-
-* The chunk cache is off: rows go straight to their place in an allocated chunk, before any header says they exist. A
-  flush in the steady state then rewrites nothing but each column's length, in place, a few bytes at a time.
-* Storage grows seldom (chunks of thousands of rows) and only after everything older has been flushed.
-* A new group is built without a name, flushed, and linked afterwards: no name ever points at something unwritten.
-
-libver "latest" is not used: its files don't open again after a kill unless SWMR is on.
+of unequal length, so a reader takes the shortest. The chunk cache is off: rows go straight to their place in an
+allocated chunk, and a flush in the steady state changes nothing but each column's length. Groups are built without a
+name, flushed, and linked afterwards. disk.py orders what a flush writes. libver "latest" is not used: its files don't
+open again after a kill unless SWMR is on.
 """
 
 from __future__ import annotations
@@ -24,6 +20,7 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
+from sde_harl.record.disk import OrderedFile
 from sde_harl.record.schema import STEP, TABLES, Array, Column, Trajectory
 
 PROMPT = ("episodes", "evaluations")  # flushed with the batch that brought them
@@ -83,10 +80,9 @@ class Store:
     def __init__(self, path: Path, meta: Mapping[str, str | int | float]) -> None:
         if path.exists():
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-        # A larger metadata block lets the end of file (in the superblock) move rarely.
-        # Under its name from the moment it is whole: HDF5's descriptor follows the file through the renaming.
-        part = path.with_name(path.name + ".part")
-        self._file = h5py.File(part, "x", rdcc_nbytes=0, meta_block_size=1 << 16, locking="best-effort")
+        part = path.with_name(path.name + ".part")  # it has its name from the moment it can be read
+        self._disk = OrderedFile(part)
+        self._file = h5py.File(self._disk, "w", rdcc_nbytes=0, meta_block_size=1 << 16)
         self._tables: dict[str, _Table] = {}
         self._pending: dict[str, list[dict[str, Array]]] = {}
         self._flushed = time.monotonic()
@@ -95,14 +91,16 @@ class Store:
             group.attrs[key] = value
         self._trajectories = self._file.create_group("trajectories")
         for name, columns in TABLES.items():
+            group = self._file.create_group(name)
             if columns:
-                self._tables[name] = self._new_table(self._file.create_group(name), name, columns)
-        self._file.flush()
+                self._tables[name] = _Table(group, columns, CHUNK_ROWS_OF.get(name, CHUNK_ROWS))
+        self._flush()
         part.rename(path)
 
-    @staticmethod
-    def _new_table(group: h5py.Group, name: str, columns: Mapping[str, Column]) -> _Table:
-        return _Table(group, columns, CHUNK_ROWS_OF.get(name, CHUNK_ROWS))
+    def _flush(self) -> None:
+        self._file.flush()
+        if self._disk.error is not None:
+            raise self._disk.error
 
     def take(self, batch: list[Item]) -> None:
         """Write a batch: episodes at once with a flush behind them, other rows within LAZY_S seconds."""
@@ -116,7 +114,7 @@ class Store:
         for name in tables:
             self._write(name)
         if tables:
-            self._file.flush()
+            self._flush()
         if episodes:
             self._write_trajectories(episodes)
         if everything:
@@ -130,24 +128,21 @@ class Store:
         table, total, start = self._tables[name], len(next(iter(arrays.values()))), 0
         while start < total:
             if start and table.rows % table.chunk == 0:
-                self._file.flush()
+                self._flush()
             stop = min(total, start + table.chunk - table.rows % table.chunk)
             table.append(arrays, start, stop)
             start = stop
 
     def _create(self, name: str, names: list[str]) -> None:
         columns = {key: STEP if key == "step" else Column("f8", "1", key) for key in names}
-        group = self._file.create_group(None)
-        self._tables[name] = self._new_table(group, name, columns)
-        self._file.flush()
-        self._file[name] = group
+        self._tables[name] = _Table(self._file[name], columns, CHUNK_ROWS)
 
     def _write_trajectories(self, episodes: list[Episode]) -> None:
         groups = [self._nameless(episode) for episode in episodes]
-        self._file.flush()
+        self._flush()
         for episode, group in zip(episodes, groups, strict=True):
             self._trajectories[f"episode_{episode.number}"] = group
-        self._file.flush()
+        self._flush()
 
     def _nameless(self, episode: Episode) -> h5py.Group:
         trajectory, group = episode.trajectory, self._file.create_group(None)
@@ -163,11 +158,9 @@ class Store:
         group.create_group("infos")
         return group
 
-    def abandon(self) -> None:
-        """Point HDF5's descriptor at memory: its own clean-up must not half-write the file on a full disk."""
-        spare = os.memfd_create("abandoned")
-        os.dup2(spare, self._file.id.get_vfd_handle())
-        os.close(spare)
-
     def close(self) -> None:
+        """Close the file; raises what the disk said, if it failed."""
         self._file.close()
+        self._disk.close()
+        if self._disk.error is not None:
+            raise self._disk.error

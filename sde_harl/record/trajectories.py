@@ -171,7 +171,6 @@ class RunFile:
         try:
             self._store.take(batch)
         except Exception as error:
-            self._store.abandon()
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
