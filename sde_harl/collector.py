@@ -1,0 +1,141 @@
+"""Plays environments against the fleet: two half-batches in turn, so that one is coded while the other is stepped.
+
+N agents, T time, E environments (E/2 a slot), A actions.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from sde_harl.algorithms.rollout import Rollout
+from sde_harl.envs.base import Step, VectorEnv
+from sde_harl.fleet import Fleet
+from sde_harl.meters.timing import Stages, now_ns
+from sde_harl.policy.acting import ActingPolicy, Decision
+
+
+class Episodes(NamedTuple):
+    """Episodes that ended, one row each."""
+
+    environment: np.ndarray
+    seed: np.ndarray
+    length: np.ndarray
+    returns: np.ndarray
+    won: np.ndarray
+    """-1 unknown, 0, 1."""
+
+    @classmethod
+    def join(cls, parts: list[Episodes]) -> Episodes:
+        if not parts:
+            return cls(*(np.zeros(0, kind) for kind in (np.int64, np.int64, np.int64, np.float32, np.int64)))
+        return cls(*(np.concatenate(column) for column in zip(*parts)))
+
+
+class Seat:
+    """One slot: its environments and where they stand."""
+
+    def __init__(self, slot: int, env: VectorEnv, fleet: Fleet, stages: Stages) -> None:
+        self._slot, self._env, self._fleet, self._stages = slot, env, fleet, stages
+        self.rows = slice(slot * env.num_envs, (slot + 1) * env.num_envs)
+        self.reset()
+
+    def reset(self) -> None:
+        self.step: Step = self._env.reset()
+        self._seeds = self._env.episode_seeds().copy()
+
+    def decide(self, step: int, policy: ActingPolicy, generator: np.random.Generator | None) -> tuple[Decision, np.ndarray]:
+        """Sense, gather the latents, choose actions, start the environments; the decision and the latents (N, E, Z)."""
+        with self._stages("send"):
+            self._fleet.sense(self._slot, step, self.step.obs.swapaxes(0, 1))
+        with self._stages("latents"):
+            latents = self._fleet.latents(self._slot)
+        with self._stages("policy"):
+            started = now_ns()
+            decision = policy.act(latents, self.step.available_actions.swapaxes(0, 1), generator)
+            policy_ns = now_ns() - started
+        with self._stages("send"):
+            self._env.send(np.ascontiguousarray(decision.actions.T))
+            self._fleet.act(self._slot, decision.actions, policy_ns)
+        return decision, latents
+
+    def advance(self) -> Episodes | None:
+        """Wait for the environments; the episodes that ended, if any."""
+        with self._stages("environment"):
+            self.step = self._env.recv()
+        ended = np.flatnonzero(self.step.terminated | self.step.truncated)
+        if not len(ended):
+            return None
+        seeds, self._seeds = self._seeds[ended], self._env.episode_seeds().copy()
+        step = self.step
+        return Episodes(
+            self.rows.start + ended, seeds, step.lengths[ended].astype(np.int64), step.returns[ended], step.won[ended].astype(np.int64)
+        )
+
+
+class Collector:
+    """Fills rollouts from two seats."""
+
+    def __init__(self, seats: list[Seat], rollout: Rollout, generator: np.random.Generator) -> None:
+        self._seats, self.rollout, self._generator = seats, rollout, generator
+
+    def collect(self, policy: ActingPolicy, first_step: int) -> list[Episodes]:
+        """Play T steps of all environments into the rollout; the episodes that ended."""
+        ended: list[Episodes | None] = []
+        steps = len(self.rollout.rewards)
+        for t in range(steps):
+            for seat in self._seats:
+                if t:
+                    ended.append(self._finish(seat, t - 1))
+                self._begin(seat, t, policy, first_step + t)
+        for seat in self._seats:
+            ended.append(self._finish(seat, steps - 1))
+            self.rollout.states[steps, seat.rows] = seat.step.state
+        return [each for each in ended if each is not None]
+
+    def _begin(self, seat: Seat, t: int, policy: ActingPolicy, step: int) -> None:
+        rollout, rows, now = self.rollout, seat.rows, seat.step
+        rollout.obs[:, t, rows] = now.obs.swapaxes(0, 1)
+        rollout.available[:, t, rows] = now.available_actions.swapaxes(0, 1)
+        rollout.active[:, t, rows] = now.active.T
+        rollout.states[t, rows] = now.state
+        decision, latents = seat.decide(step, policy, self._generator)
+        rollout.actions[:, t, rows] = decision.actions
+        rollout.log_probs[:, t, rows] = decision.log_probs
+        rollout.latents[:, t, rows] = latents
+
+    def _finish(self, seat: Seat, t: int) -> Episodes | None:
+        ended = seat.advance()
+        rollout, rows, now = self.rollout, seat.rows, seat.step
+        rollout.rewards[t, rows] = now.rewards
+        rollout.terminated[t, rows] = now.terminated
+        rollout.truncated[t, rows] = now.truncated
+        rollout.final_states[t, rows] = now.final_state
+        return ended
+
+
+def evaluate(seats: list[Seat], policy: ActingPolicy, episodes: int, step: int) -> Episodes:
+    """Greedy episodes, the same number from every environment so that short ones don't count more often.
+
+    Every environment plays its first `episodes // E` (or one more) episodes to the end; later ones are not counted.
+    """
+    envs = seats[-1].rows.stop
+    left = episodes // envs + (np.arange(envs) < episodes % envs)
+    parts: list[Episodes] = []
+    for seat in seats:
+        seat.reset()
+    started = False
+    while left.any():
+        for seat in seats:
+            if started:
+                ended = seat.advance()
+                if ended is not None:
+                    counted = left[ended.environment] > 0
+                    left[ended.environment] -= counted
+                    parts.append(Episodes(*(column[counted] for column in ended)))
+            seat.decide(step, policy, None)
+        started = True
+    for seat in seats:
+        seat.advance()
+    return Episodes.join(parts)

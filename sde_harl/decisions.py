@@ -1,0 +1,92 @@
+"""Decisions on their way (a slot) and behind us (the log): what was sent, how long it took, what it cost.
+
+N agents, E environments of a slot, Z latent, K half-steps.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from sde_harl.codec import Codec
+from sde_harl.codec.coder import EntropyCoder
+
+
+class Decisions(NamedTuple):
+    """What was sent since the last report, one row a half-step (K) and agent (N)."""
+
+    step: np.ndarray
+    """(K,)."""
+    environments: np.ndarray
+    """(K,)."""
+    version: np.ndarray
+    """(K,)."""
+    payload_bytes: np.ndarray
+    """(K, N)."""
+    ideal_bits: np.ndarray
+    """(K, N), -1 where the codec has no model."""
+    decode_ns: np.ndarray
+    """(K, N)."""
+    policy_ns: np.ndarray
+    """(K,)."""
+    device_ns: np.ndarray
+    """(K, N, 3): local net, encode, round trip, on the executor's clock."""
+
+
+class Slot:
+    """One half-batch on its way."""
+
+    def __init__(self, agents: int, rows: int, latent: int) -> None:
+        self.latents = np.zeros((agents, rows, latent), np.float32)
+        self.symbols = np.zeros((agents, rows, latent), np.int32)
+        self.payload_bytes = np.zeros(agents, np.int64)
+        self.decode_ns = np.zeros(agents, np.int64)
+        self.step, self.rows = -1, 0
+        self.missing: set[int] = set()
+
+    def begin(self, step: int, rows: int) -> None:
+        self.step, self.rows, self.missing = step, rows, set(range(len(self.latents)))
+
+    def arrived(self, agent: int, payload_bytes: int, decode_ns: int) -> None:
+        self.payload_bytes[agent], self.decode_ns[agent] = payload_bytes, decode_ns
+        self.missing.discard(agent)
+
+    def missing_ranks(self, rank_of: np.ndarray) -> list[int]:
+        return sorted({int(rank_of[agent]) for agent in self.missing})
+
+
+class DecisionLog:
+    """Half-steps since the last report."""
+
+    def __init__(self, agents: int) -> None:
+        self._agents = agents
+        self._rows: list[tuple[int, int, int, int]] = []
+        self._payload_bytes: list[np.ndarray] = []
+        self._decode_ns: list[np.ndarray] = []
+        self._symbols: list[np.ndarray] = []
+
+    @property
+    def count(self) -> int:
+        return len(self._rows)
+
+    def add(self, slot: Slot, version: int, policy_ns: int) -> None:
+        self._rows.append((slot.step, slot.rows, version, policy_ns))
+        self._payload_bytes.append(slot.payload_bytes.copy())
+        self._decode_ns.append(slot.decode_ns.copy())
+        self._symbols.append(slot.symbols[:, : slot.rows].copy())
+
+    def take(self, device_ns: np.ndarray, codecs: list[Codec | None]) -> Decisions:
+        """The rows as arrays, the ideal bits by the tables in force; then start anew."""
+        count, agents = len(self._rows), self._agents
+        step, rows, version, policy = np.array(self._rows, np.int64).reshape(count, 4).T
+        payload = np.array(self._payload_bytes, np.int64).reshape(count, agents)
+        decode = np.array(self._decode_ns, np.int64).reshape(count, agents)
+        ideal = np.full((count, agents), -1.0, np.float32)
+        for agent, codec in enumerate(codecs):
+            if isinstance(codec, EntropyCoder) and count:
+                size = codec.latent
+                symbols = np.concatenate([each[agent, :, :size] for each in self._symbols])  # (sum of rows, Z)
+                ideal[:, agent] = np.add.reduceat(codec.ideal_bits(symbols), np.cumsum(rows) - rows)
+        self.__init__(agents)  # type: ignore[misc]
+        return Decisions(step, rows, version, payload, ideal, decode, policy, device_ns)

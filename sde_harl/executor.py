@@ -1,0 +1,201 @@
+"""Rank r's side of the wire: receive an observation, compute the local nets, code the latents, send them, act.
+
+numpy only. An executor is stateless but for what the server published: one that starts again has lost nothing.
+`Executor.handle` is the whole behaviour; `serve` drives it from a transport, a loopback drives it from the server.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+from typing import NamedTuple
+
+import numpy as np
+
+from sde_harl import __version__
+from sde_harl.codec import PLAIN, make_codec
+from sde_harl.codec.tables import from_bytes
+from sde_harl.errors import UserError
+from sde_harl.link.transport import Message, Transport
+from sde_harl.link.wire import Kind, Resources, WireError, pack_meter, parse_json
+from sde_harl.meters.process import Process
+from sde_harl.meters.timing import now_ns
+from sde_harl.policy.local import LocalNets, LocalShape
+
+SERVER = 0
+
+
+class Welcome(NamedTuple):
+    """What the server tells an executor to be; travels as JSON."""
+
+    run_id: int
+    agents: tuple[int, ...]
+    obs_sizes: tuple[int, ...]
+    obs: int
+    width: int
+    latent: int
+    local_blocks: int
+    feature_norm: bool
+    codec: str
+    pack: int
+
+    def shape(self) -> LocalShape:
+        return LocalShape(self.obs_sizes, self.obs, self.width, self.latent, self.local_blocks, self.feature_norm)
+
+    def to_json(self) -> bytes:
+        return json.dumps(self._asdict()).encode()
+
+    @classmethod
+    def from_json(cls, payload: memoryview) -> Welcome:
+        fields = parse_json(payload)
+        if set(fields) != set(cls._fields):
+            raise WireError("welcome")
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+
+
+def hello() -> dict[str, str | int]:
+    """Who this executor is: what the server checks and records of it."""
+    return {
+        "host": socket.gethostname(),
+        "arch": platform.machine(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "package": __version__,
+        "cores": os.cpu_count() or 1,
+        "pid": os.getpid(),
+    }
+
+
+class Executor:
+    """The agents of one rank."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._process = Process()
+        self._timings = Timings()
+        self.farewell: str | None = None
+        """Why the server ended the run ("" when all was well), once it has."""
+        self.actions: dict[int, np.ndarray] = {}
+        """Slot -> the last actions (n, E) this executor was told to take."""
+        transport.send(SERVER, Kind.HELLO, json.dumps(hello()).encode())
+
+    def handle(self, message: Message) -> None:
+        """Do what one frame of the server says; an ill-formed one raises ValueError."""
+        kind = message.header.kind
+        if kind == Kind.SENSOR:
+            self._decide(message)
+        elif kind == Kind.ACTIONS:
+            self._act(message)
+        elif kind == Kind.WEIGHTS:
+            self._nets = LocalNets(self._shape, np.frombuffer(message.payload, "<f4").copy())
+        elif kind == Kind.TABLES:
+            self._set_tables(message)
+        elif kind == Kind.METER:
+            self._report()
+        elif kind == Kind.WELCOME:
+            self._begin(Welcome.from_json(message.payload))
+        elif kind == Kind.BYE:
+            self.farewell = bytes(message.payload).decode("utf-8", "replace")
+        else:
+            raise WireError("kind")
+
+    def _begin(self, welcome: Welcome) -> None:
+        self._agents, self._shape, self._pack = welcome.agents, welcome.shape(), welcome.pack
+        self._transport.run_id = welcome.run_id
+        sizes = self._shape.latent_sizes()
+        self._codecs = [make_codec(welcome.codec, size) if welcome.codec in PLAIN else None for size in sizes]
+
+    def _set_tables(self, message: Message) -> None:
+        row, tables = self._agents.index(message.header.agent), from_bytes(message.payload)
+        self._codecs[row] = make_codec("entropy", self._shape.latent_sizes()[row], tables, self._pack)
+
+    def _decide(self, message: Message) -> None:
+        """Observations in, one FEATURES message an agent out."""
+        started, header = now_ns(), message.header
+        latents = self._nets(self._observations(message))
+        local = now_ns() - started
+        for row, agent in enumerate(self._agents):
+            before = now_ns()
+            payload = self._codecs[row].encode(latents[row, :, : self._shape.latent_sizes()[row]])
+            sent = now_ns()
+            self._timings.sent(header.slot, local, sent - before, sent)
+            self._transport.send(
+                SERVER,
+                Kind.FEATURES,
+                payload,
+                agent=agent,
+                step=header.step,
+                slot=header.slot,
+                environments=header.environments,
+                version=header.version,
+            )
+
+    def _observations(self, message: Message) -> np.ndarray:
+        """(n, E, O) padded with zeros, from each agent's (E, O_i) in turn."""
+        rows, sizes = message.header.environments, self._shape.obs_sizes
+        values = np.frombuffer(message.payload, "<f4")
+        if values.size != rows * sum(sizes):
+            raise WireError("length")
+        if min(sizes) == self._shape.obs:
+            return values.reshape(len(sizes), rows, self._shape.obs)
+        obs = np.zeros((len(sizes), rows, self._shape.obs), np.float32)
+        start = 0
+        for row, size in enumerate(sizes):
+            obs[row, :, :size] = values[start : start + rows * size].reshape(rows, size)
+            start += rows * size
+        return obs
+
+    def _act(self, message: Message) -> None:
+        slot = message.header.slot
+        self._timings.answered(slot, now_ns())
+        self.actions[slot] = np.frombuffer(message.payload, "<i4").reshape(len(self._agents), -1).copy()
+
+    def _report(self) -> None:
+        sample, link = self._process.sample(), self._transport
+        traffic, waiter = link.traffic[SERVER], link.waiter
+        resources = Resources(
+            *sample, waiter.slept_s, waiter.sleeps, link.faults.total, traffic.messages_sent, traffic.messages_received
+        )
+        self._transport.send(SERVER, Kind.METER, pack_meter(resources, self._timings.take()))
+
+
+class Timings:
+    """Nanoseconds of each FEATURES message since the last report: local net, encode, round trip (0: no answer yet)."""
+
+    def __init__(self) -> None:
+        self._rows = np.zeros((1024, 3), np.uint32)
+        self._count = 0
+        self._waiting: dict[int, list[tuple[int, int]]] = {}
+
+    def sent(self, slot: int, local_ns: int, encode_ns: int, at_ns: int) -> None:
+        if self._count == len(self._rows):
+            self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)])
+        self._rows[self._count] = min(local_ns, 2**32 - 1), min(encode_ns, 2**32 - 1), 0
+        self._waiting.setdefault(slot, []).append((self._count, at_ns))
+        self._count += 1
+
+    def answered(self, slot: int, at_ns: int) -> None:
+        for row, sent_ns in self._waiting.pop(slot, ()):
+            self._rows[row, 2] = min(at_ns - sent_ns, 2**32 - 1)
+
+    def take(self) -> np.ndarray:
+        """(k, 3) uint32, and start anew."""
+        rows, self._count = self._rows[: self._count].copy(), 0
+        self._waiting.clear()
+        return rows
+
+
+def serve(transport: Transport, idle_s: float = 3600.0) -> str:
+    """Run an executor until the server says goodbye; returns its reason ("" when all was well)."""
+    executor = Executor(transport)
+    while executor.farewell is None:
+        for message in transport.wait(idle_s):
+            executor.handle(message)
+            if executor.farewell is not None:
+                break
+    transport.flush(1.0)
+    if executor.farewell:
+        raise UserError(executor.farewell)
+    return executor.farewell

@@ -1,0 +1,251 @@
+"""Rank 0's side of the wire: what the executors are told and what they answer. Knows frames and codecs, not learning.
+
+N agents, E environments of one slot, Z latent.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import NamedTuple
+
+import numpy as np
+
+from sde_harl import __version__
+from sde_harl.codec import PLAIN, Codec, make_codec
+from sde_harl.codec.tables import Tables, to_bytes
+from sde_harl.decisions import DecisionLog, Decisions, Slot
+from sde_harl.errors import UserError
+from sde_harl.executor import Welcome
+from sde_harl.link.transport import Message, Transport
+from sde_harl.link.wire import HEADER, Kind, Resources, WireError, parse_json, unpack_meter
+from sde_harl.meters.timing import now_ns
+from sde_harl.policy.local import LocalShape
+
+log = logging.getLogger(__name__)
+
+
+class Plan(NamedTuple):
+    """What every executor is told alike."""
+
+    shape: LocalShape
+    """Of all N agents."""
+    codec: str
+    pack: int
+    rows: int
+    """Most environments in one message."""
+    slots: int
+    assign: dict[int, int]
+    """Agent -> executor rank, where pinned by hand."""
+    patience_s: float
+
+
+class Hello(NamedTuple):
+    """What an executor said of itself."""
+
+    host: str
+    arch: str
+    python: str
+    numpy: str
+    package: str
+    cores: int
+    pid: int
+
+
+class Report(NamedTuple):
+    """One executor's answer to METER."""
+
+    resources: Resources
+    timings: np.ndarray
+    """(k, n, 3) uint32 ns for each half-step and agent of the executor: local net, encode, round trip."""
+
+
+def deal(agents: int, executors: int, assign: dict[int, int]) -> list[tuple[int, ...]]:
+    """Agents of each executor (index 0 is rank 1): pinned ones first, the others to whoever has fewest."""
+    if executors > agents:
+        raise UserError(f"-np {executors + 1}: {agents} agents keep at most {agents} executors busy; use -np {agents + 1} or less")
+    hands: list[list[int]] = [[] for _ in range(executors)]
+    for agent, rank in assign.items():
+        if not 0 <= agent < agents or not 1 <= rank <= executors:
+            raise UserError(f"placement.assign: agent {agent} on rank {rank}: agents are 0..{agents - 1}, ranks 1..{executors}")
+        hands[rank - 1].append(agent)
+    for agent in range(agents):
+        if agent not in assign:
+            min(hands, key=len).append(agent)
+    if not all(hands):
+        idle = [rank + 1 for rank, hand in enumerate(hands) if not hand]
+        raise UserError(f"placement.assign: no agent is left for rank {idle[0]} of -np {executors + 1}")
+    return [tuple(sorted(hand)) for hand in hands]
+
+
+class Fleet:
+    """All executors of a run, seen from rank 0."""
+
+    def __init__(self, transport: Transport, plan: Plan) -> None:
+        self._transport, self._plan = transport, plan
+        self._agents = len(plan.shape.obs_sizes)
+        self._latent_sizes = plan.shape.latent_sizes()
+        self._executors = dict(enumerate(deal(self._agents, transport.size - 1, plan.assign), start=1))
+        self.rank_of = np.zeros(self._agents, np.int32)
+        for rank, agents in self._executors.items():
+            self.rank_of[list(agents)] = rank
+        self._codecs: list[Codec | None] = [None] * self._agents
+        if plan.codec in PLAIN:
+            self._codecs = [make_codec(plan.codec, size) for size in self._latent_sizes]
+        self._slots = [Slot(self._agents, plan.rows, plan.shape.latent_max()) for _ in range(plan.slots)]
+        self._reports: dict[int, Report] = {}
+        self._log = DecisionLog(self._agents)
+        self.version = 0
+        self.hosts: dict[int, Hello] = {}
+
+    def handshake(self) -> None:
+        """Meet every executor and tell it what to be. Raises UserError where one is missing or of another version."""
+        self._wait(lambda: len(self.hosts) == len(self._executors), lambda: "did not say hello", self._missing_hello)
+        self._transport.run_id = secrets.randbits(32)
+        for rank, agents in self._executors.items():
+            shape = self._shape_of(agents)
+            welcome = Welcome(
+                self._transport.run_id, agents, shape.obs_sizes, shape.obs, shape.width, shape.latent, shape.local_blocks,
+                shape.feature_norm, self._plan.codec, self._plan.pack,
+            )  # fmt: skip
+            self._transport.send(rank, Kind.WELCOME, welcome.to_json())
+        self._transport.set_frame_bytes(self._frame_bytes())
+
+    def publish(self, version: int, weights: list[list[np.ndarray]], tables: list[Tables]) -> None:
+        """Send every executor its agents' local nets and tables; `tables` is empty for plain codecs.
+
+        `weights[agent]`: that agent's arrays in wire order (policy/local.py).
+        """
+        self.version = version
+        for rank, agents in self._executors.items():
+            flat = np.concatenate([np.stack(arrays).ravel() for arrays in zip(*(weights[agent] for agent in agents))])
+            self._transport.send(rank, Kind.WEIGHTS, flat, version=version)
+            for agent in agents if tables else ():
+                self._transport.send(rank, Kind.TABLES, to_bytes(tables[agent]), agent=agent, version=version)
+        for agent, each in enumerate(tables):
+            self._codecs[agent] = make_codec("entropy", self._latent_sizes[agent], each, self._plan.pack)
+
+    def sense(self, slot: int, step: int, obs: np.ndarray) -> None:
+        """Hand observations (N, E, O) to the executors: the channel that stands for the devices' own sensors."""
+        rows, sizes = obs.shape[1], self._plan.shape.obs_sizes
+        self._slots[slot].begin(step, rows)
+        for rank, agents in self._executors.items():
+            parts = [obs[agent, :, : sizes[agent]].reshape(-1) for agent in agents]
+            payload = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            self._transport.send(
+                rank, Kind.SENSOR, payload, step=step, slot=slot, environments=rows, version=self.version
+            )
+
+    def latents(self, slot: int) -> np.ndarray:
+        """Decoded latents (N, E, Z) of what was sensed, as soon as all agents' have come; valid until the next sense."""
+        state = self._slots[slot]
+        self._wait(lambda: not state.missing, lambda: f"sent no latents for step {state.step}", lambda: state.missing_ranks(self.rank_of))
+        return state.latents[:, : state.rows]
+
+    def act(self, slot: int, actions: np.ndarray, policy_ns: int) -> None:
+        """Answer with actions (N, E) int32; `policy_ns` is what deciding them took."""
+        state = self._slots[slot]
+        for rank, agents in self._executors.items():
+            payload = actions[list(agents)]
+            self._transport.send(
+                rank, Kind.ACTIONS, payload, step=state.step, slot=slot, environments=state.rows, version=self.version
+            )
+        self._log.add(state, self.version, policy_ns)
+
+    def report(self) -> tuple[Decisions, dict[int, Resources]]:
+        """Everything since the last report: decisions (K, N) and each executor's resources."""
+        self._reports.clear()
+        for rank in self._executors:
+            self._transport.send(rank, Kind.METER, b"")
+        self._wait(
+            lambda: len(self._reports) == len(self._executors),
+            lambda: "did not report its resources",
+            lambda: sorted(set(self._executors) - set(self._reports)),
+        )
+        device = np.zeros((self._log.count, self._agents, 3), np.uint32)
+        for rank, report in self._reports.items():
+            if len(report.timings) == self._log.count:  # another count means rejected frames: their times stay unknown
+                device[:, list(self._executors[rank])] = report.timings
+        return self._log.take(device, self._codecs), {rank: each.resources for rank, each in self._reports.items()}
+
+    def _frame_bytes(self) -> int:
+        """The largest frame an executor may send: symbols that all need the escape code stay under 16 bytes each."""
+        return HEADER.size + max(1 << 16, self._plan.rows * (16 * self._plan.shape.latent_max() + 64))
+
+    def _shape_of(self, agents: tuple[int, ...]) -> LocalShape:
+        return self._plan.shape._replace(obs_sizes=tuple(self._plan.shape.obs_sizes[agent] for agent in agents))
+
+    def _missing_hello(self) -> list[int]:
+        return sorted(set(self._executors) - set(self.hosts))
+
+    def _wait(self, done, what, missing) -> None:  # type: ignore[no-untyped-def]
+        deadline = now_ns() + int(self._plan.patience_s * 1e9)
+        while not done():
+            left = (deadline - now_ns()) * 1e-9
+            for message in self._transport.wait(min(left, 1.0)):
+                self._receive(message)
+            if left <= 0 and not done():
+                rank = missing()[0]
+                host = self.hosts[rank].host if rank in self.hosts else "unknown host"
+                raise UserError(f"executor {rank} ({host}) {what()} within link.patience_s = {self._plan.patience_s:g} s")
+
+    def _receive(self, message: Message) -> None:
+        """Act on one frame of an executor; whatever is not right about it is counted and dropped."""
+        try:
+            self._accept(message)
+        except WireError as error:
+            self._reject(message, error.reason)
+        except ValueError as error:
+            self._reject(message, "decode")
+            log.debug("rank %d: %s", message.source, error)
+
+    def _reject(self, message: Message, reason: str) -> None:
+        header = message.header
+        self._transport.faults.count(message.source, reason, step=header.step, agent=header.agent)
+
+    def _accept(self, message: Message) -> None:
+        kind = message.header.kind
+        if kind == Kind.FEATURES:
+            self._features(message)
+        elif kind == Kind.METER:
+            self._meter(message)
+        elif kind == Kind.HELLO:
+            self._hello(message)
+        else:
+            raise WireError("kind")
+
+    def _features(self, message: Message) -> None:
+        header = message.header
+        if header.slot >= len(self._slots) or header.agent not in self._executors.get(message.source, ()):
+            raise WireError("agent")
+        state = self._slots[header.slot]
+        if header.version != self.version:
+            raise WireError("version")
+        if header.step != state.step or header.environments != state.rows or header.agent not in state.missing:
+            raise WireError("step")
+        started = now_ns()
+        codec, size = self._codecs[header.agent], self._latent_sizes[header.agent]
+        if self._plan.codec in PLAIN:
+            state.latents[header.agent, : state.rows, :size] = codec.decode(message.payload, state.rows)
+        else:
+            symbols = codec.decode_symbols(message.payload, state.rows)
+            state.symbols[header.agent, : state.rows, :size] = symbols
+            state.latents[header.agent, : state.rows, :size] = codec.latents(symbols)
+        state.arrived(header.agent, header.length, now_ns() - started)
+
+    def _meter(self, message: Message) -> None:
+        resources, timings = unpack_meter(message.payload)
+        agents = len(self._executors[message.source])
+        if len(timings) % agents:
+            raise WireError("meter")
+        self._reports[message.source] = Report(resources, timings.reshape(-1, agents, 3))
+
+    def _hello(self, message: Message) -> None:
+        fields = parse_json(message.payload)
+        kinds = Hello.__annotations__
+        if set(fields) != set(kinds) or any(type(fields[key]).__name__ != kind for key, kind in kinds.items()):
+            raise WireError("hello")
+        hello = Hello(**fields)
+        if hello.package != __version__:
+            raise UserError(f"executor {message.source} ({hello.host[:64]!s}) has sde_harl {hello.package[:32]}, the server {__version__}")
+        self.hosts[message.source] = hello

@@ -1,0 +1,97 @@
+"""The local nets in numpy: what an executor computes on its device, for all its agents in one batched product.
+
+    obs -> feature normalisation -> [Linear + ReLU] x (local_blocks - 1) -> Linear -> latent
+
+Feature normalisation is layer normalisation over the agent's own features, without a gain and shift of its own: the
+Linear behind it has both. The last local block has no ReLU: the quantiser is its non-linearity. With `local_blocks = 0`
+the latent is the normalised observation, each feature with a learnt gain (its quantisation step) and shift. Parameters
+travel as one flat float32 vector in the order of `parameter_shapes`.
+
+n agents of one executor, E environments, O the largest observation of the run, Z latent.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+
+NORM_EPS = 1e-5
+
+
+class LocalShape(NamedTuple):
+    """Sizes of the local nets of `len(obs_sizes)` agents."""
+
+    obs_sizes: tuple[int, ...]
+    """(n,) observation size of each agent."""
+    obs: int
+    """O, the padded observation size of the whole run: the same on every executor, so that sums round alike."""
+    width: int
+    latent: int
+    local_blocks: int
+    feature_norm: bool
+
+    def latent_sizes(self) -> tuple[int, ...]:
+        """(n,) numbers each agent sends: Z, or its own observation where there is no local block."""
+        return tuple(self.latent if self.local_blocks else size for size in self.obs_sizes)
+
+    def latent_max(self) -> int:
+        """Z, or O where there is no local block."""
+        return self.latent if self.local_blocks else self.obs
+
+
+def parameter_shapes(shape: LocalShape) -> list[tuple[int, ...]]:
+    """Shapes in wire order: (n, in, out) and (n, out) of each block; gain and shift (n, O) where there is none."""
+    n = len(shape.obs_sizes)
+    if not shape.local_blocks:
+        return [(n, shape.obs), (n, shape.obs)]
+    widths = [shape.obs] + [shape.width] * (shape.local_blocks - 1) + [shape.latent]
+    return [each for pair in zip(widths[:-1], widths[1:]) for each in ((n, *pair), (n, pair[1]))]
+
+
+def observation_mask(obs_sizes: tuple[int, ...], obs: int) -> np.ndarray:
+    """(n, O) float32: 1 where an agent's observation has the feature, 0 where it is padding."""
+    return (np.arange(obs) < np.asarray(obs_sizes)[:, None]).astype(np.float32)
+
+
+class LocalNets:
+    """Local nets of an executor's agents, stacked."""
+
+    def __init__(self, shape: LocalShape, flat: np.ndarray) -> None:
+        """`flat`: float32 vector of all parameters. Raises ValueError where its length or a value is not right."""
+        shapes = parameter_shapes(shape)
+        sizes = [prod(each) for each in shapes]
+        if flat.size != sum(sizes):
+            raise ValueError(f"{flat.size} weights, expected {sum(sizes)}")
+        if not np.isfinite(flat).all():
+            raise ValueError("weights are not finite")
+        arrays = [part.reshape(each) for part, each in zip(np.split(flat, np.cumsum(sizes)[:-1]), shapes)]
+        self._shape = shape
+        self._blocks = [(weight, bias[:, None]) for weight, bias in zip(arrays[::2], arrays[1::2])]
+        counts = np.asarray(shape.obs_sizes, np.float32)
+        self._inverse_count = (1.0 / counts)[:, None, None].astype(np.float32)  # (n, 1, 1)
+        padded = any(size != shape.obs for size in shape.obs_sizes)
+        self._mask = observation_mask(shape.obs_sizes, shape.obs)[:, None] if padded else None
+
+    def __call__(self, obs: np.ndarray) -> np.ndarray:
+        """Latents (n, E, Z) of observations (n, E, O), before quantisation."""
+        x = self._normalise(obs) if self._shape.feature_norm else obs
+        if not self._shape.local_blocks:
+            gain, shift = self._blocks[0]
+            return x * gain[:, None] + shift
+        for index, (weight, bias) in enumerate(self._blocks):
+            if index:
+                np.maximum(x, 0.0, out=x)
+            x = np.matmul(x, weight)
+            x += bias
+        return x
+
+    def _normalise(self, obs: np.ndarray) -> np.ndarray:
+        """Layer normalisation over each agent's own features (n, E, O); padding stays zero."""
+        x = obs - obs.sum(-1, keepdims=True) * self._inverse_count
+        if self._mask is not None:
+            x *= self._mask
+        variance = np.einsum("neo,neo->ne", x, x)[..., None] * self._inverse_count
+        x /= np.sqrt(variance + np.float32(NORM_EPS))
+        return x

@@ -1,0 +1,114 @@
+"""The program: `python -m sde_harl.run CONFIG [key=value ...]`, alone or under mpirun. Finds this rank's role and runs it.
+
+Rank 0 is the learner; every other rank is an executor, which reads no file: rank 0 tells it what to be. Exit codes: 0 done,
+2 something the user can mend (one line on rank 0), 130 stopped by Ctrl-C or SIGTERM with everything saved, 1 a defect.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from types import FrameType
+
+# The acting nets are small and the cores are busy with environments: numpy's BLAS must not start a thread per core.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+from sde_harl.errors import UserError
+from sde_harl.link.transport import Loopback, Mpi, Transport, launched_ranks
+
+MENDABLE, INTERRUPTED, DEFECT = 2, 130, 1
+
+
+def main(argv: list[str]) -> int:
+    """Run this process's part of the job; returns its exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    rank, size = launched_ranks()
+    if rank:
+        return run_executor()
+    signal.signal(signal.SIGTERM, _interrupt)
+    transport: Transport | None = None
+    reason = ""
+    try:
+        transport = Mpi() if size > 1 else None
+        lead(argv, transport)
+        return 0
+    except UserError as error:
+        reason = str(error)
+        print(f"error: {reason}", file=sys.stderr)
+        return MENDABLE
+    except KeyboardInterrupt:
+        reason = "interrupted"
+        print("interrupted: everything so far is saved", file=sys.stderr)
+        return INTERRUPTED
+    except BaseException as error:
+        reason = f"rank 0 failed: {type(error).__name__}: {error}"
+        raise
+    finally:
+        if transport:
+            dismiss(transport, reason)
+
+
+def lead(argv: list[str], transport: Transport | None) -> None:
+    """Rank 0: read the command line, then train. Raises UserError for whatever the user can mend."""
+    from sde_harl.config import parse
+
+    request = parse(argv)
+    if request.config is None or request.action != "run":
+        print(request.text)
+        return
+    if transport and request.config.placement.mode == "local":
+        raise UserError(f"placement.mode: local is one process, but mpirun started {transport.size}; use placement.mode=agents")
+    from sde_harl.learner import Learner
+
+    Learner(request.config, transport or loopback()).run()
+
+
+def loopback() -> Transport:
+    """One executor inside this process, holding all agents, behind the same frames."""
+    from sde_harl.executor import Executor
+
+    server, far = Loopback.pair()
+    executor = Executor(far)
+
+    def step() -> None:
+        for message in far.poll():
+            executor.handle(message)
+
+    server.attach(step)
+    return server
+
+
+def run_executor() -> int:
+    """Ranks 1..N. Ctrl-C and SIGTERM are the server's to handle: it saves, then says goodbye."""
+    from sde_harl.executor import serve
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    transport = Mpi()
+    try:
+        serve(transport)
+    except UserError:
+        return MENDABLE  # rank 0 has printed the reason
+    finally:
+        transport.close()
+    return 0
+
+
+def dismiss(transport: Transport, reason: str) -> None:
+    """Send every executor home, then leave MPI."""
+    from sde_harl.link.wire import Kind
+
+    for rank in range(1, transport.size):
+        transport.send(rank, Kind.BYE, reason.encode()[:4096])
+    transport.flush(2.0)
+    transport.close()
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,105 @@
+"""The policy: its numpy twins equal the torch nets, masks hold, sampling follows the probabilities."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from sde_harl.config import CodecConfig, PolicyConfig
+from sde_harl.envs.base import EnvSpec
+from sde_harl.policy.acting import ActingPolicy
+from sde_harl.policy.local import LocalNets
+from sde_harl.policy.split import SplitPolicy
+
+SPEC = EnvSpec(
+    name="test/three",
+    agents=("a", "b", "c"),
+    obs_sizes=(5, 9, 7),
+    action_sizes=(4, 3, 4),
+    state_size=6,
+    episode_limit=10,
+    continuous=False,
+    unit_types=("x", "y", "x"),
+    has_win=False,
+)
+
+
+def build(codec: str = "entropy", **policy: object) -> SplitPolicy:
+    net = SplitPolicy(SPEC, PolicyConfig(**policy), CodecConfig(name=codec), torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(4)))
+    return net
+
+
+def observations(rows: int) -> np.ndarray:
+    obs = np.random.default_rng(0).normal(size=(3, rows, 9)).astype(np.float32)
+    for agent, size in enumerate(SPEC.obs_sizes):
+        obs[agent, :, size:] = 0
+    return obs
+
+
+def device_latents(net: SplitPolicy, obs: np.ndarray, agents: tuple[int, ...]) -> np.ndarray:
+    parameters = net.local_parameters()
+    flat = np.concatenate([np.stack(each).ravel() for each in zip(*(parameters[agent] for agent in agents))])
+    shape = net.shape._replace(obs_sizes=tuple(net.shape.obs_sizes[agent] for agent in agents))
+    return LocalNets(shape, flat)(obs[list(agents)])
+
+
+def torch_outputs(net: SplitPolicy, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    latents, logits = [None] * 3, [None] * 3
+    for group in net.groups:
+        with torch.no_grad():
+            output = group(group.normalise(torch.from_numpy(obs[list(group.members)])))
+        for row, agent in enumerate(group.members):
+            latents[agent], logits[agent] = output.latents[row].numpy(), output.logits[row].numpy()
+    return np.stack(latents), np.stack(logits)
+
+
+@pytest.mark.parametrize("groups", [(), ((0, 2), (1,)), ((1, 0, 2),)])
+@pytest.mark.parametrize("local_blocks", [0, 1, 2])
+def test_numpy_twins_equal_the_torch_nets(groups: tuple[tuple[int, ...], ...], local_blocks: int) -> None:
+    net, obs = build("float32", groups=groups, local_blocks=local_blocks, width=8, latent=4), observations(11)
+    latents, logits = torch_outputs(net, obs)
+    mine = device_latents(net, obs, (0, 1, 2))
+    np.testing.assert_allclose(mine, latents, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(net.acting().logits(mine), logits, rtol=1e-4, atol=1e-4)
+
+
+def test_an_executor_of_one_agent_computes_the_same_bits_as_one_of_all() -> None:
+    net, obs = build(local_blocks=2, width=8, latent=4), observations(32)
+    together = device_latents(net, obs, (0, 1, 2))
+    for agent in range(3):
+        assert np.array_equal(device_latents(net, obs, (agent,))[0], together[agent])
+
+
+def test_padding_of_an_observation_changes_nothing() -> None:
+    net, obs = build("float32", local_blocks=1, width=8, latent=4), observations(5)
+    noisy = obs.copy()
+    narrow = device_latents(net, obs, (0,))
+    noisy[0, :, 5:] = 0.0
+    assert np.array_equal(device_latents(net, noisy, (0,)), narrow)
+    assert device_latents(build("float32", local_blocks=0), obs, (0,))[0, :, 5:].any() == False  # noqa: E712
+
+
+def test_wrong_or_infinite_weights_are_refused() -> None:
+    net = build(local_blocks=1)
+    with pytest.raises(ValueError, match="expected"):
+        LocalNets(net.shape, np.zeros(7, np.float32))
+    flat = np.concatenate([np.stack(each).ravel() for each in zip(*net.local_parameters())])
+    flat[3] = np.nan
+    with pytest.raises(ValueError, match="finite"):
+        LocalNets(net.shape, flat)
+
+
+def test_sampling_follows_the_probabilities_and_never_takes_a_masked_action() -> None:
+    logits = np.log(np.array([0.5, 0.2, 0.3, 1.0], np.float32))
+    policy = ActingPolicy([(np.zeros((1, 2, 4), np.float32), logits[None, None])])
+    available = np.broadcast_to(np.array([True, True, True, False]), (1, 200_000, 4))
+    decision = policy.act(np.zeros((1, 200_000, 2), np.float32), available, np.random.default_rng(1))
+    shares = np.bincount(decision.actions[0], minlength=4) / 200_000
+    np.testing.assert_allclose(shares, [0.5, 0.2, 0.3, 0.0], atol=0.005)
+    np.testing.assert_allclose(np.exp(decision.log_probs[0]), np.array([0.5, 0.2, 0.3])[decision.actions[0]], rtol=1e-5)
+    greedy = policy.act(np.zeros((1, 3, 2), np.float32), available[:, :3], None)
+    assert greedy.actions.tolist() == [[0, 0, 0]]
