@@ -21,7 +21,7 @@ MAX_LENGTH = 2 * MAX_SPAN + 3
 MIN_LENGTH = 3
 """One symbol, the escape symbol, and the end. A shorter row has a frequency of 65536, which the C++ coder can't hold."""
 
-_HEAD = struct.Struct("<III8s")
+_HEAD = struct.Struct("<II8s")  # version, channels, digest
 _PER_CHANNEL = 12
 
 
@@ -47,8 +47,7 @@ class Tables(NamedTuple):
 def to_bytes(tables: Tables) -> bytes:
     """Little-endian bytes of the tables: the inner entries as uint16, for the two ends of a row are known."""
     body = _body(tables)
-    longest = int(tables.lengths.max())
-    return _HEAD.pack(tables.version, len(tables.lengths), longest, _digest(body)) + body
+    return _HEAD.pack(tables.version, len(tables.lengths), _digest(body)) + body
 
 
 def from_bytes(buf: bytes | bytearray | memoryview) -> Tables:
@@ -56,12 +55,12 @@ def from_bytes(buf: bytes | bytearray | memoryview) -> Tables:
     data = memoryview(buf).cast("B")
     if len(data) < _HEAD.size:
         raise ValueError(f"tables: {len(data)} bytes are less than a header")
-    version, channels, longest, digest = _HEAD.unpack_from(data)
+    version, channels, digest = _HEAD.unpack_from(data)
     body = data[_HEAD.size :]
     if channels < 1 or channels * _PER_CHANNEL > len(body):
         raise ValueError(f"tables: {channels} channels do not fit {len(data)} bytes")
     lengths = np.frombuffer(body, "<i4", channels).astype(np.int32)
-    _check_lengths(lengths, longest)
+    _check_lengths(lengths)
     expected = channels * _PER_CHANNEL + 2 * int((lengths - 2).sum())
     if len(body) != expected:
         raise ValueError(f"tables: {len(body)} bytes where the lengths ask for {expected}")
@@ -70,7 +69,7 @@ def from_bytes(buf: bytes | bytearray | memoryview) -> Tables:
     offsets = np.frombuffer(body, "<i4", channels, 4 * channels).astype(np.int32)
     medians = np.frombuffer(body, "<f4", channels, 8 * channels).astype(np.float32)
     inner = np.frombuffer(body, "<u2", -1, _PER_CHANNEL * channels)
-    tables = Tables(version, _dense(inner, lengths, longest), lengths, offsets, medians)
+    tables = Tables(version, _dense(inner, lengths), lengths, offsets, medians)
     check(tables)
     return tables
 
@@ -85,7 +84,9 @@ def check(tables: Tables) -> None:
         raise ValueError(f"tables: shapes {cdf.shape}, {lengths.shape}, {offsets.shape}, {medians.shape} disagree")
     if [a.dtype for a in (cdf, lengths, offsets, medians)] != [np.int32, np.int32, np.int32, np.float32]:
         raise ValueError("tables: wrong element types")
-    _check_lengths(lengths, cdf.shape[1])
+    _check_lengths(lengths)
+    if lengths.max() > cdf.shape[1]:
+        raise ValueError(f"tables: a row of {lengths.max()} entries where {cdf.shape[1]} are held")
     used = np.arange(1, cdf.shape[1]) < lengths[:, None]
     ends = cdf[np.arange(channels), lengths - 1]
     if cdf[:, 0].any() or (ends != TOTAL).any() or (np.diff(cdf, axis=1)[used] <= 0).any():
@@ -96,8 +97,8 @@ def check(tables: Tables) -> None:
         raise ValueError("tables: a median is not finite")
 
 
-def _check_lengths(lengths: np.ndarray, longest: int) -> None:
-    if lengths.min() < MIN_LENGTH or lengths.max() != longest or longest > MAX_LENGTH:
+def _check_lengths(lengths: np.ndarray) -> None:
+    if lengths.min() < MIN_LENGTH or lengths.max() > MAX_LENGTH:
         raise ValueError(f"tables: row lengths {lengths.min()}..{lengths.max()} are impossible")
 
 
@@ -107,7 +108,8 @@ def _inner(lengths: np.ndarray, longest: int) -> np.ndarray:
     return (column > 0) & (column < lengths[:, None] - 1)
 
 
-def _dense(inner: np.ndarray, lengths: np.ndarray, longest: int) -> np.ndarray:
+def _dense(inner: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    longest = int(lengths.max())
     cdf = np.zeros((len(lengths), longest), np.int32)
     cdf[_inner(lengths, longest)] = inner
     cdf[np.arange(len(lengths)), lengths - 1] = TOTAL
