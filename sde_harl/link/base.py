@@ -103,7 +103,10 @@ class Transport(ABC):
         return size
 
     def poll(self) -> list[Message]:
-        """The messages that have come, in the order each rank sent them; refused ones are counted in `faults`."""
+        """The messages that have come, in the order each rank sent them; refused ones are counted in `faults`.
+
+        An executor gets one at most, so that what it says (the WELCOME's frame size and run) already holds for the next.
+        """
         for buffer in self._lent:
             self._buffers.give(buffer)
         self._lent.clear()

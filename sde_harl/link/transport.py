@@ -54,12 +54,18 @@ class Loopback(Transport):
         self._outbox.append((buffer, size))
 
     def _arrived(self) -> list[tuple[int, memoryview, int]]:
-        if self._step is not None and self._outbox:
-            self._step()
-        peer = 1 - self.rank
-        frames = [(peer, buffer, size) for buffer, size in self._inbox]
-        self._inbox.clear()
-        return frames
+        if self._step is not None:
+            self._run_executor(self._step)
+        count = len(self._inbox) if self.rank == 0 else min(1, len(self._inbox))
+        return [(1 - self.rank, *self._inbox.popleft()) for _ in range(count)]
+
+    def _run_executor(self, step: Callable[[], None]) -> None:
+        left = len(self._outbox)
+        while left:
+            step()
+            before, left = left, len(self._outbox)
+            if left == before:  # it has closed and takes no more
+                return
 
     def flush(self, timeout_s: float) -> bool:
         """True: a frame has left when it is sent."""
@@ -119,7 +125,7 @@ class Mpi(Transport):
     def _match(self) -> None:
         # A matched probe, not a posted receive: when a message is longer than the posted buffer, Open MPI 5 writes past
         # the buffer's end before it reports MPI_ERR_TRUNCATE. The probe tells the size first.
-        for _ in range(MATCHES_A_POLL):
+        for _ in range((1 if self.rank else MATCHES_A_POLL) - len(self._arriving)):
             matched = self._comm.Improbe(self._source, self._mpi.ANY_TAG, self._status)
             if matched is None:
                 return

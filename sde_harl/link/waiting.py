@@ -16,9 +16,9 @@ PR_SET_TIMERSLACK = 29
 class Waiter:
     """Paces a polling loop: `pause` after an empty poll, `reset` after a full one.
 
-    Spins (giving the core away at each turn) for `spin_us`; then sleeps for a sixteenth of the quiet so far, but 20 us at
-    least, and at most `sleep_max_us`, or `idle_max_us` once it has been quiet for 100 ms. `sleeps` and `slept_s` count
-    what was slept so far.
+    Spins (giving the core away at each turn) for `spin_us`; then sleeps for a sixteenth of the quiet so far, but 20 us
+    at least, and at most `sleep_max_us`, or `idle_max_us` once it has been quiet for 100 ms. `sleeps` and `slept_s`
+    count what was slept so far.
     """
 
     def __init__(self, spin_us: float = 100, sleep_max_us: float = 500, idle_max_us: float = 5000) -> None:

@@ -1,0 +1,174 @@
+"""The wire's bytes, and that nothing but whole frames of this run gets through."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sde_harl.link.wire import (
+    HEADER,
+    Header,
+    Kind,
+    Resources,
+    WireError,
+    as_bytes,
+    pack_into,
+    pack_meter,
+    parse_json,
+    unpack,
+    unpack_meter,
+)
+
+RUN = 0x0A0B0C0D
+HEADERS = st.builds(
+    Header,
+    kind=st.sampled_from(Kind),
+    agent=st.integers(0, 2**16 - 1),
+    run_id=st.just(RUN),
+    step=st.integers(0, 2**32 - 1),
+    slot=st.integers(0, 2**16 - 1),
+    environments=st.integers(0, 2**16 - 1),
+    version=st.integers(0, 2**32 - 1),
+)
+
+
+def frame_of(header: Header, payload: bytes) -> bytes:
+    buffer = memoryview(bytearray(HEADER.size + len(payload) + 7))
+    return bytes(buffer[: pack_into(buffer, header, memoryview(payload))])
+
+
+def reason_of(frame: bytes, run_id: int | None = RUN) -> str:
+    with pytest.raises(WireError) as caught:
+        unpack(memoryview(frame), run_id)
+    return caught.value.reason
+
+
+def with_crc(frame: bytearray) -> bytes:
+    """The frame with its CRC made right, computed here the way the documentation says it."""
+    crc = crc32_bitwise(bytes(frame[:28]) + bytes(4) + bytes(frame[32:]))
+    return bytes(frame[:28]) + crc.to_bytes(4, "little") + bytes(frame[32:])
+
+
+def crc32_bitwise(data: bytes) -> int:
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0xEDB88320 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+def test_golden_bytes() -> None:
+    header = Header(Kind.FEATURES, agent=7, run_id=RUN, step=1000, slot=1, environments=32, version=9)
+    golden = "53444548010607000d0c0b0ae80300000100200009000000030000008eb730bb616263"
+    assert frame_of(header, b"abc").hex() == golden
+    assert (
+        crc32_bitwise(bytes.fromhex(golden[:56] + "00000000" + golden[64:])).to_bytes(4, "little").hex()
+        == golden[56:64]
+    )
+
+
+def test_kinds_keep_their_numbers() -> None:
+    names = "HELLO WELCOME WEIGHTS TABLES SENSOR FEATURES ACTIONS METER BYE"
+    assert {kind.name: kind.value for kind in Kind} == {name: i + 1 for i, name in enumerate(names.split())}
+
+
+@given(HEADERS, st.binary(max_size=300))
+def test_round_trip(header: Header, payload: bytes) -> None:
+    got, body = unpack(memoryview(frame_of(header, payload)), RUN)
+    assert got == header._replace(length=len(payload))
+    assert isinstance(got.kind, Kind)
+    assert body == payload
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_are_refused(noise: bytes) -> None:
+    reason_of(noise)
+    reason_of(noise, None)
+
+
+@given(HEADERS, st.binary(max_size=100), st.data())
+def test_a_truncated_frame_is_refused(header: Header, payload: bytes, data: st.DataObject) -> None:
+    frame = frame_of(header, payload)
+    assert reason_of(frame[: data.draw(st.integers(0, len(frame) - 1))]) in {"short", "length"}
+    assert reason_of(frame + b"\0") == "length"
+
+
+@given(HEADERS, st.binary(max_size=100), st.data())
+def test_a_flipped_bit_is_refused(header: Header, payload: bytes, data: st.DataObject) -> None:
+    frame = bytearray(frame_of(header, payload))
+    bit = data.draw(st.integers(0, len(frame) * 8 - 1))
+    frame[bit // 8] ^= 1 << bit % 8
+    assert reason_of(bytes(frame)) in {"magic", "protocol", "length", "crc"}
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "reason"),
+    [(0, 0, "magic"), (4, 2, "protocol"), (5, 0, "kind"), (5, 10, "kind"), (8, 0, "run"), (24, 4, "length")],
+)
+def test_reasons(at: int, value: int, reason: str) -> None:
+    frame = bytearray(frame_of(Header(Kind.SENSOR, run_id=RUN), b"xyz"))
+    frame[at] = value
+    assert reason_of(with_crc(frame)) == reason
+
+
+def test_the_run_is_checked_once_it_is_known() -> None:
+    frame = frame_of(Header(Kind.SENSOR, run_id=5), b"")
+    assert reason_of(frame, 6) == "run"
+    assert unpack(memoryview(frame), None)[0].run_id == 5
+    assert unpack(memoryview(frame_of(Header(Kind.HELLO), b"")), 6)[0].kind is Kind.HELLO
+    assert reason_of(frame_of(Header(Kind.FEATURES), b""), 6) == "run"
+    assert reason_of(frame_of(Header(Kind.HELLO, run_id=5), b""), 6) == "run"
+
+
+def test_a_frame_that_does_not_fit_its_buffer() -> None:
+    with pytest.raises(ValueError, match="35 bytes"):
+        pack_into(memoryview(bytearray(34)), Header(Kind.SENSOR), memoryview(b"xyz"))
+
+
+def test_payloads_are_seen_as_bytes() -> None:
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    assert as_bytes(array) == array.tobytes()
+    assert as_bytes(array[:0]).nbytes == 0
+    with pytest.raises(TypeError):
+        as_bytes(array.T)
+
+
+def test_json() -> None:
+    assert parse_json(memoryview(b'{"agents": [1, 2]}')) == {"agents": [1, 2]}
+    long = json.dumps({"a": "x" * 100}).encode()
+    for bad in (b"", b"[]", b"{", b"\xff", b'{"a": NaN}', b'{"a": Infinity}', b"[" * 50000, long):
+        with pytest.raises(WireError, match="json"):
+            parse_json(memoryview(bad), 100 if bad is long else 65536)
+
+
+@given(st.binary(max_size=200))
+def test_json_noise(noise: bytes) -> None:
+    try:
+        assert isinstance(parse_json(memoryview(noise)), dict)
+    except WireError as error:
+        assert error.reason == "json"
+
+
+def test_meter() -> None:
+    used = Resources(1.5, 80 << 20, 90 << 20, 0.25, 7, 1, 100, 101)
+    timings = np.array([[1, 2, 3], [4, 5, 2**40]])
+    payload = pack_meter(used, timings)
+    assert len(payload) == 64 + 2 * 12
+    got, nanoseconds = unpack_meter(memoryview(payload))
+    assert got == used
+    assert nanoseconds.tolist() == [[1, 2, 3], [4, 5, 2**32 - 1]]
+    assert unpack_meter(memoryview(pack_meter(used, timings[:0])))[1].shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", bytes(63), bytes(65), bytes(68), pack_meter(Resources(math.nan, *[0] * 7), np.zeros((1, 3), int))]
+)
+def test_a_bad_meter_is_refused(payload: bytes) -> None:
+    with pytest.raises(WireError, match="meter"):
+        unpack_meter(memoryview(payload))
