@@ -105,7 +105,7 @@ class Transport(ABC):
     def poll(self) -> list[Message]:
         """The messages that have come, in the order each rank sent them; refused ones are counted in `faults`.
 
-        An executor gets one at most, so that what it says (the WELCOME's frame size and run) already holds for the next.
+        An executor gets one at most, so that what it says (the WELCOME's run and frame size) holds for the next.
         """
         for buffer in self._lent:
             self._buffers.give(buffer)

@@ -125,7 +125,8 @@ class Mpi(Transport):
     def _match(self) -> None:
         # A matched probe, not a posted receive: when a message is longer than the posted buffer, Open MPI 5 writes past
         # the buffer's end before it reports MPI_ERR_TRUNCATE. The probe tells the size first.
-        for _ in range((1 if self.rank else MATCHES_A_POLL) - len(self._arriving)):
+        matches = MATCHES_A_POLL if self.rank == 0 else 1 - len(self._arriving)
+        for _ in range(matches):
             matched = self._comm.Improbe(self._source, self._mpi.ANY_TAG, self._status)
             if matched is None:
                 return
