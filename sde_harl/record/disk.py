@@ -80,16 +80,18 @@ class OrderedFile:
 
     def flush(self) -> None:
         """HDF5 calls this at the end of its own flush: the file's state is whole now."""
-        self._resize()
+        self._resize(max(self._size, self._reachable))  # never shorter than a superblock on the disk says
         changes, self._changes = self._changes, {}
         for address in sorted(changes, key=lambda a: (_turn(a, changes[a]), -a)):
             self._put(address, changes[address])
+        if self._size < self._reachable:
+            self._resize(self._size)
         self._reachable = self._size
 
-    def _resize(self) -> None:
+    def _resize(self, size: int) -> None:
         if self.error is None:
             try:
-                os.ftruncate(self._fd, self._size)
+                os.ftruncate(self._fd, size)
             except OSError as error:
                 self.error = error
 

@@ -78,12 +78,14 @@ class RunFile:
     def add(self, table: str, **columns: npt.ArrayLike) -> None:
         """Append rows: arrays of equal length, or scalars for one row. The first row names the columns of `training`.
 
-        Raises ValueError for an unknown table, unknown or missing columns, uneven lengths, or a type that would lose
-        its meaning (a fraction in a whole-number column).
+        Raises ValueError for an unknown table, unknown or missing columns, names with a slash, uneven lengths, or a
+        type that would lose its meaning (a fraction in a whole-number column).
         """
         if table not in TABLES:
             raise ValueError(f"no table {table!r}: one of {', '.join(TABLES)}")
         types = self._columns[table] or {key: "i8" if key == "step" else "f8" for key in columns}
+        if any("/" in name for name in columns):  # HDF5 would make groups of them
+            raise ValueError(f"{table}: a slash in a column's name: {', '.join(columns)}")
         if columns.keys() != types.keys():
             raise ValueError(f"{table}: columns {sorted(columns)} are not {sorted(types)}")
         rows = {key: _column(f"{table}.{key}", value, types[key]) for key, value in columns.items()}
@@ -95,7 +97,10 @@ class RunFile:
             self._put(Rows(table, rows))
 
     def trajectory(self, trajectory: Trajectory) -> int:
-        """Record one episode below /trajectories and return its number k. Raises ValueError for uneven lengths."""
+        """Record one episode below /trajectories and return its number k. Raises ValueError for uneven lengths and
+        for agents' names with a slash."""
+        if any("/" in agent for agent in (*trajectory.observations, *trajectory.actions)):
+            raise ValueError("a slash in an agent's name")
         steps = len(trajectory.rewards)
         actions = trajectory.actions.values()
         whole = [*actions, trajectory.terminations, trajectory.truncations]

@@ -1,0 +1,161 @@
+"""The figures behind resource_consumption.py, by rank and in all. Needs h5py and numpy alone.
+
+Times are the ones the run measured as it went, each on one host's own clock; nothing is computed from a model.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from runfile import Array, Columns, Run
+
+STAGES = ("local net", "encode", "link", "decode", "policy", "whole")
+QUANTILES = (50, 95, 99)
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Latency of one stage for a message, in microseconds; NaN where nothing was measured."""
+
+    p50: float
+    p95: float
+    p99: float
+    unknown: int  # messages without a measurement, left out
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """Bytes for one decision of one agent; NaN: unknown."""
+
+    payload: float
+    ideal: float
+    wire: float  # with our header, without MPI's and TCP's
+    network: float  # with MPI's and TCP's, where the run measured it
+    float32: float  # the same latent, uncompressed
+    int8: float
+    observation: float  # the raw observation as float32
+
+
+@dataclass(frozen=True)
+class Row:
+    """One rank, or all of them."""
+
+    rank: str
+    host: str
+    decisions: int
+    messages: int
+    latency: dict[str, Stage]
+    bytes: Bytes
+    cpu_s: float
+    peak_bytes: float  # of all ranks: the largest
+
+
+@dataclass(frozen=True)
+class Report:
+    """One run."""
+
+    path: str
+    env: str
+    algo: str
+    placement: str
+    hosts: list[str]
+    latent: int
+    codec: str
+    rows: list[Row]
+
+
+def summarise(run: Run) -> Report:
+    """Read and sum up one run. Raises RunFileError for a damaged file."""
+    decisions, resources = run.table("decisions"), run.table("resources")
+    hosts = [str(host) for host in run.listed("hosts")]
+    ranks = sorted({int(r) for table in (decisions, resources) for r in table.get("rank", ())})
+    rows = [_row(run, decisions, resources, rank, hosts) for rank in ranks]
+    if rows:
+        rows.append(_row(run, decisions, resources, None, hosts))
+    meta = run.meta
+    return Report(
+        str(run.path), run.env, run.algo, str(meta.get("placement", "unknown")), hosts, int(meta.get("latent", 0)),
+        str(meta.get("codec", "unknown")), rows,
+    )  # fmt: skip
+
+
+def _row(run: Run, decisions: Columns, resources: Columns, rank: int | None, hosts: list[str]) -> Row:
+    mine, used = _of(decisions, rank), _of(resources, rank)
+    if rank is None:
+        host = f"{len(set(hosts))} hosts"
+    else:
+        host = hosts[rank] if 0 <= rank < len(hosts) else "?"
+    environments = mine.get("environments", np.zeros(0))
+    return Row(
+        rank=ALL if rank is None else str(rank),
+        host=host,
+        decisions=int(environments.sum()),
+        messages=len(environments),
+        latency=_latency(mine),
+        bytes=_bytes(run, mine),
+        cpu_s=_cpu_seconds(used),
+        peak_bytes=float(used["peak_rss_bytes"].max()) if used else math.nan,
+    )
+
+
+def _of(table: Columns, rank: int | None) -> Columns:
+    if rank is None or not table:
+        return table
+    chosen = table["rank"] == rank
+    return {name: values[chosen] for name, values in table.items()} if chosen.any() else {}
+
+
+def _cpu_seconds(used: Columns) -> float:
+    """cpu_s counts from each process's start: the last value of every rank, summed."""
+    if not used:
+        return math.nan
+    return float(sum(used["cpu_s"][used["rank"] == rank].max() for rank in np.unique(used["rank"])))
+
+
+def _latency(table: Columns) -> dict[str, Stage]:
+    """Stages of a message. The link is what the round trip leaves when the server's own stages are taken off it: it
+    holds the waiting for other agents' messages too."""
+    if not table:
+        return dict.fromkeys(STAGES, Stage(math.nan, math.nan, math.nan, 0))
+    known = {name: _known(table[f"t_{name}"]) for name in ("local", "encode", "round_trip", "decode", "policy")}
+    link = known["round_trip"] - known["decode"] - known["policy"]
+    whole = known["local"] + known["encode"] + known["round_trip"]
+    times = (known["local"], known["encode"], link, known["decode"], known["policy"], whole)
+    return {name: _stage(values) for name, values in zip(STAGES, times, strict=True)}
+
+
+def _known(nanoseconds: Array) -> Array:
+    """Microseconds, NaN for unknown (0 or less)."""
+    values = nanoseconds.astype(np.float64)
+    return np.where(values > 0, values / 1000.0, np.nan)
+
+
+def _stage(values: Array) -> Stage:
+    measured = values[~np.isnan(values)]
+    p50, p95, p99 = np.percentile(measured, QUANTILES) if len(measured) else (math.nan,) * 3
+    return Stage(float(p50), float(p95), float(p99), len(values) - len(measured))
+
+
+def _bytes(run: Run, table: Columns) -> Bytes:
+    latent = float(run.meta.get("latent", math.nan))
+    if not table:
+        return Bytes(*(math.nan,) * 7)
+    environments = table["environments"].astype(np.float64)
+    decisions = max(float(environments.sum()), 1.0)
+    known = np.nan_to_num(table["ideal_bits"], nan=-1.0) >= 0
+    covered = float(environments[known].sum())
+    sizes = np.array([float(size) for size in run.listed("obs_sizes")])
+    agents = table["agent"]
+    listed = bool(((agents >= 0) & (agents < len(sizes))).all())
+    return Bytes(
+        payload=float(table["payload_bytes"].sum()) / decisions,
+        ideal=float(table["ideal_bits"][known].sum()) / 8 / covered if covered else math.nan,
+        wire=float(table["wire_bytes"].sum()) / decisions,
+        network=float(table["network_bytes"].sum()) / decisions if "network_bytes" in table else math.nan,
+        float32=4 * latent,
+        int8=latent,
+        observation=float((4 * sizes[agents] * environments).sum()) / decisions if listed else math.nan,
+    )

@@ -1,0 +1,205 @@
+"""The programs in analysis/, run as a user runs them, on files that RunFile wrote."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from sde_harl.record.trajectories import RunFile
+
+ANALYSIS = Path(__file__).parent.parent / "analysis"
+META: dict[str, str | int | float] = {
+    "config": "seed: 3",
+    "env": "smax/3m",
+    "algo": "happo",
+    "seed": 3,
+    "placement": "agents",
+    "executors": 2,
+    "hosts": json.dumps(["server", "edge1", "edge2"]),
+    "latent": 16,
+    "obs_sizes": "[10, 30]",
+    "agents": '["a", "b"]',
+    "codec": "entropy",
+}
+
+
+def record(folder: Path, rows: bool = True, win_rate: float = 0.5, **meta: str | int | float) -> Path:
+    """A run of 100 messages of 4 decisions from each of two ranks, with known figures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = RunFile(folder / "run.h5", {**META, **meta}, "stop")
+    if rows:
+        add_decisions(file)
+        for rank, cpu in ((0, 5.0), (1, 1.0), (1, 2.0), (2, 3.0)):
+            file.add(
+                "resources",
+                rank=rank,
+                step=1,
+                time_s=1.0,
+                cpu_s=cpu,
+                rss_bytes=10**6,
+                peak_rss_bytes=10**7 * (rank + 1),
+            )
+        for step in (100, 200):
+            file.add("evaluations", step=step, episodes=8, win_rate=win_rate * step / 200, return_mean=step / 10,
+                     return_std=1.0, length_mean=20.0, bits_per_element=1.0, bytes_per_decision=5.0)  # fmt: skip
+    file.close()
+    assert file.failed is None
+    return folder / "run.h5"
+
+
+def add_decisions(file: RunFile) -> None:
+    """Local net 1..100 us (rank 2's first unknown), encode 10, round trip 500, decode 20, policy 80."""
+    local = np.arange(1, 101) * 1000
+    for agent in (0, 1):
+        unknown = local.copy()
+        unknown[0] = -1 if agent else 1000
+        same = dict.fromkeys(("t_encode", "t_round_trip", "t_decode", "t_policy"), np.zeros(100, np.int64))
+        times = {name: same[name] + us * 1000 for name, us in zip(same, (10, 500, 20, 80), strict=True)}
+        full = {"agent": agent, "rank": agent + 1, "environments": 4, "payload_bytes": 20 + 20 * agent,
+                "wire_bytes": 52 + 20 * agent, "version": 1}  # fmt: skip
+        columns = {name: np.full(100, value) for name, value in full.items()}
+        file.add("decisions", step=np.arange(100), ideal_bits=np.full(100, 128.0), t_local=unknown, **columns, **times)
+
+
+def run(program: str, *arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run a program of analysis/ from elsewhere, without the package in reach."""
+    result = subprocess.run(
+        [sys.executable, str(ANALYSIS / program), *map(str, arguments)],
+        capture_output=True, text=True, cwd="/", env={**os.environ, "COLUMNS": "80"},
+    )  # fmt: skip
+    assert result.returncode == code, result.stdout + result.stderr
+    return result
+
+
+def figures(path: Path) -> dict[str, dict[str, Any]]:
+    reports = json.loads(run("resource_consumption.py", path, "--json", "-").stdout)
+    return {row["rank"]: row for row in reports[0]["rows"]}
+
+
+def test_figures(tmp_path: Path) -> None:
+    rows = figures(record(tmp_path))
+    assert list(rows) == ["0", "1", "2", "all"]
+    assert [row["decisions"] for row in rows.values()] == [0, 400, 400, 800]
+    assert [row["messages"] for row in rows.values()] == [0, 100, 100, 200]
+    assert [row["cpu_s"] for row in rows.values()] == [5.0, 2.0, 3.0, 10.0]
+    assert [row["peak_bytes"] for row in rows.values()] == [1e7, 2e7, 3e7, 3e7]
+    assert rows["1"]["host"] == "edge1"
+    latency = rows["1"]["latency"]
+    assert latency["local net"]["p50"] == pytest.approx(50.5)
+    assert latency["local net"]["p99"] == pytest.approx(np.percentile(np.arange(1, 101), 99))
+    assert latency["link"]["p95"] == pytest.approx(400)
+    assert latency["whole"]["p50"] == pytest.approx(560.5)
+    assert rows["2"]["latency"]["local net"]["unknown"] == 1
+    assert rows["2"]["latency"]["whole"]["p50"] == pytest.approx(561)
+
+
+def test_bytes(tmp_path: Path) -> None:
+    size = figures(record(tmp_path))["all"]["bytes"]
+    assert size == {
+        "payload": 7.5,
+        "ideal": 4.0,
+        "wire": 15.5,
+        "network": None,
+        "float32": 64.0,
+        "int8": 16.0,
+        "observation": 80.0,
+    }
+
+
+def test_table_names_the_run(tmp_path: Path) -> None:
+    text = run("resource_consumption.py", record(tmp_path)).stdout
+    assert "smax/3m, happo, placement agents, hosts edge1, edge2, server" in text
+    assert "with MPI/TCP headers: not measured (shared memory)" in text
+    assert "latent as float32: 64.0 bytes, 8.5 times the payload" in text
+    assert "local net 1, whole 1 of 200" in text
+    assert max(len(line) for line in text.splitlines()[1:]) <= 150
+
+
+def test_csv_and_plot(tmp_path: Path) -> None:
+    path = record(tmp_path / "a")
+    run("resource_consumption.py", path, path, "--csv", tmp_path / "f.csv", "--plot", tmp_path / "plots")
+    with (tmp_path / "f.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 8
+    assert rows[3]["rank"] == "all" and rows[3]["payload_bytes"] == "7.5" and rows[3]["network_bytes"] == ""
+    assert rows[0]["link_p50_us"] == ""
+    pictures = list((tmp_path / "plots").iterdir())
+    assert len(pictures) == 4
+    assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
+
+
+def test_unknown_times_and_bits(tmp_path: Path) -> None:
+    file = RunFile(tmp_path / "run.h5", META, "stop")
+    times = dict.fromkeys(("t_local", "t_encode", "t_round_trip", "t_decode", "t_policy"), [0, -1])
+    file.add("decisions", step=[1, 2], agent=[0, 9], rank=[0, 0], environments=[1, 1], payload_bytes=[8, 8],
+             wire_bytes=[40, 40], ideal_bits=[-1.0, float("nan")], version=[1, 1], **times)  # fmt: skip
+    file.close()
+    row = figures(tmp_path / "run.h5")["all"]
+    assert row["latency"]["whole"] == {"p50": None, "p95": None, "p99": None, "unknown": 2}
+    assert row["bytes"]["ideal"] is None and row["bytes"]["observation"] is None and row["bytes"]["payload"] == 8.0
+    assert "whole 2 of 2" in run("resource_consumption.py", tmp_path / "run.h5").stdout
+
+
+def test_a_run_without_rows_says_so(tmp_path: Path) -> None:
+    path = record(tmp_path, rows=False)
+    assert "no decisions and no resources were recorded" in run("resource_consumption.py", path).stdout
+    assert "no evaluations and no training values" in run("learning_curve.py", path).stdout
+    run("resource_consumption.py", path, "--csv", tmp_path / "f.csv", "--plot", tmp_path / "plots")
+    run("learning_curve.py", path, "--plot", tmp_path / "p.png")
+
+
+@pytest.mark.parametrize("program", ["resource_consumption.py", "learning_curve.py"])
+@pytest.mark.parametrize("content", [None, b"", b"text", "cut", "other", "headless"])
+def test_bad_files_give_one_line(tmp_path: Path, program: str, content: bytes | str | None) -> None:
+    good, path = record(tmp_path / "good"), tmp_path / "bad.h5"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content == "cut":
+        path.write_bytes(good.read_bytes()[:30_000])
+    elif content == "headless":
+        path.write_bytes(b"\0" * 100 + good.read_bytes()[100:])
+    elif content == "other":
+        h5py.File(path, "w").close()
+    result = run(program, good, path, code=2)
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1 and str(path) in result.stderr
+
+
+def test_uneven_columns_are_cut_to_the_shortest(tmp_path: Path) -> None:
+    path = record(tmp_path)
+    with h5py.File(path, "r+") as file:
+        file["decisions/t_policy"].resize((150,))
+    assert figures(path)["all"]["messages"] == 150
+
+
+def test_curves_are_grouped(tmp_path: Path) -> None:
+    paths = [record(tmp_path / exp / f"seed-{k}", seed=k, win_rate=w) for exp, k, w in
+             (("one", 1, 0.5), ("one", 2, 1.0), ("two", 1, 0.25))]  # fmt: skip
+    text = run("learning_curve.py", *paths, "--plot", tmp_path / "p.png").stdout
+    assert "0.750 (0.500 to 1.000)" in text and "smax/3m/happo/two" in text
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    curves = json.loads(run("learning_curve.py", *paths, "--json").stdout)
+    assert [(c["exp"], c["seed"]) for c in curves] == [("one", "1"), ("one", "2"), ("two", "1")]
+    assert curves[1]["steps"] == [100, 200] and curves[1]["values"] == [0.5, 1.0]
+    assert curves[1]["source"] == "evaluations" and curves[1]["measure"] == "win rate"
+
+
+def test_return_where_nothing_is_won_and_training_without_evaluations(tmp_path: Path) -> None:
+    lost = record(tmp_path / "a" / "b", win_rate=float("nan"))
+    file = RunFile(tmp_path / "run.h5", META, "stop")
+    file.add("training", step=7, return_mean=-2.0, loss=1.0)
+    file.close()
+    curves = json.loads(run("learning_curve.py", lost, tmp_path / "run.h5", "--json").stdout)
+    assert [(c["source"], c["measure"], c["values"]) for c in curves] == [
+        ("evaluations", "return", [10.0, 20.0]),
+        ("training", "return", [-2.0]),
+    ]
