@@ -122,8 +122,9 @@ def test_waiter_spins_then_sleeps_longer_and_longer() -> None:
     began = time.perf_counter()
     while time.perf_counter() - began < 0.05:
         waiter.pause(1.0)
-    assert 10 < waiter.sleeps < 300
-    assert 0.02 < waiter.slept_s < 0.05
+    elapsed_s = time.perf_counter() - began
+    assert 1 < waiter.sleeps < 500
+    assert 0.02 < waiter.slept_s < elapsed_s
     sleeps = waiter.sleeps
     waiter.reset()
     waiter.pause(1.0)

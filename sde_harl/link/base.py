@@ -15,7 +15,8 @@ from sde_harl.link.faults import Faults
 from sde_harl.link.waiting import Waiter
 from sde_harl.link.wire import HEADER, Buffer, Header, Kind, WireError, as_bytes, pack_into, unpack
 
-FRAME_BYTES = 65536  # the largest frame before the WELCOME has told the run's own
+FRAME_BYTES = 65536  # the largest frame the server takes before it knows the run's own
+WEIGHTS_BYTES = 1 << 28  # the largest an executor takes: it follows the server anyway, and weights may be large
 SMALLEST_BUFFER = 1024
 SPARE_BUFFERS = 64  # kept of each size
 
@@ -68,7 +69,7 @@ class Transport(ABC):
         self.faults = Faults(rank)
         peers = range(1, size) if rank == 0 else range(1)
         self.traffic = {peer: Traffic() for peer in peers}
-        self._frame_bytes = FRAME_BYTES
+        self._frame_bytes = WEIGHTS_BYTES if rank else FRAME_BYTES
         self._buffers = buffers
         self._lent: list[memoryview] = []  # under the payloads of the last poll
 

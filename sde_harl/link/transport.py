@@ -95,7 +95,9 @@ class Mpi(Transport):
         self._mpi = _initialised_mpi()
         self._comm = self._mpi.COMM_WORLD
         super().__init__(self._comm.Get_rank(), self._comm.Get_size(), waiter or Waiter(), Buffers())
+        self._byte = self._mpi.BYTE
         self._source = 0 if self.rank else self._mpi.ANY_SOURCE
+        self._tag = self._mpi.ANY_TAG
         self._status = self._mpi.Status()
         self._sending: dict[int, deque[tuple[Any, memoryview]]] = {peer: deque() for peer in self.traffic}
         self._arriving: list[_Arrival] = []
@@ -104,7 +106,7 @@ class Mpi(Transport):
         self._reap(dest)
         if len(self._sending[dest]) >= IN_FLIGHT:
             self._await_room(dest)
-        self._sending[dest].append((self._comm.Isend([buffer, size, self._mpi.BYTE], dest), buffer))
+        self._sending[dest].append((self._comm.Isend([buffer, size, self._byte], dest), buffer))
 
     def _reap(self, dest: int) -> None:
         sending = self._sending[dest]
@@ -122,17 +124,21 @@ class Mpi(Transport):
             self.waiter.pause(left_s)
         self.waiter.reset()
 
+    def _probe(self) -> Any | None:
+        return self._comm.Improbe(self._source, self._tag, self._status)
+
     def _match(self) -> None:
         # A matched probe, not a posted receive: when a message is longer than the posted buffer, Open MPI 5 writes past
         # the buffer's end before it reports MPI_ERR_TRUNCATE. The probe tells the size first.
         matches = MATCHES_A_POLL if self.rank == 0 else 1 - len(self._arriving)
         for _ in range(matches):
-            matched = self._comm.Improbe(self._source, self._mpi.ANY_TAG, self._status)
+            # Open MPI looks first and moves messages in afterwards, so only a second look sees what has just come.
+            matched = self._probe() or self._probe()
             if matched is None:
                 return
-            size = self._status.Get_count(self._mpi.BYTE)
+            size = self._status.Get_count(self._byte)
             buffer = self._buffers.take(size)
-            request = matched.Irecv([buffer, size, self._mpi.BYTE])
+            request = matched.Irecv([buffer, size, self._byte])
             self._arriving.append(_Arrival(self._status.Get_source(), request, buffer, size))
 
     def _arrived(self) -> list[tuple[int, memoryview, int]]:
