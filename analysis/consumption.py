@@ -70,7 +70,9 @@ class Report:
 def summarise(run: Run) -> Report:
     """Read and sum up one run. Raises RunFileError for a damaged file."""
     decisions, resources = run.table("decisions"), run.table("resources")
-    hosts = [str(host) for host in run.listed("hosts")]
+    hosts = [
+        str(host["host"]) if isinstance(host, dict) and "host" in host else str(host) for host in run.listed("hosts")
+    ]
     ranks = sorted({int(r) for table in (decisions, resources) for r in table.get("rank", ())})
     rows = [_row(run, decisions, resources, rank, hosts) for rank in ranks]
     if rows:

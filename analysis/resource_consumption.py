@@ -172,7 +172,7 @@ def _draw_latency(axes: Any, item: Report) -> None:
         axes.bar(names, heights, bottom=bottom, label=stage)
         bottom = [low + high for low, high in zip(bottom, heights, strict=True)]
     axes.set(xlabel="rank", ylabel="median latency of a message, us")
-    axes.legend()
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def _draw_bytes(axes: Any, item: Report) -> None:

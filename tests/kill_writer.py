@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sde_harl.record.trajectories import RunFile, Trajectory
+from sde_harl.record.schema import Trajectory
+from sde_harl.record.trajectories import RunFile
 
 
 def short_trajectory(seed: int) -> Trajectory:

@@ -24,7 +24,7 @@ META: dict[str, str | int | float] = {
     "seed": 3,
     "placement": "agents",
     "executors": 2,
-    "hosts": json.dumps(["server", "edge1", "edge2"]),
+    "hosts": json.dumps([{"host": "server"}, {"host": "edge1"}, {"host": "edge2"}]),
     "latent": 16,
     "obs_sizes": "[10, 30]",
     "agents": '["a", "b"]',

@@ -74,7 +74,6 @@ def test_more_rows_than_a_chunk(tmp_path: Path) -> None:
         ("faults", {"step": 1, "rank": 1, "agent": 1, "sort": "x"}, "columns"),
         ("faults", {"step": 1, "rank": 1, "agent": 1}, "columns"),
         ("faults", {"step": [1, 2], "rank": 1, "agent": 1, "kind": "x"}, r"columns of \[1, 2\] rows"),
-        ("training", {"step": 1, "a/b": 1.0}, "slash"),
         ("faults", {"step": 1.5, "rank": 1, "agent": 1, "kind": "x"}, "faults.step: float64"),
         ("faults", {"step": [[1]], "rank": 1, "agent": 1, "kind": "x"}, "faults.step: 2 dimensions"),
     ],
@@ -90,10 +89,14 @@ def test_wrong_calls_raise_in_the_caller(tmp_path: Path, table: str, columns: di
 
 def test_training_columns_stay(tmp_path: Path) -> None:
     file = make(tmp_path)
-    file.add("training", step=1, loss=1.0)
+    file.add("training", **{"step": 1, "share/learn": 0.5, "loss": 1.0})
+    file.add("training", step=2, loss=2.0)
     with pytest.raises(ValueError, match="training"):
-        file.add("training", step=1, other=1.0)
+        file.add("training", step=3, loss=1.0, other=1.0)
     file.close()
+    with h5py.File(tmp_path / "run.h5") as run:
+        assert set(run["training"]) == {"step", "share.learn", "loss"}
+        np.testing.assert_equal(run["training/share.learn"][:], [0.5, np.nan])
 
 
 def test_trajectories_in_minari_layout(tmp_path: Path) -> None:

@@ -76,16 +76,20 @@ class RunFile:
         return self._failed
 
     def add(self, table: str, **columns: npt.ArrayLike) -> None:
-        """Append rows: arrays of equal length, or scalars for one row. The first row names the columns of `training`.
+        """Append rows: arrays of equal length, or scalars for one row.
 
-        Raises ValueError for an unknown table, unknown or missing columns, names with a slash, uneven lengths, or a
-        type that would lose its meaning (a fraction in a whole-number column).
+        The first row names the columns of `training`; a slash in a name becomes a dot. A scalar that a later row lacks
+        is NaN there.
+
+        Raises ValueError for an unknown table, unknown or missing columns, uneven lengths, or a type that would lose
+        its meaning (a fraction in a whole-number column).
         """
         if table not in TABLES:
             raise ValueError(f"no table {table!r}: one of {', '.join(TABLES)}")
+        columns = {name.replace("/", "."): value for name, value in columns.items()}  # HDF5 would make a group of a/b
         types = self._columns[table] or {key: "i8" if key == "step" else "f8" for key in columns}
-        if any("/" in name for name in columns):  # HDF5 would make groups of them
-            raise ValueError(f"{table}: a slash in a column's name: {', '.join(columns)}")
+        if table == "training" and "step" in columns:
+            columns = {**dict.fromkeys(types, np.nan), **columns}
         if columns.keys() != types.keys():
             raise ValueError(f"{table}: columns {sorted(columns)} are not {sorted(types)}")
         rows = {key: _column(f"{table}.{key}", value, types[key]) for key, value in columns.items()}
