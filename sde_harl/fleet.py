@@ -242,8 +242,10 @@ class Fleet:
 
     def _hello(self, message: Message) -> None:
         fields = parse_json(message.payload)
-        kinds = Hello.__annotations__
-        if set(fields) != set(kinds) or any(type(fields[key]).__name__ != kind for key, kind in kinds.items()):
+        numbers = ("cores", "pid")
+        if set(fields) != set(Hello._fields) or any(
+            type(value) is not (int if key in numbers else str) for key, value in fields.items()
+        ):
             raise WireError("hello")
         hello = Hello(**fields)
         if hello.package != __version__:

@@ -60,9 +60,11 @@ class Learner:
             transport, Plan(shape, config.codec.name, config.codec.pack, half, SLOTS, assign, config.link.patience_s)
         )
         self.fleet.handshake()
+        env, task = self.spec.name.split("/", 1)
         self.folder = run_folder(
-            Path(config.record.dir), self.spec.name, config.algo.name, config.record.exp, config.seed
+            Path(config.record.dir), env, task, config.algo.name, config.record.exp, config.seed
         )
+        (self.folder / "models").mkdir()
         (self.folder / "config.yaml").write_text(to_yaml(config))
         self._record = RunFile(self.folder / "run.h5", self._meta(backend), config.record.on_disk_full)
         self._metrics = Metrics(self.folder, config.record.tensorboard, config.train.steps)
@@ -82,7 +84,7 @@ class Learner:
     def _seed(self, seed: int) -> None:
         sequence = np.random.SeedSequence(seed)
         self._numpy = np.random.Generator(np.random.PCG64(sequence.spawn(1)[0]))
-        self._torch = torch.Generator().manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
+        self._torch = torch.Generator().manual_seed(int(sequence.generate_state(1)[0]))
         torch.manual_seed(seed)  # CompressAI draws its initial densities from the global generator
 
     def run(self) -> None:
@@ -120,7 +122,8 @@ class Learner:
         with self._stages("publish"):
             self._publish()
         elapsed = (now_ns() - started) * 1e-9
-        scalars |= {f"share/{name}": seconds / elapsed for name, seconds in self._stages.take().items()}
+        seconds = self._stages.take()
+        scalars |= {f"share/{name}": seconds.get(name, 0.0) / elapsed for name in STAGES}
         scalars |= _summary(episodes) | _traffic(decisions, self._latent_elements()) | {"steps_per_s": self._rollout.rewards.size / elapsed}
         self._record.add("training", step=self.steps, **scalars)
         self._metrics.log(self.steps, scalars)
@@ -153,7 +156,7 @@ class Learner:
             "evaluations",
             step=self.steps,
             episodes=len(episodes.length),
-            win_rate=scalars.get("win_rate", np.nan),
+            win_rate=scalars["win_rate"],
             return_mean=scalars["return"],
             return_std=float(episodes.returns.std()),
             length_mean=scalars["length"],
@@ -174,12 +177,13 @@ class Learner:
             self._record.add(
                 "episodes",
                 step=np.full(len(episodes.length), self.steps),
+                slot=episodes.environment % self.config.train.envs // (self.config.train.envs // SLOTS),
                 env=episodes.environment,
                 train=np.full(len(episodes.length), train),
                 seed=episodes.seed,
                 length=episodes.length,
                 won=episodes.won,
-                version=np.full(len(episodes.length), self.fleet.version),
+                policy_version=np.full(len(episodes.length), self.fleet.version),
                 **{"return": episodes.returns},
             )
 
@@ -238,16 +242,17 @@ class Learner:
         }
 
 
+STAGES = ("environment", "send", "latents", "policy", "report", "learn", "publish")
+"""Where the learner's time goes; what is left over is evaluation, checkpoints and logging."""
 EVAL_FIRST_ENV = 1 << 20
 """Evaluation environments are numbered from here, so that none shares a random stream with training."""
 
 
 def _summary(episodes: Episodes) -> dict[str, float]:
-    if not len(episodes.length):
-        return {}
-    scalars = {"return": float(episodes.returns.mean()), "length": float(episodes.length.mean())}
-    known = episodes.won[episodes.won >= 0]
-    return scalars | ({"win_rate": float(known.mean())} if len(known) else {})
+    """Means over episodes; NaN where there is none, or winning means nothing."""
+    won = episodes.won[episodes.won >= 0]
+    means = {"return": episodes.returns, "length": episodes.length, "win_rate": won}
+    return {name: float(values.mean()) if len(values) else float("nan") for name, values in means.items()}
 
 
 def _traffic(decisions: Decisions, elements: int) -> dict[str, float]:

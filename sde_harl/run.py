@@ -55,7 +55,7 @@ def lead(argv: list[str], transport: Transport | None) -> None:
     from sde_harl.config import parse
 
     request = parse(argv)
-    if request.config is None or request.action != "run":
+    if request.config is None:
         print(request.text)
         return
     if transport and request.config.placement.mode == "local":
