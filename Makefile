@@ -1,0 +1,70 @@
+# make run: install if need be, train the main job on nine ranks, print what it cost. `make help` lists the rest.
+
+STEPS = 200000
+
+SHELL := /bin/bash
+VENV := $(CURDIR)/.venv
+STAMP := .venv/.installed
+export PATH := $(VENV)/bin:$(PATH)
+# Open MPI refuses root without both; for anyone else they change nothing.
+export OMPI_ALLOW_RUN_AS_ROOT := 1
+export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
+
+# Good: it runs, its Python is new enough, and it was made for this folder (a venv can't be moved).
+GOOD_VENV := grep -qF '$(VENV)' .venv/bin/activate 2>/dev/null && \
+	.venv/bin/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+ifneq ($(wildcard $(STAMP)),)
+$(shell $(GOOD_VENV) || rm -f $(STAMP))
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help venv run test test-slow lint clean
+
+help:
+	@echo 'make venv       install into .venv (the other targets do so themselves)'
+	@echo 'make run        train the main job for $(STEPS) environment steps (STEPS=n) on nine ranks, print its cost'
+	@echo 'make test       the tests, in minutes'
+	@echo 'make test-slow  the tests that train for long'
+	@echo 'make lint       ruff and mypy'
+	@echo 'make clean      remove caches and build leftovers; .venv and results stay'
+
+venv: $(STAMP)
+
+# The stamp is written last, so that an install that was cut short is taken up again.
+$(STAMP): setup.py
+	@rm -f $@
+	@$(GOOD_VENV) || { \
+		for python in python3.11 python3 python3.12 python3.13; do \
+			"$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+			echo "making .venv with $$("$$python" --version)"; \
+			exec "$$python" -m venv --clear .venv; \
+		done; \
+		echo 'error: no Python 3.11 or newer with its venv module (Debian: apt install python3-venv)' >&2; \
+		exit 1; \
+	}
+	.venv/bin/python -m pip install -q -e '.[mpi,smax,mpe,dev]'
+	@# Nine ranks on fewer cores: mpirun would refuse, or bind every rank to one core.
+	@printf '%s\n' 'rmaps_default_mapping_policy = :OVERSUBSCRIBE' 'hwloc_default_binding_policy = none' \
+		> .venv/etc/prte-mca-params.conf
+	@grep -q OMPI_ALLOW_RUN_AS_ROOT .venv/bin/activate || printf '%s\n' '# Open MPI refuses root without both.' \
+		'export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1' >> .venv/bin/activate
+	@touch $@
+
+run: venv
+	mpirun -np 9 --hostfile hostfiles/localhost python -m sde_harl.run configs/smac.yaml train.steps=$(STEPS)
+	@python analysis/resource_consumption.py "$$(python -c 'from pathlib import Path; \
+		print(max(Path("results").rglob("run.h5"), key=lambda path: path.stat().st_mtime))')"
+
+test: venv
+	python -m pytest -q -m 'not slow'
+
+test-slow: venv
+	python -m pytest -q -m slow
+
+lint: venv
+	python -m ruff check .
+	python -m mypy sde_harl analysis
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find sde_harl analysis benchmarks tests -name __pycache__ -prune -exec rm -rf {} +

