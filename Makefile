@@ -31,7 +31,7 @@ help:
 venv: $(STAMP)
 
 # The stamp is written last, so that an install that was cut short is taken up again.
-$(STAMP): setup.py
+$(STAMP): setup.py Makefile
 	@rm -f $@
 	@$(GOOD_VENV) || { \
 		for python in python3.11 python3 python3.12 python3.13; do \
@@ -43,8 +43,8 @@ $(STAMP): setup.py
 		exit 1; \
 	}
 	.venv/bin/python -m pip install -q -e '.[mpi,smax,mpe,dev]'
-	@# Nine ranks on fewer cores: mpirun would refuse, or bind every rank to one core.
-	@printf '%s\n' 'rmaps_default_mapping_policy = :OVERSUBSCRIBE' 'hwloc_default_binding_policy = none' \
+	@# Nine ranks on fewer cores: mpirun would refuse, or bind each to one core. Without "slot", it would put all on the first host.
+	@printf '%s\n' 'rmaps_default_mapping_policy = slot:OVERSUBSCRIBE' 'hwloc_default_binding_policy = none' \
 		> .venv/etc/prte-mca-params.conf
 	@grep -q OMPI_ALLOW_RUN_AS_ROOT .venv/bin/activate || printf '%s\n' '# Open MPI refuses root without both.' \
 		'export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1' >> .venv/bin/activate

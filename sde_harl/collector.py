@@ -5,6 +5,7 @@ N agents, T time, E environments (E/2 a slot), A actions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -75,24 +76,28 @@ class Seat:
 
 
 class Collector:
-    """Fills rollouts from two seats."""
+    """Fills rollouts from two seats; `ended` is told of episodes as they end, for a killed run shall not lose them."""
 
-    def __init__(self, seats: list[Seat], rollout: Rollout, generator: np.random.Generator) -> None:
-        self._seats, self.rollout, self._generator = seats, rollout, generator
+    def __init__(
+        self,
+        seats: list[Seat],
+        rollout: Rollout,
+        generator: np.random.Generator,
+        ended: Callable[[Episodes], None],
+    ) -> None:
+        self._seats, self.rollout, self._generator, self._ended = seats, rollout, generator, ended
 
-    def collect(self, policy: ActingPolicy, first_step: int) -> list[Episodes]:
-        """Play T steps of all environments into the rollout; the episodes that ended."""
-        ended: list[Episodes | None] = []
+    def collect(self, policy: ActingPolicy, first_step: int) -> None:
+        """Play T steps of all environments into the rollout."""
         steps = len(self.rollout.rewards)
         for t in range(steps):
             for seat in self._seats:
                 if t:
-                    ended.append(self._finish(seat, t - 1))
+                    self._finish(seat, t - 1)
                 self._begin(seat, t, policy, first_step + t)
         for seat in self._seats:
-            ended.append(self._finish(seat, steps - 1))
+            self._finish(seat, steps - 1)
             self.rollout.states[steps, seat.rows] = seat.step.state
-        return [each for each in ended if each is not None]
 
     def _begin(self, seat: Seat, t: int, policy: ActingPolicy, step: int) -> None:
         rollout, rows, now = self.rollout, seat.rows, seat.step
@@ -105,14 +110,15 @@ class Collector:
         rollout.log_probs[:, t, rows] = decision.log_probs
         rollout.latents[:, t, rows] = latents
 
-    def _finish(self, seat: Seat, t: int) -> Episodes | None:
+    def _finish(self, seat: Seat, t: int) -> None:
         ended = seat.advance()
         rollout, rows, now = self.rollout, seat.rows, seat.step
         rollout.rewards[t, rows] = now.rewards
         rollout.terminated[t, rows] = now.terminated
         rollout.truncated[t, rows] = now.truncated
         rollout.final_states[t, rows] = now.final_state
-        return ended
+        if ended is not None:
+            self._ended(ended)
 
 
 def evaluate(seats: list[Seat], policy: ActingPolicy, episodes: int, step: int) -> Episodes:

@@ -36,7 +36,7 @@ class EnvConfig:
     map: str = "3s5z"
     """Map (smac) or scenario (mpe: simple_spread, simple_reference, simple_speaker_listener)."""
     backend: str = "auto"
-    """Who plays it; smac: starcraft2, smax (JaxMARL's embedded battles), or auto: StarCraft II where it is installed, else smax."""
+    """smac: starcraft2, smax (JaxMARL's embedded battles), or auto: StarCraft II where it is found, else smax."""
     continuous_actions: bool = False
     """Continuous instead of discrete actions, where the benchmark has both (mpe)."""
 
@@ -145,7 +145,7 @@ class LinkConfig:
 class TrainConfig:
     """How much is played."""
 
-    steps: int = _number(5_000_000, least=1)
+    steps: int = _number(5_000_000, least=1, most=1e15)
     """Environment steps of the run."""
     envs: int = _number(64, least=2)
     """Environments, in two half-batches: an even number."""
@@ -302,7 +302,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 def to_yaml(config: Config) -> str:
     """The complete file; `from_yaml` reads it back to an equal Config."""
-    return yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=None)
+    return str(yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=None))
 
 
 def from_yaml(text: str, source: str) -> Config:
@@ -317,7 +317,7 @@ def help_text() -> str:
     for section, item in _fields():
         owner = _section_types()[section] if section else Config
         key = f"{section}.{item.name}" if section else item.name
-        default = item.default if item.default is not dataclasses.MISSING else item.default_factory()  # type: ignore[misc]
+        default = getattr(owner(), item.name)
         lines.append(f"  {key:<28} {item.type!s:<8.8} {default!s:<10} {docs[owner.__name__, item.name]}")
     lines += ["", f"HARL's flags understood: {', '.join('--' + key for key in HARL_KEYS)}"]
     return "\n".join(lines)
@@ -335,7 +335,8 @@ def _arguments(argv: list[str]) -> tuple[list[str], Layer]:
             key = flag if "." in flag else HARL_KEYS.get(flag)
             if key is None:
                 near = difflib.get_close_matches(flag, HARL_KEYS, 1)
-                raise UserError(f"--{flag}: no such flag{f'; did you mean --{near[0]}?' if near else ''}; --help lists all")
+                hint = f"; did you mean --{near[0]}?" if near else ""
+                raise UserError(f"--{flag}: no such flag{hint}; --help lists all")
             value = text if equals else next(words, None)
             if value is None:
                 raise UserError(f"--{flag}: needs a value")
@@ -347,11 +348,15 @@ def _arguments(argv: list[str]) -> tuple[list[str], Layer]:
     return files, given
 
 
+BAD_YAML = (yaml.YAMLError, ValueError, KeyError, OverflowError, RecursionError)
+"""What PyYAML raises for text that is not YAML, or only just."""
+
+
 def _scalar(text: str, source: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"{source}: not a YAML value") from None
+    except BAD_YAML:
+        raise UserError(f"{source[:80]}: not a YAML value") from None
 
 
 def _read(path: Path) -> Layer:
@@ -379,10 +384,11 @@ class _Loader(yaml.SafeLoader):
 def _load(text: str, source: str) -> Any:
     try:
         return yaml.load(text, _Loader)  # noqa: S506  a SafeLoader
-    except yaml.YAMLError as error:
+    except BAD_YAML as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{source}:{mark.line + 1}" if mark else source
-        raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
+        problem = getattr(error, "problem", None) or type(error).__name__
+        raise UserError(f"{where}: not valid YAML: {problem}") from error
 
 
 def _flat(tree: Any, source: str) -> Layer:
@@ -393,9 +399,9 @@ def _flat(tree: Any, source: str) -> Layer:
     layer: Layer = {}
     for name, value in tree.items():
         if name in _section_types():
-            if not isinstance(value, dict):
+            if not isinstance(value, (dict, type(None))):
                 raise UserError(f"{name}: a section of keys is expected, got {value!r} ({source})")
-            layer.update({f"{name}.{key}": Value(each, source) for key, each in value.items()})
+            layer.update({f"{name}.{key}": Value(each, source) for key, each in (value or {}).items()})
         else:
             layer[str(name)] = Value(value, source)
     return layer
@@ -423,16 +429,22 @@ def _checked(key: str, raw: Any, source: str, item: dataclasses.Field[Any], kind
     """The value in the field's type and within its bounds."""
     value = _convert(raw, kind)
     if value is None:
-        raise UserError(f"{key}: expected {_spell(kind)}, got {raw!r} ({source})")
+        raise UserError(f"{key}: expected {_spell(kind)}, got {_brief(raw)} ({source})")
     choices = item.metadata.get("choices")
     if choices and value not in choices:
-        raise UserError(f"{key}: expected one of {', '.join(choices)}, got {raw!r} ({source})")
+        raise UserError(f"{key}: expected one of {', '.join(choices)}, got {_brief(raw)} ({source})")
     if "least" in item.metadata:
         least, most, above = (item.metadata[name] for name in ("least", "most", "above"))
         if not (least <= value <= most and value > above and math.isfinite(value)):
-            bound = f"above {above:g}" if above > -math.inf else f"{least:g} or more" if most == math.inf else f"{least:g} to {most:g}"
-            raise UserError(f"{key}: must be {bound}, got {raw!r} ({source})")
+            bound = f"{least:g} or more" if most == math.inf else f"{least:g} to {most:g}"
+            bound = f"above {above:g}" if above > -math.inf else bound
+            raise UserError(f"{key}: must be {bound}, got {_brief(raw)} ({source})")
     return value
+
+
+def _brief(raw: Any) -> str:
+    text = repr(raw)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _convert(raw: Any, kind: Any) -> Any:
@@ -440,7 +452,7 @@ def _convert(raw: Any, kind: Any) -> Any:
     if kind in (int, float) and isinstance(raw, (str, int, float)) and not isinstance(raw, bool):
         try:
             number = float(raw)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         if kind is float:
             return number
@@ -451,6 +463,8 @@ def _convert(raw: Any, kind: Any) -> Any:
     if get_origin(kind) is dict and isinstance(raw, dict):
         pairs = {_convert(key, int): _convert(each, int) for key, each in raw.items()}
         return None if None in pairs or None in pairs.values() else pairs
+    if kind is str and isinstance(raw, (int, float)) and not isinstance(raw, bool):
+        return str(raw)  # an experiment may well be called 7
     return raw if kind in (bool, str) and isinstance(raw, kind) else None
 
 
@@ -480,7 +494,8 @@ def _check_together(config: Config, layer: Layer) -> None:
         raise UserError(f"algo.minibatches: more than the {envs * config.train.rollout} rows of a rollout")
     agents = [agent for group in policy.groups for agent in group]
     if sorted(agents) != list(range(len(agents))) or () in policy.groups:
-        raise UserError(f"policy.groups: every agent from 0 on exactly once, got {[*policy.groups]} ({source('policy.groups')})")
+        groups = [list(group) for group in policy.groups]
+        raise UserError(f"policy.groups: every agent from 0 on exactly once, got {groups} ({source('policy.groups')})")
 
 
 def _section_types() -> dict[str, type]:

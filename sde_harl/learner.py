@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Callable
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -46,6 +45,7 @@ class Learner:
     def __init__(self, config: Config, transport: Transport) -> None:
         self.config = config
         torch.set_num_threads(config.train.threads or os.cpu_count() or 1)
+        torch.set_flush_denormal(True)  # a policy that has made up its mind is full of them, at a hundred times the cost
         backend, line = resolve_backend(config.env)
         self._stages, self._process = Stages(), Process()
         half = config.train.envs // SLOTS
@@ -76,7 +76,8 @@ class Learner:
         self.algorithm = algorithm(self.policy, critic, config.algo, config.codec, self._torch)
         self._rollout = Rollout(self.spec, config.train.rollout, config.train.envs, shape.latent_max())
         self._seats = [Seat(slot, env, self.fleet, self._stages) for slot, env in enumerate(envs)]
-        self._collector = Collector(self._seats, self._rollout, self._numpy)
+        self._collector = Collector(self._seats, self._rollout, self._numpy, self._played)
+        self._episodes: list[Episodes] = []
         self._eval_seats: list[Seat] = []
         self.steps = 0
         self._started = now_ns()
@@ -92,9 +93,11 @@ class Learner:
         try:
             self._train()
         finally:
-            self._checkpoint("last")
-            self._record.close()
-            self._metrics.close()
+            try:
+                self._checkpoint("last")
+            finally:
+                self._record.close()
+                self._metrics.close()
 
     def _train(self) -> None:
         self._publish()
@@ -111,12 +114,12 @@ class Learner:
     def _update(self) -> None:
         """One rollout and what is learnt from it."""
         started, first = now_ns(), self.steps // self.config.train.envs
-        episodes = Episodes.join(self._collector.collect(self._acting, first))
+        self._collector.collect(self._acting, first)
         self.steps += self._rollout.rewards.size
+        episodes, self._episodes = Episodes.join(self._episodes), []
         with self._stages("report"):
             decisions, resources = self.fleet.report()
             self._record_decisions(decisions, resources)
-            self._record_episodes(episodes, train=True)
         with self._stages("learn"):
             scalars = self.algorithm.update(self._rollout, self.steps / self.config.train.steps)
         with self._stages("publish"):
@@ -170,22 +173,31 @@ class Learner:
         tensors |= {f"critic.{key}": value for key, value in self.algorithm.critic.critic.state_dict().items()}
         tensors["value_norm"] = self.algorithm.critic.norm.state()
         meta = {"env": self.spec.name, "algo": self.config.algo.name, "steps": self.steps, "version": self.fleet.version}
-        save(self.folder / "models" / f"{name or self.steps}.pt", tensors, meta)
+        try:
+            save(self.folder / "models" / f"{name or self.steps}.pt", tensors, meta)
+        except UserError as error:
+            if self.config.record.on_disk_full == "stop":
+                raise
+            self._metrics.note(str(error))
+
+    def _played(self, episodes: Episodes) -> None:
+        self._episodes.append(episodes)
+        self._record_episodes(episodes, train=True)
 
     def _record_episodes(self, episodes: Episodes, train: bool) -> None:
-        if len(episodes.length):
-            self._record.add(
-                "episodes",
-                step=np.full(len(episodes.length), self.steps),
-                slot=episodes.environment % self.config.train.envs // (self.config.train.envs // SLOTS),
-                env=episodes.environment,
-                train=np.full(len(episodes.length), train),
-                seed=episodes.seed,
-                length=episodes.length,
-                won=episodes.won,
-                policy_version=np.full(len(episodes.length), self.fleet.version),
-                **{"return": episodes.returns},
-            )
+        count = len(episodes.length)
+        self._record.add(
+            "episodes",
+            step=np.full(count, self.steps),
+            slot=episodes.environment // (self.config.train.envs // SLOTS),
+            env=episodes.environment,
+            train=np.full(count, train),
+            seed=episodes.seed,
+            length=episodes.length,
+            won=episodes.won,
+            policy_version=np.full(count, self.fleet.version),
+            **{"return": episodes.returns},
+        )
 
     def _record_decisions(self, decisions: Decisions, resources: dict[int, Resources]) -> None:
         count, agents = decisions.payload_bytes.shape

@@ -1,7 +1,7 @@
 """The program: `python -m sde_harl.run CONFIG [key=value ...]`, alone or under mpirun. Finds this rank's role and runs it.
 
 Rank 0 is the learner; every other rank is an executor, which reads no file: rank 0 tells it what to be. Exit codes: 0 done,
-2 something the user can mend (one line on rank 0), 130 stopped by Ctrl-C or SIGTERM with everything saved, 1 a defect.
+2 something the user can mend (one line on rank 0), 130 stopped (Ctrl-C, SIGTERM, SIGUSR1) with everything saved, 1 a defect.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 from sde_harl.errors import UserError
 from sde_harl.link.transport import Loopback, Mpi, Transport, launched_ranks
 
-MENDABLE, INTERRUPTED, DEFECT = 2, 130, 1
+MENDABLE, INTERRUPTED = 2, 130
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""Save and end. mpirun turns Ctrl-C into SIGTERM and kills soon after; SIGUSR1 it passes on and leaves us our time."""
 
 
 def main(argv: list[str]) -> int:
@@ -27,7 +29,8 @@ def main(argv: list[str]) -> int:
     rank, size = launched_ranks()
     if rank:
         return run_executor()
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in STOPS:
+        signal.signal(number, _interrupt)
     transport: Transport | None = None
     reason = ""
     try:
@@ -46,6 +49,8 @@ def main(argv: list[str]) -> int:
         reason = f"rank 0 failed: {type(error).__name__}: {error}"
         raise
     finally:
+        for number in STOPS:
+            signal.signal(number, signal.SIG_IGN)  # an executor's exit code makes mpirun end us, who are ending anyway
         if transport:
             dismiss(transport, reason)
 
@@ -81,11 +86,11 @@ def loopback() -> Transport:
 
 
 def run_executor() -> int:
-    """Ranks 1..N. Ctrl-C and SIGTERM are the server's to handle: it saves, then says goodbye."""
+    """Ranks 1..N. To stop is the server's business: it saves, then says goodbye."""
     from sde_harl.executor import serve
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)
     transport = Mpi()
     try:
         serve(transport)

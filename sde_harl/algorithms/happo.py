@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sde_harl.algorithms.on_policy import CriticTrainer, minibatches
+from sde_harl.algorithms.on_policy import CriticTrainer, minibatches, shuffle
 from sde_harl.algorithms.rollout import Rollout
 from sde_harl.config import AlgoConfig, CodecConfig
 from sde_harl.policy.critic import Critic
@@ -76,16 +76,19 @@ class Happo:
         self, net: GroupNet, optimizer: GroupOptimizer, rows: Rows, surrogate: Tensor
     ) -> dict[str, float]:
         history: list[dict[str, float]] = []
-        for part in minibatches(rows.features.shape[1], self._algo, self._generator):
-            batch = Rows(*(each[:, part] for each in rows))
-            output = net(batch.features)
-            loss, report = self._policy_loss(output.logits, batch, surrogate[part])
-            if net.latent_model:
-                rate = net.latent_model.rate(self._rate_rows(output.latents), self._generator)
-                loss = loss + self._codec.rate_coef * rate
-                report["rate_bits"] = rate.item()
-            report["grad_norm"] = optimizer.step(loss)
-            history.append(report)
+        order = shuffle(len(surrogate), self._algo, self._generator)
+        rows, surrogate = Rows(*(each[:, order] for each in rows)), surrogate[order]
+        for epoch in minibatches(len(surrogate), self._algo):
+            for index, part in enumerate(epoch):
+                batch = Rows(*(each[:, part] for each in rows))
+                output = net(batch.features)
+                loss, report = self._policy_loss(output.logits, batch, surrogate[part])
+                if net.latent_model and not index:
+                    # Once an epoch, weighed for all its minibatches: the entropy model costs as much as the policy.
+                    rate = net.latent_model.rate(self._rate_rows(output.latents), self._generator)
+                    loss = loss + self._codec.rate_coef * len(epoch) * rate
+                report["grad_norm"] = optimizer.step(loss, coded=not index)
+                history.append(report)
         scalars = {key: float(np.mean([report[key] for report in history])) for key in history[0]}
         # Before the first step the ratio is 1 but for rounding; more would mean that what acted is not what is trained.
         return scalars | {"ratio_error": history[0]["ratio_error"]}
@@ -130,15 +133,13 @@ class GroupOptimizer:
             self._density = torch.optim.Adam(net.latent_model.density_parameters(), codec.lr, fused=True)
             self._quantiles = torch.optim.Adam(net.latent_model.quantile_parameters(), codec.aux_lr, fused=True)
 
-    def step(self, loss: Tensor) -> float:
-        """One step of all; returns the policy's gradient norm before clipping."""
-        self.policy.zero_grad()
-        if self._density:
-            self._density.zero_grad()
+    def step(self, loss: Tensor, coded: bool) -> float:
+        """One step of all, of the entropy model where the loss has the rate in it; the policy's gradient norm before clipping."""
+        self._net.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self._net.policy_parameters(), self._max_norm)
         self.policy.step()
-        if self._density and self._quantiles:
+        if coded and self._density and self._quantiles:
             self._density.step()
             self._quantiles.zero_grad()
             self._net.latent_model.aux_loss().backward()

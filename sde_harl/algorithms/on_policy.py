@@ -5,6 +5,7 @@ T time, E environments, S state, B = T * E rows.
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -106,11 +107,12 @@ class CriticTrainer:
         """Some epochs of the clipped huber value loss; returns scalars to log."""
         self.norm.update(estimate.returns)
         mean, std = self.norm.statistics()
-        states = torch.from_numpy(rollout.states[:-1]).flatten(0, 1)  # (B, S)
-        targets = torch.from_numpy((estimate.returns.reshape(-1) - mean) / std).float()
-        old = torch.from_numpy((estimate.values.reshape(-1) - mean) / std).float()
+        order = shuffle(estimate.returns.size, self._config, self._generator)
+        states = torch.from_numpy(rollout.states[:-1]).flatten(0, 1)[order]  # (B, S)
+        targets = torch.from_numpy((estimate.returns.reshape(-1) - mean) / std).float()[order]
+        old = torch.from_numpy((estimate.values.reshape(-1) - mean) / std).float()[order]
         total, count = 0.0, 0
-        for rows in minibatches(len(targets), self._config, self._generator):
+        for rows in itertools.chain(*minibatches(len(targets), self._config)):
             loss = self._loss(self.critic(states[rows]), targets[rows], old[rows])
             self.optimizer.zero_grad()
             (loss * self._config.value_coef).backward()
@@ -134,10 +136,12 @@ class CriticTrainer:
         return self.critic(torch.from_numpy(states)).numpy()
 
 
-def minibatches(rows: int, config: AlgoConfig, generator: torch.Generator) -> list[slice | Tensor]:
-    """Row selections of all epochs; a single minibatch is a slice, which copies nothing."""
-    if config.minibatches == 1:
-        return [slice(None)] * config.epochs
-    return [
-        part for _ in range(config.epochs) for part in torch.randperm(rows, generator=generator).chunk(config.minibatches)
-    ]
+def minibatches(rows: int, config: AlgoConfig) -> list[list[slice]]:
+    """Row selections, a list an epoch. Slices of rows that the caller has shuffled once, for slices copy nothing."""
+    edges = np.linspace(0, rows, config.minibatches + 1).astype(int).tolist()
+    return [[slice(*edge) for edge in zip(edges[:-1], edges[1:])]] * config.epochs
+
+
+def shuffle(rows: int, config: AlgoConfig, generator: torch.Generator) -> slice | Tensor:
+    """An order of rows for `minibatches`; with one minibatch any order will do."""
+    return slice(None) if config.minibatches == 1 else torch.randperm(rows, generator=generator)

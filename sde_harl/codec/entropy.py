@@ -98,8 +98,10 @@ class LatentModel(nn.Module):
         """
         noise = torch.rand(z.shape, generator=generator, device=z.device) - 0.5
         values = (z + noise).transpose(1, 2).reshape(self.agents * self.latent, 1, -1)  # (n * Z, 1, R)
-        likelihood, _, _ = self.bottleneck._likelihood(values)
-        return -torch.log2(self.bottleneck.likelihood_lower_bound(likelihood)).mean()
+        # Both ends of every interval in one pass; CompressAI's _likelihood takes two.
+        ends = self.bottleneck._logits_cumulative(torch.cat((values - 0.5, values + 0.5), -1), stop_gradient=False)
+        lower, upper = ends.sigmoid().chunk(2, -1)
+        return -torch.log2(self.bottleneck.likelihood_lower_bound(upper - lower)).mean()
 
     def aux_loss(self) -> Tensor:
         """Scalar that pulls the quantiles to where the densities have them; only the quantiles get a gradient."""

@@ -1,0 +1,39 @@
+"""Started by tests, alone or under mpirun: plays two rollouts with learning between them and prints what must agree.
+
+Arguments as for sde_harl.run. Rank 0 prints one line of JSON: hashes of symbols-as-latents, actions and returns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+
+from sde_harl.config import parse
+from sde_harl.learner import Learner
+from sde_harl.link.transport import Mpi, launched_ranks
+from sde_harl.run import dismiss, loopback, run_executor
+
+
+def main() -> int:
+    rank, size = launched_ranks()
+    if rank:
+        return run_executor()
+    transport = Mpi() if size > 1 else loopback()
+    config = parse(sys.argv[1:]).config
+    assert config is not None
+    learner = Learner(config, transport)
+    learner._publish()
+    prints = []
+    for _ in range(2):
+        learner._update()
+        arrays = (learner._rollout.latents, learner._rollout.actions, learner._rollout.rewards, learner._rollout.log_probs)
+        prints.append([hashlib.sha256(each.tobytes()).hexdigest() for each in arrays])
+    learner._record.close()
+    print(json.dumps({"executors": len(learner.fleet.hosts), "prints": prints, "folder": str(learner.folder)}))
+    dismiss(transport, "")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
