@@ -43,7 +43,8 @@ $(STAMP): setup.py Makefile
 		exit 1; \
 	}
 	.venv/bin/python -m pip install -q -e '.[mpi,smax,mpe,dev]'
-	@# Nine ranks on fewer cores: mpirun would refuse, or bind each to one core. Without "slot", it would put all on the first host.
+	@# Nine ranks on fewer cores: mpirun would refuse, or bind each rank to one core. Mapping is by slot, since
+	@# OVERSUBSCRIBE alone puts every rank on the first host of the hostfile.
 	@printf '%s\n' 'rmaps_default_mapping_policy = slot:OVERSUBSCRIBE' 'hwloc_default_binding_policy = none' \
 		> .venv/etc/prte-mca-params.conf
 	@grep -q OMPI_ALLOW_RUN_AS_ROOT .venv/bin/activate || printf '%s\n' '# Open MPI refuses root without both.' \
