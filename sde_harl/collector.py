@@ -46,7 +46,9 @@ class Seat:
         self.step: Step = self._env.reset()
         self._seeds = self._env.episode_seeds().copy()
 
-    def decide(self, step: int, policy: ActingPolicy, generator: np.random.Generator | None) -> tuple[Decision, np.ndarray]:
+    def decide(
+        self, step: int, policy: ActingPolicy, generator: np.random.Generator | None
+    ) -> tuple[Decision, np.ndarray]:
         """Sense, gather the latents, choose actions, start the environments; the decision and the latents (N, E, Z)."""
         with self._stages("send"):
             self._fleet.sense(self._slot, step, self.step.obs.swapaxes(0, 1))
@@ -69,10 +71,8 @@ class Seat:
         if not len(ended):
             return None
         seeds, self._seeds = self._seeds[ended], self._env.episode_seeds().copy()
-        step = self.step
-        return Episodes(
-            self.rows.start + ended, seeds, step.lengths[ended].astype(np.int64), step.returns[ended], step.won[ended].astype(np.int64)
-        )
+        lengths, won = self.step.lengths[ended].astype(np.int64), self.step.won[ended].astype(np.int64)
+        return Episodes(self.rows.start + ended, seeds, lengths, self.step.returns[ended], won)
 
 
 class Collector:

@@ -1,4 +1,4 @@
-"""Rank 0's loop: collect -> report -> learn -> publish -> evaluate -> record. Says nothing of MPI or of an algorithm's insides."""
+"""Rank 0's loop: collect -> report -> learn -> publish -> evaluate -> record. Knows no MPI, no algorithm's insides."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from sde_harl.envs import make, resolve_backend
 from sde_harl.envs.base import EnvSpec
 from sde_harl.errors import UserError
 from sde_harl.executor import hello
-from sde_harl.fleet import Fleet, Hello, Plan
+from sde_harl.fleet import Fleet, Plan
 from sde_harl.link.transport import Transport
 from sde_harl.link.wire import HEADER, Resources
 from sde_harl.meters.process import Process
@@ -45,7 +45,9 @@ class Learner:
     def __init__(self, config: Config, transport: Transport) -> None:
         self.config = config
         torch.set_num_threads(config.train.threads or os.cpu_count() or 1)
-        torch.set_flush_denormal(True)  # a policy that has made up its mind is full of them, at a hundred times the cost
+        for kind in (np.float32, np.float64):
+            np.finfo(kind).smallest_subnormal  # noqa: B018  numpy looks once, and would warn with denormals flushed
+        torch.set_flush_denormal(True)  # a policy that has made up its mind is full of them, and they are slow
         backend, line = resolve_backend(config.env)
         self._stages, self._process = Stages(), Process()
         half = config.train.envs // SLOTS
@@ -69,7 +71,8 @@ class Learner:
         self._record = RunFile(self.folder / "run.h5", self._meta(backend), config.record.on_disk_full)
         self._metrics = Metrics(self.folder, config.record.tensorboard, config.train.steps)
         self._metrics.note(line)
-        self._metrics.note(f"{self.spec.name}, {config.algo.name}, {transport.size - 1} executor(s), run folder {self.folder}")
+        executors = transport.size - 1
+        self._metrics.note(f"{self.spec.name}, {config.algo.name}, {executors} executor(s), run folder {self.folder}")
         self._seed(config.seed)
         self.policy = SplitPolicy(self.spec, config.policy, config.codec, self._torch)
         critic = Critic(self.spec.state_size, config.policy, self._torch)
@@ -127,7 +130,8 @@ class Learner:
         elapsed = (now_ns() - started) * 1e-9
         seconds = self._stages.take()
         scalars |= {f"share/{name}": seconds.get(name, 0.0) / elapsed for name in STAGES}
-        scalars |= _summary(episodes) | _traffic(decisions, self._latent_elements()) | {"steps_per_s": self._rollout.rewards.size / elapsed}
+        scalars |= _summary(episodes) | _traffic(decisions, self._latent_elements())
+        scalars["steps_per_s"] = self._rollout.rewards.size / elapsed
         self._record.add("training", step=self.steps, **scalars)
         self._metrics.log(self.steps, scalars)
 
@@ -172,7 +176,12 @@ class Learner:
         tensors = {f"policy.{key}": value for key, value in self.policy.state_dict().items()}
         tensors |= {f"critic.{key}": value for key, value in self.algorithm.critic.critic.state_dict().items()}
         tensors["value_norm"] = self.algorithm.critic.norm.state()
-        meta = {"env": self.spec.name, "algo": self.config.algo.name, "steps": self.steps, "version": self.fleet.version}
+        meta: dict[str, str | int | float] = {
+            "env": self.spec.name,
+            "algo": self.config.algo.name,
+            "steps": self.steps,
+            "version": self.fleet.version,
+        }
         try:
             save(self.folder / "models" / f"{name or self.steps}.pt", tensors, meta)
         except UserError as error:
@@ -226,7 +235,8 @@ class Learner:
         rank, cpu, rss, peak = (np.array(column) for column in zip(*rows))
         time_s = np.full(len(rows), (now_ns() - self._started) * 1e-9)
         step = np.full(len(rows), self.steps)
-        self._record.add("resources", rank=rank, step=step, time_s=time_s, cpu_s=cpu, rss_bytes=rss, peak_rss_bytes=peak)
+        usage = {"cpu_s": cpu, "rss_bytes": rss, "peak_rss_bytes": peak}
+        self._record.add("resources", rank=rank, step=step, time_s=time_s, **usage)
 
     def _latent_elements(self) -> int:
         """Latent elements of one decision of all agents."""
@@ -234,7 +244,7 @@ class Learner:
 
     def _meta(self, backend: str) -> dict[str, str | int | float]:
         config, spec = self.config, self.spec
-        hosts = [Hello(**hello())._asdict()] + [each._asdict() for _, each in sorted(self.fleet.hosts.items())]  # type: ignore[arg-type]
+        hosts = [hello()] + [each._asdict() for _, each in sorted(self.fleet.hosts.items())]
         return {
             "config": to_yaml(config),
             "env": spec.name,

@@ -1,7 +1,8 @@
-"""The program: `python -m sde_harl.run CONFIG [key=value ...]`, alone or under mpirun. Finds this rank's role and runs it.
+"""The program: `python -m sde_harl.run CONFIG [key=value ...]`, alone or under mpirun. Runs this rank's role.
 
-Rank 0 is the learner; every other rank is an executor, which reads no file: rank 0 tells it what to be. Exit codes: 0 done,
-2 something the user can mend (one line on rank 0), 130 stopped (Ctrl-C, SIGTERM, SIGUSR1) with everything saved, 1 a defect.
+Rank 0 is the learner; every other rank is an executor, which reads no file: rank 0 tells it what to be. Exit codes:
+0 done; 2 something the user can mend (one line on rank 0); 130 stopped by Ctrl-C, SIGTERM or SIGUSR1 with everything
+saved; 1 a defect.
 """
 
 from __future__ import annotations
@@ -42,7 +43,6 @@ def main(argv: list[str]) -> int:
         print(f"error: {reason}", file=sys.stderr)
         return MENDABLE
     except KeyboardInterrupt:
-        reason = "interrupted"
         print("interrupted: everything so far is saved", file=sys.stderr)
         return INTERRUPTED
     except BaseException as error:
@@ -64,7 +64,7 @@ def lead(argv: list[str], transport: Transport | None) -> None:
         print(request.text)
         return
     if transport and request.config.placement.mode == "local":
-        raise UserError(f"placement.mode: local is one process, but mpirun started {transport.size}; use placement.mode=agents")
+        raise UserError(f"placement.mode: local is one process, mpirun started {transport.size}; use mode agents")
     from sde_harl.learner import Learner
 
     Learner(request.config, transport or loopback()).run()

@@ -101,7 +101,7 @@ def test_agents_learn_to_name_what_they_see(codec: str) -> None:
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_climbing_game_does_not_end_at_its_punishment(seed: int) -> None:
-    """Claus & Boutilier's climbing game (AAAI 1998): payoffs 11, 7, 5 on safe ground, -30 for a miss beside the best."""
+    """Claus & Boutilier's climbing game (AAAI 1998): payoffs 11, 7, 5, and -30 for a miss beside the best."""
     payoff = np.array([[11.0, -30.0, 0.0], [-30.0, 7.0, 6.0], [0.0, 0.0, 5.0]], np.float32)
     game, rng = spec(2, 3, 2), np.random.default_rng(seed)
     happo, rollout = learner(game, lr=3e-3, entropy_coef=0.01), new_rollout(game, 256)

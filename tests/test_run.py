@@ -38,7 +38,8 @@ def test_agents_on_other_ranks_decide_the_same_bits(ranks: int, alone: dict[str,
     tables = []
     for folder in (result["folder"], str(alone["folder"])):
         with h5py.File(Path(folder) / "run.h5") as file:
-            tables.append({name: file["decisions"][name][:].tolist() for name in ("payload_bytes", "ideal_bits", "agent")})
+            decisions, columns = file["decisions"], ("payload_bytes", "ideal_bits", "agent")
+            tables.append({name: decisions[name][:].tolist() for name in columns})
     assert tables[0] == tables[1]
 
 
@@ -97,7 +98,7 @@ def test_ranks_that_cant_hold_the_placement_are_named() -> None:
 
 @needs_mpirun
 def test_an_executor_of_another_version_is_named(tmp_path: Path) -> None:
-    old = "import sde_harl; sde_harl.__version__ = '0.0.9'; import sys; from sde_harl.run import main; sys.exit(main([]))"
+    old = "import sys, sde_harl; sde_harl.__version__ = '0.0.9'; from sde_harl.run import main; sys.exit(main([]))"
     words = [str(MPIRUN), "-np", "1", sys.executable, *QUICK, f"record.dir={tmp_path}"]
     ended = launch_command([*words, ":", "-np", "1", sys.executable, "-c", old])
     assert ended.code != 0
@@ -137,7 +138,12 @@ def test_ctrl_c_stops_all_ranks_and_saves(ranks: int, tmp_path: Path) -> None:
 
 def limited(limit: int, *words: str) -> Ended:
     """Run with every file bounded to `limit` bytes: writes beyond it fail as on a full disk."""
-    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+
+
+    def bound() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
     done = subprocess.run(
         [sys.executable, *words],
         stdin=subprocess.DEVNULL,
@@ -145,7 +151,7 @@ def limited(limit: int, *words: str) -> Ended:
         text=True,
         env=environment(),
         timeout=100,
-        preexec_fn=lambda: (signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))),
+        preexec_fn=bound,
     )
     return Ended(done.returncode, done.stdout, done.stderr)
 

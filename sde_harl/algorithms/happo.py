@@ -128,18 +128,19 @@ class GroupOptimizer:
     def __init__(self, net: GroupNet, algo: AlgoConfig, codec: CodecConfig) -> None:
         self._net, self._max_norm = net, algo.max_grad_norm
         self.policy = torch.optim.Adam(net.policy_parameters(), algo.lr, eps=algo.adam_eps, fused=True)
-        self._density = self._quantiles = None
+        self._density: torch.optim.Optimizer | None = None
+        self._quantiles: torch.optim.Optimizer | None = None
         if net.latent_model:
             self._density = torch.optim.Adam(net.latent_model.density_parameters(), codec.lr, fused=True)
             self._quantiles = torch.optim.Adam(net.latent_model.quantile_parameters(), codec.aux_lr, fused=True)
 
     def step(self, loss: Tensor, coded: bool) -> float:
-        """One step of all, of the entropy model where the loss has the rate in it; the policy's gradient norm before clipping."""
+        """One step of all (of the entropy model if the loss has the rate in it); the policy's gradient norm."""
         self._net.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self._net.policy_parameters(), self._max_norm)
         self.policy.step()
-        if coded and self._density and self._quantiles:
+        if coded and self._net.latent_model and self._density and self._quantiles:
             self._density.step()
             self._quantiles.zero_grad()
             self._net.latent_model.aux_loss().backward()

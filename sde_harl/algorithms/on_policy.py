@@ -98,9 +98,8 @@ class CriticTrainer:
         if rollout.truncated.any():
             final_values[rollout.truncated] = self._values(rollout.final_states[rollout.truncated]) * std + mean
         config = self._config
-        result = advantages(
-            rollout.rewards, values, final_values, rollout.terminated, rollout.truncated, config.gamma, config.gae_lambda
-        )
+        ends = (final_values, rollout.terminated, rollout.truncated)
+        result = advantages(rollout.rewards, values, *ends, config.gamma, config.gae_lambda)
         return Estimate(result, result + values[:-1], values[:-1])
 
     def update(self, rollout: Rollout, estimate: Estimate) -> dict[str, float]:

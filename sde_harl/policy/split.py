@@ -1,6 +1,6 @@
 """The split policy in torch: what learns. One `GroupNet` holds the agents of one role group.
 
-    obs (n,B,O) -> local nets (n stacked) -> z (n,B,Z) -> quantise -> trunk (shared, told the identity) -> heads (n stacked)
+    obs (n,B,O) -> local nets (n stacked) -> z (n,B,Z) -> quantise -> trunk (shared) -> heads (n stacked)
 
 A policy is `blocks` blocks deep; the first `local_blocks` belong to each agent, the rest are the group's trunk. The
 trunk is conditioned on identity by a bias of the agent's own in its first block, which is what a one-hot identity
@@ -11,6 +11,7 @@ n agents of the group, B rows, O observation, Z latent, A actions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -58,6 +59,9 @@ def orthogonal(agents: int, size_in: int, size_out: int, gain: float, generator:
 
 class GroupNet(nn.Module):
     """Local nets, trunk and heads of one role group."""
+
+    mask: Tensor
+    count: Tensor
 
     def __init__(
         self,
@@ -113,11 +117,12 @@ class GroupNet(nn.Module):
 
     def quantise(self, latents: Tensor) -> Tensor:
         """What the server decodes, (n, B, Z), with a straight-through gradient."""
-        return self.latent_model.quantise(latents) if self.latent_model else quantise_plain(self.codec, latents)
+        decoded = self.latent_model.quantise(latents) if self.latent_model else quantise_plain(self.codec, latents)
+        return decoded if self.shape.local_blocks else decoded * self.mask  # what an agent has not, nobody sends
 
     def decide(self, decoded: Tensor) -> Tensor:
         """Logits (n, B, A) from decoded latents (n, B, Z)."""
-        n, rows = decoded.shape[:2]
+        n, rows = decoded.shape[0], decoded.shape[1]
         x = (decoded / LATENT_SCALE).reshape(n * rows, -1)
         for index, (weight, bias) in enumerate(zip(self.trunk_weights, self.trunk_biases)):
             x = torch.addmm(bias[0], x, weight[0])
@@ -146,9 +151,9 @@ class SplitPolicy(nn.Module):
     def __init__(self, spec: EnvSpec, policy: PolicyConfig, codec: CodecConfig, generator: torch.Generator) -> None:
         super().__init__()
         self.shape = local_shape(spec, policy, tuple(range(len(spec.agents))))
-        self.groups = nn.ModuleList(
-            GroupNet(members, spec, policy, codec, generator) for members in role_groups(policy.groups, len(spec.agents))
-        )
+        groups = role_groups(policy.groups, len(spec.agents))
+        self.groups = [GroupNet(members, spec, policy, codec, generator) for members in groups]
+        self.nets = nn.ModuleList(self.groups)  # registers their parameters; `groups` is the same list, typed
 
     def local_parameters(self) -> list[list[np.ndarray]]:
         """Per agent, its local net's arrays in wire order (without the agent axis), the latent scale folded in."""
@@ -169,7 +174,7 @@ class SplitPolicy(nn.Module):
         built = {
             agent: tables
             for net in self.groups
-            for agent, tables in zip(net.members, net.latent_model.build_tables(version))
+            for agent, tables in zip(net.members, net.latent_model.build_tables(version) if net.latent_model else ())
         }
         return [
             Tables(version, *(array[:size] for array in built[agent][1:]))
@@ -180,8 +185,9 @@ class SplitPolicy(nn.Module):
         """A numpy copy of the server's half, all agents stacked."""
         order = np.argsort([agent for net in self.groups for agent in net.members])
 
-        def by_agent(parts: list[Tensor]) -> np.ndarray:
-            return np.concatenate([part.detach().numpy() for part in parts])[order]
+        def by_agent(parts: Sequence[Tensor]) -> np.ndarray:
+            stacked: np.ndarray = np.concatenate([part.detach().numpy() for part in parts])[order]
+            return stacked
 
         def shared(name: str, index: int) -> np.ndarray:
             return by_agent([getattr(net, name)[index].expand(len(net.members), -1, -1) for net in self.groups])
@@ -190,5 +196,5 @@ class SplitPolicy(nn.Module):
         layers = [(shared("trunk_weights", k), shared("trunk_biases", k)) for k in range(depth)]
         first, bias = layers[0]
         layers[0] = (first / np.float32(LATENT_SCALE), bias + by_agent([net.identity for net in self.groups]))
-        layers.append((by_agent([net.head_weight for net in self.groups]), by_agent([net.head_bias for net in self.groups])))
-        return ActingPolicy(layers)
+        heads, biases = [net.head_weight for net in self.groups], [net.head_bias for net in self.groups]
+        return ActingPolicy([*layers, (by_agent(heads), by_agent(biases))])
