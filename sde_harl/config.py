@@ -1,17 +1,17 @@
-"""The configuration: a frozen dataclass a section, read from YAML in layers, checked whole before anything starts.
+"""The configuration: a frozen dataclass a section, built from layers of raw values and checked whole.
 
-Layers, later ones win: the defaults below, configs/algos/<algo.name>.yaml, configs/envs/<env.name>.yaml, the experiment's
-file, the command line. The text under a field is its help. Past `parse` there are only objects.
+The text under a field is its help. A layer comes from YAML or from the command line (command.py puts them in order);
+past `build` there are only objects.
 """
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import difflib
 import math
+import reprlib
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import yaml
@@ -20,7 +20,7 @@ from sde_harl.errors import UserError
 
 
 def _number(default: float, least: float = -math.inf, most: float = math.inf, above: float = -math.inf) -> Any:
-    return field(default=default, metadata={"least": least, "most": most, "above": above})
+    return field(default=default, metadata={"bounds": (least, most, above)})
 
 
 def _choice(default: str, *others: str) -> Any:
@@ -145,7 +145,7 @@ class LinkConfig:
 class TrainConfig:
     """How much is played."""
 
-    steps: int = _number(5_000_000, least=1, most=1e15)
+    steps: int = _number(5_000_000, least=1, most=10**15)
     """Environment steps of the run."""
     envs: int = _number(64, least=2)
     """Environments, in two half-batches: an even number."""
@@ -200,13 +200,6 @@ class Config:
     """Seed of everything random."""
 
 
-class Request(NamedTuple):
-    """What the command line asks for: a run, or a text to print."""
-
-    config: Config | None
-    text: str = ""
-
-
 class Value(NamedTuple):
     """A raw value and where it was written."""
 
@@ -217,234 +210,157 @@ class Value(NamedTuple):
 Layer = dict[str, Value]
 """Flat keys ("train.envs") and their raw values."""
 
-HARL_KEYS = {
-    "algo": "algo.name",
-    "env": "env.name",
-    "exp_name": "record.exp",
-    "seed": "seed",
-    "map_name": "env.map",
-    "scenario": "env.map",
-    "scenario_name": "env.map",
-    "lr": "algo.lr",
-    "critic_lr": "algo.critic_lr",
-    "opti_eps": "algo.adam_eps",
-    "ppo_epoch": "algo.epochs",
-    "actor_num_mini_batch": "algo.minibatches",
-    "clip_param": "algo.clip_coef",
-    "entropy_coef": "algo.entropy_coef",
-    "gamma": "algo.gamma",
-    "gae_lambda": "algo.gae_lambda",
-    "max_grad_norm": "algo.max_grad_norm",
-    "value_loss_coef": "algo.value_coef",
-    "huber_delta": "algo.huber_delta",
-    "use_clipped_value_loss": "algo.clip_value_loss",
-    "use_valuenorm": "algo.valuenorm",
-    "fixed_order": "algo.fixed_order",
-    "use_linear_lr_decay": "algo.lr_decay",
-    "use_feature_normalization": "policy.feature_norm",
-    "n_rollout_threads": "train.envs",
-    "episode_length": "train.rollout",
-    "num_env_steps": "train.steps",
-    "torch_threads": "train.threads",
-    "eval_episodes": "eval.episodes",
-    "log_dir": "record.dir",
+
+class Key(NamedTuple):
+    """One key of the configuration: its section ("" at the top), its field and the field's type."""
+
+    section: str
+    field: dataclasses.Field[Any]
+    kind: Any
+
+
+SECTIONS: dict[str, Any] = {
+    name: kind for name, kind in get_type_hints(Config).items() if dataclasses.is_dataclass(kind)
 }
-"""HARL's flag -> our key."""
+"""Every section's class."""
 
-USAGE = """usage:
-  python -m sde_harl.run CONFIG.yaml [key=value ...]           train in one process, or under mpirun:
-  mpirun -np 9 --hostfile hostfiles/localhost python -m sde_harl.run configs/smac.yaml train.steps=200000
-  python -m sde_harl.run --algo happo --env smac --exp_name test --seed 2 [--key value ...]      HARL's spelling
-  python -m sde_harl.run CONFIG.yaml --print-config            show the whole configuration and stop
-"""
-
-
-def parse(argv: list[str]) -> Request:
-    """Read the command line and the files it names. Raises UserError that names the key and the file."""
-    if "--help" in argv or "-h" in argv:
-        return Request(None, help_text())
-    files, given = _arguments([each for each in argv if each != "--print-config"])
-    if not files and not {"env.name", "algo.name"} & set(given):
-        raise UserError("no configuration: give a YAML file, or --algo and --env; --help tells more")
-    if len(files) > 1:
-        raise UserError(f"one configuration file at a time, got {' and '.join(files)}")
-    experiment = _read(Path(files[0])) if files else {}
-    folder = _defaults_folder(Path(files[0]).parent if files else Path("configs"))
-    layers = experiment | given
-    config = build(_defaults(folder, "algo", layers) | _defaults(folder, "env", layers) | layers)
-    return Request(None, to_yaml(config)) if "--print-config" in argv else Request(config)
+KEYS = {
+    f"{section}.{item.name}": Key(section, item, get_type_hints(owner)[item.name])
+    for section, owner in SECTIONS.items()
+    for item in dataclasses.fields(owner)
+}
+KEYS |= {
+    item.name: Key("", item, get_type_hints(Config)[item.name])
+    for item in dataclasses.fields(Config)
+    if item.name not in SECTIONS
+}
+"""Every key by its flat name, in the order of a file."""
 
 
 def build(layer: Layer) -> Config:
     """A checked Config from flat keys. Raises UserError for an unknown key, a wrong type or a value out of bounds."""
-    known = {f"{section}.{item.name}" if section else item.name: (section, item) for section, item in _fields()}
-    sections: dict[str, dict[str, Any]] = {}
-    for key, (raw, source) in layer.items():
-        if key not in known:
-            near = difflib.get_close_matches(key, known, 1, 0.3) or difflib.get_close_matches(
-                key.rpartition(".")[2], [each.rpartition(".")[2] for each in known], 1, 0.3
-            )
-            raise UserError(f"{key}: no such key ({source}){f'; did you mean {near[0]}?' if near else ''}")
-        section, item = known[key]
-        sections.setdefault(section, {})[item.name] = _checked(key, raw, source, item, _hints(section)[item.name])
-    top = sections.pop("", {})
-    config = Config(**{name: _section_types()[name](**values) for name, values in sections.items()}, **top)
+    values: dict[str, dict[str, Any]] = {section: {} for section in ("", *SECTIONS)}
+    for name, given in layer.items():
+        if name not in KEYS:
+            raise UserError(f"{shown(name)}: no such key ({given.source}){did_you_mean(name, KEYS, 0.3)}")
+        key = KEYS[name]
+        values[key.section][key.field.name] = _checked(name, given, key)
+    config = Config(**{section: kind(**values[section]) for section, kind in SECTIONS.items()}, **values[""])
     _check_together(config, layer)
     return config
 
 
-def to_dict(config: Config) -> dict[str, Any]:
-    """Plain nested values, as YAML has them."""
-    plain: dict[str, Any] = dataclasses.asdict(config)
-    plain["policy"]["groups"] = [list(group) for group in config.policy.groups]
-    return plain
-
-
 def to_yaml(config: Config) -> str:
     """The complete file; `from_yaml` reads it back to an equal Config."""
-    return str(yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=None))
+    plain: dict[str, Any] = dataclasses.asdict(config)
+    plain["policy"]["groups"] = [list(group) for group in config.policy.groups]
+    return str(yaml.safe_dump(plain, sort_keys=False, default_flow_style=None))
 
 
 def from_yaml(text: str, source: str) -> Config:
     """A Config from a complete or partial file's text; `source` names it in errors."""
-    return build(_flat(_load(text, source), source))
+    return build(layer_of(text, source))
 
 
-def help_text() -> str:
-    """Usage, and every key with type, default and meaning."""
-    lines = [USAGE, "keys (section.key=value; also as --section.key value):"]
-    docs = _docs()
-    for section, item in _fields():
-        owner = _section_types()[section] if section else Config
-        key = f"{section}.{item.name}" if section else item.name
-        default = getattr(owner(), item.name)
-        lines.append(f"  {key:<28} {item.type!s:<8.8} {default!s:<10} {docs[owner.__name__, item.name]}")
-    lines += ["", f"HARL's flags understood: {', '.join('--' + key for key in HARL_KEYS)}"]
-    return "\n".join(lines)
-
-
-def _arguments(argv: list[str]) -> tuple[list[str], Layer]:
-    """Configuration files, and the keys given on the command line."""
-    files: list[str] = []
-    given: Layer = {}
-    words = iter(argv)
-    for word in words:
-        name, equals, text = word.partition("=")
-        if word.startswith("--"):
-            flag = name[2:]
-            key = flag if "." in flag else HARL_KEYS.get(flag)
-            if key is None:
-                near = difflib.get_close_matches(flag, HARL_KEYS, 1)
-                hint = f"; did you mean --{near[0]}?" if near else ""
-                raise UserError(f"--{flag}: no such flag{hint}; --help lists all")
-            value = text if equals else next(words, None)
-            if value is None:
-                raise UserError(f"--{flag}: needs a value")
-            given[key] = Value(_scalar(value, word), "command line")
-        elif equals and not name.endswith((".yaml", ".yml")):
-            given[name] = Value(_scalar(text, word), "command line")
-        else:
-            files.append(word)
-    return files, given
-
-
-BAD_YAML = (yaml.YAMLError, ValueError, KeyError, OverflowError, RecursionError)
-"""What PyYAML raises for text that is not YAML, or only just."""
-
-
-def _scalar(text: str, source: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except BAD_YAML:
-        raise UserError(f"{source[:80]}: not a YAML value") from None
-
-
-def _read(path: Path) -> Layer:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: can't read the configuration: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a text file") from error
-    return _flat(_load(text, str(path)), str(path))
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice, where PyYAML would silently take the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for index, key in enumerate(keys):
-            if key in keys[:index]:
-                mark = node.value[index][0].start_mark
-                raise yaml.constructor.ConstructorError(None, None, f"{key} is given twice", mark)
-        return super().construct_mapping(node, deep)
-
-
-def _load(text: str, source: str) -> Any:
-    try:
-        return yaml.load(text, _Loader)  # noqa: S506  a SafeLoader
-    except BAD_YAML as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{source}:{mark.line + 1}" if mark else source
-        problem = getattr(error, "problem", None) or type(error).__name__
-        raise UserError(f"{where}: not valid YAML: {problem}") from error
-
-
-def _flat(tree: Any, source: str) -> Layer:
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise UserError(f"{source}: sections are expected, got {type(tree).__name__}")
+def layer_of(text: str, source: str) -> Layer:
+    """The flat keys of a YAML text. Raises UserError where it is no YAML, no sections, or a key is given twice."""
+    tree = load(text, source)
+    if not isinstance(tree, (dict, type(None))):
+        raise UserError(f"{source}: sections are expected, got {brief(tree)}")
     layer: Layer = {}
-    for name, value in tree.items():
-        if name in _section_types():
-            if not isinstance(value, (dict, type(None))):
-                raise UserError(f"{name}: a section of keys is expected, got {value!r} ({source})")
-            layer.update({f"{name}.{key}": Value(each, source) for key, each in (value or {}).items()})
-        else:
-            layer[str(name)] = Value(value, source)
+    for name, value in (tree or {}).items():
+        inside = value if name in SECTIONS else {name: value}
+        if not isinstance(inside, (dict, type(None))):
+            raise UserError(f"{name}: a section of keys is expected, got {brief(value)} ({source})")
+        for key, raw in (inside or {}).items():
+            flat = f"{name}.{key}" if name in SECTIONS else str(key)
+            if flat in layer:
+                raise UserError(f"{shown(flat)}: given twice ({source})")
+            layer[flat] = Value(raw, source)
     return layer
 
 
-def _defaults_folder(beside: Path) -> Path:
-    for folder in (beside, Path("configs"), Path(__file__).parents[1] / "configs"):
-        if (folder / "algos").is_dir():
-            return folder
-    raise UserError(f"configs/algos is missing: looked beside the configuration ({beside}), here, and with the package")
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice, where PyYAML would silently take the last, and endless numbers."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Hashable] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                break  # the parent class says so
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{brief(key)} is given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        number: int = super().construct_yaml_int(node)
+        if number.bit_length() > 63:  # Python refuses to print numbers of thousands of digits
+            raise yaml.constructor.ConstructorError(None, None, "a whole number beyond 64 bits", node.start_mark)
+        return number
 
 
-def _defaults(folder: Path, section: str, layers: Layer) -> Layer:
-    """The defaults file of the algorithm or environment that `layers` name."""
-    raw, source = layers.get(f"{section}.name", Value(getattr(Config(), section).name, "default"))
-    valid = sorted(path.stem for path in (folder / f"{section}s").glob("*.yaml"))
-    if raw not in valid:
-        near = difflib.get_close_matches(str(raw), valid, 1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"{section}.name: unknown {raw!r} ({source}); {hint}there are: {', '.join(valid)}")
-    return _read(folder / f"{section}s" / f"{raw}.yaml")
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
+BAD_YAML = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What PyYAML raises for text that is not YAML, or only just: `!!int ""`, `!!map [x]`, `!!timestamp x`, a deep nest."""
 
 
-def _checked(key: str, raw: Any, source: str, item: dataclasses.Field[Any], kind: Any) -> Any:
-    """The value in the field's type and within its bounds."""
-    value = _convert(raw, kind)
-    if value is None:
-        raise UserError(f"{key}: expected {_spell(kind)}, got {_brief(raw)} ({source})")
-    choices = item.metadata.get("choices")
-    if choices and value not in choices:
-        raise UserError(f"{key}: expected one of {', '.join(choices)}, got {_brief(raw)} ({source})")
-    if "least" in item.metadata:
-        least, most, above = (item.metadata[name] for name in ("least", "most", "above"))
-        if not (least <= value <= most and value > above and math.isfinite(value)):
-            bound = f"{least:g} or more" if most == math.inf else f"{least:g} to {most:g}"
-            bound = f"above {above:g}" if above > -math.inf else bound
-            raise UserError(f"{key}: must be {bound}, got {_brief(raw)} ({source})")
+def load(text: str, source: str) -> Any:
+    """The value of a YAML text. Raises UserError that names the source, the line and the problem."""
+    try:
+        return _Loader(text).get_single_data()
+    except BAD_YAML as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{source}:{mark.line + 1}" if mark and "\n" in text else source
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "a value can't be read"
+        raise UserError(f"{where}: not valid YAML: {shown(problem)}") from error
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 60, 60
+
+
+def brief(raw: Any) -> str:
+    """Any value in one line, short even where YAML's aliases made it huge or endless."""
+    text = _SHORT.repr(raw)
+    return text if len(text) <= 63 else f"{text[:60]}..."
+
+
+def shown(text: str) -> str:
+    """A key, file or problem as it stands, or quoted where it would break the line."""
+    return text if text and text.isprintable() else repr(text)
+
+
+def did_you_mean(word: str, valid: Iterable[str], cutoff: float = 0.6) -> str:
+    """A hint to end a message with, or nothing."""
+    near = difflib.get_close_matches(word[:80], valid, 1, cutoff)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _checked(name: str, given: Value, key: Key) -> Any:
+    """The value in the key's type and within its bounds."""
+    value = _convert(given.value, key.kind)
+    wanted = _spell(key.kind) if value is None else _broken_bound(value, key.field)
+    if wanted:
+        raise UserError(f"{name}: expected {wanted}, got {brief(given.value)} ({given.source})")
     return value
 
 
-def _brief(raw: Any) -> str:
-    text = repr(raw)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _broken_bound(value: Any, item: dataclasses.Field[Any]) -> str:
+    """What `value` should have been, or nothing where it is right."""
+    choices, bounds = item.metadata.get("choices"), item.metadata.get("bounds")
+    if choices and value not in choices:
+        return f"one of {', '.join(choices)}"
+    if isinstance(value, str) and not (value and value.isprintable()):
+        return "text that is neither empty nor holds control characters"
+    if bounds:
+        least, most, above = bounds
+        if not (math.isfinite(value) and least <= value <= most and value > above):
+            limits = f"{least} or more" if most == math.inf else f"{least} to {most}"
+            return f"a number above {above}" if above > -math.inf else limits
+    return ""
 
 
 def _convert(raw: Any, kind: Any) -> Any:
@@ -456,69 +372,43 @@ def _convert(raw: Any, kind: Any) -> Any:
             return None
         if kind is float:
             return number
-        return (int(raw) if isinstance(raw, int) else int(number)) if number.is_integer() else None
+        return int(raw if isinstance(raw, int) else number) if number.is_integer() else None
     if get_origin(kind) is tuple and isinstance(raw, (list, tuple)):
         items = [_convert(each, get_args(kind)[0]) for each in raw]
         return None if None in items else tuple(items)
     if get_origin(kind) is dict and isinstance(raw, dict):
         pairs = {_convert(key, int): _convert(each, int) for key, each in raw.items()}
-        return None if None in pairs or None in pairs.values() else pairs
+        return None if None in pairs or None in pairs.values() or len(pairs) < len(raw) else pairs
     if kind is str and isinstance(raw, (int, float)) and not isinstance(raw, bool):
         return str(raw)  # an experiment may well be called 7
     return raw if kind in (bool, str) and isinstance(raw, kind) else None
 
 
 def _spell(kind: Any) -> str:
-    if get_origin(kind) is tuple:
-        return "lists of agent indices"
-    if get_origin(kind) is dict:
-        return "a map of agent to rank"
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
+    return {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        tuple: "lists of agent indices",
+        dict: "a map of agent to rank, each agent once",
+    }[get_origin(kind) or kind]
 
 
 def _check_together(config: Config, layer: Layer) -> None:
     """What no single field can tell."""
-
-    def source(key: str) -> str:
-        return layer[key].source if key in layer else "default"
-
-    policy, envs = config.policy, config.train.envs
-    if policy.local_blocks >= policy.blocks:
-        raise UserError(
-            f"policy.local_blocks: must be less than policy.blocks = {policy.blocks}, got {policy.local_blocks} "
-            f"({source('policy.local_blocks')})"
-        )
-    if envs % 2:
-        raise UserError(f"train.envs: must be even (two half-batches), got {envs} ({source('train.envs')})")
-    if config.algo.minibatches > envs * config.train.rollout:
-        raise UserError(f"algo.minibatches: more than the {envs * config.train.rollout} rows of a rollout")
-    agents = [agent for group in policy.groups for agent in group]
-    if sorted(agents) != list(range(len(agents))) or () in policy.groups:
-        groups = [list(group) for group in policy.groups]
-        raise UserError(f"policy.groups: every agent from 0 on exactly once, got {groups} ({source('policy.groups')})")
-
-
-def _section_types() -> dict[str, type]:
-    hints = get_type_hints(Config)
-    return {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
-
-
-def _fields() -> list[tuple[str, dataclasses.Field[Any]]]:
-    """Every (section, field); the section of a top-level key is empty."""
-    pairs = [(name, item) for name, kind in _section_types().items() for item in dataclasses.fields(kind)]
-    return pairs + [("", item) for item in dataclasses.fields(Config) if item.name not in _section_types()]
-
-
-def _hints(section: str) -> dict[str, Any]:
-    return get_type_hints(_section_types()[section] if section else Config)
-
-
-def _docs() -> dict[tuple[str, str], str]:
-    """The text under each field of this module, by class and field."""
-    docs: dict[tuple[str, str], str] = {}
-    for node in ast.parse(Path(__file__).read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ClassDef):
-            for item, below in zip(node.body, node.body[1:]):
-                if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and isinstance(below, ast.Expr):
-                    docs[node.name, item.target.id] = ast.literal_eval(below.value)
-    return docs
+    policy, train, exp = config.policy, config.train, config.record.exp
+    local, minibatches = policy.local_blocks, config.algo.minibatches
+    rows = train.envs * train.rollout
+    agents = sorted(agent for group in policy.groups for agent in group)
+    whole = agents == [*range(len(agents))] and () not in policy.groups
+    for key, value, right, wanted in (
+        ("policy.local_blocks", local, local < policy.blocks, f"less than policy.blocks ({policy.blocks})"),
+        ("policy.groups", policy.groups, whole, "every agent from 0 on exactly once"),
+        ("train.envs", train.envs, train.envs % 2 == 0, "an even number (two half-batches)"),
+        ("algo.minibatches", minibatches, minibatches <= rows, f"{rows} (a rollout's rows) or less"),
+        ("record.exp", exp, "/" not in exp and exp not in (".", ".."), "the name of a folder"),
+    ):
+        if not right:
+            source = layer[key].source if key in layer else "default"
+            raise UserError(f"{key}: expected {wanted}, got {brief(value)} ({source})")

@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
 
 def lead(argv: list[str], transport: Transport | None) -> None:
     """Rank 0: read the command line, then train. Raises UserError for whatever the user can mend."""
-    from sde_harl.config import parse
+    from sde_harl.command import parse
 
     request = parse(argv)
     if request.config is None:

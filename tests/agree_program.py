@@ -9,7 +9,7 @@ import hashlib
 import json
 import sys
 
-from sde_harl.config import parse
+from sde_harl.command import parse
 from sde_harl.learner import Learner
 from sde_harl.link.transport import Mpi, launched_ranks
 from sde_harl.run import dismiss, loopback, run_executor

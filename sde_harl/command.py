@@ -1,0 +1,195 @@
+"""The command line: what a run is asked to be, out of layers that are each read and named here.
+
+Layers, later ones win: config.py's defaults, configs/algos/<algo.name>.yaml, configs/envs/<env.name>.yaml, the
+experiment's file, the command line in our spelling (section.key=value, --section.key value) or in HARL's (--lr 3e-4).
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from sde_harl.config import (
+    KEYS,
+    SECTIONS,
+    Config,
+    Layer,
+    Value,
+    brief,
+    build,
+    did_you_mean,
+    layer_of,
+    load,
+    shown,
+    to_yaml,
+)
+from sde_harl.errors import UserError
+
+HARL_KEYS = {
+    "algo": "algo.name",
+    "env": "env.name",
+    "exp_name": "record.exp",
+    "seed": "seed",
+    "map_name": "env.map",
+    "scenario": "env.map",
+    "scenario_name": "env.map",
+    "lr": "algo.lr",
+    "critic_lr": "algo.critic_lr",
+    "opti_eps": "algo.adam_eps",
+    "ppo_epoch": "algo.epochs",
+    "actor_num_mini_batch": "algo.minibatches",
+    "clip_param": "algo.clip_coef",
+    "entropy_coef": "algo.entropy_coef",
+    "gamma": "algo.gamma",
+    "gae_lambda": "algo.gae_lambda",
+    "max_grad_norm": "algo.max_grad_norm",
+    "value_loss_coef": "algo.value_coef",
+    "huber_delta": "algo.huber_delta",
+    "use_clipped_value_loss": "algo.clip_value_loss",
+    "use_valuenorm": "algo.valuenorm",
+    "fixed_order": "algo.fixed_order",
+    "use_linear_lr_decay": "algo.lr_decay",
+    "use_feature_normalization": "policy.feature_norm",
+    "n_rollout_threads": "train.envs",
+    "episode_length": "train.rollout",
+    "num_env_steps": "train.steps",
+    "torch_threads": "train.threads",
+    "eval_episodes": "eval.episodes",
+    "log_dir": "record.dir",
+}
+"""HARL's flag -> our key."""
+
+UNSUPPORTED = {"hidden_sizes": "use policy.blocks and policy.width"}
+"""HARL's flag that has no key of ours -> what to give instead."""
+
+USAGE = """usage:
+  python -m sde_harl.run CONFIG.yaml [key=value ...]           train in one process, or under mpirun:
+  mpirun -np 9 --hostfile hostfiles/localhost python -m sde_harl.run configs/smac.yaml train.steps=200000
+  python -m sde_harl.run --algo happo --env smac --exp_name test --seed 2 [--key value ...]      HARL's spelling
+  python -m sde_harl.run CONFIG.yaml --print-config            show the whole configuration and stop
+"""
+
+class Request(NamedTuple):
+    """What the command line asks for: a run, or a text to print."""
+
+    config: Config | None
+    text: str = ""
+
+
+def parse(argv: list[str]) -> Request:
+    """Read the command line and the files it names. Raises UserError that names the key and the file."""
+    if "--help" in argv or "-h" in argv:
+        return Request(None, help_text())
+    files, given = _arguments([each for each in argv if each != "--print-config"])
+    if not files and not {"env.name", "algo.name"} & set(given):
+        raise UserError("no configuration: give a YAML file, or --algo and --env; --help tells more")
+    if len(files) > 1:
+        raise UserError(f"one configuration file at a time, got {' and '.join(map(shown, files))}")
+    experiment = _read(Path(files[0])) if files else {}
+    folder = _defaults_folder(Path(files[0]).parent if files else Path("configs"))
+    layers = experiment | given
+    config = build(_defaults(folder, "algo", layers) | _defaults(folder, "env", layers) | layers)
+    return Request(None, to_yaml(config)) if "--print-config" in argv else Request(config)
+
+
+def help_text() -> str:
+    """Usage, and every key with type, default and meaning."""
+    lines = [USAGE, "keys (section.key=value; also as --section.key value):"]
+    meanings = {section: _meanings(owner) for section, owner in {**SECTIONS, "": Config}.items()}
+    for name, key in KEYS.items():
+        default = getattr(SECTIONS.get(key.section, Config)(), key.field.name)
+        spelt = default if isinstance(default, str) else json.dumps(default)
+        lines.append(f"  {name:<28} {key.kind.__name__:<6} {spelt:<10} {meanings[key.section][key.field.name]}")
+    lines += ["", f"HARL's flags understood: {', '.join('--' + key for key in HARL_KEYS)}"]
+    return "\n".join(lines)
+
+
+def _meanings(owner: type) -> dict[str, str]:
+    """The text under each field of a section's class."""
+    [definition] = ast.parse(inspect.getsource(owner)).body
+    assert isinstance(definition, ast.ClassDef)
+    return {
+        item.target.id: ast.literal_eval(below.value)
+        for item, below in zip(definition.body, definition.body[1:])
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and isinstance(below, ast.Expr)
+    }
+
+
+def _arguments(argv: list[str]) -> tuple[list[str], Layer]:
+    """Configuration files, and the keys given on the command line; the last of two wins."""
+    files: list[str] = []
+    given: Layer = {}
+    words = iter(argv)
+    for word in words:
+        name, equals, text = word.partition("=")
+        if word.startswith("-"):
+            key = _key_of_flag(name)
+            value = text if equals else next(words, None)
+            if value is None or (not equals and value.startswith("--")):
+                raise UserError(f"{name}: needs a value (command line)")
+            given[key] = _value(key, value)
+        elif equals and "/" not in name:
+            given[name] = _value(name, text)
+        else:
+            files.append(word)
+    return files, given
+
+
+def _key_of_flag(flag: str) -> str:
+    """Our key for --section.key, or for a flag of HARL's."""
+    name = flag[2:]
+    if flag.startswith("--") and "." in name:
+        return name
+    if name in UNSUPPORTED:
+        raise UserError(f"{flag}: not supported: {UNSUPPORTED[name]} (command line)")
+    if not flag.startswith("--") or name not in HARL_KEYS:
+        hint = did_you_mean(flag, [f"--{each}" for each in (*HARL_KEYS, *KEYS)], 0.7)
+        raise UserError(f"{shown(flag)}: no such flag (command line){hint}; --help lists all")
+    return HARL_KEYS[name]
+
+
+def _value(key: str, text: str) -> Value:
+    """A value as the shell passed it: text stays as it is (010, null, 1:30), all else is YAML."""
+    if key in KEYS and KEYS[key].kind is not str:
+        return Value(load(text, f"{key} (command line)"), "command line")
+    return Value(text, "command line")
+
+
+def _read(path: Path) -> Layer:
+    name = shown(str(path))
+    try:
+        return layer_of(path.read_text(encoding="utf-8"), name)
+    except OSError as error:
+        raise UserError(f"{name}: can't read the configuration: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name}: not a text file") from error
+    except ValueError as error:
+        raise UserError(f"{name}: not a file's name") from error
+
+
+def _defaults_folder(beside: Path) -> Path:
+    for folder in (beside, Path("configs"), Path(__file__).parents[1] / "configs"):
+        if (folder / "algos").is_dir() and (folder / "envs").is_dir():
+            return folder
+    looked = f"beside the configuration ({shown(str(beside))}), here, and with the package"
+    raise UserError(f"configs/algos and configs/envs are missing: looked {looked}")
+
+
+def _defaults(folder: Path, section: str, layers: Layer) -> Layer:
+    """The defaults file of the algorithm or environment that `layers` name. Raises UserError if it names another."""
+    own = f"{section}.name"
+    asked = layers.get(own) or Value(getattr(Config(), section).name, "default")
+    name = str(asked.value) if isinstance(asked.value, (str, int)) else ""
+    valid = sorted(path.stem for path in (folder / f"{section}s").glob("*.yaml"))
+    if name not in valid:
+        hint = did_you_mean(name, valid)
+        raise UserError(f"{own}: unknown {brief(asked.value)} ({asked.source}){hint}; there are: {', '.join(valid)}")
+    layer = _read(folder / f"{section}s" / f"{name}.yaml")
+    for key in {"algo.name", "env.name"} & set(layer):
+        value, source = layer[key]
+        if key != own or value != name:
+            raise UserError(f"{key}: expected no name but {own}: {name}, got {brief(value)} ({source})")
+    return layer
