@@ -45,13 +45,11 @@ class Learner:
     def __init__(self, config: Config, transport: Transport) -> None:
         self.config = config
         torch.set_num_threads(config.train.threads or os.cpu_count() or 1)
-        for kind in (np.float32, np.float64):
-            np.finfo(kind).smallest_subnormal  # noqa: B018  numpy looks once, and would warn with denormals flushed
-        torch.set_flush_denormal(True)  # a policy that has made up its mind is full of them, and they are slow
         backend, line = resolve_backend(config.env)
         self._stages, self._process = Stages(), Process()
         half = config.train.envs // SLOTS
         envs = [make(config.env, half, config.seed, slot * half) for slot in range(SLOTS)]
+        torch.set_flush_denormal(True)  # a policy that has made up its mind is full of them, and they are slow
         self.spec: EnvSpec = envs[0].spec
         algorithm = ALGORITHMS[config.algo.name]
         if self.spec.continuous and not algorithm.continuous:
