@@ -15,6 +15,7 @@ from sde_harl.envs.base import Step, VectorEnv
 from sde_harl.fleet import Fleet
 from sde_harl.meters.timing import Stages, now_ns
 from sde_harl.policy.acting import ActingPolicy, Decision
+from sde_harl.tape import Tape
 
 
 class Episodes(NamedTuple):
@@ -44,7 +45,8 @@ class Seat:
 
     def reset(self) -> None:
         self.step: Step = self._env.reset()
-        self._seeds = self._env.episode_seeds().copy()
+        self.seeds = self._env.episode_seeds().copy()
+        """(E,) of the episodes going on."""
 
     def decide(
         self, step: int, policy: ActingPolicy, generator: np.random.Generator | None
@@ -70,7 +72,7 @@ class Seat:
         ended = np.flatnonzero(self.step.terminated | self.step.truncated)
         if not len(ended):
             return None
-        seeds, self._seeds = self._seeds[ended], self._env.episode_seeds().copy()
+        seeds, self.seeds = self.seeds[ended], self._env.episode_seeds().copy()
         lengths, won = self.step.lengths[ended].astype(np.int64), self.step.won[ended].astype(np.int64)
         return Episodes(self.rows.start + ended, seeds, lengths, self.step.returns[ended], won)
 
@@ -121,10 +123,13 @@ class Collector:
             self._ended(ended)
 
 
-def evaluate(seats: list[Seat], policy: ActingPolicy, episodes: int, step: int) -> Episodes:
+def evaluate(
+    seats: list[Seat], policy: ActingPolicy, episodes: int, step: int, tapes: list[Tape] | None = None
+) -> Episodes:
     """Greedy episodes, the same number from every environment so that short ones don't count more often.
 
     Every environment plays its first `episodes // E` (or one more) episodes to the end; later ones are not counted.
+    `tapes`, one a seat, record the counted ones.
     """
     envs = seats[-1].rows.stop
     left = episodes // envs + (np.arange(envs) < episodes % envs)
@@ -133,14 +138,20 @@ def evaluate(seats: list[Seat], policy: ActingPolicy, episodes: int, step: int) 
         seat.reset()
     started = False
     while left.any():
-        for seat in seats:
+        for index, seat in enumerate(seats):
             if started:
+                seeds = seat.seeds
                 ended = seat.advance()
+                if tapes:
+                    tapes[index].advanced(seat.step, seeds, left[seat.rows] > 0)
                 if ended is not None:
                     counted = left[ended.environment] > 0
                     left[ended.environment] -= counted
                     parts.append(Episodes(*(column[counted] for column in ended)))
-            seat.decide(step, policy, None)
+            obs = seat.step.obs
+            decision, _ = seat.decide(step, policy, None)
+            if tapes:
+                tapes[index].decided(obs, decision.actions)
         started = True
     for seat in seats:
         seat.advance()

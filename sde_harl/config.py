@@ -173,6 +173,8 @@ class RecordConfig:
     """Folder of all results; a run gets <dir>/<env>/<task>/<algo>/<exp>/seed-<seed>-<time>."""
     exp: str = "test"
     """Name of the experiment."""
+    trajectories: str = _choice("none", "eval")
+    """Whole episodes in run.h5 (observations, actions, rewards; Minari's layout): none, or those of evaluations."""
     decisions: bool = True
     """Record every decision message: bytes, times, versions."""
     tensorboard: bool = True

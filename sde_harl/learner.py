@@ -34,6 +34,7 @@ from sde_harl.policy.split import SplitPolicy, local_shape
 from sde_harl.record.checkpoint import save
 from sde_harl.record.metrics import Metrics
 from sde_harl.record.trajectories import RunFile, run_folder
+from sde_harl.tape import Tape
 
 SLOTS = 2
 """Half-batches in flight."""
@@ -153,7 +154,12 @@ class Learner:
                 Seat(slot, make(config.env, half, config.seed, EVAL_FIRST_ENV + slot * half), self.fleet, self._stages)
                 for slot in range(SLOTS)
             ]
-        episodes = evaluate(self._eval_seats, self._acting, config.eval.episodes, self.steps // config.train.envs)
+        tapes = None
+        if config.record.trajectories == "eval":
+            half = config.train.envs // SLOTS
+            tapes = [Tape(self.spec, half, self._record.trajectory) for _ in range(SLOTS)]
+        when = self.steps // config.train.envs
+        episodes = evaluate(self._eval_seats, self._acting, config.eval.episodes, when, tapes)
         decisions, _ = self.fleet.report()
         scalars = _summary(episodes) | _traffic(decisions, self._latent_elements())
         self._record_episodes(episodes, train=False)

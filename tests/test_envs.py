@@ -83,6 +83,7 @@ def test_shapes_and_types(config: Config) -> None:
         "terminated": ((4,), np.bool_),
         "truncated": ((4,), np.bool_),
         "final_state": ((4, spec.state_size), np.float32),
+        "final_obs": ((4, len(spec.agents), max(spec.obs_sizes)), np.float32),
         "won": ((4,), np.int8),
         "returns": ((4,), np.float32),
         "lengths": ((4,), np.int32),
@@ -110,6 +111,7 @@ def test_a_reset_reports_no_episode(config: Config) -> None:
     assert step.active.all()
     assert (step.won == -1).all()
     np.testing.assert_array_equal(step.final_state, step.state)
+    np.testing.assert_array_equal(step.final_obs, step.obs)
 
 
 @each_case
@@ -170,6 +172,8 @@ def test_an_end_shows_the_next_episode_and_keeps_the_last_state(config: Config) 
     for step in play(make(config, 4, seed=9), 80)[1:]:
         ended = step.terminated | step.truncated
         np.testing.assert_array_equal(step.final_state[~ended], step.state[~ended])
+        np.testing.assert_array_equal(step.final_obs[~ended], step.obs[~ended])
+        assert (step.final_obs[ended] != step.obs[ended]).any((-2, -1)).all()
         assert (step.final_state[ended] != step.state[ended]).any(-1).all()
         assert step.active[ended].all()
         ends += ended.sum()

@@ -188,3 +188,19 @@ def test_executors_stay_under_100_mb(tmp_path: Path) -> None:
         rank, peak = file["resources"]["rank"][:], file["resources"]["peak_rss_bytes"][:]
     assert set(rank) == {0, 1, 2, 3}
     assert peak[rank > 0].max() < 100e6
+
+
+def test_evaluations_can_be_recorded_whole(tmp_path: Path) -> None:
+    ended = launch(1, *QUICK, f"record.dir={tmp_path}", "record.trajectories=eval", "train.steps=256")
+    assert ended.code == 0, ended.err
+    with h5py.File(newest(tmp_path)) as file:
+        episodes = {name: file["episodes"][name][:] for name in ("train", "seed", "return", "length")}
+        evaluated = ~episodes["train"]
+        recorded = {int(group.attrs["seed"]): group for group in file["trajectories"].values()}
+        assert len(recorded) == evaluated.sum() == 8
+        for seed, total, length in zip(*(episodes[name][evaluated] for name in ("seed", "return", "length"))):
+            group = recorded[int(seed)]
+            assert group["observations/ally_0"].shape == (length + 1, 75)
+            assert group["actions/ally_2"].shape == (length,)
+            assert abs(group["rewards"][:].sum() - total) < 1e-5
+            assert group["terminations"][:].sum() + group["truncations"][:].sum() == 1

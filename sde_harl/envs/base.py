@@ -67,6 +67,7 @@ class Step(NamedTuple):
     terminated: NDArray[np.bool_]  # (E,), the game is over
     truncated: NDArray[np.bool_]  # (E,), out of time; never together with terminated
     final_state: NDArray[np.float32]  # (E, S), the last state of the ended episode; `state` where none ended
+    final_obs: NDArray[np.float32]  # (E, N, O), the last observations of the ended episode; `obs` where none ended
     won: NDArray[np.int8]  # (E,), -1 unknown or not ended, 0, 1
     returns: NDArray[np.float32]  # (E,), undiscounted sum of rewards of the ended episode, 0 where none ended
     lengths: NDArray[np.int32]  # (E,), steps of the ended episode, 0 where none ended

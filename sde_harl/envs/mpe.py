@@ -50,7 +50,7 @@ class MpeVector(VectorEnv):
         step = self._blank_step()
         for e in range(self.num_envs):
             self._observe(step, e, self._begin(e))
-        step.final_state[:] = step.state
+        step.final_state[:], step.final_obs[:] = step.state, step.obs
         return step
 
     def send(self, actions: NDArray[np.generic]) -> None:
@@ -87,7 +87,7 @@ class MpeVector(VectorEnv):
         step.terminated[e] = any(terminated.values())
         step.truncated[e] = any(truncated.values()) and not step.terminated[e]
         self._observe(step, e, obs)
-        step.final_state[e] = step.state[e]
+        step.final_state[e], step.final_obs[e] = step.state[e], step.obs[e]
         if step.terminated[e] or step.truncated[e]:
             step.returns[e], step.lengths[e] = self._returns[e], self._lengths[e]
             self._returns[e], self._lengths[e] = 0, 0
@@ -117,6 +117,7 @@ class MpeVector(VectorEnv):
             terminated=np.zeros(count, bool),
             truncated=np.zeros(count, bool),
             final_state=np.zeros((count, spec.state_size), np.float32),
+            final_obs=np.zeros((count, len(spec.agents), max(spec.obs_sizes)), np.float32),
             won=np.full(count, -1, np.int8),
             returns=np.zeros(count, np.float32),
             lengths=np.zeros(count, np.int32),

@@ -74,7 +74,7 @@ class _Battle:
         seeds, keys, games, view = jax.vmap(self._begin)(streams, episodes)
         zeros: Any = jnp.zeros(len(streams), jnp.float32)
         no, none = zeros.astype(bool), zeros.astype(jnp.int32)
-        step = Step(*view, zeros, no, no, view.state, none.astype(jnp.int8) - 1, zeros, none)
+        step = Step(*view, zeros, no, no, view.state, view.obs, none.astype(jnp.int8) - 1, zeros, none)
         return _Games(streams, episodes, seeds, keys, games, zeros, none), step
 
     def step(self, before: _Games, actions: jax.Array) -> tuple[_Games, Step]:
@@ -92,7 +92,7 @@ class _Battle:
         # outside of vmap, so that the cost of a reset is paid only in steps where an episode ends
         seeds, keys, games, view = jax.lax.cond(ended.any(), begin_ended, lambda: going_on)
         totals = (jnp.where(ended, 0, returns), jnp.where(ended, 0, lengths))
-        outcome = (played.reward, played.terminated, played.truncated, played.view.state)
+        outcome = (played.reward, played.terminated, played.truncated, played.view.state, played.view.obs)
         won = jnp.where(ended, played.won, -1).astype(jnp.int8)
         fields: list[Any] = [*view, *outcome, won, returns - totals[0], lengths - totals[1]]  # in the order of Step
         return _Games(before.streams, episodes, seeds, keys, games, *totals), Step(*fields)
