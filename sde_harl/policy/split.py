@@ -22,6 +22,7 @@ from sde_harl.codec.entropy import LatentModel, quantise_plain
 from sde_harl.codec.tables import Tables
 from sde_harl.config import CodecConfig, PolicyConfig
 from sde_harl.envs.base import EnvSpec
+from sde_harl.errors import UserError
 from sde_harl.policy.acting import ActingPolicy
 from sde_harl.policy.local import NORM_EPS, LocalShape, observation_mask
 
@@ -38,7 +39,9 @@ class GroupOutput(NamedTuple):
 
 
 def role_groups(groups: tuple[tuple[int, ...], ...], agents: int) -> tuple[tuple[int, ...], ...]:
-    """The groups of the config, or every agent alone."""
+    """The groups of the config, or every agent alone. Raises UserError where they are not the environment's agents."""
+    if groups and sorted(agent for group in groups for agent in group) != list(range(agents)):
+        raise UserError(f"policy.groups: this environment has {agents} agents, 0 to {agents - 1}, each in one group")
     return groups or tuple((agent,) for agent in range(agents))
 
 

@@ -1,0 +1,64 @@
+"""Everything that has a name in a registry runs: algorithms, environments, codecs and splits, a few updates each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from sde_harl.algorithms import ALGORITHMS
+from sde_harl.codec import NAMES
+from sde_harl.command import parse
+from sde_harl.envs import ENVS
+from sde_harl.errors import UserError
+from sde_harl.learner import Learner
+from sde_harl.run import loopback
+
+SMALL = ["train.envs=4", "train.rollout=30", "train.steps=240", "eval.episodes=4", "record.tensorboard=false"]
+SMALL += ["algo.epochs=2", "policy.width=16", "policy.latent=8", "codec.rate_rows=32"]
+MAPS = {"smac": ["3m"], "mpe": ["simple_spread", "simple_reference", "simple_speaker_listener"]}
+
+
+def play(folder: Path, *words: str) -> dict[str, np.ndarray]:
+    config = parse([*words, *SMALL, f"record.dir={folder}"]).config
+    assert config is not None
+    learner = Learner(config, loopback())
+    learner.run()
+    with h5py.File(learner.folder / "run.h5") as file:
+        tables = {name: file["training"][name][:] for name in file["training"]}
+        assert len(file["evaluations"]["step"]) >= 1
+        assert (learner.folder / "models" / "last.pt").exists()
+    assert np.isfinite(tables["value_loss"]).all()
+    assert tables["ratio_error"].max() < 1e-3, "what acted is not what is trained"
+    return tables
+
+
+@pytest.mark.parametrize("env, name", [(env, name) for env in ENVS for name in MAPS[env]])
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_every_algorithm_plays_every_environment(algo: str, env: str, name: str, tmp_path: Path) -> None:
+    tables = play(tmp_path, "--algo", algo, "--env", env, f"env.map={name}")
+    assert len(tables["step"]) == 2
+
+
+@pytest.mark.parametrize("local_blocks", [0, 1, 3])
+@pytest.mark.parametrize("codec", NAMES)
+def test_every_codec_carries_every_split(codec: str, local_blocks: int, tmp_path: Path) -> None:
+    words = ["--algo", "happo", "--env", "mpe", "env.map=simple_speaker_listener", "policy.blocks=4"]
+    tables = play(tmp_path, *words, f"codec.name={codec}", f"policy.local_blocks={local_blocks}")
+    bytes_per_decision, elements = tables["bytes_per_decision"], 8 if local_blocks else (3 + 11) / 2
+    if codec != "entropy":
+        size = {"float32": 4, "float16": 2, "int8": 1}[codec]
+        scale = 4 if codec == "int8" else 0  # a float32 a row
+        np.testing.assert_allclose(bytes_per_decision, size * elements + scale)
+
+
+def test_a_role_group_shares_its_trunk(tmp_path: Path) -> None:
+    tables = play(tmp_path, "--algo", "happo", "--env", "mpe", "policy.groups=[[0,2],[1]]")
+    assert len(tables["step"]) == 2
+
+
+def test_groups_must_hold_every_agent_of_the_environment(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="policy.groups"):
+        play(tmp_path, "--algo", "happo", "--env", "mpe", "policy.groups=[[0],[1]]")
