@@ -44,6 +44,20 @@ class Killed(NamedTuple):
     """Seeds of the episodes that ended, a list each time some did."""
 
 
+def kill_all(job: subprocess.Popen[bytes], choose: random.Random) -> int:
+    """SIGKILL a job's launcher and its ranks, in random order; how many there were."""
+    processes: list[psutil.Process] = []
+    if job.poll() is None:
+        launcher = psutil.Process(job.pid)
+        processes = [launcher, *launcher.children(recursive=True)]
+        choose.shuffle(processes)
+        for process in processes:
+            process.kill()
+    job.wait()
+    assert not psutil.wait_procs(processes, 10)[1]
+    return len(processes)
+
+
 def kill(folder: Path, seed: int) -> Killed:
     """Start three ranks, kill them at a moment that follows from `seed`, and say what they had played."""
     choose, log = random.Random(seed), folder / "ended.txt"
@@ -61,12 +75,8 @@ def kill(folder: Path, seed: int) -> Killed:
         time.sleep(choose.uniform(0.0, MOMENT_S))
         assert job.poll() is None, (folder / "errors.txt").read_text()
     finally:
-        processes = [psutil.Process(job.pid), *psutil.Process(job.pid).children(recursive=True)]
-        choose.shuffle(processes)
-        for process in processes:
-            process.kill()
-        job.wait()
-    assert len(processes) == 4 and not psutil.wait_procs(processes, 10)[1]
+        gone = kill_all(job, choose)
+    assert gone == 4, "mpirun and three ranks"
     lines = log.read_text().splitlines()
     return Killed(next(folder.rglob("run.h5")), [[int(word) for word in line.split()] for line in lines])
 
