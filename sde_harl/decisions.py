@@ -40,13 +40,15 @@ class Slot:
     def __init__(self, agents: int, rows: int, latent: int) -> None:
         self.latents = np.zeros((agents, rows, latent), np.float32)
         self.symbols = np.zeros((agents, rows, latent), np.int32)
-        self.payload_bytes = np.zeros(agents, np.int64)
-        self.decode_ns = np.zeros(agents, np.int64)
         self.step, self.rows = -1, 0
         self.missing: set[int] = set()
+        self.payload_bytes: list[int] = []
+        self.decode_ns: list[int] = []
 
     def begin(self, step: int, rows: int) -> None:
-        self.step, self.rows, self.missing = step, rows, set(range(len(self.latents)))
+        agents = len(self.latents)
+        self.step, self.rows, self.missing = step, rows, set(range(agents))
+        self.payload_bytes, self.decode_ns = [0] * agents, [0] * agents
 
     def arrived(self, agent: int, payload_bytes: int, decode_ns: int) -> None:
         self.payload_bytes[agent], self.decode_ns[agent] = payload_bytes, decode_ns
@@ -62,8 +64,8 @@ class DecisionLog:
     def __init__(self, agents: int) -> None:
         self._agents = agents
         self._rows: list[tuple[int, int, int, int]] = []
-        self._payload_bytes: list[np.ndarray] = []
-        self._decode_ns: list[np.ndarray] = []
+        self._payload_bytes: list[list[int]] = []
+        self._decode_ns: list[list[int]] = []
         self._symbols: list[np.ndarray] = []
 
     @property
@@ -71,9 +73,10 @@ class DecisionLog:
         return len(self._rows)
 
     def add(self, slot: Slot, version: int, policy_ns: int) -> None:
+        """Note a slot whose decision has been taken; the next `begin` gives it new lists."""
         self._rows.append((slot.step, slot.rows, version, policy_ns))
-        self._payload_bytes.append(slot.payload_bytes.copy())
-        self._decode_ns.append(slot.decode_ns.copy())
+        self._payload_bytes.append(slot.payload_bytes)
+        self._decode_ns.append(slot.decode_ns)
         self._symbols.append(slot.symbols[:, : slot.rows].copy())
 
     def take(self, device_ns: np.ndarray, codecs: list[Codec | None]) -> Decisions:

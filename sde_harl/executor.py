@@ -104,45 +104,41 @@ class Executor:
     def _begin(self, welcome: Welcome) -> None:
         self._agents, self._shape, self._pack = welcome.agents, welcome.shape(), welcome.pack
         self._transport.run_id = welcome.run_id
-        sizes = self._shape.latent_sizes()
-        self._codecs = [make_codec(welcome.codec, size) if welcome.codec in PLAIN else None for size in sizes]
+        self._sizes = self._shape.latent_sizes()
+        self._features, self._padded = sum(welcome.obs_sizes), min(welcome.obs_sizes) < welcome.obs
+        self._codecs = [make_codec(welcome.codec, size) if welcome.codec in PLAIN else None for size in self._sizes]
 
     def _set_tables(self, message: Message) -> None:
         row, tables = self._agents.index(message.header.agent), from_bytes(message.payload)
-        self._codecs[row] = make_codec("entropy", self._shape.latent_sizes()[row], tables, self._pack)
+        self._codecs[row] = make_codec("entropy", self._sizes[row], tables, self._pack)
 
     def _decide(self, message: Message) -> None:
         """Observations in, one FEATURES message an agent out."""
-        started, header = now_ns(), message.header
-        latents = self._nets(self._observations(message))
+        started = now_ns()
+        _, _, _, step, slot, rows, version, _ = message.header
+        latents = self._nets(self._observations(message.payload, rows))
         local = now_ns() - started
+        send = self._transport.send
         for row, agent in enumerate(self._agents):
             before = now_ns()
-            payload = self._codecs[row].encode(latents[row, :, : self._shape.latent_sizes()[row]])
+            payload = self._codecs[row].encode(latents[row, :, : self._sizes[row]])
             sent = now_ns()
-            self._timings.sent(header.slot, local, sent - before, sent)
-            self._transport.send(
-                SERVER,
-                Kind.FEATURES,
-                payload,
-                agent=agent,
-                step=header.step,
-                slot=header.slot,
-                environments=header.environments,
-                version=header.version,
+            send(
+                SERVER, Kind.FEATURES, payload, agent=agent, step=step, slot=slot, environments=rows, version=version
             )
+            self._timings.sent(slot, local, sent - before, sent)
 
-    def _observations(self, message: Message) -> np.ndarray:
+    def _observations(self, payload: memoryview, rows: int) -> np.ndarray:
         """(n, E, O) padded with zeros, from each agent's (E, O_i) in turn."""
-        rows, sizes = message.header.environments, self._shape.obs_sizes
-        values = np.frombuffer(message.payload, "<f4")
-        if values.size != rows * sum(sizes):
+        values = np.frombuffer(payload, "<f4")
+        if values.size != rows * self._features:
             raise WireError("length")
-        if min(sizes) == self._shape.obs:
-            return values.reshape(len(sizes), rows, self._shape.obs)
-        obs = np.zeros((len(sizes), rows, self._shape.obs), np.float32)
+        count, size = len(self._agents), self._shape.obs
+        if not self._padded:
+            return values.reshape(count, rows, size)
+        obs = np.zeros((count, rows, size), np.float32)
         start = 0
-        for row, size in enumerate(sizes):
+        for row, size in enumerate(self._shape.obs_sizes):
             obs[row, :, :size] = values[start : start + rows * size].reshape(rows, size)
             start += rows * size
         return obs
@@ -165,24 +161,22 @@ class Timings:
     """Nanoseconds of each FEATURES message since the last report: local net, encode, round trip (0: no answer yet)."""
 
     def __init__(self) -> None:
-        self._rows = np.zeros((1024, 3), np.uint32)
-        self._count = 0
-        self._waiting: dict[int, list[tuple[int, int]]] = {}
+        self._rows: list[list[int]] = []
+        self._waiting: dict[int, list[tuple[list[int], int]]] = {}
 
     def sent(self, slot: int, local_ns: int, encode_ns: int, at_ns: int) -> None:
-        if self._count == len(self._rows):
-            self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)])
-        self._rows[self._count] = min(local_ns, 2**32 - 1), min(encode_ns, 2**32 - 1), 0
-        self._waiting.setdefault(slot, []).append((self._count, at_ns))
-        self._count += 1
+        row = [local_ns, encode_ns, 0]
+        self._rows.append(row)
+        self._waiting.setdefault(slot, []).append((row, at_ns))
 
     def answered(self, slot: int, at_ns: int) -> None:
         for row, sent_ns in self._waiting.pop(slot, ()):
-            self._rows[row, 2] = min(at_ns - sent_ns, 2**32 - 1)
+            row[2] = at_ns - sent_ns
 
     def take(self) -> np.ndarray:
-        """(k, 3) uint32, and start anew."""
-        rows, self._count = self._rows[: self._count].copy(), 0
+        """(k, 3) int64, and start anew."""
+        rows = np.array(self._rows, np.int64).reshape(-1, 3)
+        self._rows.clear()
         self._waiting.clear()
         return rows
 

@@ -92,6 +92,7 @@ class Fleet:
         self._codecs: list[Codec | None] = [None] * self._agents
         if plan.codec in PLAIN:
             self._codecs = [make_codec(plan.codec, size) for size in self._latent_sizes]
+        self._medians: np.ndarray | None = None  # (N, 1, Z) of the tables in force
         self._slots = [Slot(self._agents, plan.rows, plan.shape.latent_max()) for _ in range(plan.slots)]
         self._reports: dict[int, Report] = {}
         self._log = DecisionLog(self._agents)
@@ -122,15 +123,18 @@ class Fleet:
             self._transport.send(rank, Kind.WEIGHTS, flat, version=version)
             for agent in agents if tables else ():
                 self._transport.send(rank, Kind.TABLES, to_bytes(tables[agent]), agent=agent, version=version)
+        if tables:
+            self._medians = np.zeros((self._agents, 1, self._plan.shape.latent_max()), np.float32)
         for agent, each in enumerate(tables):
             self._codecs[agent] = make_codec("entropy", self._latent_sizes[agent], each, self._plan.pack)
+            self._medians[agent, 0, : self._latent_sizes[agent]] = each.medians
 
     def sense(self, slot: int, step: int, obs: np.ndarray) -> None:
         """Hand observations (N, E, O) to the executors: the channel that stands for the devices' own sensors."""
         rows, sizes = obs.shape[1], self._plan.shape.obs_sizes
         self._slots[slot].begin(step, rows)
         for rank, agents in self._executors.items():
-            parts = [obs[agent, :, : sizes[agent]].reshape(-1) for agent in agents]
+            parts = [obs[agent, :, : sizes[agent]].ravel() for agent in agents]
             payload = parts[0] if len(parts) == 1 else np.concatenate(parts)
             self._transport.send(
                 rank, Kind.SENSOR, payload, step=step, slot=slot, environments=rows, version=self.version
@@ -140,13 +144,16 @@ class Fleet:
         """Decoded latents (N, E, Z) of what was sensed, as soon as all agents' have come; valid until the next sense."""
         state = self._slots[slot]
         self._wait(lambda: not state.missing, lambda: f"sent no latents for step {state.step}", lambda: state.missing_ranks(self.rank_of))
-        return state.latents[:, : state.rows]
+        latents = state.latents[:, : state.rows]
+        if self._medians is not None:
+            np.add(state.symbols[:, : state.rows].astype(np.float32), self._medians, out=latents)
+        return latents
 
     def act(self, slot: int, actions: np.ndarray, policy_ns: int) -> None:
         """Answer with actions (N, E) int32; `policy_ns` is what deciding them took."""
         state = self._slots[slot]
         for rank, agents in self._executors.items():
-            payload = actions[list(agents)]
+            payload = actions[agents[0] : agents[0] + 1] if len(agents) == 1 else actions[list(agents)]
             self._transport.send(
                 rank, Kind.ACTIONS, payload, step=state.step, slot=slot, environments=state.rows, version=self.version
             )
@@ -225,12 +232,10 @@ class Fleet:
             raise WireError("step")
         started = now_ns()
         codec, size = self._codecs[header.agent], self._latent_sizes[header.agent]
-        if self._plan.codec in PLAIN:
+        if self._medians is None:
             state.latents[header.agent, : state.rows, :size] = codec.decode(message.payload, state.rows)
         else:
-            symbols = codec.decode_symbols(message.payload, state.rows)
-            state.symbols[header.agent, : state.rows, :size] = symbols
-            state.latents[header.agent, : state.rows, :size] = codec.latents(symbols)
+            state.symbols[header.agent, : state.rows, :size] = codec.decode_symbols(message.payload, state.rows)
         state.arrived(header.agent, header.length, now_ns() - started)
 
     def _meter(self, message: Message) -> None:

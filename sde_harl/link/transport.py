@@ -8,7 +8,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from sde_harl.link.base import Buffers, Message, Traffic, Transport
 from sde_harl.link.waiting import Waiter, sharpen_sleeps
@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 IN_FLIGHT = 64  # frames on their way to one rank before `send` waits for it
 MATCHES_A_POLL = 256  # so that a flood of one rank can't keep the others from being heard
+SHORT_BYTES = 2048  # what every MPI sends whole with its announcement: once matched, it is here
 SEND_TIMEOUT_S = 60.0
 CLOSE_TIMEOUT_S = 10.0
 
@@ -79,11 +80,8 @@ class Loopback(Transport):
         raise SystemExit(code)
 
 
-class _Arrival(NamedTuple):
-    source: int
-    request: Any  # mpi4py.MPI.Request
-    buffer: memoryview
-    size: int
+_Arrival = tuple[int, Any, memoryview, int]
+"""Source, mpi4py request (None: nothing left to come), buffer, size."""
 
 
 class Mpi(Transport):
@@ -124,36 +122,38 @@ class Mpi(Transport):
             self.waiter.pause(left_s)
         self.waiter.reset()
 
-    def _probe(self) -> Any | None:
-        return self._comm.Improbe(self._source, self._tag, self._status)
-
     def _match(self) -> None:
         # A matched probe, not a posted receive: when a message is longer than the posted buffer, Open MPI 5 writes past
         # the buffer's end before it reports MPI_ERR_TRUNCATE. The probe tells the size first.
-        matches = MATCHES_A_POLL if self.rank == 0 else 1 - len(self._arriving)
-        for _ in range(matches):
-            # Open MPI looks first and moves messages in afterwards, so only a second look sees what has just come.
-            matched = self._probe() or self._probe()
+        status, arriving = self._status, self._arriving
+        for _ in range(MATCHES_A_POLL if self.rank == 0 else 1 - len(arriving)):
+            matched = self._comm.Improbe(self._source, self._tag, status)
+            if matched is None and not arriving:
+                # Open MPI looks first and moves messages in afterwards, so only a second look sees what has just come.
+                # With something in hand already that can wait: a fruitless look may cost the core.
+                matched = self._comm.Improbe(self._source, self._tag, status)
             if matched is None:
                 return
-            size = self._status.Get_count(self._byte)
+            size = status.Get_count(self._byte)
             buffer = self._buffers.take(size)
-            request = matched.Irecv([buffer, size, self._byte])
-            self._arriving.append(_Arrival(self._status.Get_source(), request, buffer, size))
+            if size <= SHORT_BYTES:
+                matched.Recv([buffer, size, self._byte])
+                arriving.append((status.Get_source(), None, buffer, size))
+            else:
+                request = matched.Irecv([buffer, size, self._byte])
+                arriving.append((status.Get_source(), request, buffer, size))
 
     def _arrived(self) -> list[tuple[int, memoryview, int]]:
         self._match()
-        if not self._arriving:
-            return []
         frames = []
         unfinished: list[_Arrival] = []
-        late: set[int] = set()  # a rank's long message may finish after its next short one: keep its order
         for arrival in self._arriving:
-            if arrival.source in late or not arrival.request.Test():
-                late.add(arrival.source)
-                unfinished.append(arrival)
+            source, request, buffer, size = arrival
+            # A rank's long message may finish after its next short one: keep its order.
+            if (request is None or request.Test()) and not any(source == late[0] for late in unfinished):
+                frames.append((source, buffer, size))
             else:
-                frames.append((arrival.source, arrival.buffer, arrival.size))
+                unfinished.append(arrival)
         self._arriving = unfinished
         return frames
 
