@@ -194,6 +194,7 @@ class Learner:
             self._metrics.note(str(error))
 
     def _played(self, episodes: Episodes) -> None:
+        self._record.flush(wait=True)  # so that a kill loses no more than the episodes that end now
         self._episodes.append(episodes)
         self._record_episodes(episodes, train=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import logging
 import os
@@ -69,6 +70,7 @@ class RunFile:
             raise UserError(f"{path}: can't be made: {_first_line(error)}") from error
         self._thread = threading.Thread(target=self._loop, name="run.h5", daemon=True)
         self._thread.start()
+        atexit.register(self.close)  # a writer that is still at work when Python ends crashes inside HDF5
 
     @property
     def failed(self) -> str | None:
@@ -135,6 +137,7 @@ class RunFile:
         if self._closed:
             return
         self._closed = True
+        atexit.unregister(self.close)
         self._queue.put(Close())
         self._thread.join(CLOSE_S)
         if self._thread.is_alive():
