@@ -10,7 +10,9 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
+import traceback
 from types import FrameType
 
 # The acting nets are small and the cores are busy with environments: numpy's BLAS must not start a thread per core.
@@ -19,7 +21,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 from sde_harl.errors import UserError
 from sde_harl.link.transport import Loopback, Mpi, Transport, launched_ranks
 
-MENDABLE, INTERRUPTED = 2, 130
+MENDABLE, INTERRUPTED, DEFECT = 2, 130, 1
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Save and end. mpirun turns Ctrl-C into SIGTERM and kills soon after; SIGUSR1 it passes on and leaves us our time."""
 
@@ -92,13 +94,17 @@ def run_executor() -> int:
     for number in STOPS:
         signal.signal(number, signal.SIG_IGN)
     transport = Mpi()
+    code = 0
     try:
         serve(transport)
     except UserError:
-        return MENDABLE  # rank 0 has printed the reason
-    finally:
-        transport.close()
-    return 0
+        code = MENDABLE  # rank 0 has printed the reason
+    except Exception as error:
+        traceback.print_exc()
+        print(f"error: executor {transport.rank} on {socket.gethostname()}: {error!r}", file=sys.stderr)
+        transport.abort(DEFECT)  # rank 0 would wait for an answer that can't come
+    transport.close()
+    return code
 
 
 def dismiss(transport: Transport, reason: str) -> None:
