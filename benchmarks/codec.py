@@ -1,4 +1,4 @@
-"""Encode and decode a 128-wide latent: our coder against EntropyBottleneck.compress and decompress, same tables, same run.
+"""Encode and decode a 128-wide latent: our coder against EntropyBottleneck's, same tables, same run.
 
 `codec/batchB/speed` is our p50 for B rows, both ways; its floor is CompressAI's p50, its ratio how often we are faster.
 `codec/batchB/bytes` is the size of the B rows packed in one string, against the ideal by the tables.

@@ -19,7 +19,7 @@ class Row(NamedTuple):
 
 
 def report(rows: Sequence[Row], argv: Sequence[str]) -> None:
-    """Print the rows as a table; `--json OUT` in argv also writes them as a list of objects. Other arguments are ignored."""
+    """Print the rows as a table; `--json OUT` in argv also writes them as a list of objects."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--json", metavar="OUT")
     out = parser.parse_known_args(list(argv))[0].json

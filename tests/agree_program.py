@@ -27,7 +27,8 @@ def main() -> int:
     prints = []
     for _ in range(2):
         learner._update()
-        arrays = (learner._rollout.latents, learner._rollout.actions, learner._rollout.rewards, learner._rollout.log_probs)
+        rollout = learner._rollout
+        arrays = (rollout.latents, rollout.actions, rollout.rewards, rollout.log_probs)
         prints.append([hashlib.sha256(each.tobytes()).hexdigest() for each in arrays])
     learner._record.close()
     print(json.dumps({"executors": len(learner.fleet.hosts), "prints": prints, "folder": str(learner.folder)}))

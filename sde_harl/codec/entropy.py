@@ -21,7 +21,7 @@ from sde_harl.errors import UserError
 INIT_SCALE = 4.0
 """Makes the untrained density fit latents of standard deviation 2 to 4."""
 TAIL_MASS = 1e-6
-"""Probability left to the escape code. CompressAI's 1e-9 makes tables half as wide again, to save 1e-5 bits an element."""
+"""Probability left to the escape code. CompressAI's 1e-9 makes tables half as wide again, for 1e-5 bits an element."""
 
 
 def load_entropy_models() -> ModuleType:
@@ -59,7 +59,7 @@ class _Bottleneck(_models.EntropyBottleneck):  # type: ignore[misc]
 
 
 class _Replace(torch.autograd.Function):
-    """The value of `rounded` with the gradient of `z`. (z + (rounded - z).detach() would be off by a rounding error.)"""
+    """The value of `rounded` with the gradient of `z`. (z + (rounded - z).detach() has a rounding error.)"""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, rounded: Tensor) -> Tensor:
@@ -146,7 +146,7 @@ class LatentModel(nn.Module):
 
     @torch.no_grad()
     def _centre(self) -> None:
-        """Move the untrained densities, which start up to 9 off zero, to median 0, and the quantiles to where they belong.
+        """Move the untrained densities, which start up to 9 off zero, to median 0, and the quantiles with them.
 
         CompressAI's start at +-init_scale is too narrow for its density by far, and a table too narrow costs an escape
         code for each symbol outside it; one too wide costs next to nothing.
@@ -158,7 +158,7 @@ class LatentModel(nn.Module):
         bottleneck._update_quantiles()
 
     def _repair_quantiles(self) -> None:
-        """Bring each quantile within 1e-3..MAX_SPAN of its median, or raise UserError if that would hide a breakdown."""
+        """Bring quantiles within 1e-3..MAX_SPAN of their median, or raise UserError if that would hide a breakdown."""
         low, median, high = self.bottleneck.quantiles[:, 0].unbind(1)
         # The quantiles of an element that has gone silent are close together, and an optimiser's step may swap them;
         # spans of up to 1 give one and the same table, so nothing is lost by parting them again.

@@ -16,10 +16,10 @@ PRECISION = 16
 TOTAL = 1 << PRECISION
 """The frequencies of a row add up to this."""
 MAX_SPAN = 512
-"""A table reaches at most this many integers to each side of the median; what lies beyond is sent by the escape code."""
+"""A table reaches at most this many integers to each side of the median; the escape code carries the rest."""
 MAX_LENGTH = 2 * MAX_SPAN + 3
 MIN_LENGTH = 3
-"""One symbol, the escape symbol, and the end. A shorter row has a frequency of 65536, which the C++ coder can't hold."""
+"""One symbol, the escape symbol, and the end. A shorter row has a frequency of 65536, too large for the C++ coder."""
 
 _HEAD = struct.Struct("<II8s")  # version, channels, digest
 _PER_CHANNEL = 12
