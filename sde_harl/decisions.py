@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sde_harl.codec import Codec
 from sde_harl.codec.coder import EntropyCoder
 
 
@@ -79,17 +78,15 @@ class DecisionLog:
         self._decode_ns.append(slot.decode_ns)
         self._symbols.append(slot.symbols[:, : slot.rows].copy())
 
-    def take(self, device_ns: np.ndarray, codecs: list[Codec | None]) -> Decisions:
-        """The rows as arrays, the ideal bits by the tables in force; then start anew."""
+    def take(self, device_ns: np.ndarray, coders: list[EntropyCoder]) -> Decisions:
+        """The rows as arrays, the ideal bits by the tables in force (of each agent, or none); then start anew."""
         count, agents = len(self._rows), self._agents
         step, rows, version, policy = np.array(self._rows, np.int64).reshape(count, 4).T
         payload = np.array(self._payload_bytes, np.int64).reshape(count, agents)
         decode = np.array(self._decode_ns, np.int64).reshape(count, agents)
         ideal = np.full((count, agents), -1.0, np.float32)
-        for agent, codec in enumerate(codecs):
-            if isinstance(codec, EntropyCoder) and count:
-                size = codec.latent
-                symbols = np.concatenate([each[agent, :, :size] for each in self._symbols])  # (sum of rows, Z)
-                ideal[:, agent] = np.add.reduceat(codec.ideal_bits(symbols), np.cumsum(rows) - rows)
+        for agent, coder in enumerate(coders if count else ()):
+            symbols = np.concatenate([each[agent, :, : coder.latent] for each in self._symbols])  # (sum of rows, Z)
+            ideal[:, agent] = np.add.reduceat(coder.ideal_bits(symbols), np.cumsum(rows) - rows)
         self.__init__(agents)  # type: ignore[misc]
         return Decisions(step, rows, version, payload, ideal, decode, policy, device_ns)

@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import socket
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -52,7 +52,8 @@ class Welcome(NamedTuple):
         fields = parse_json(payload)
         if set(fields) != set(cls._fields):
             raise WireError("welcome")
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        return cls(**values)
 
 
 def hello() -> dict[str, str | int]:
@@ -106,7 +107,8 @@ class Executor:
         self._transport.run_id = welcome.run_id
         self._sizes = self._shape.latent_sizes()
         self._features, self._padded = sum(welcome.obs_sizes), min(welcome.obs_sizes) < welcome.obs
-        self._codecs = [make_codec(welcome.codec, size) if welcome.codec in PLAIN else None for size in self._sizes]
+        plain = PLAIN.get(welcome.codec)  # entropy coders come with their tables
+        self._codecs = {row: plain(size) for row, size in enumerate(self._sizes)} if plain else {}
 
     def _set_tables(self, message: Message) -> None:
         row, tables = self._agents.index(message.header.agent), from_bytes(message.payload)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from sde_harl import __version__
-from sde_harl.codec import PLAIN, Codec, make_codec
+from sde_harl.codec import PLAIN
+from sde_harl.codec.coder import EntropyCoder
 from sde_harl.codec.tables import Tables, to_bytes
 from sde_harl.decisions import DecisionLog, Decisions, Slot
 from sde_harl.errors import UserError
@@ -63,11 +65,13 @@ class Report(NamedTuple):
 def deal(agents: int, executors: int, assign: dict[int, int]) -> list[tuple[int, ...]]:
     """Agents of each executor (index 0 is rank 1): pinned ones first, the others to whoever has fewest."""
     if executors > agents:
-        raise UserError(f"-np {executors + 1}: {agents} agents keep at most {agents} executors busy; use -np {agents + 1} or less")
+        most = f"use -np {agents + 1} or less"
+        raise UserError(f"-np {executors + 1}: {agents} agents keep at most {agents} executors busy; {most}")
     hands: list[list[int]] = [[] for _ in range(executors)]
     for agent, rank in assign.items():
         if not 0 <= agent < agents or not 1 <= rank <= executors:
-            raise UserError(f"placement.assign: agent {agent} on rank {rank}: agents are 0..{agents - 1}, ranks 1..{executors}")
+            legal = f"agents are 0..{agents - 1}, ranks 1..{executors}"
+            raise UserError(f"placement.assign: agent {agent} on rank {rank}: {legal}")
         hands[rank - 1].append(agent)
     for agent in range(agents):
         if agent not in assign:
@@ -89,10 +93,9 @@ class Fleet:
         self.rank_of = np.zeros(self._agents, np.int32)
         for rank, agents in self._executors.items():
             self.rank_of[list(agents)] = rank
-        self._codecs: list[Codec | None] = [None] * self._agents
-        if plan.codec in PLAIN:
-            self._codecs = [make_codec(plan.codec, size) for size in self._latent_sizes]
-        self._medians: np.ndarray | None = None  # (N, 1, Z) of the tables in force
+        self._plain = [PLAIN[plan.codec](size) for size in self._latent_sizes] if plan.codec in PLAIN else []
+        self._coders: list[EntropyCoder] = []  # by the tables in force; none where the codec is plain
+        self._medians = np.zeros((self._agents, 1, plan.shape.latent_max()), np.float32)
         self._slots = [Slot(self._agents, plan.rows, plan.shape.latent_max()) for _ in range(plan.slots)]
         self._reports: dict[int, Report] = {}
         self._log = DecisionLog(self._agents)
@@ -106,9 +109,12 @@ class Fleet:
         for rank, agents in self._executors.items():
             shape = self._shape_of(agents)
             welcome = Welcome(
-                self._transport.run_id, agents, shape.obs_sizes, shape.obs, shape.width, shape.latent, shape.local_blocks,
-                shape.feature_norm, self._plan.codec, self._plan.pack,
-            )  # fmt: skip
+                self._transport.run_id,
+                agents,
+                *shape,
+                codec=self._plan.codec,
+                pack=self._plan.pack,
+            )
             self._transport.send(rank, Kind.WELCOME, welcome.to_json())
         self._transport.set_frame_bytes(self._frame_bytes())
 
@@ -123,10 +129,8 @@ class Fleet:
             self._transport.send(rank, Kind.WEIGHTS, flat, version=version)
             for agent in agents if tables else ():
                 self._transport.send(rank, Kind.TABLES, to_bytes(tables[agent]), agent=agent, version=version)
-        if tables:
-            self._medians = np.zeros((self._agents, 1, self._plan.shape.latent_max()), np.float32)
+        self._coders = [EntropyCoder(each, self._plan.pack) for each in tables]
         for agent, each in enumerate(tables):
-            self._codecs[agent] = make_codec("entropy", self._latent_sizes[agent], each, self._plan.pack)
             self._medians[agent, 0, : self._latent_sizes[agent]] = each.medians
 
     def sense(self, slot: int, step: int, obs: np.ndarray) -> None:
@@ -141,11 +145,15 @@ class Fleet:
             )
 
     def latents(self, slot: int) -> np.ndarray:
-        """Decoded latents (N, E, Z) of what was sensed, as soon as all agents' have come; valid until the next sense."""
+        """Decoded latents (N, E, Z) of what was sensed, once all agents' have come; valid until the next sense."""
         state = self._slots[slot]
-        self._wait(lambda: not state.missing, lambda: f"sent no latents for step {state.step}", lambda: state.missing_ranks(self.rank_of))
+        self._wait(
+            lambda: not state.missing,
+            lambda: f"sent no latents for step {state.step}",
+            lambda: state.missing_ranks(self.rank_of),
+        )
         latents = state.latents[:, : state.rows]
-        if self._medians is not None:
+        if self._coders:
             np.add(state.symbols[:, : state.rows].astype(np.float32), self._medians, out=latents)
         return latents
 
@@ -173,7 +181,7 @@ class Fleet:
         for rank, report in self._reports.items():
             if len(report.timings) == self._log.count:  # another count means rejected frames: their times stay unknown
                 device[:, list(self._executors[rank])] = report.timings
-        return self._log.take(device, self._codecs), {rank: each.resources for rank, each in self._reports.items()}
+        return self._log.take(device, self._coders), {rank: each.resources for rank, each in self._reports.items()}
 
     def _frame_bytes(self) -> int:
         """The largest frame an executor may send: symbols that all need the escape code stay under 16 bytes each."""
@@ -185,7 +193,7 @@ class Fleet:
     def _missing_hello(self) -> list[int]:
         return sorted(set(self._executors) - set(self.hosts))
 
-    def _wait(self, done, what, missing) -> None:  # type: ignore[no-untyped-def]
+    def _wait(self, done: Callable[[], bool], what: Callable[[], str], missing: Callable[[], list[int]]) -> None:
         deadline = now_ns() + int(self._plan.patience_s * 1e9)
         while not done():
             left = (deadline - now_ns()) * 1e-9
@@ -194,7 +202,8 @@ class Fleet:
             if left <= 0 and not done():
                 rank = missing()[0]
                 host = self.hosts[rank].host if rank in self.hosts else "unknown host"
-                raise UserError(f"executor {rank} ({host}) {what()} within link.patience_s = {self._plan.patience_s:g} s")
+                patience = f"link.patience_s = {self._plan.patience_s:g} s"
+                raise UserError(f"executor {rank} ({host}) {what()} within {patience}")
 
     def _receive(self, message: Message) -> None:
         """Act on one frame of an executor; whatever is not right about it is counted and dropped."""
@@ -231,11 +240,11 @@ class Fleet:
         if header.step != state.step or header.environments != state.rows or header.agent not in state.missing:
             raise WireError("step")
         started = now_ns()
-        codec, size = self._codecs[header.agent], self._latent_sizes[header.agent]
-        if self._medians is None:
-            state.latents[header.agent, : state.rows, :size] = codec.decode(message.payload, state.rows)
+        agent, rows, size = header.agent, state.rows, self._latent_sizes[header.agent]
+        if self._plain:
+            state.latents[agent, :rows, :size] = self._plain[agent].decode(message.payload, rows)
         else:
-            state.symbols[header.agent, : state.rows, :size] = codec.decode_symbols(message.payload, state.rows)
+            state.symbols[agent, :rows, :size] = self._coders[agent].decode_symbols(message.payload, rows)
         state.arrived(header.agent, header.length, now_ns() - started)
 
     def _meter(self, message: Message) -> None:
@@ -254,5 +263,6 @@ class Fleet:
             raise WireError("hello")
         hello = Hello(**fields)
         if hello.package != __version__:
-            raise UserError(f"executor {message.source} ({hello.host[:64]!s}) has sde_harl {hello.package[:32]}, the server {__version__}")
+            theirs = f"executor {message.source} ({hello.host[:64]}) has sde_harl {hello.package[:32]}"
+            raise UserError(f"{theirs}, the server {__version__}")
         self.hosts[message.source] = hello

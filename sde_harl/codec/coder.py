@@ -11,10 +11,10 @@ its time (about 10 ns an integer). So only what a call needs is handed over:
 The bytes are the ones that `EntropyBottleneck.compress` gives. Both joined tables lack what CompressAI asserts of a
 table in its own debug build (DEBUG_BUILD), so that build can't be used.
 
-Safety: the C++ decoder reads on past the end of a damaged string, and an escape code names its own length, so a forged one
-could lead it arbitrarily far. Without escape codes a symbol takes at most one 32-bit word, after two words at the start: the
-string is decoded from a copy padded to 2 + symbols + checks words, past which no string can lead. The loop checks
-each word it takes.
+Safety: the C++ decoder reads on past the end of a damaged string, and an escape code names its own length, so a forged
+one could lead it arbitrarily far. Without escape codes a symbol takes at most one 32-bit word, after two words at the
+start: the string is decoded from a copy padded to 2 + symbols + checks words, past which no string can lead. The loop
+checks each word it takes.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ LIMIT = 1 << 15
 _LOWER = 1 << 31  # the coder's state stays at or above this; it is also the state after the last symbol
 _MAX_NIBBLES = 5  # of an escape code: symbols up to LIMIT outside a table of MAX_SPAN need 17 bits
 _MAX_SYMBOL_BITS = PRECISION + 4 * (1 + _MAX_NIBBLES)
-# After the last symbol the state is _LOWER and the string is used up. Two more symbols test it: the first is 0 only if the low 16
-# bits of the state are 0, and makes the decoder take the next word; the second is 1 only if that is the mark put there.
+# After the last symbol the state is _LOWER and the string is used up. Two more symbols test it: the first is 0 only if
+# the low 16 bits of the state are 0, and makes the decoder take the next word; the second is 1 only if that is the mark
+# put there.
 _MARK = 0x5EA15EA1
 _CHECKS = [[0, 1, TOTAL, TOTAL + 1], [0, _MARK & 0xFFFF, (_MARK & 0xFFFF) + 1, TOTAL, TOTAL + 1]]
 _PASSED = [0, 1]
@@ -93,31 +94,37 @@ class EntropyCoder:
         self._pairs = np.stack((self._flat, np.roll(self._flat, -1)), axis=1).view(np.int64).ravel()
         self._bits = (PRECISION - np.log2(np.maximum(np.diff(self._flat, append=0), 1))).astype(np.float32)
         self._escapes = [row[-2:] for row in rows]
-        # One entry more than the row has: no symbol of the row is then the last, the one that C++ reads an escape code after.
+        # One entry more than the row has: no symbol of it is then the last, which C++ reads an escape code after.
         self._open_rows = [[*row, TOTAL + 1] for row in rows] + _CHECKS
         self._open_lengths = [len(row) for row in self._open_rows]
         self._no_offsets = [0] * len(self._open_rows)
+        # Of the steps that a row holds; float32 is exact for all of these.
+        self._lowest = tables.offsets.astype(np.float32)
+        self._highest = (tables.offsets + tables.lengths - 3).astype(np.float32)
+        self._to_place = (self._base - tables.offsets).astype(np.float32)
         self._narrow = max(self._open_lengths) <= 256
         self._first = tables.offsets.tolist()
         self._channels = list(range(self.latent))
         self._evens = list(range(0, len(self._joined), 2))
-        self._zeros = [0] * len(self._joined)
         rans = load_rans()
         self._encoder = rans.RansEncoder()
         self._decoder = rans.RansDecoder()
 
     def symbols(self, z: np.ndarray) -> np.ndarray:
         """z float32 (R, Z) -> int32 (R, Z), the nearest integers to z - medians within +-LIMIT."""
-        if z.ndim != 2 or z.shape[1] != self.latent or len(z) == 0:
-            raise ValueError(f"latents of shape {z.shape} where (rows, {self.latent}) is expected")
-        steps = np.subtract(z, self.tables.medians, dtype=np.float32)
-        np.rint(steps, steps)
-        flat = steps.ravel()
-        if not np.dot(flat, flat) <= LIMIT * LIMIT:  # then no step is larger; true of NaN too
+        steps = self._steps(z)
+        if not np.abs(steps).max() <= LIMIT:  # true of NaN too
             if not np.isfinite(steps).all():
                 raise ValueError("a latent is not finite")
             np.clip(steps, -LIMIT, LIMIT, steps)
         return steps.astype(np.int32)
+
+    def _steps(self, z: np.ndarray) -> np.ndarray:
+        """z float32 (R, Z) -> float32 (R, Z), the nearest integers to z - medians, whatever their size."""
+        if z.ndim != 2 or z.shape[1] != self.latent or len(z) == 0:
+            raise ValueError(f"latents of shape {z.shape} where (rows, {self.latent}) is expected")
+        steps = np.subtract(z, self.tables.medians, dtype=np.float32)
+        return np.rint(steps, steps)
 
     def latents(self, symbols: np.ndarray) -> np.ndarray:
         """symbols int32 (..., Z) -> float32 (..., Z), what the policy sees."""
@@ -136,10 +143,9 @@ class EntropyCoder:
 
     def encode(self, z: np.ndarray) -> bytes:
         """z float32 (R, Z) -> payload; ValueError on a wrong shape or a value that is not finite."""
-        values = self.symbols(z) - self.tables.offsets
-        if not self.pack or len(values) <= self.pack:
-            return self._encode_string(values)
-        strings = [self._encode_string(values[at : at + self.pack]) for at in range(0, len(values), self.pack)]
+        if not self.pack or len(z) <= self.pack:
+            return self._encode_string(z)
+        strings = [self._encode_string(z[at : at + self.pack]) for at in range(0, len(z), self.pack)]
         return np.array([len(s) for s in strings], "<u4").tobytes() + b"".join(strings)
 
     def decode(self, payload: bytes | memoryview, rows: int) -> np.ndarray:
@@ -158,21 +164,21 @@ class EntropyCoder:
         parts = [self._decode_string(s, n) for s, n in zip(_split(data, len(counts)), counts)]
         return np.concatenate(parts)
 
-    def _encode_string(self, values: np.ndarray) -> bytes:
-        """values int32 (rows, Z), counted from the start of their table rows -> one string."""
-        count = values.size
+    def _encode_string(self, z: np.ndarray) -> bytes:
+        """z float32 (rows, Z) -> one string."""
+        steps = self._steps(z)
+        inside = np.fmin(np.fmax(steps, self._lowest), self._highest)  # these two never give NaN
+        if inside.tobytes() != steps.tobytes():  # a symbol that no table holds, or NaN
+            return self._encode_escaped(self.symbols(z) - self.tables.offsets)
+        inside += self._to_place
+        table, symbols = self._gather(inside.astype(np.int32).ravel())
+        lengths = [len(table) + 2]
+        return bytes(self._encoder.encode_with_indexes(symbols, [0] * len(symbols), [table], lengths, _ZERO))
+
+    def _encode_escaped(self, values: np.ndarray) -> bytes:
+        """values int32 (rows, Z), counted from the start of their table rows, some outside -> one string."""
         escaped = values.view(np.uint32) >= self._tops  # negative ones are huge as unsigned
-        any_escaped = bool(escaped.any())
-        inside = np.where(escaped, 0, values) if any_escaped else values
-        places = (inside + self._base).ravel()
-        if 2 * count <= len(self._joined):
-            table = self._pairs.take(places).view(np.int32).tolist()
-            symbols, zeros = self._evens[:count], self._zeros[:count]
-        else:
-            table = self._joined
-            symbols, zeros = places.tolist(), [0] * count
-        if not any_escaped:
-            return bytes(self._encoder.encode_with_indexes(symbols, zeros, [table], [len(table) + 2], _ZERO))
+        table, symbols = self._gather((np.where(escaped, 0, values) + self._base).ravel())
         # Each escape symbol is a row of its own, and always the last of it: C++ appends the escape code.
         excess = np.where(values < 0, values, values - self._tops.astype(np.int32))
         merged = np.where(escaped.ravel(), excess.ravel(), symbols).tolist()
@@ -180,6 +186,12 @@ class EntropyCoder:
         lengths = [len(table) + 2] + [2] * self.latent
         tables = [table, *self._escapes]
         return bytes(self._encoder.encode_with_indexes(merged, indexes, tables, lengths, [0] * len(tables)))
+
+    def _gather(self, places: np.ndarray) -> tuple[list[int], list[int]]:
+        """The one table that C++ gets for entries at `places` (n,) of the joined rows, and their symbols in it."""
+        if 2 * len(places) > len(self._joined):
+            return self._joined, places.tolist()
+        return self._pairs.take(places).view(np.int32).tolist(), self._evens[: len(places)]
 
     def _decode_string(self, string: bytes, rows: int) -> np.ndarray:
         """One string of `rows` rows -> symbols int32 (rows, Z)."""
@@ -230,7 +242,7 @@ def _decode_loop(string: bytes, rows: list[list[int]], first: list[int]) -> list
     words = np.frombuffer(string, "<u4").tolist()
     state = words[0] | words[1] << 32
     at = 2
-    values = []
+    values: list[int] = []
     try:
         for row in rows:
             low = state & 0xFFFF

@@ -94,7 +94,7 @@ class Transport(ABC):
         Raises TimeoutError if `dest` has taken none of its last 64 messages for a minute.
         """
         traffic = self.traffic[dest]
-        body = as_bytes(payload)
+        body = payload if isinstance(payload, bytes) else as_bytes(payload)
         buffer = self._buffers.take(HEADER.size + len(body))
         header = Header(kind, agent, self.run_id or 0, step, slot, environments, version)
         size = pack_into(buffer, header, body)
@@ -108,11 +108,17 @@ class Transport(ABC):
 
         An executor gets one at most, so that what it says (the WELCOME's run and frame size) holds for the next.
         """
+        self._take_back()
+        return self._checked(self._arrived())
+
+    def _take_back(self) -> None:
         for buffer in self._lent:
             self._buffers.give(buffer)
         self._lent.clear()
+
+    def _checked(self, frames: list[tuple[int, memoryview, int]]) -> list[Message]:
         messages = []
-        for source, buffer, size in self._arrived():
+        for source, buffer, size in frames:
             traffic = self.traffic[source]
             traffic.messages_received += 1
             traffic.bytes_received += size
@@ -121,19 +127,24 @@ class Transport(ABC):
                 continue
             self._lent.append(buffer)
             try:
-                messages.append(Message(source, *unpack(buffer[:size], self.run_id)))
+                header, payload = unpack(buffer[:size], self.run_id)
             except WireError as error:
                 self.faults.count(source, error.reason)
+            else:
+                messages.append(Message(source, header, payload))
         return messages
 
     def wait(self, timeout_s: float) -> list[Message]:
         """Polls until something came, at most `timeout_s` seconds; then returns []."""
+        self._take_back()
         deadline = time.perf_counter() + timeout_s
         while True:
-            messages = self.poll()
-            if messages:
-                self.waiter.reset()
-                return messages
+            frames = self._arrived()
+            if frames:
+                messages = self._checked(frames)
+                if messages:
+                    self.waiter.reset()
+                    return messages
             left_s = deadline - time.perf_counter()
             if left_s <= 0:
                 return []

@@ -145,6 +145,8 @@ class Mpi(Transport):
 
     def _arrived(self) -> list[tuple[int, memoryview, int]]:
         self._match()
+        if not self._arriving:
+            return []
         frames = []
         unfinished: list[_Arrival] = []
         for arrival in self._arriving:

@@ -69,7 +69,7 @@ def as_bytes(payload: Buffer) -> memoryview:
     return view.cast("B")
 
 
-def pack_into(frame: memoryview, header: Header, payload: memoryview) -> int:
+def pack_into(frame: memoryview, header: Header, payload: bytes | memoryview) -> int:
     """Writes the frame of `header` and the flat `payload` to the start of `frame`; returns its size in bytes.
 
     Raises ValueError if `frame` is too small and struct.error if a field does not fit its width.

@@ -1,0 +1,38 @@
+"""Every benchmark runs as a program, prints a table and writes rows that other programs can read."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from launch import ROOT, launch, needs_mpirun
+
+NAMES = {
+    "codec": r"codec/batch\d+/\w+",
+    "decision": r"decision/ranks9/batch\d+/p\d+",
+    "train": r"train/happo/3m/smax/(local|agents4)(/share[./]\w+)?",
+}
+ARGUMENTS = {"codec": [], "decision": ["--quick"], "train": ["--quick", "--map", "3m"]}
+
+
+def test_all_benchmarks_are_held_to_this() -> None:
+    assert {path.stem for path in (ROOT / "benchmarks").glob("*.py")} == {*NAMES, "rows"}
+
+
+@needs_mpirun
+@pytest.mark.parametrize("name", NAMES)
+def test_a_benchmark_prints_a_table_and_writes_rows(name: str, tmp_path: Path) -> None:
+    out = tmp_path / "rows.json"
+    ended = launch(1, f"benchmarks/{name}.py", *ARGUMENTS[name], "--json", str(out))
+    assert ended.code == 0, ended.err
+    rows = json.loads(out.read_text())
+    assert rows
+    for row in rows:
+        assert set(row) == {"name", "value", "unit", "floor", "ratio"}
+        assert re.fullmatch(NAMES[name], row["name"])
+        assert row["value"] >= 0
+        assert (row["floor"] is None) == (row["ratio"] is None)
+        assert any(line.startswith(row["name"] + " ") for line in ended.out.splitlines())
+    assert len({row["name"] for row in rows}) == len(rows)
