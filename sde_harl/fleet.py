@@ -19,6 +19,7 @@ from sde_harl.codec.tables import Tables, to_bytes
 from sde_harl.decisions import DecisionLog, Decisions, Slot
 from sde_harl.errors import UserError
 from sde_harl.executor import Welcome
+from sde_harl.link.faults import Fault
 from sde_harl.link.transport import Message, Transport
 from sde_harl.link.wire import HEADER, Kind, Resources, WireError, parse_json, unpack_meter
 from sde_harl.meters.timing import now_ns
@@ -182,6 +183,10 @@ class Fleet:
             if len(report.timings) == self._log.count:  # another count means rejected frames: their times stay unknown
                 device[:, list(self._executors[rank])] = report.timings
         return self._log.take(device, self._coders), {rank: each.resources for rank, each in self._reports.items()}
+
+    def faults(self) -> list[Fault]:
+        """Messages refused since the last call."""
+        return self._transport.faults.drain()
 
     def _frame_bytes(self) -> int:
         """The largest frame an executor may send: symbols that all need the escape code stay under 16 bytes each."""

@@ -121,7 +121,10 @@ class Learner:
         episodes, self._episodes = Episodes.join(self._episodes), []
         with self._stages("report"):
             decisions, resources = self.fleet.report()
-            self._record_decisions(decisions, resources)
+            self._record_decisions(decisions)
+            self._record_resources(resources)
+            for fault in self.fleet.faults():
+                self._record.add("faults", step=fault.step, rank=fault.rank, agent=fault.agent, kind=fault.reason)
         with self._stages("learn"):
             scalars = self.algorithm.update(self._rollout, self.steps / self.config.train.steps)
         with self._stages("publish"):
@@ -213,7 +216,7 @@ class Learner:
             **{"return": episodes.returns},
         )
 
-    def _record_decisions(self, decisions: Decisions, resources: dict[int, Resources]) -> None:
+    def _record_decisions(self, decisions: Decisions) -> None:
         count, agents = decisions.payload_bytes.shape
         if self.config.record.decisions and count:
             per_agent = lambda column: np.repeat(column, agents)  # noqa: E731
@@ -234,6 +237,8 @@ class Learner:
                 t_decode=decisions.decode_ns.ravel(),
                 t_policy=per_agent(decisions.policy_ns),
             )
+
+    def _record_resources(self, resources: dict[int, Resources]) -> None:
         mine = self._process.sample()
         rows = [(0, mine.cpu_s, mine.rss_bytes, mine.peak_rss_bytes)]
         rows += [(rank, each.cpu_s, each.rss_bytes, each.peak_rss_bytes) for rank, each in resources.items()]

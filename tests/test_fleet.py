@@ -1,0 +1,122 @@
+"""The server's side of the wire: what an executor sends is acted on only if every field of it is right."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sde_harl.errors import UserError
+from sde_harl.executor import Executor, hello
+from sde_harl.fleet import Fleet, Plan, deal
+from sde_harl.link.transport import Loopback, Transport
+from sde_harl.link.wire import Kind
+from sde_harl.policy.local import LocalShape, parameter_shapes
+
+SHAPE = LocalShape((5, 5), 5, 8, 4, 1, True)
+ROWS = 3
+
+
+def weights() -> list[list[np.ndarray]]:
+    rng = np.random.default_rng(0)
+    return [[rng.normal(size=each[1:]).astype(np.float32) for each in parameter_shapes(SHAPE)] for _ in range(2)]
+
+
+def start(codec: str = "float32", patience_s: float = 5.0) -> tuple[Fleet, Loopback, Transport, Executor]:
+    server, far = Loopback.pair()
+    executor = Executor(far)
+
+    def step() -> None:
+        for message in far.poll():
+            executor.handle(message)
+
+    server.attach(step)
+    fleet = Fleet(server, Plan(SHAPE, codec, 0, ROWS, 2, {}, patience_s))
+    fleet.handshake()
+    fleet.publish(1, weights(), [])
+    step()  # the welcome has told the run's number
+    return fleet, server, far, executor
+
+
+def features(far: Transport, **wrong: int) -> None:
+    """A FEATURES frame of agent 0 for what is being sensed in slot 0, but for what is `wrong`."""
+    right = {"agent": 0, "step": 7, "slot": 0, "environments": ROWS, "version": 1}
+    far.send(0, Kind.FEATURES, np.full((ROWS, 4), 99.0, np.float32), **{**right, **wrong})
+
+
+WRONG = {
+    "stale version": ({"version": 0}, "version"),
+    "future version": ({"version": 2}, "version"),
+    "another's agent": ({"agent": 2}, "agent"),
+    "no such slot": ({"slot": 9}, "agent"),
+    "another slot": ({"slot": 1}, "step"),
+    "old step": ({"step": 6}, "step"),
+    "rows": ({"environments": ROWS + 1}, "step"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_features_with_a_wrong_field_are_counted_and_not_used(case: str) -> None:
+    wrong, reason = WRONG[case]
+    fleet, server, far, _ = start()
+    obs = np.random.default_rng(1).normal(size=(2, ROWS, 5)).astype(np.float32)
+    fleet.sense(0, 7, obs)
+    features(far, **wrong)
+    latents = fleet.latents(0)
+    assert not (latents == 99.0).any()
+    assert [(fault.rank, fault.reason) for fault in fleet.faults()] == [(1, reason)]
+
+
+def test_the_first_right_answer_counts_and_a_second_does_not() -> None:
+    fleet, server, far, _ = start()
+    fleet.sense(0, 7, np.zeros((2, ROWS, 5), np.float32))
+    features(far)
+    latents = fleet.latents(0)
+    assert (latents[0] == 99.0).all() and not (latents[1] == 99.0).any()
+    assert [fault.reason for fault in fleet.faults()] == ["step"]
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(kind=st.sampled_from(list(Kind)), payload=st.binary(max_size=200), fields=st.tuples(*[st.integers(0, 5)] * 5))
+def test_no_message_of_a_device_can_hurt(kind: Kind, payload: bytes, fields: tuple[int, ...]) -> None:
+    fleet, server, far, _ = start()
+    fleet.sense(0, 3, np.zeros((2, ROWS, 5), np.float32))
+    names = ("agent", "step", "slot", "environments", "version")
+    far.send(0, kind, payload, **dict(zip(names, fields)))
+    latents = fleet.latents(0)
+    assert np.isfinite(latents).all()
+    fleet.act(0, np.zeros((2, ROWS), np.int32), 0)
+    decisions, resources = fleet.report()
+    assert decisions.payload_bytes.shape == (1, 2) and set(resources) == {1}
+
+
+@pytest.mark.parametrize("change", [{"package": 3}, {"host": None}, {"extra": 1}, {"cores": True}])
+def test_a_hello_of_another_shape_is_refused(change: dict[str, object]) -> None:
+    server, far = Loopback.pair()
+    fleet = Fleet(server, Plan(SHAPE, "float32", 0, ROWS, 2, {}, 0.2))
+    far.send(0, Kind.HELLO, json.dumps({**hello(), **change}).encode())
+    with pytest.raises(UserError, match="executor 1"):
+        fleet.handshake()
+    assert [fault.reason for fault in fleet.faults()] == ["hello"]
+
+
+def test_a_silent_executor_is_named_with_its_host() -> None:
+    fleet, server, far, _ = start(patience_s=0.2)
+    server.attach(lambda: None)
+    fleet.sense(0, 1, np.zeros((2, ROWS, 5), np.float32))
+    with pytest.raises(UserError, match=str(hello()["host"])):
+        fleet.latents(0)
+
+
+def test_agents_are_dealt_evenly_and_as_pinned() -> None:
+    assert deal(8, 3, {}) == [(0, 3, 6), (1, 4, 7), (2, 5)]
+    assert deal(4, 2, {0: 2, 1: 2}) == [(2, 3), (0, 1)]
+    with pytest.raises(UserError, match="-np 4"):
+        deal(2, 3, {})
+    with pytest.raises(UserError, match="placement.assign"):
+        deal(2, 1, {5: 1})
+    with pytest.raises(UserError, match="placement.assign"):
+        deal(2, 2, {0: 1, 1: 1})
