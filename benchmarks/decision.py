@@ -11,6 +11,7 @@ Starts itself under mpirun. `--quick` measures little, to see that it works.
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -231,12 +232,16 @@ def mpirun(ranks: int, words: list[str]) -> subprocess.CompletedProcess[bytes]:
 
 
 def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--json", metavar="OUT")
+    quick = parser.parse_args(argv).quick  # before mpirun, so that --help starts no ranks
     size = launched_ranks()[1]
     if size == 1:
         return mpirun(RANKS, [str(Path(__file__).resolve()), *argv]).returncode
     if size != RANKS:
         sys.exit(f"benchmarks/decision.py: {size} ranks were started, {RANKS} are measured")
-    length = QUICK if "--quick" in argv else FULL
+    length = QUICK if quick else FULL
     transport = Mpi()
     from mpi4py import MPI
 

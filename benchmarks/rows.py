@@ -1,9 +1,15 @@
-"""What every benchmark prints and writes: rows of a name, a value and a floor measured in the same run."""
+"""What every benchmark prints and writes: rows of a name, a value and a floor measured in the same run.
+
+    python benchmarks/rows.py OUT.json [OUT2.json ...] [--json ALL.json]
+
+prints what earlier runs have written as one table, and joins it into one file.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -40,3 +46,23 @@ def report(rows: Sequence[Row], argv: Sequence[str]) -> None:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
+
+
+def read(path: str) -> list[Row]:
+    """The rows of a file that `report` wrote; ends the program with one line where it is none."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return [Row(**row) for row in json.load(file)]
+    except (OSError, ValueError, TypeError) as error:
+        sys.exit(f"error: {path}: not a file of benchmark rows: {error}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="*", metavar="OUT.json")
+    parser.add_argument("--json", metavar="ALL.json")
+    report([row for path in parser.parse_args().files for row in read(path)], sys.argv[1:])
+
+
+if __name__ == "__main__":
+    main()

@@ -36,3 +36,15 @@ def test_a_benchmark_prints_a_table_and_writes_rows(name: str, tmp_path: Path) -
         assert (row["floor"] is None) == (row["ratio"] is None)
         assert any(line.startswith(row["name"] + " ") for line in ended.out.splitlines())
     assert len({row["name"] for row in rows}) == len(rows)
+
+
+def test_saved_rows_are_joined_and_printed(tmp_path: Path) -> None:
+    row = {"name": "a/b", "value": 1.5, "unit": "us", "floor": None, "ratio": None}
+    for name in ("one.json", "two.json"):
+        (tmp_path / name).write_text(json.dumps([row]))
+    files = [str(tmp_path / name) for name in ("one.json", "two.json")]
+    ended = launch(1, "benchmarks/rows.py", *files, "--json", str(tmp_path / "all.json"))
+    assert ended.code == 0, ended.err
+    assert json.loads((tmp_path / "all.json").read_text()) == [row, row]
+    assert ended.out.count("a/b") == 2
+    assert launch(1, "benchmarks/rows.py", str(tmp_path / "none.json")).code == 1
