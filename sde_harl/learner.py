@@ -61,17 +61,6 @@ class Learner:
             transport, Plan(shape, config.codec.name, config.codec.pack, half, SLOTS, assign, config.link.patience_s)
         )
         self.fleet.handshake()
-        env, task = self.spec.name.split("/", 1)
-        self.folder = run_folder(
-            Path(config.record.dir), env, task, config.algo.name, config.record.exp, config.seed
-        )
-        (self.folder / "models").mkdir()
-        (self.folder / "config.yaml").write_text(to_yaml(config))
-        self._record = RunFile(self.folder / "run.h5", self._meta(backend), config.record.on_disk_full)
-        self._metrics = Metrics(self.folder, config.record.tensorboard, config.train.steps)
-        self._metrics.note(line)
-        executors = transport.size - 1
-        self._metrics.note(f"{self.spec.name}, {config.algo.name}, {executors} executor(s), run folder {self.folder}")
         self._seed(config.seed)
         self.policy = SplitPolicy(self.spec, config.policy, config.codec, self._torch)
         critic = Critic(self.spec.state_size, config.policy, self._torch)
@@ -81,8 +70,20 @@ class Learner:
         self._collector = Collector(self._seats, self._rollout, self._numpy, self._played)
         self._episodes: list[Episodes] = []
         self._eval_seats: list[Seat] = []
+        self._open(backend, [line, f"{self.spec.name}, {config.algo.name}, {transport.size - 1} executor(s)"])
         self.steps = 0
         self._started = now_ns()
+
+    def _open(self, backend: str, notes: list[str]) -> None:
+        """Make the run's folder and its record; last of all, so that a run that can't start leaves none behind."""
+        config, (env, task) = self.config, self.spec.name.split("/", 1)
+        self.folder = run_folder(Path(config.record.dir), env, task, config.algo.name, config.record.exp, config.seed)
+        (self.folder / "models").mkdir()
+        (self.folder / "config.yaml").write_text(to_yaml(config))
+        self._record = RunFile(self.folder / "run.h5", self._meta(backend), config.record.on_disk_full)
+        self._metrics = Metrics(self.folder, config.record.tensorboard, config.train.steps)
+        for note in [*notes, f"run folder {self.folder}"]:
+            self._metrics.note(note)
 
     def _seed(self, seed: int) -> None:
         sequence = np.random.SeedSequence(seed)
