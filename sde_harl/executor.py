@@ -32,28 +32,26 @@ class Welcome(NamedTuple):
 
     run_id: int
     agents: tuple[int, ...]
-    obs_sizes: tuple[int, ...]
-    obs: int
-    width: int
-    latent: int
-    local_blocks: int
-    feature_norm: bool
+    shape: LocalShape
+    """Of these agents."""
     codec: str
     pack: int
 
-    def shape(self) -> LocalShape:
-        return LocalShape(self.obs_sizes, self.obs, self.width, self.latent, self.local_blocks, self.feature_norm)
-
     def to_json(self) -> bytes:
-        return json.dumps(self._asdict()).encode()
+        return json.dumps({**self._asdict(), "shape": self.shape._asdict()}).encode()
 
     @classmethod
     def from_json(cls, payload: memoryview) -> Welcome:
         fields = parse_json(payload)
-        if set(fields) != set(cls._fields):
+        shape = fields.get("shape")
+        if set(fields) != set(cls._fields) or not isinstance(shape, dict) or set(shape) != set(LocalShape._fields):
             raise WireError("welcome")
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-        return cls(**values)
+        return cls(**{**_tuples(fields), "shape": LocalShape(**_tuples(shape))})
+
+
+def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    """JSON has lists only."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
 
 
 def hello() -> dict[str, str | int]:
@@ -103,10 +101,10 @@ class Executor:
             raise WireError("kind")
 
     def _begin(self, welcome: Welcome) -> None:
-        self._agents, self._shape, self._pack = welcome.agents, welcome.shape(), welcome.pack
+        self._agents, self._shape, self._pack = welcome.agents, welcome.shape, welcome.pack
         self._transport.run_id = welcome.run_id
         self._sizes = self._shape.latent_sizes()
-        self._features, self._padded = sum(welcome.obs_sizes), min(welcome.obs_sizes) < welcome.obs
+        self._features, self._padded = sum(self._shape.obs_sizes), min(self._shape.obs_sizes) < self._shape.obs
         plain = PLAIN.get(welcome.codec)  # entropy coders come with their tables
         self._codecs = {row: plain(size) for row, size in enumerate(self._sizes)} if plain else {}
 

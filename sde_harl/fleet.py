@@ -108,14 +108,8 @@ class Fleet:
         self._wait(lambda: len(self.hosts) == len(self._executors), lambda: "did not say hello", self._missing_hello)
         self._transport.run_id = secrets.randbits(32)
         for rank, agents in self._executors.items():
-            shape = self._shape_of(agents)
-            welcome = Welcome(
-                self._transport.run_id,
-                agents,
-                *shape,
-                codec=self._plan.codec,
-                pack=self._plan.pack,
-            )
+            plan = self._plan
+            welcome = Welcome(self._transport.run_id, agents, self._shape_of(agents), plan.codec, plan.pack)
             self._transport.send(rank, Kind.WELCOME, welcome.to_json())
         self._transport.set_frame_bytes(self._frame_bytes())
 

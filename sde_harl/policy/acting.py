@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sde_harl.policy.local import forward
+
 _TINY = np.finfo(np.float32).tiny
 _NEVER = np.float32(-1e30)
 
@@ -29,13 +31,7 @@ class ActingPolicy:
 
     def logits(self, latents: np.ndarray) -> np.ndarray:
         """Logits (N, E, A) of decoded latents (N, E, Z)."""
-        x = latents
-        for index, (weight, bias) in enumerate(self._layers):
-            if index:
-                np.maximum(x, 0.0, out=x)
-            x = np.matmul(x, weight)
-            x += bias
-        return x
+        return forward(latents, self._layers)
 
     def act(self, latents: np.ndarray, available: np.ndarray, generator: np.random.Generator | None) -> Decision:
         """Sample actions, or take the most likely ones where `generator` is None.

@@ -55,6 +55,16 @@ def observation_mask(obs_sizes: tuple[int, ...], obs: int) -> np.ndarray:
     return (np.arange(obs) < np.asarray(obs_sizes)[:, None]).astype(np.float32)
 
 
+def forward(x: np.ndarray, layers: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """x (n, E, in) through stacked Linear layers, weight (n, in, out) and bias (n, 1, out), with ReLU between them."""
+    for index, (weight, bias) in enumerate(layers):
+        if index:
+            np.maximum(x, 0.0, out=x)
+        x = np.matmul(x, weight)
+        x += bias
+    return x
+
+
 class LocalNets:
     """Local nets of an executor's agents, stacked."""
 
@@ -80,12 +90,7 @@ class LocalNets:
         if not self._shape.local_blocks:
             gain, shift = self._blocks[0]
             return x * gain[:, None] + shift
-        for index, (weight, bias) in enumerate(self._blocks):
-            if index:
-                np.maximum(x, 0.0, out=x)
-            x = np.matmul(x, weight)
-            x += bias
-        return x
+        return forward(x, self._blocks)
 
     def _normalise(self, obs: np.ndarray) -> np.ndarray:
         """Layer normalisation over each agent's own features (n, E, O); padding stays zero."""
