@@ -169,7 +169,7 @@ class Floor:
     def follow(self, rounds: int, agent: int, nets: LocalNets) -> None:
         """Any other rank."""
         comm, feature, sensor = self._comm, self._features[agent], self._sensors[agent]
-        actions = np.empty(len(sensor), np.int32)
+        actions = np.empty((len(sensor), 1), np.int32)
         for _ in range(rounds):
             sensed, told = comm.Irecv(sensor, 0), comm.Irecv(actions, 0)
             self._wait([sensed])

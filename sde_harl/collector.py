@@ -61,7 +61,7 @@ class Seat:
             decision = policy.act(latents, self.step.available_actions.swapaxes(0, 1), generator)
             policy_ns = now_ns() - started
         with self._stages("send"):
-            self._env.send(np.ascontiguousarray(decision.actions.T))
+            self._env.send(np.ascontiguousarray(decision.actions.swapaxes(0, 1)))
             self._fleet.act(self._slot, decision.actions, policy_ns)
         return decision, latents
 

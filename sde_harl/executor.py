@@ -36,6 +36,10 @@ class Welcome(NamedTuple):
     """Of these agents."""
     codec: str
     pack: int
+    action_size: int
+    """D, numbers of an action."""
+    continuous: bool
+    """Actions are float32, else int32."""
 
     def to_json(self) -> bytes:
         return json.dumps({**self._asdict(), "shape": self.shape._asdict()}).encode()
@@ -77,7 +81,7 @@ class Executor:
         self.farewell: str | None = None
         """Why the server ended the run ("" when all was well), once it has."""
         self.actions: dict[int, np.ndarray] = {}
-        """Slot -> the last actions (n, E) this executor was told to take."""
+        """Slot -> the last actions (n, E, D) this executor was told to take."""
         transport.send(SERVER, Kind.HELLO, json.dumps(hello()).encode())
 
     def handle(self, message: Message) -> None:
@@ -103,6 +107,8 @@ class Executor:
     def _begin(self, welcome: Welcome) -> None:
         self._agents, self._shape, self._pack = welcome.agents, welcome.shape, welcome.pack
         self._transport.run_id = welcome.run_id
+        self._action_type = "<f4" if welcome.continuous else "<i4"
+        self._actions_shape = len(self._agents), -1, welcome.action_size  # (n, E, D)
         self._sizes = self._shape.latent_sizes()
         self._features, self._padded = sum(self._shape.obs_sizes), min(self._shape.obs_sizes) < self._shape.obs
         plain = PLAIN.get(welcome.codec)  # entropy coders come with their tables
@@ -146,7 +152,7 @@ class Executor:
     def _act(self, message: Message) -> None:
         slot = message.header.slot
         self._timings.answered(slot, now_ns())
-        self.actions[slot] = np.frombuffer(message.payload, "<i4").reshape(len(self._agents), -1).copy()
+        self.actions[slot] = np.frombuffer(message.payload, self._action_type).reshape(self._actions_shape).copy()
 
     def _report(self) -> None:
         sample, link = self._process.sample(), self._transport

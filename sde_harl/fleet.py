@@ -41,6 +41,10 @@ class Plan(NamedTuple):
     assign: dict[int, int]
     """Agent -> executor rank, where pinned by hand."""
     patience_s: float
+    action_size: int = 1
+    """D, numbers of an action."""
+    continuous: bool = False
+    """Actions are float32, else int32."""
 
 
 class Hello(NamedTuple):
@@ -109,7 +113,8 @@ class Fleet:
         self._transport.run_id = secrets.randbits(32)
         for rank, agents in self._executors.items():
             plan = self._plan
-            welcome = Welcome(self._transport.run_id, agents, self._shape_of(agents), plan.codec, plan.pack)
+            shape, actions = self._shape_of(agents), (plan.action_size, plan.continuous)
+            welcome = Welcome(self._transport.run_id, agents, shape, plan.codec, plan.pack, *actions)
             self._transport.send(rank, Kind.WELCOME, welcome.to_json())
         self._transport.set_frame_bytes(self._frame_bytes())
 
@@ -153,7 +158,7 @@ class Fleet:
         return latents
 
     def act(self, slot: int, actions: np.ndarray, policy_ns: int) -> None:
-        """Answer with actions (N, E) int32; `policy_ns` is what deciding them took."""
+        """Answer with actions (N, E, D); `policy_ns` is what deciding them took."""
         state = self._slots[slot]
         for rank, agents in self._executors.items():
             payload = actions[agents[0] : agents[0] + 1] if len(agents) == 1 else actions[list(agents)]

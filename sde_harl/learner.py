@@ -57,9 +57,9 @@ class Learner:
             raise UserError(f"algo.name: {config.algo.name} can't act in the continuous actions of {self.spec.name}")
         shape = local_shape(self.spec, config.policy, tuple(range(len(self.spec.agents))))
         assign = dict(config.placement.assign)
-        self.fleet = Fleet(
-            transport, Plan(shape, config.codec.name, config.codec.pack, half, SLOTS, assign, config.link.patience_s)
-        )
+        link = (SLOTS, assign, config.link.patience_s)
+        actions = (len(self.spec.branches), self.spec.continuous)
+        self.fleet = Fleet(transport, Plan(shape, config.codec.name, config.codec.pack, half, *link, *actions))
         self.fleet.handshake()
         self._seed(config.seed)
         self.policy = SplitPolicy(self.spec, config.policy, config.codec, self._torch)

@@ -17,7 +17,7 @@ from sde_harl.policy.split import SplitPolicy
 
 def spec(agents: int, actions: int, obs: int) -> EnvSpec:
     names = tuple(f"agent_{k}" for k in range(agents))
-    return EnvSpec("test/game", names, (obs,) * agents, (actions,) * agents, obs, 1, False, ("",) * agents, False)
+    return EnvSpec("test/game", names, (obs,) * agents, ((actions,),) * agents, obs, 1, False, ("",) * agents, False)
 
 
 def test_advantages_of_one_episode_are_the_discounted_sum_of_deltas() -> None:
@@ -55,15 +55,15 @@ def test_value_normalisation_tracks_mean_and_deviation() -> None:
 
 def act(policy: SplitPolicy, rollout: Rollout, generator: np.random.Generator) -> None:
     """Fill a rollout's actions as the fleet would, with torch's own latents."""
-    n, steps, envs = rollout.actions.shape
+    n, steps, envs, _ = rollout.actions.shape
     latents = np.zeros((n, steps * envs, policy.shape.latent_max()), np.float32)
     for net in policy.groups:
         with torch.no_grad():
             obs = torch.from_numpy(rollout.obs[list(net.members)]).flatten(1, 2)
             latents[list(net.members)] = net.quantise(net.encode(net.normalise(obs))).numpy()
     decision = policy.acting().act(latents, rollout.available.reshape(n, steps * envs, -1), generator)
-    rollout.actions[:] = decision.actions.reshape(n, steps, envs)
-    rollout.log_probs[:] = decision.log_probs.reshape(n, steps, envs)
+    rollout.actions[:] = decision.actions.reshape(rollout.actions.shape)
+    rollout.log_probs[:] = decision.log_probs.reshape(rollout.actions.shape)
 
 
 def learner(game: EnvSpec, codec: str = "entropy", **algo: object) -> Happo:
@@ -92,7 +92,7 @@ def test_agents_learn_to_name_what_they_see(codec: str) -> None:
         rollout.obs[:] = np.eye(4, dtype=np.float32)[shown]
         rollout.states[0], rollout.states[1] = rollout.obs[0, 0], rollout.obs[0, 0]
         act(happo.policy, rollout, rng)
-        rollout.rewards[:] = (rollout.actions == shown).mean(0)
+        rollout.rewards[:] = (rollout.actions[..., 0] == shown).mean(0)
         reward = float(rollout.rewards.mean())
         scalars = happo.update(rollout, 0.0)
         assert scalars["ratio_error"] < 1e-4, "what acted is not what is trained"
@@ -109,7 +109,7 @@ def test_the_climbing_game_does_not_end_at_its_punishment(seed: int) -> None:
     rollout.states[:] = 1.0
     for _ in range(80):
         act(happo.policy, rollout, rng)
-        rollout.rewards[:] = payoff[rollout.actions[0], rollout.actions[1]]
+        rollout.rewards[:] = payoff[rollout.actions[0, ..., 0], rollout.actions[1, ..., 0]]
         happo.update(rollout, 0.0)
     assert rollout.rewards.mean() > 4.5
 
@@ -141,7 +141,7 @@ def test_the_second_group_sees_the_first_ones_ratio() -> None:
     net = happo.policy.groups[0]
     with torch.no_grad():
         logits = net(net.normalise(torch.from_numpy(rollout.obs[:1]).flatten(1, 2))).logits
-    chosen = torch.from_numpy(rollout.actions[:1]).flatten(1, 2).long()[..., None]
+    chosen = torch.from_numpy(rollout.actions[:1]).flatten(1, 2).long()
     new = logits.log_softmax(-1).gather(-1, chosen)[0, :, 0]
     ratio = torch.exp(new - torch.from_numpy(rollout.log_probs[0].ravel()))
     torch.testing.assert_close(seen[1], seen[0] * ratio, rtol=1e-4, atol=1e-5)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sde_harl.envs import Step, VectorEnv, make, resolve_backend
+from sde_harl.envs import EnvSpec, Step, VectorEnv, make, resolve_backend
 from sde_harl.errors import UserError
 
 STOP = 4  # SMAX's action "stop"; 0 to 3 move, the rest attack
@@ -42,16 +42,16 @@ def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def at_random(step: Step, rng: np.random.Generator) -> Actions:
-    """(E, N) actions, each environment's drawn alike whatever the others do."""
+    """(E, N, 1) actions, each environment's drawn alike whatever the others do."""
     draws = rng.random(step.available_actions.shape[1:])
-    actions: Actions = (draws * step.available_actions).argmax(-1).astype(np.int32)
+    actions: Actions = (draws * step.available_actions).argmax(-1).astype(np.int32)[..., None]
     return actions
 
 
 def shoot_first(step: Step, rng: np.random.Generator) -> Actions:
-    """(E, N) actions that attack the first enemy in range, else wait."""
+    """(E, N, 1) actions that attack the first enemy in range, else wait."""
     shots = step.available_actions[:, :, STOP + 1 :]
-    return np.where(shots.any(-1), STOP + 1 + shots.argmax(-1), STOP).astype(np.int32)
+    return np.where(shots.any(-1), STOP + 1 + shots.argmax(-1), STOP).astype(np.int32)[..., None]
 
 
 def play(env: VectorEnv, count: int, policy: Policy = at_random) -> list[Step]:
@@ -77,7 +77,7 @@ def test_shapes_and_types(config: Config) -> None:
     expected = {
         "obs": ((4, agents, max(spec.obs_sizes)), np.float32),
         "state": ((4, spec.state_size), np.float32),
-        "available_actions": ((4, agents, max(spec.action_sizes)), np.bool_),
+        "available_actions": ((4, agents, sum(spec.branches)), np.bool_),
         "active": ((4, agents), np.bool_),
         "rewards": ((4,), np.float32),
         "terminated": ((4,), np.bool_),
@@ -100,7 +100,7 @@ def test_padding_is_zero_and_unavailable(config: Config) -> None:
     for step in play(env, 3):
         for i, (obs_size, action_size) in enumerate(zip(env.spec.obs_sizes, env.spec.action_sizes, strict=True)):
             assert not step.obs[:, i, obs_size:].any()
-            assert not step.available_actions[:, i, action_size:].any()
+            assert not step.available_actions[:, i, sum(action_size) :].any()
 
 
 @each_case
@@ -236,7 +236,7 @@ def test_smax_time_limit_truncates() -> None:
     battles = env._games.games
     late = battles.state.replace(step=battles.state.step + 98)
     env._games = env._games._replace(games=battles.replace(state=late))
-    stop = np.full((4, 3), STOP)
+    stop = np.full((4, 3, 1), STOP)
     for truncated in (False, True, False):
         env.send(stop)
         step = env.recv()
@@ -276,7 +276,7 @@ def test_smax_cache_that_cannot_be_written_is_only_a_warning(
 
 def test_mpe_sizes_differ_between_agents() -> None:
     env = make(Config("mpe", "simple_speaker_listener"), 2, seed=1)
-    assert env.spec.obs_sizes == (3, 11) and env.spec.action_sizes == (3, 5)
+    assert env.spec.obs_sizes == (3, 11) and env.spec.action_sizes == ((3,), (5,))
     assert env.spec.unit_types == ("speaker", "listener")
     step = env.reset()
     np.testing.assert_array_equal(step.state, np.concatenate([step.obs[:, 0, :3], step.obs[:, 1]], -1))
@@ -296,14 +296,14 @@ def test_mpe_reward_is_the_mean_over_agents() -> None:
     twin = simple_spread_v3.parallel_env()
     twin.reset(seed=int(env.episode_seeds()[0]))
     for action in range(5):
-        env.send(np.full((1, 3), action))
+        env.send(np.full((1, 3, 1), action))
         _, rewards, *_ = twin.step({agent: action for agent in env.spec.agents})
         np.testing.assert_allclose(env.recv().rewards[0], np.mean(list(rewards.values())), rtol=1e-6)
 
 
 def test_mpe_continuous() -> None:
     env = make(CASES[2]._replace(continuous_actions=True), 2, seed=1)
-    assert env.spec.continuous and env.spec.action_sizes == (15, 15)
+    assert env.spec.continuous and env.spec.action_sizes == ((15,), (15,))
     env.reset()
     env.send(np.full((2, 2, 15), 0.5, np.float32))
     assert np.isfinite(env.recv().obs).all()
@@ -361,3 +361,12 @@ def test_auto_backend_says_which_and_why(
 def test_backend_that_was_asked_for() -> None:
     assert resolve_backend(SMAX) == ("smax", "smac is played on smax, as env.backend asks.")
     assert resolve_backend(CASES[1]) == ("mpe", "mpe is played on mpe.")
+
+
+def test_the_layout_holds_agents_of_different_actions() -> None:
+    spec = EnvSpec("test/x", ("a", "b"), (1, 1), ((3,), (2, 4)), 1, 1, False, ("", ""), False)
+    assert spec.branches == (3, 4)
+    assert spec.choices().astype(int).tolist() == [[1, 1, 1, 1, 0, 0, 0], [1, 1, 0, 1, 1, 1, 1]]
+    continuous = spec._replace(action_sizes=((2,), (3,)), continuous=True)
+    assert continuous.branches == (1, 1, 1)
+    assert continuous.choices().astype(int).tolist() == [[1, 1, 0], [1, 1, 1]]

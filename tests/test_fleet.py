@@ -88,7 +88,7 @@ def test_no_message_of_a_device_can_hurt(kind: Kind, payload: bytes, fields: tup
     far.send(0, kind, payload, **dict(zip(names, fields)))
     latents = fleet.latents(0)
     assert np.isfinite(latents).all()
-    fleet.act(0, np.zeros((2, ROWS), np.int32), 0)
+    fleet.act(0, np.zeros((2, ROWS, 1), np.int32), 0)
     decisions, resources = fleet.report()
     assert decisions.payload_bytes.shape == (1, 2) and set(resources) == {1}
 

@@ -16,7 +16,7 @@ SPEC = EnvSpec(
     name="test/three",
     agents=("a", "b", "c"),
     obs_sizes=(5, 9, 7),
-    action_sizes=(4, 3, 4),
+    action_sizes=((4,), (3,), (4,)),
     state_size=6,
     episode_limit=10,
     continuous=False,
@@ -98,8 +98,8 @@ def test_sampling_follows_the_probabilities_and_never_takes_a_masked_action() ->
     policy = ActingPolicy([(np.zeros((1, 2, 4), np.float32), logits[None, None])])
     available = np.broadcast_to(np.array([True, True, True, False]), (1, 200_000, 4))
     decision = policy.act(np.zeros((1, 200_000, 2), np.float32), available, np.random.default_rng(1))
-    shares = np.bincount(decision.actions[0], minlength=4) / 200_000
+    shares = np.bincount(decision.actions[0, :, 0], minlength=4) / 200_000
     np.testing.assert_allclose(shares, [0.5, 0.2, 0.3, 0.0], atol=0.005)
     np.testing.assert_allclose(np.exp(decision.log_probs[0]), np.array([0.5, 0.2, 0.3])[decision.actions[0]], rtol=1e-5)
     greedy = policy.act(np.zeros((1, 3, 2), np.float32), available[:, :3], None)
-    assert greedy.actions.tolist() == [[0, 0, 0]]
+    assert greedy.actions.tolist() == [[[0], [0], [0]]]

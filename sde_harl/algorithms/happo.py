@@ -34,7 +34,7 @@ class Rows(NamedTuple):
     actions: Tensor
     """(n, B, 1) int64."""
     log_probs: Tensor
-    """(n, B) of the behaviour policy."""
+    """(n, B, 1) of the behaviour policy."""
     active: Tensor
     """(n, B) 1.0 where the agent was alive."""
 
@@ -66,7 +66,7 @@ class Happo:
             rows = _rows(rollout, net)
             report = self._update_group(net, self._optimizers[index], rows, surrogate)
             with torch.no_grad():
-                ratio = torch.exp(_log_probs(net(rows.features).logits, rows)[0] - rows.log_probs)
+                ratio = torch.exp(_log_probs(net(rows.features).logits, rows)[0] - rows.log_probs[..., 0])
                 surrogate = surrogate * ratio.prod(0)
             reports.append(report)
         scalars = {key: float(np.mean([report[key] for report in reports])) for key in reports[0]}
@@ -96,7 +96,7 @@ class Happo:
     def _policy_loss(self, logits: Tensor, rows: Rows, surrogate: Tensor) -> tuple[Tensor, dict[str, float]]:
         log_probs, entropy = _log_probs(logits, rows)
         clip, weight = self._algo.clip_coef, rows.active / rows.active.sum().clamp(min=1.0)
-        ratio = torch.exp(log_probs - rows.log_probs)  # (n, B)
+        ratio = torch.exp(log_probs - rows.log_probs[..., 0])  # (n, B)
         objective = torch.minimum(ratio * surrogate, ratio.clamp(1.0 - clip, 1.0 + clip) * surrogate)
         objective, entropy = (objective * weight).sum(), (entropy * weight).sum()
         with torch.no_grad():
@@ -156,7 +156,7 @@ def _rows(rollout: Rollout, net: GroupNet) -> Rows:
         torch.from_numpy(each[pick]).flatten(1, 2)
         for each in (rollout.obs, rollout.available, rollout.actions, rollout.log_probs, rollout.active)
     )
-    return Rows(net.normalise(obs), available, actions.long()[..., None], log_probs, active.float())
+    return Rows(net.normalise(obs), available, actions.long(), log_probs, active.float())
 
 
 def _log_probs(logits: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:

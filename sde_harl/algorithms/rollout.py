@@ -1,6 +1,6 @@
 """What was played between two updates: preallocated numpy arrays, agent first, so that one agent's rows lie together.
 
-N agents, T time, E environments, O observation, A actions, S state, Z latent.
+N agents, T time, E environments, O observation, D numbers of an action, A choices of one, S state, Z latent.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ class Rollout:
     def __init__(self, spec: EnvSpec, steps: int, envs: int, latent: int) -> None:
         n, sizes = len(spec.agents), (steps, envs)
         self.obs = np.zeros((n, *sizes, max(spec.obs_sizes)), np.float32)  # (N, T, E, O)
-        self.available = np.zeros((n, *sizes, max(spec.action_sizes)), bool)  # (N, T, E, A)
+        self.available = np.zeros((n, *sizes, sum(spec.branches)), bool)  # (N, T, E, A)
         self.active = np.zeros((n, *sizes), bool)  # (N, T, E) alive when it decided
-        self.actions = np.zeros((n, *sizes), np.int32)
-        self.log_probs = np.zeros((n, *sizes), np.float32)  # of the policy that acted on the decoded latents
+        self.actions = np.zeros((n, *sizes, len(spec.branches)), np.float32 if spec.continuous else np.int32)
+        self.log_probs = np.zeros(self.actions.shape, np.float32)  # of the policy that acted on the decoded latents
         self.latents = np.zeros((n, *sizes, latent), np.float32)  # (N, T, E, Z) decoded: what the devices really sent
         self.states = np.zeros((steps + 1, envs, spec.state_size), np.float32)
         self.final_states = np.zeros((*sizes, spec.state_size), np.float32)  # read where an episode was truncated

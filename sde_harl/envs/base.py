@@ -1,12 +1,18 @@
 """What an environment looks like to the rest of the program: a batch of games that step together.
 
-Symbols: E environments, N agents, O the largest observation, A the largest action set, S state. This module imports
-numpy alone, so that an executor or a reader of records may use its types.
+Symbols: E environments, N agents, O the largest observation, A numbers that describe a choice of action, D numbers that
+an action is made of, S state. This module imports numpy alone, so that an executor or a reader of records may use its
+types.
+
+An action is D numbers. A discrete one is a choice in each of D branches (one, in most benchmarks); a continuous one
+has D dimensions. Agents may differ: `EnvSpec.branches` is the layout that holds them all, A the sum of it, and what an
+agent lacks is padding.
 """
 
 from __future__ import annotations
 
 import difflib
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
@@ -43,12 +49,29 @@ class EnvSpec(NamedTuple):
     name: str  # what results are called, "smax/3s5z"
     agents: tuple[str, ...]
     obs_sizes: tuple[int, ...]  # floats, unpadded, one an agent
-    action_sizes: tuple[int, ...]  # choices of a discrete agent, dimensions of a continuous one
+    action_sizes: tuple[tuple[int, ...], ...]  # an agent's choices in each branch; (dimensions,) if continuous
     state_size: int
     episode_limit: int  # steps, after which an episode is truncated
     continuous: bool
     unit_types: tuple[str, ...]  # role hints, "" where unknown
     has_win: bool
+
+    @property
+    def branches(self) -> tuple[int, ...]:
+        """(D,) the most choices that any agent has in each branch; 1 for each dimension if continuous."""
+        if self.continuous:
+            return (1,) * max(dimensions for (dimensions,) in self.action_sizes)
+        return tuple(max(column) for column in itertools.zip_longest(*self.action_sizes, fillvalue=1))
+
+    def choices(self) -> NDArray[np.bool_]:
+        """(N, A) what each agent has of the layout. In a branch that it lacks, choice 0 stands for doing nothing."""
+        if self.continuous:
+            dimensions = np.array(self.action_sizes)  # (N, 1)
+            return np.arange(len(self.branches)) < dimensions
+        padded = itertools.zip_longest(*self.action_sizes, fillvalue=1)  # of every branch, each agent's choices
+        return np.concatenate(
+            [np.arange(most) < np.array(own)[:, None] for most, own in zip(self.branches, padded)], axis=1
+        )
 
 
 class Step(NamedTuple):
@@ -61,7 +84,7 @@ class Step(NamedTuple):
 
     obs: NDArray[np.float32]  # (E, N, O), zero-padded
     state: NDArray[np.float32]  # (E, S)
-    available_actions: NDArray[np.bool_]  # (E, N, A), padding is False
+    available_actions: NDArray[np.bool_]  # (E, N, A), padding is False; `choices` where nothing is ever unavailable
     active: NDArray[np.bool_]  # (E, N), alive when deciding on this obs
     rewards: NDArray[np.float32]  # (E,), the team's
     terminated: NDArray[np.bool_]  # (E,), the game is over
@@ -85,7 +108,7 @@ class VectorEnv(ABC):
 
     @abstractmethod
     def send(self, actions: NDArray[np.generic]) -> None:
-        """Step with (E, N) int32 actions, (E, N, A) float32 if continuous; in the background where that is possible.
+        """Step with (E, N, D) actions, int32, or float32 if continuous; in the background where that is possible.
 
         The array may be overwritten once this returns.
         """

@@ -36,8 +36,8 @@ class MpeVector(VectorEnv):
         self.spec = _spec(self._worlds[0], scenario, continuous)
         self.num_envs = num_envs
         self._seed, self._first_env = seed, first_env
-        actions = np.arange(max(self.spec.action_sizes)) < np.array(self.spec.action_sizes)[:, None]  # (N, A)
-        self._available = np.broadcast_to(actions, (num_envs, *actions.shape))  # (E, N, A)
+        choices = self.spec.choices()
+        self._available = np.broadcast_to(choices, (num_envs, *choices.shape))  # (E, N, A)
         self._active = np.ones((num_envs, len(self.spec.agents)), bool)
         self._episodes = np.zeros(num_envs, np.int64)
         self._seeds = np.zeros(num_envs, np.int64)
@@ -95,10 +95,10 @@ class MpeVector(VectorEnv):
             self._observe(step, e, self._begin(e))
 
     def _by_agent(self, actions: NDArray[np.generic]) -> dict[str, Any]:
-        if self.spec.continuous:  # (N, A) without its padding
-            sizes = self.spec.action_sizes
+        if self.spec.continuous:  # (N, D) without its padding
+            sizes = [dimensions for (dimensions,) in self.spec.action_sizes]
             return {agent: actions[i, : sizes[i]] for i, agent in enumerate(self.spec.agents)}
-        return {agent: int(actions[i]) for i, agent in enumerate(self.spec.agents)}
+        return {agent: int(actions[i, 0]) for i, agent in enumerate(self.spec.agents)}
 
     def _observe(self, step: Step, e: int, obs: dict[str, NDArray[np.float32]]) -> None:
         for i, agent in enumerate(self.spec.agents):
@@ -139,7 +139,7 @@ def _spec(world: Any, scenario: str, continuous: bool) -> EnvSpec:
         name=f"mpe/{scenario}",
         agents=agents,
         obs_sizes=obs_sizes,
-        action_sizes=tuple(int(space.shape[0] if continuous else space.n) for space in actions),
+        action_sizes=tuple((int(space.shape[0] if continuous else space.n),) for space in actions),
         state_size=sum(obs_sizes),
         episode_limit=EPISODE_LIMIT,
         continuous=continuous,

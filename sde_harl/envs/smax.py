@@ -140,7 +140,7 @@ def _spec(game: Any, map_name: str) -> EnvSpec:
         name=f"smax/{map_name}",
         agents=agents,
         obs_sizes=(int(game.obs_size),) * len(agents),
-        action_sizes=(int(game.num_ally_actions),) * len(agents),
+        action_sizes=((int(game.num_ally_actions),),) * len(agents),
         state_size=int(game.state_size),
         episode_limit=int(game.max_steps),
         continuous=False,
@@ -198,7 +198,7 @@ class SmaxVector(VectorEnv):
 
     def send(self, actions: NDArray[np.generic]) -> None:
         # a copy, because JAX may read the caller's memory while the step runs
-        self._games, self._pending = self._program.step(self._games, np.array(actions, np.int32))
+        self._games, self._pending = self._program.step(self._games, np.array(actions[..., 0], np.int32))
 
     def recv(self) -> Step:
         if self._pending is None or self._games is None:

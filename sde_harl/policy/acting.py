@@ -17,9 +17,9 @@ _NEVER = np.float32(-1e30)
 
 class Decision(NamedTuple):
     actions: np.ndarray
-    """(N, E) int32."""
+    """(N, E, 1) int32."""
     log_probs: np.ndarray
-    """(N, E) float32, log-probability of each agent's own action."""
+    """(N, E, 1) float32, log-probability of each agent's own action."""
 
 
 class ActingPolicy:
@@ -47,5 +47,6 @@ class ActingPolicy:
         else:
             race = generator.standard_exponential(weights.shape, np.float32)
             actions = (weights / np.maximum(race, _TINY)).argmax(-1)
-        chosen = np.take_along_axis(logits, actions[..., None], -1)[..., 0]
-        return Decision(actions.astype(np.int32), chosen - np.log(weights.sum(-1)))
+        actions = actions[..., None]
+        chosen = np.take_along_axis(logits, actions, -1)
+        return Decision(actions.astype(np.int32), chosen - np.log(weights.sum(-1, keepdims=True)))

@@ -92,8 +92,8 @@ class GroupNet(nn.Module):
         widths = [self.shape.latent_max()] + [policy.width] * (policy.blocks - policy.local_blocks)
         self.trunk_weights, self.trunk_biases = _stack(1, widths, [relu_gain] * (len(widths) - 1), generator)
         self.identity = nn.Parameter(torch.zeros(n, 1, policy.width))
-        self.head_weight = orthogonal(n, policy.width, max(spec.action_sizes), policy.head_gain, generator)
-        self.head_bias = nn.Parameter(torch.zeros(n, 1, max(spec.action_sizes)))
+        self.head_weight = orthogonal(n, policy.width, sum(spec.branches), policy.head_gain, generator)
+        self.head_bias = nn.Parameter(torch.zeros(n, 1, sum(spec.branches)))
         self.latent_model = LatentModel(n, self.shape.latent_max()) if codec.name == "entropy" else None
 
     def forward(self, features: Tensor) -> GroupOutput:
