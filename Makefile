@@ -31,8 +31,10 @@ help:
 venv: $(STAMP)
 
 # The stamp is written last, so that an install that was cut short is taken up again.
-$(STAMP): setup.py Makefile
+$(STAMP): setup.py Makefile sde_harl/codec/rans.c
 	@rm -f $@
+	@command -v cc gcc clang >/dev/null || { \
+		echo 'error: no C compiler (Debian: apt install gcc libc6-dev python3-dev)' >&2; exit 1; }
 	@$(GOOD_VENV) || { \
 		for python in python3.11 python3 python3.12 python3.13; do \
 			"$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \

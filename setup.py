@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 HERE = Path(__file__).resolve().parent
 
@@ -15,7 +15,7 @@ def version() -> str:
     text = (HERE / "sde_harl" / "__init__.py").read_text(encoding="utf-8")
     found = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
     if found is None:
-        raise RuntimeError("sde_harl/__init__.py: no line __version__ = \"...\"")
+        raise RuntimeError('sde_harl/__init__.py: no line __version__ = "..."')
     return found.group(1)
 
 
@@ -54,7 +54,8 @@ setup(
     license="MIT",
     python_requires=">=3.9",  # what an executor on a board may run; the server, with SMAX, needs 3.11
     packages=find_packages(include=["sde_harl", "sde_harl.*"]),
-    package_data={"sde_harl": ["py.typed"]},
+    ext_modules=[Extension("sde_harl.codec._rans", ["sde_harl/codec/rans.c"])],
+    package_data={"sde_harl": ["py.typed", "codec/_rans.pyi"]},
     install_requires=REQUIRES,
     extras_require=EXTRAS,
 )

@@ -12,6 +12,7 @@ Starts itself under mpirun. `--quick` measures little, to see that it works.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import shutil
 import subprocess
@@ -29,7 +30,7 @@ from sde_harl.codec.coder import EntropyCoder
 from sde_harl.codec.tables import TOTAL, Tables
 from sde_harl.executor import Executor
 from sde_harl.fleet import Fleet, Plan
-from sde_harl.link.transport import Mpi, launched_ranks
+from sde_harl.link.mpi import Mpi, join, launched_ranks
 from sde_harl.link.waiting import Waiter
 from sde_harl.link.wire import Kind
 from sde_harl.meters.timing import now_ns
@@ -179,7 +180,7 @@ class Floor:
 
     def _wait(self, requests: list[Any]) -> None:
         while not self._test_all(requests):
-            self._waiter.pause(1.0)
+            self._waiter.pause(math.inf)
         self._waiter.reset()
 
 
@@ -242,7 +243,7 @@ def main(argv: list[str]) -> int:
     if size != RANKS:
         sys.exit(f"benchmarks/decision.py: {size} ranks were started, {RANKS} are measured")
     length = QUICK if quick else FULL
-    transport = Mpi()
+    transport = join()
     from mpi4py import MPI
 
     comm = MPI.COMM_WORLD.Dup()

@@ -72,6 +72,7 @@ USAGE = """usage:
   python -m sde_harl.run CONFIG.yaml --print-config            show the whole configuration and stop
 """
 
+
 class Request(NamedTuple):
     """What the command line asks for: a run, or a text to print."""
 

@@ -9,8 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sde_harl.codec.coder import EntropyCoder
-
 
 class Decisions(NamedTuple):
     """What was sent since the last report, one row a half-step (K) and agent (N)."""
@@ -38,19 +36,20 @@ class Slot:
 
     def __init__(self, agents: int, rows: int, latent: int) -> None:
         self.latents = np.zeros((agents, rows, latent), np.float32)
-        self.symbols = np.zeros((agents, rows, latent), np.int32)
         self.step, self.rows = -1, 0
         self.missing: set[int] = set()
         self.payload_bytes: list[int] = []
+        self.ideal_bits: list[float] = []
         self.decode_ns: list[int] = []
 
     def begin(self, step: int, rows: int) -> None:
         agents = len(self.latents)
         self.step, self.rows, self.missing = step, rows, set(range(agents))
-        self.payload_bytes, self.decode_ns = [0] * agents, [0] * agents
+        self.payload_bytes, self.ideal_bits, self.decode_ns = [0] * agents, [-1.0] * agents, [0] * agents
 
-    def arrived(self, agent: int, payload_bytes: int, decode_ns: int) -> None:
-        self.payload_bytes[agent], self.decode_ns[agent] = payload_bytes, decode_ns
+    def arrived(self, agent: int, payload_bytes: int, ideal_bits: float, decode_ns: int) -> None:
+        self.payload_bytes[agent], self.ideal_bits[agent] = payload_bytes, ideal_bits
+        self.decode_ns[agent] = decode_ns
         self.missing.discard(agent)
 
     def missing_ranks(self, rank_of: np.ndarray) -> list[int]:
@@ -64,8 +63,8 @@ class DecisionLog:
         self._agents = agents
         self._rows: list[tuple[int, int, int, int]] = []
         self._payload_bytes: list[list[int]] = []
+        self._ideal_bits: list[list[float]] = []
         self._decode_ns: list[list[int]] = []
-        self._symbols: list[np.ndarray] = []
 
     @property
     def count(self) -> int:
@@ -75,18 +74,15 @@ class DecisionLog:
         """Note a slot whose decision has been taken; the next `begin` gives it new lists."""
         self._rows.append((slot.step, slot.rows, version, policy_ns))
         self._payload_bytes.append(slot.payload_bytes)
+        self._ideal_bits.append(slot.ideal_bits)
         self._decode_ns.append(slot.decode_ns)
-        self._symbols.append(slot.symbols[:, : slot.rows].copy())
 
-    def take(self, device_ns: np.ndarray, coders: list[EntropyCoder]) -> Decisions:
-        """The rows as arrays, the ideal bits by the tables in force (of each agent, or none); then start anew."""
+    def take(self, device_ns: np.ndarray) -> Decisions:
+        """The rows as arrays; then start anew."""
         count, agents = len(self._rows), self._agents
         step, rows, version, policy = np.array(self._rows, np.int64).reshape(count, 4).T
         payload = np.array(self._payload_bytes, np.int64).reshape(count, agents)
         decode = np.array(self._decode_ns, np.int64).reshape(count, agents)
-        ideal = np.full((count, agents), -1.0, np.float32)
-        for agent, coder in enumerate(coders if count else ()):
-            symbols = np.concatenate([each[agent, :, : coder.latent] for each in self._symbols])  # (sum of rows, Z)
-            ideal[:, agent] = np.add.reduceat(coder.ideal_bits(symbols), np.cumsum(rows) - rows)
+        ideal = np.array(self._ideal_bits, np.float32).reshape(count, agents)
         self.__init__(agents)  # type: ignore[misc]
         return Decisions(step, rows, version, payload, ideal, decode, policy, device_ns)

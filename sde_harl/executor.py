@@ -25,6 +25,10 @@ from sde_harl.meters.timing import now_ns
 from sde_harl.policy.local import LocalNets, LocalShape
 
 SERVER = 0
+FLOAT32 = np.dtype("<f4")
+SENSOR, FEATURES, ACTIONS = Kind.SENSOR, Kind.FEATURES, Kind.ACTIONS  # at hand: an Enum looks them up in Python
+LARGEST_SENT = 1 << 28
+"""What an executor sends has bounds of its own; the server counts what is too long and drops it."""
 
 
 class Welcome(NamedTuple):
@@ -36,10 +40,8 @@ class Welcome(NamedTuple):
     """Of these agents."""
     codec: str
     pack: int
-    action_size: int
-    """D, numbers of an action."""
-    continuous: bool
-    """Actions are float32, else int32."""
+    frame_bytes: int
+    """The largest frame that the server sends."""
 
     def to_json(self) -> bytes:
         return json.dumps({**self._asdict(), "shape": self.shape._asdict()}).encode()
@@ -80,26 +82,26 @@ class Executor:
         self._timings = Timings()
         self.farewell: str | None = None
         """Why the server ended the run ("" when all was well), once it has."""
-        self.actions: dict[int, np.ndarray] = {}
-        """Slot -> the last actions (n, E, D) this executor was told to take."""
+        self.actions: dict[int, bytes] = {}
+        """Slot -> the last actions (n, E, D) this executor was told to take, as they came."""
         transport.send(SERVER, Kind.HELLO, json.dumps(hello()).encode())
 
     def handle(self, message: Message) -> None:
         """Do what one frame of the server says; an ill-formed one raises ValueError."""
         kind = message.header.kind
-        if kind == Kind.SENSOR:
+        if kind is SENSOR:
             self._decide(message)
-        elif kind == Kind.ACTIONS:
+        elif kind is ACTIONS:
             self._act(message)
-        elif kind == Kind.WEIGHTS:
+        elif kind is Kind.WEIGHTS:
             self._nets = LocalNets(self._shape, np.frombuffer(message.payload, "<f4").copy())
-        elif kind == Kind.TABLES:
+        elif kind is Kind.TABLES:
             self._set_tables(message)
-        elif kind == Kind.METER:
+        elif kind is Kind.METER:
             self._report()
-        elif kind == Kind.WELCOME:
+        elif kind is Kind.WELCOME:
             self._begin(Welcome.from_json(message.payload))
-        elif kind == Kind.BYE:
+        elif kind is Kind.BYE:
             self.farewell = bytes(message.payload).decode("utf-8", "replace")
         else:
             raise WireError("kind")
@@ -107,8 +109,7 @@ class Executor:
     def _begin(self, welcome: Welcome) -> None:
         self._agents, self._shape, self._pack = welcome.agents, welcome.shape, welcome.pack
         self._transport.run_id = welcome.run_id
-        self._action_type = "<f4" if welcome.continuous else "<i4"
-        self._actions_shape = len(self._agents), -1, welcome.action_size  # (n, E, D)
+        self._transport.set_frame_bytes(receive=welcome.frame_bytes, send=LARGEST_SENT)
         self._sizes = self._shape.latent_sizes()
         self._features, self._padded = sum(self._shape.obs_sizes), min(self._shape.obs_sizes) < self._shape.obs
         plain = PLAIN.get(welcome.codec)  # entropy coders come with their tables
@@ -121,27 +122,25 @@ class Executor:
     def _decide(self, message: Message) -> None:
         """Observations in, one FEATURES message an agent out."""
         started = now_ns()
-        _, _, _, step, slot, rows, version, _ = message.header
+        _, _, _, step, slot, rows, version = message.header
         latents = self._nets(self._observations(message.payload, rows))
-        local = now_ns() - started
-        send = self._transport.send
+        send, before = self._transport.send, now_ns()
+        local = before - started
         for row, agent in enumerate(self._agents):
-            before = now_ns()
             payload = self._codecs[row].encode(latents[row, :, : self._sizes[row]])
-            sent = now_ns()
-            send(
-                SERVER, Kind.FEATURES, payload, agent=agent, step=step, slot=slot, environments=rows, version=version
-            )
-            self._timings.sent(slot, local, sent - before, sent)
+            coded = now_ns()
+            send(SERVER, FEATURES, payload, agent, step, slot, rows, version)
+            self._timings.sent(slot, local, coded - before, coded)
+            before = coded
 
     def _observations(self, payload: memoryview, rows: int) -> np.ndarray:
         """(n, E, O) padded with zeros, from each agent's (E, O_i) in turn."""
-        values = np.frombuffer(payload, "<f4")
-        if values.size != rows * self._features:
-            raise WireError("length")
         count, size = len(self._agents), self._shape.obs
+        if len(payload) != 4 * rows * self._features:
+            raise WireError("length")
         if not self._padded:
-            return values.reshape(count, rows, size)
+            return np.ndarray((count, rows, size), FLOAT32, payload)
+        values = np.frombuffer(payload, FLOAT32)
         obs = np.zeros((count, rows, size), np.float32)
         start = 0
         for row, size in enumerate(self._shape.obs_sizes):
@@ -152,13 +151,13 @@ class Executor:
     def _act(self, message: Message) -> None:
         slot = message.header.slot
         self._timings.answered(slot, now_ns())
-        self.actions[slot] = np.frombuffer(message.payload, self._action_type).reshape(self._actions_shape).copy()
+        self.actions[slot] = bytes(message.payload)
 
     def _report(self) -> None:
         sample, link = self._process.sample(), self._transport
-        traffic, waiter = link.traffic[SERVER], link.waiter
+        waiter = link.waiter
         resources = Resources(
-            *sample, waiter.slept_s, waiter.sleeps, link.faults.total, traffic.messages_sent, traffic.messages_received
+            *sample, waiter.slept_s, waiter.sleeps, link.faults.total, link.sent[SERVER], link.received[SERVER]
         )
         self._transport.send(SERVER, Kind.METER, pack_meter(resources, self._timings.take()))
 

@@ -8,24 +8,27 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
 
 from sde_harl import __version__
-from sde_harl.codec import PLAIN
+from sde_harl.codec import PLAIN, Codec
 from sde_harl.codec.coder import EntropyCoder
-from sde_harl.codec.tables import Tables, to_bytes
+from sde_harl.codec.tables import Tables, largest_bytes, to_bytes
 from sde_harl.decisions import DecisionLog, Decisions, Slot
 from sde_harl.errors import UserError
 from sde_harl.executor import Welcome
 from sde_harl.link.faults import Fault
-from sde_harl.link.transport import Message, Transport
-from sde_harl.link.wire import HEADER, Kind, Resources, WireError, parse_json, unpack_meter
+from sde_harl.link.transport import Fan, Message, Transport
+from sde_harl.link.wire import OVERHEAD, Kind, Resources, WireError, parse_json, unpack_meter
 from sde_harl.meters.timing import now_ns
-from sde_harl.policy.local import LocalShape
+from sde_harl.policy.local import LocalShape, parameter_shapes
 
 log = logging.getLogger(__name__)
+
+SENSOR, FEATURES, ACTIONS = Kind.SENSOR, Kind.FEATURES, Kind.ACTIONS  # at hand: an Enum looks them up in Python
 
 
 class Plan(NamedTuple):
@@ -95,12 +98,12 @@ class Fleet:
         self._agents = len(plan.shape.obs_sizes)
         self._latent_sizes = plan.shape.latent_sizes()
         self._executors = dict(enumerate(deal(self._agents, transport.size - 1, plan.assign), start=1))
+        self._fans: dict[tuple[Kind, int, int], tuple[Fan, list[tuple[int, np.ndarray]]]] = {}
         self.rank_of = np.zeros(self._agents, np.int32)
         for rank, agents in self._executors.items():
             self.rank_of[list(agents)] = rank
-        self._plain = [PLAIN[plan.codec](size) for size in self._latent_sizes] if plan.codec in PLAIN else []
-        self._coders: list[EntropyCoder] = []  # by the tables in force; none where the codec is plain
-        self._medians = np.zeros((self._agents, 1, plan.shape.latent_max()), np.float32)
+        plain = PLAIN.get(plan.codec)  # entropy coders come with their tables
+        self._codecs: list[Codec] = [plain(size) for size in self._latent_sizes] if plain else []
         self._slots = [Slot(self._agents, plan.rows, plan.shape.latent_max()) for _ in range(plan.slots)]
         self._reports: dict[int, Report] = {}
         self._log = DecisionLog(self._agents)
@@ -111,12 +114,12 @@ class Fleet:
         """Meet every executor and tell it what to be. Raises UserError where one is missing or of another version."""
         self._wait(lambda: len(self.hosts) == len(self._executors), lambda: "did not say hello", self._missing_hello)
         self._transport.run_id = secrets.randbits(32)
+        down = max(self._largest_down(agents) for agents in self._executors.values())
         for rank, agents in self._executors.items():
             plan = self._plan
-            shape, actions = self._shape_of(agents), (plan.action_size, plan.continuous)
-            welcome = Welcome(self._transport.run_id, agents, shape, plan.codec, plan.pack, *actions)
-            self._transport.send(rank, Kind.WELCOME, welcome.to_json())
-        self._transport.set_frame_bytes(self._frame_bytes())
+            what = (agents, self._shape_of(agents), plan.codec, plan.pack, down)
+            self._transport.send(rank, Kind.WELCOME, Welcome(self._transport.run_id, *what).to_json())
+        self._transport.set_frame_bytes(receive=self._largest_up(), send=down)
 
     def publish(self, version: int, weights: list[list[np.ndarray]], tables: list[Tables]) -> None:
         """Send every executor its agents' local nets and tables; `tables` is empty for plain codecs.
@@ -126,23 +129,21 @@ class Fleet:
         self.version = version
         for rank, agents in self._executors.items():
             flat = np.concatenate([np.stack(arrays).ravel() for arrays in zip(*(weights[agent] for agent in agents))])
-            self._transport.send(rank, Kind.WEIGHTS, flat, version=version)
+            self._transport.send(rank, Kind.WEIGHTS, flat.tobytes(), version=version)
             for agent in agents if tables else ():
                 self._transport.send(rank, Kind.TABLES, to_bytes(tables[agent]), agent=agent, version=version)
-        self._coders = [EntropyCoder(each, self._plan.pack) for each in tables]
-        for agent, each in enumerate(tables):
-            self._medians[agent, 0, : self._latent_sizes[agent]] = each.medians
+        if tables:
+            self._codecs = [EntropyCoder(each, self._plan.pack) for each in tables]
 
     def sense(self, slot: int, step: int, obs: np.ndarray) -> None:
         """Hand observations (N, E, O) to the executors: the channel that stands for the devices' own sensors."""
-        rows, sizes = obs.shape[1], self._plan.shape.obs_sizes
+        rows = obs.shape[1]
         self._slots[slot].begin(step, rows)
-        for rank, agents in self._executors.items():
-            parts = [obs[agent, :, : sizes[agent]].ravel() for agent in agents]
-            payload = parts[0] if len(parts) == 1 else np.concatenate(parts)
-            self._transport.send(
-                rank, Kind.SENSOR, payload, step=step, slot=slot, environments=rows, version=self.version
-            )
+        fan, targets = self._fan(SENSOR, slot, rows)
+        self._transport.await_fan(fan)
+        for agent, target in targets:
+            target[:] = obs[agent, :, : target.shape[1]]
+        self._transport.send_fan(fan, SENSOR, step, slot, rows, self.version)
 
     def latents(self, slot: int) -> np.ndarray:
         """Decoded latents (N, E, Z) of what was sensed, once all agents' have come; valid until the next sense."""
@@ -152,19 +153,16 @@ class Fleet:
             lambda: f"sent no latents for step {state.step}",
             lambda: state.missing_ranks(self.rank_of),
         )
-        latents = state.latents[:, : state.rows]
-        if self._coders:
-            np.add(state.symbols[:, : state.rows].astype(np.float32), self._medians, out=latents)
-        return latents
+        return state.latents[:, : state.rows]
 
     def act(self, slot: int, actions: np.ndarray, policy_ns: int) -> None:
         """Answer with actions (N, E, D); `policy_ns` is what deciding them took."""
         state = self._slots[slot]
-        for rank, agents in self._executors.items():
-            payload = actions[agents[0] : agents[0] + 1] if len(agents) == 1 else actions[list(agents)]
-            self._transport.send(
-                rank, Kind.ACTIONS, payload, step=state.step, slot=slot, environments=state.rows, version=self.version
-            )
+        fan, targets = self._fan(ACTIONS, slot, state.rows)
+        self._transport.await_fan(fan)
+        for agent, target in targets:
+            target[:] = actions[agent]
+        self._transport.send_fan(fan, ACTIONS, state.step, slot, state.rows, self.version)
         self._log.add(state, self.version, policy_ns)
 
     def report(self) -> tuple[Decisions, dict[int, Resources]]:
@@ -181,15 +179,45 @@ class Fleet:
         for rank, report in self._reports.items():
             if len(report.timings) == self._log.count:  # another count means rejected frames: their times stay unknown
                 device[:, list(self._executors[rank])] = report.timings
-        return self._log.take(device, self._coders), {rank: each.resources for rank, each in self._reports.items()}
+        return self._log.take(device), {rank: each.resources for rank, each in self._reports.items()}
 
     def faults(self) -> list[Fault]:
         """Messages refused since the last call."""
         return self._transport.faults.drain()
 
-    def _frame_bytes(self) -> int:
+    def _fan(self, kind: Kind, slot: int, rows: int) -> tuple[Fan, list[tuple[int, np.ndarray]]]:
+        """The frames that carry observations or actions of a slot, and where each agent's (E, O_i) or (E, D) goes."""
+        key = (kind, slot, rows)
+        if key not in self._fans:
+            self._fans[key] = self._make_fan(kind, rows)
+        return self._fans[key]
+
+    def _make_fan(self, kind: Kind, rows: int) -> tuple[Fan, list[tuple[int, np.ndarray]]]:
+        plan = self._plan
+        dtype = np.dtype("<i4" if kind is ACTIONS and not plan.continuous else "<f4")
+        widths = plan.shape.obs_sizes if kind is SENSOR else (plan.action_size,) * self._agents
+        sizes = {rank: 4 * rows * sum(widths[agent] for agent in agents) for rank, agents in self._executors.items()}
+        fan = self._transport.fan(sizes)
+        targets: list[tuple[int, np.ndarray]] = []
+        for rank, agents in self._executors.items():
+            at = 0
+            for agent in agents:
+                shape, payload = (rows, widths[agent]), fan.frames[rank].payload
+                targets.append((agent, np.ndarray(shape, dtype, payload, at)))
+                at += 4 * rows * widths[agent]
+        return fan, targets
+
+    def _largest_up(self) -> int:
         """The largest frame an executor may send: symbols that all need the escape code stay under 16 bytes each."""
-        return HEADER.size + max(1 << 16, self._plan.rows * (16 * self._plan.shape.latent_max() + 64))
+        return OVERHEAD + max(1 << 16, self._plan.rows * (16 * self._plan.shape.latent_max() + 64))
+
+    def _largest_down(self, agents: tuple[int, ...]) -> int:
+        """The largest frame that an executor of `agents` gets: observations, weights, tables, actions or a reason."""
+        plan, shape = self._plan, self._shape_of(agents)
+        observations = plan.rows * sum(shape.obs_sizes)
+        weights = sum(prod(each) for each in parameter_shapes(shape))
+        actions = plan.rows * len(agents) * plan.action_size
+        return OVERHEAD + max(1 << 16, largest_bytes(shape.latent_max()), 4 * max(observations, weights, actions))
 
     def _shape_of(self, agents: tuple[int, ...]) -> LocalShape:
         return self._plan.shape._replace(obs_sizes=tuple(self._plan.shape.obs_sizes[agent] for agent in agents))
@@ -211,8 +239,16 @@ class Fleet:
 
     def _receive(self, message: Message) -> None:
         """Act on one frame of an executor; whatever is not right about it is counted and dropped."""
+        kind = message.header.kind
         try:
-            self._accept(message)
+            if kind is FEATURES:
+                self._features(message)
+            elif kind is Kind.METER:
+                self._meter(message)
+            elif kind is Kind.HELLO:
+                self._hello(message)
+            else:
+                raise WireError("kind")
         except WireError as error:
             self._reject(message, error.reason)
         except ValueError as error:
@@ -223,33 +259,18 @@ class Fleet:
         header = message.header
         self._transport.faults.count(message.source, reason, step=header.step, agent=header.agent)
 
-    def _accept(self, message: Message) -> None:
-        kind = message.header.kind
-        if kind == Kind.FEATURES:
-            self._features(message)
-        elif kind == Kind.METER:
-            self._meter(message)
-        elif kind == Kind.HELLO:
-            self._hello(message)
-        else:
-            raise WireError("kind")
-
     def _features(self, message: Message) -> None:
-        header = message.header
-        if header.slot >= len(self._slots) or header.agent not in self._executors.get(message.source, ()):
+        source, (_, agent, _, step, slot, rows, version), payload = message
+        if slot >= len(self._slots) or agent not in self._executors[source]:
             raise WireError("agent")
-        state = self._slots[header.slot]
-        if header.version != self.version:
+        state = self._slots[slot]
+        if version != self.version:
             raise WireError("version")
-        if header.step != state.step or header.environments != state.rows or header.agent not in state.missing:
+        if step != state.step or rows != state.rows or agent not in state.missing:
             raise WireError("step")
         started = now_ns()
-        agent, rows, size = header.agent, state.rows, self._latent_sizes[header.agent]
-        if self._plain:
-            state.latents[agent, :rows, :size] = self._plain[agent].decode(message.payload, rows)
-        else:
-            state.symbols[agent, :rows, :size] = self._coders[agent].decode_symbols(message.payload, rows)
-        state.arrived(header.agent, header.length, now_ns() - started)
+        bits = self._codecs[agent].decode(payload, state.latents[agent, :rows, : self._latent_sizes[agent]])
+        state.arrived(agent, len(payload), bits, now_ns() - started)
 
     def _meter(self, message: Message) -> None:
         resources, timings = unpack_meter(message.payload)

@@ -26,7 +26,7 @@ from sde_harl.errors import UserError
 from sde_harl.executor import hello
 from sde_harl.fleet import Fleet, Plan
 from sde_harl.link.transport import Transport
-from sde_harl.link.wire import HEADER, Resources
+from sde_harl.link.wire import OVERHEAD, Resources
 from sde_harl.meters.process import Process
 from sde_harl.meters.timing import Stages, now_ns
 from sde_harl.policy.critic import Critic
@@ -229,7 +229,7 @@ class Learner:
                 rank=np.tile(self.fleet.rank_of, count),
                 environments=per_agent(decisions.environments),
                 payload_bytes=decisions.payload_bytes.ravel(),
-                wire_bytes=decisions.payload_bytes.ravel() + HEADER.size,
+                wire_bytes=decisions.payload_bytes.ravel() + OVERHEAD,
                 ideal_bits=decisions.ideal_bits.ravel(),
                 version=per_agent(decisions.version),
                 t_local=device[:, 0],

@@ -19,7 +19,9 @@ from types import FrameType
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from sde_harl.errors import UserError
-from sde_harl.link.transport import Loopback, Mpi, Transport, launched_ranks
+from sde_harl.link import mpi
+from sde_harl.link.loopback import Loopback
+from sde_harl.link.transport import Transport
 
 MENDABLE, INTERRUPTED, DEFECT = 2, 130, 1
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -29,7 +31,7 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 def main(argv: list[str]) -> int:
     """Run this process's part of the job; returns its exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    rank, size = launched_ranks()
+    rank, size = mpi.launched_ranks()
     if rank:
         return run_executor()
     for number in STOPS:
@@ -37,7 +39,7 @@ def main(argv: list[str]) -> int:
     transport: Transport | None = None
     reason = ""
     try:
-        transport = Mpi() if size > 1 else None
+        transport = mpi.join() if size > 1 else None
         lead(argv, transport)
         return 0
     except UserError as error:
@@ -93,7 +95,7 @@ def run_executor() -> int:
 
     for number in STOPS:
         signal.signal(number, signal.SIG_IGN)
-    transport = Mpi()
+    transport = mpi.join()
     code = 0
     try:
         serve(transport)

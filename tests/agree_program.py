@@ -11,7 +11,7 @@ import sys
 
 from sde_harl.command import parse
 from sde_harl.learner import Learner
-from sde_harl.link.transport import Mpi, launched_ranks
+from sde_harl.link.mpi import join, launched_ranks
 from sde_harl.run import dismiss, loopback, run_executor
 
 
@@ -19,7 +19,7 @@ def main() -> int:
     rank, size = launched_ranks()
     if rank:
         return run_executor()
-    transport = Mpi() if size > 1 else loopback()
+    transport = join() if size > 1 else loopback()
     config = parse(sys.argv[1:]).config
     assert config is not None
     learner = Learner(config, transport)

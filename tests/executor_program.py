@@ -12,7 +12,7 @@ import time
 
 import psutil
 
-from sde_harl.link.transport import Mpi, launched_ranks
+from sde_harl.link.mpi import join, launched_ranks
 from sde_harl.link.wire import Kind
 from sde_harl.run import dismiss, run_executor
 
@@ -22,7 +22,7 @@ SILENCE_S = 3.0
 def main() -> int:
     if launched_ranks()[0]:
         return run_executor()
-    transport = Mpi()
+    transport = join()
     messages = transport.wait(30.0)
     if [message.header.kind for message in messages] != [Kind.HELLO]:
         raise AssertionError(f"{messages} where one HELLO is expected")

@@ -10,9 +10,11 @@ import sys
 import time
 
 import numpy as np
+import pytest
 
-from sde_harl.link.transport import Message, Mpi, Transport
-from sde_harl.link.wire import HEADER, Kind
+from sde_harl.link.mpi import join
+from sde_harl.link.transport import Message, Transport
+from sde_harl.link.wire import OVERHEAD, Kind
 
 RUN = 77
 FRAME_BYTES = 65536
@@ -36,7 +38,7 @@ class Echo:
         _, header, payload = message
         if header.kind is Kind.WELCOME:
             self.transport.run_id = header.run_id
-            self.transport.set_frame_bytes(header.version)
+            self.transport.set_frame_bytes(header.version, 2 * LARGE)
         elif header.kind is Kind.SENSOR:
             agent, step, slot, rows, version = (
                 header.agent,
@@ -46,7 +48,7 @@ class Echo:
                 header.version,
             )
             self.transport.send(
-                0, Kind.FEATURES, payload, agent=agent, step=step, slot=slot, environments=rows, version=version
+                0, Kind.FEATURES, bytes(payload), agent=agent, step=step, slot=slot, environments=rows, version=version
             )
         elif header.kind is Kind.TABLES:
             self.misbehave(header.step)
@@ -57,12 +59,11 @@ class Echo:
 
     def misbehave(self, size: int) -> None:
         """A message of noise, one of another run, and one of `size` bytes."""
-        noise = memoryview(bytearray(b"noise" * 20))
-        self.transport._post(0, noise, len(noise))
+        self.transport._post(0, b"noise" * 20)
         self.transport.run_id = RUN + 1
         self.transport.send(0, Kind.FEATURES, b"of another run")
         self.transport.run_id = RUN
-        self.transport.send(0, Kind.FEATURES, bytes(size - HEADER.size))
+        self.transport.send(0, Kind.FEATURES, bytes(size - OVERHEAD))
 
 
 def gather(server: Transport, count: int) -> list[tuple[int, Kind, int, bytes]]:
@@ -77,12 +78,12 @@ def gather(server: Transport, count: int) -> list[tuple[int, Kind, int, bytes]]:
 
 def serve(server: Transport) -> None:
     """The server's side of all checks."""
-    peers = sorted(server.traffic)
+    peers = sorted(server.sent)
     server.run_id = RUN
     assert {(source, kind) for source, kind, _, _ in gather(server, len(peers))} == {(p, Kind.HELLO) for p in peers}
     for peer in peers:
         server.send(peer, Kind.WELCOME, version=FRAME_BYTES)
-    for check in (check_fields, check_order, check_large, check_refusals, check_quiet):
+    for check in (check_fields, check_fan, check_order, check_large, check_refusals, check_quiet):
         check(server, peers)
     for peer in peers:
         server.send(peer, Kind.BYE)
@@ -91,16 +92,30 @@ def serve(server: Transport) -> None:
 
 def check_fields(server: Transport, peers: list[int]) -> None:
     """Every field and each dtype of payload comes back as it went."""
-    obs = np.arange(12, dtype=np.float32).reshape(3, 4)
+    obs, fields = np.arange(12, dtype=np.float32).reshape(3, 4), (2**32 - 1, 1, 3, 9)
     for peer in peers:
-        size = server.send(peer, Kind.SENSOR, obs, agent=peer, step=2**32 - 1, slot=1, environments=3, version=9)
-        assert size == HEADER.size + obs.nbytes
+        size = server.send(peer, Kind.SENSOR, obs.tobytes(), peer, *fields)
+        assert size == OVERHEAD + obs.nbytes
     left = len(peers)
     while left:
         for source, header, payload in server.wait(TIMEOUT_S):
-            assert header == (Kind.FEATURES, source, RUN, 2**32 - 1, 1, 3, 9, obs.nbytes)
+            assert header == (Kind.FEATURES, source, RUN, *fields)
             assert np.array_equal(np.frombuffer(payload, np.float32).reshape(3, 4), obs)
             left -= 1
+
+
+def check_fan(server: Transport, peers: list[int]) -> None:
+    """Frames that are written again once they have left bring each rank its own payload, every time."""
+    fan = server.fan({peer: 4 + peer for peer in peers})
+    for step in range(20):
+        server.await_fan(fan)
+        for peer, frame in fan.frames.items():
+            frame.payload[:] = bytes([step]) * (4 + peer)
+        server.send_fan(fan, Kind.SENSOR, step, 1, 2, 3)
+        answers = {source: body for source, _, _, body in gather(server, len(peers))}
+        assert answers == {peer: bytes([step]) * (4 + peer) for peer in peers}
+    with pytest.raises(ValueError, match="room for"):
+        server.fan({peers[0]: FRAME_BYTES})
 
 
 def check_order(server: Transport, peers: list[int]) -> None:
@@ -109,7 +124,7 @@ def check_order(server: Transport, peers: list[int]) -> None:
     Sizes differ so that short messages could overtake long ones.
     """
     count = 1000 if len(peers) <= 2 else 200
-    before = {peer: server.traffic[peer].messages_received for peer in peers}
+    before = {peer: server.received[peer] for peer in peers}
     for step in range(count):
         for peer in peers:
             server.send(peer, Kind.SENSOR, bytes(30000 if step % 7 == 0 else step % 50), step=step)
@@ -117,16 +132,19 @@ def check_order(server: Transport, peers: list[int]) -> None:
     for peer in peers:
         assert [step for source, _, step, _ in messages if source == peer] == list(range(count))
         assert all(len(body) == (30000 if step % 7 == 0 else step % 50) for _, _, step, body in messages)
-        assert server.traffic[peer].messages_received - before[peer] == count
+        assert server.received[peer] - before[peer] == count
 
 
 def check_large(server: Transport, peers: list[int]) -> None:
     """Frames of 4 MB, announced and followed at once by the first of them."""
-    server.set_frame_bytes(LARGE + HEADER.size)
     weights = np.random.default_rng(1).integers(0, 255, LARGE, dtype=np.uint8)
+    with pytest.raises(ValueError, match="room for"):
+        server.send(peers[0], Kind.SENSOR, weights.tobytes())
     for peer in peers:
-        server.send(peer, Kind.WELCOME, version=LARGE + HEADER.size)
-        server.send(peer, Kind.SENSOR, weights, step=1)
+        server.send(peer, Kind.WELCOME, version=LARGE + OVERHEAD)
+    server.set_frame_bytes(LARGE + OVERHEAD, LARGE + OVERHEAD)
+    for peer in peers:
+        server.send(peer, Kind.SENSOR, weights.tobytes(), step=1)
         server.send(peer, Kind.SENSOR, b"after", step=2)
     for source, _, step, body in gather(server, 2 * len(peers)):
         assert body == (weights.tobytes() if step == 1 else b"after"), source
@@ -134,7 +152,7 @@ def check_large(server: Transport, peers: list[int]) -> None:
 
 def check_refusals(server: Transport, peers: list[int]) -> None:
     """What is damaged, of another run, or too long is counted, and the next message is read all the same."""
-    server.set_frame_bytes(FRAME_BYTES)
+    server.set_frame_bytes(FRAME_BYTES, FRAME_BYTES)
     for peer in peers:
         for size in (FRAME_BYTES + 1, LARGE):
             server.send(peer, Kind.TABLES, step=size)
@@ -173,7 +191,7 @@ def cpu_s(server: Transport) -> float:
 
 
 def main(what: str) -> None:
-    transport = Mpi()
+    transport = join()
     if what == "abort" and transport.rank == transport.size - 1:
         transport.abort(3)
     if transport.rank == 0:

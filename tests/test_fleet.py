@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from sde_harl.errors import UserError
 from sde_harl.executor import Executor, hello
 from sde_harl.fleet import Fleet, Plan, deal
-from sde_harl.link.transport import Loopback, Transport
+from sde_harl.link.loopback import Loopback
+from sde_harl.link.transport import Transport
 from sde_harl.link.wire import Kind
 from sde_harl.policy.local import LocalShape, parameter_shapes
 
@@ -44,7 +45,7 @@ def start(codec: str = "float32", patience_s: float = 5.0) -> tuple[Fleet, Loopb
 def features(far: Transport, **wrong: int) -> None:
     """A FEATURES frame of agent 0 for what is being sensed in slot 0, but for what is `wrong`."""
     right = {"agent": 0, "step": 7, "slot": 0, "environments": ROWS, "version": 1}
-    far.send(0, Kind.FEATURES, np.full((ROWS, 4), 99.0, np.float32), **{**right, **wrong})
+    far.send(0, Kind.FEATURES, np.full((ROWS, 4), 99.0, np.float32).tobytes(), **{**right, **wrong})
 
 
 WRONG = {

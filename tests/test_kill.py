@@ -17,7 +17,7 @@ from launch import command, environment, needs_mpirun
 # Rank 0 notes the seeds of the episodes that ended together, one line each time, before the record hears of them.
 PROGRAM = """
 import os, sys
-from sde_harl.link.transport import launched_ranks
+from sde_harl.link.mpi import launched_ranks
 from sde_harl.run import main
 
 def note_episodes(path):

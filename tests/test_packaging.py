@@ -76,7 +76,7 @@ def test_setup_takes_the_packages_version() -> None:
 def test_setup_builds_the_whole_package(tmp_path: Path) -> None:
     run_setup("-q", "build_py", "--build-lib", str(tmp_path))
     built = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    sources = [path.relative_to(ROOT) for path in (ROOT / "sde_harl").rglob("*.py")]
+    sources = [path.relative_to(ROOT) for path in (ROOT / "sde_harl").rglob("*.py*") if path.suffix in (".py", ".pyi")]
     assert built == {"sde_harl/py.typed", *map(str, sources)}
 
 
@@ -85,7 +85,7 @@ def test_an_executors_modules_parse_on_python_3_9() -> None:
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
     modules = done.stdout.split()
     assert "sde_harl.link.wire" in modules, done.stderr
-    for module in [*modules, "sde_harl.run"]:
+    for module in {*modules, "sde_harl.run"} - {"sde_harl.codec._rans"}:  # C
         path = ROOT / module.replace(".", "/")
         text = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
         tree = ast.parse(text, module, feature_version=(3, 9))

@@ -139,7 +139,6 @@ def test_ctrl_c_stops_all_ranks_and_saves(ranks: int, tmp_path: Path) -> None:
 def limited(limit: int, *words: str) -> Ended:
     """Run with every file bounded to `limit` bytes: writes beyond it fail as on a full disk."""
 
-
     def bound() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
@@ -170,9 +169,7 @@ def test_a_full_disk_stops_or_goes_on_as_configured(policy: str, tmp_path: Path)
 def test_an_executor_imports_nothing_heavy_and_stays_small() -> None:
     program = (
         "import sys, resource\n"
-        "import sde_harl.run, sde_harl.executor\n"
-        "from sde_harl.codec.coder import load_rans\n"
-        "load_rans()\n"
+        "import sde_harl.run, sde_harl.executor, sde_harl.codec.coder\n"
         "heavy = {'torch', 'jax', 'h5py', 'compressai', 'scipy', 'rich', 'yaml'} & set(sys.modules)\n"
         "print(heavy or 'light')"
     )

@@ -1,4 +1,4 @@
-"""From latents to bytes and back. Nothing here imports torch: a device codes with numpy and CompressAI's rANS alone."""
+"""From latents to bytes and back. Nothing here imports torch: a device codes with numpy and our rANS alone."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ class Codec(Protocol):
     def encode(self, z: np.ndarray) -> bytes:
         """z float32 (R, Z) -> payload; ValueError on a wrong shape or a value that is not finite."""
 
-    def decode(self, payload: bytes | memoryview, rows: int) -> np.ndarray:
-        """payload of `rows` rows -> latents float32 (R, Z) as the policy gets them; ValueError on a damaged one."""
+    def decode(self, payload: bytes | memoryview, out: np.ndarray) -> float:
+        """Fill `out` float32 (R, Z) with a payload's latents as the policy gets them; ValueError on a damaged one.
+
+        Returns the payload's ideal size in bits, negative where the codec has no probability model.
+        """
 
 
 PLAIN: dict[str, Callable[[int], Codec]] = {"float32": Float32, "float16": Float16, "int8": Int8}

@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 FLOAT16_MAX = np.float32(65504)
+UNKNOWN_BITS = -1.0
+"""The ideal size of what has no probability model."""
 
 
 class Float32:
@@ -20,9 +22,10 @@ class Float32:
     def encode(self, z: np.ndarray) -> bytes:
         return _checked(z, self.latent).astype("<f4").tobytes()
 
-    def decode(self, payload: bytes | memoryview, rows: int) -> np.ndarray:
-        _check_size(payload, 4 * rows * self.latent)
-        return _finite(np.frombuffer(payload, "<f4").astype(np.float32).reshape(rows, self.latent))
+    def decode(self, payload: bytes | memoryview, out: np.ndarray) -> float:
+        _check_size(payload, 4 * out.size)
+        out[:] = _finite(np.frombuffer(payload, "<f4")).reshape(out.shape)
+        return UNKNOWN_BITS
 
 
 class Float16:
@@ -34,9 +37,10 @@ class Float16:
     def encode(self, z: np.ndarray) -> bytes:
         return np.clip(_checked(z, self.latent), -FLOAT16_MAX, FLOAT16_MAX).astype("<f2").tobytes()
 
-    def decode(self, payload: bytes | memoryview, rows: int) -> np.ndarray:
-        _check_size(payload, 2 * rows * self.latent)
-        return _finite(np.frombuffer(payload, "<f2").astype(np.float32).reshape(rows, self.latent))
+    def decode(self, payload: bytes | memoryview, out: np.ndarray) -> float:
+        _check_size(payload, 2 * out.size)
+        out[:] = _finite(np.frombuffer(payload, "<f2")).reshape(out.shape)
+        return UNKNOWN_BITS
 
 
 class Int8:
@@ -53,12 +57,14 @@ class Int8:
         steps = np.clip(np.rint(z / scale), -127, 127).astype(np.int8)
         return scale.astype("<f4").tobytes() + steps.tobytes()
 
-    def decode(self, payload: bytes | memoryview, rows: int) -> np.ndarray:
+    def decode(self, payload: bytes | memoryview, out: np.ndarray) -> float:
+        rows = len(out)
         _check_size(payload, rows * (4 + self.latent))
         scale = np.frombuffer(payload, "<f4", rows).astype(np.float32)[:, None]
         steps = np.frombuffer(payload, np.int8, -1, 4 * rows).reshape(rows, self.latent)
         with np.errstate(over="ignore", invalid="ignore"):  # a forged scale; _finite reports it
-            return _finite(steps.astype(np.float32) * scale)
+            out[:] = _finite(steps.astype(np.float32) * scale)
+        return UNKNOWN_BITS
 
 
 def _checked(z: np.ndarray, latent: int) -> np.ndarray:

@@ -50,6 +50,11 @@ def to_bytes(tables: Tables) -> bytes:
     return _HEAD.pack(tables.version, len(tables.lengths), _digest(body)) + body
 
 
+def largest_bytes(channels: int) -> int:
+    """What `to_bytes` gives at most for so many channels."""
+    return _HEAD.size + channels * (_PER_CHANNEL + 2 * (MAX_LENGTH - 2))
+
+
 def from_bytes(buf: bytes | bytearray | memoryview) -> Tables:
     """The inverse of `to_bytes`; raises ValueError on anything that is not exactly what `to_bytes` writes."""
     data = memoryview(buf).cast("B")

@@ -1,228 +1,164 @@
-"""The two transports: over MPI, or inside one process behind the same interface."""
+"""One rank's end of the link: what every transport does alike.
+
+Executors talk to rank 0 only. Nothing here blocks: `poll` takes what has come, `wait` polls and sleeps in between.
+"""
 
 from __future__ import annotations
 
-import logging
-import os
-import sys
 import time
-from collections import deque
-from collections.abc import Callable
-from typing import Any, NoReturn
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, NamedTuple, NoReturn
 
-from sde_harl.link.base import Buffers, Message, Traffic, Transport
-from sde_harl.link.waiting import Waiter, sharpen_sleeps
+from sde_harl.link.faults import Faults
+from sde_harl.link.waiting import Waiter
+from sde_harl.link.wire import OVERHEAD, Frame, Header, Kind, WireError, frame_of, unpack
 
-__all__ = ["Loopback", "Message", "Mpi", "Traffic", "Transport", "launched_ranks"]
-
-log = logging.getLogger(__name__)
-
-IN_FLIGHT = 64  # frames on their way to one rank before `send` waits for it
-MATCHES_A_POLL = 256  # so that a flood of one rank can't keep the others from being heard
-SHORT_BYTES = 2048  # what every MPI sends whole with its announcement: once matched, it is here
-SEND_TIMEOUT_S = 60.0
-CLOSE_TIMEOUT_S = 10.0
-
-Frames = deque[tuple[memoryview, int]]
+FRAME_BYTES = 65536  # the largest frame either way before the run's own size is known
 
 
-class Loopback(Transport):
-    """Both ends in one process. The server's poll runs the attached executor first, if something waits for it."""
+class Message(NamedTuple):
+    """A checked frame; an executor's `payload` is valid until its next poll or wait."""
 
-    def __init__(self, rank: int, buffers: Buffers, inbox: Frames, outbox: Frames) -> None:
-        super().__init__(rank, 2, Waiter(), buffers)
-        self._inbox = inbox
-        self._outbox = outbox
-        self._step: Callable[[], None] | None = None
+    source: int
+    header: Header
+    payload: memoryview
 
-    @staticmethod
-    def pair() -> tuple[Loopback, Loopback]:
-        """The server's end (rank 0) and the executor's (rank 1)."""
-        buffers = Buffers()  # one store: more goes down than up, so two would run dry and over
-        up: Frames = deque()
-        down: Frames = deque()
-        return Loopback(0, buffers, up, down), Loopback(1, buffers, down, up)
 
-    def attach(self, step: Callable[[], None]) -> None:
-        """`step` handles what is pending at the other end; it runs inside this end's poll."""
-        self._step = step
+class Fan:
+    """Frames to several ranks, sent all at once and kept: only what changes is written again."""
 
+    def __init__(self, frames: dict[int, Frame]) -> None:
+        self.frames = frames
+        self.requests: list[Any] = []
+        """The transport's own."""
+
+
+class Transport(ABC):
+    """One rank's end of the link. `run_id` None (before the WELCOME) accepts every run and sends 0."""
+
+    def __init__(self, rank: int, size: int, waiter: Waiter) -> None:
+        self.rank = rank
+        self.size = size
+        self.run_id: int | None = None
+        self.waiter = waiter
+        self.faults = Faults(rank)
+        peers = range(1, size) if rank == 0 else range(1)
+        self.sent, self.received = dict.fromkeys(peers, 0), dict.fromkeys(peers, 0)
+        """Messages to and from each rank, refused ones too."""
+        self._frame_bytes = self._send_bytes = FRAME_BYTES
+
+    def set_frame_bytes(self, receive: int, send: int) -> None:
+        """Refuses frames above `receive` bytes from the next poll on, and to send any above `send`."""
+        self._frame_bytes, self._send_bytes = receive, send
+
+    def send(
+        self,
+        dest: int,
+        kind: Kind,
+        payload: bytes = b"",
+        agent: int = 0,
+        step: int = 0,
+        slot: int = 0,
+        environments: int = 0,
+        version: int = 0,
+    ) -> int:
+        """Sends a frame to `dest` without waiting; returns its size in bytes.
+
+        Raises TimeoutError if `dest` has taken none of its last 64 messages for a minute, and ValueError for a frame
+        larger than the other end has room for.
+        """
+        frame = frame_of((kind, agent, self.run_id or 0, step, slot, environments, version), payload)
+        self._check_room(dest, len(frame))
+        self.sent[dest] += 1
+        self._post(dest, frame)
+        return len(frame)
+
+    def fan(self, sizes: Mapping[int, int]) -> Fan:
+        """Frames to several ranks, with payloads of so many bytes each. Raises ValueError as `send`."""
+        for dest, size in sizes.items():
+            self._check_room(dest, OVERHEAD + size)
+        return Fan({dest: Frame(size) for dest, size in sizes.items()})
+
+    def send_fan(self, fan: Fan, kind: Kind, step: int, slot: int, environments: int, version: int) -> None:
+        """Sends the payloads that have been written into the fan's frames."""
+        header = (kind, 0, self.run_id or 0, step, slot, environments, version)
+        for dest, frame in fan.frames.items():
+            frame.seal(header)
+            self.sent[dest] += 1
+        self._post_fan(fan)
+
+    @abstractmethod
+    def await_fan(self, fan: Fan) -> None:
+        """Waits until what the fan sent last has left and it may be written anew; TimeoutError after a minute."""
+
+    @abstractmethod
+    def _post_fan(self, fan: Fan) -> None:
+        """Sends all the fan's frames as they are."""
+
+    def _check_room(self, dest: int, size: int) -> None:
+        if size > self._send_bytes:
+            raise ValueError(f"a frame of {size} bytes to rank {dest}, which has room for {self._send_bytes}")
+
+    @abstractmethod
+    def poll(self) -> list[Message]:
+        """The messages that have come, in the order each rank sent them; refused ones are counted in `faults`.
+
+        An executor gets one at most, so that what it says (the WELCOME's run and frame size) holds for the next.
+        """
+
+    @abstractmethod
     def wait(self, timeout_s: float) -> list[Message]:
-        """One poll: in one process nothing more can come while this end waits."""
-        return self.poll()
+        """Polls until something came, at most `timeout_s` seconds; then returns []."""
 
-    def _post(self, dest: int, buffer: memoryview, size: int) -> None:
-        self._outbox.append((buffer, size))
+    @abstractmethod
+    def _post(self, dest: int, frame: bytes) -> None:
+        """Sends a frame as it is. Raises TimeoutError as `send`."""
 
-    def _arrived(self) -> list[tuple[int, memoryview, int]]:
-        if self._step is not None:
-            self._run_executor(self._step)
-        count = len(self._inbox) if self.rank == 0 else min(1, len(self._inbox))
-        return [(1 - self.rank, *self._inbox.popleft()) for _ in range(count)]
-
-    def _run_executor(self, step: Callable[[], None]) -> None:
-        left = len(self._outbox)
-        while left:
-            step()
-            before, left = left, len(self._outbox)
-            if left == before:  # it has closed and takes no more
-                return
-
-    def flush(self, timeout_s: float) -> bool:
-        """True: a frame has left when it is sent."""
-        return True
-
-    def close(self) -> None:
-        """Nothing to end."""
-
-    def abort(self, code: int) -> NoReturn:
-        """Ends this process."""
-        raise SystemExit(code)
-
-
-_Arrival = tuple[int, Any, memoryview, int]
-"""Source, mpi4py request (None: nothing left to come), buffer, size."""
-
-
-class Mpi(Transport):
-    """The link over MPI. Only one may exist in a process, and only the thread that made it may use it."""
-
-    def __init__(self, waiter: Waiter | None = None) -> None:
-        free_single_core_binding()
-        sharpen_sleeps()
-        self._mpi = _initialised_mpi()
-        self._comm = self._mpi.COMM_WORLD
-        super().__init__(self._comm.Get_rank(), self._comm.Get_size(), waiter or Waiter(), Buffers())
-        self._byte = self._mpi.BYTE
-        self._source = 0 if self.rank else self._mpi.ANY_SOURCE
-        self._tag = self._mpi.ANY_TAG
-        self._status = self._mpi.Status()
-        self._sending: dict[int, deque[tuple[Any, memoryview]]] = {peer: deque() for peer in self.traffic}
-        self._arriving: list[_Arrival] = []
-
-    def _post(self, dest: int, buffer: memoryview, size: int) -> None:
-        self._reap(dest)
-        if len(self._sending[dest]) >= IN_FLIGHT:
-            self._await_room(dest)
-        self._sending[dest].append((self._comm.Isend([buffer, size, self._byte], dest), buffer))
-
-    def _reap(self, dest: int) -> None:
-        sending = self._sending[dest]
-        while sending and sending[0][0].Test():
-            self._buffers.give(sending.popleft()[1])
-
-    def _await_room(self, dest: int) -> None:
-        deadline = time.perf_counter() + SEND_TIMEOUT_S
-        while len(self._sending[dest]) >= IN_FLIGHT:
-            left_s = deadline - time.perf_counter()
-            if left_s <= 0:
-                raise TimeoutError(f"rank {dest} took none of its last {IN_FLIGHT} messages in {SEND_TIMEOUT_S:.0f} s")
-            self._match()  # two ranks that only send must still empty each other's queues
-            self._reap(dest)
-            self.waiter.pause(left_s)
-        self.waiter.reset()
-
-    def _match(self) -> None:
-        # A matched probe, not a posted receive: when a message is longer than the posted buffer, Open MPI 5 writes past
-        # the buffer's end before it reports MPI_ERR_TRUNCATE. The probe tells the size first.
-        status, arriving = self._status, self._arriving
-        for _ in range(MATCHES_A_POLL if self.rank == 0 else 1 - len(arriving)):
-            matched = self._comm.Improbe(self._source, self._tag, status)
-            if matched is None and not arriving:
-                # Open MPI looks first and moves messages in afterwards, so only a second look sees what has just come.
-                # With something in hand already that can wait: a fruitless look may cost the core.
-                matched = self._comm.Improbe(self._source, self._tag, status)
-            if matched is None:
-                return
-            size = status.Get_count(self._byte)
-            buffer = self._buffers.take(size)
-            if size <= SHORT_BYTES:
-                matched.Recv([buffer, size, self._byte])
-                arriving.append((status.Get_source(), None, buffer, size))
-            else:
-                request = matched.Irecv([buffer, size, self._byte])
-                arriving.append((status.Get_source(), request, buffer, size))
-
-    def _arrived(self) -> list[tuple[int, memoryview, int]]:
-        self._match()
-        if not self._arriving:
-            return []
-        frames = []
-        unfinished: list[_Arrival] = []
-        for arrival in self._arriving:
-            source, request, buffer, size = arrival
-            # A rank's long message may finish after its next short one: keep its order.
-            if (request is None or request.Test()) and not any(source == late[0] for late in unfinished):
-                frames.append((source, buffer, size))
-            else:
-                unfinished.append(arrival)
-        self._arriving = unfinished
-        return frames
-
+    @abstractmethod
     def flush(self, timeout_s: float) -> bool:
         """Waits until every send has left; False if that took longer than `timeout_s`."""
-        deadline = time.perf_counter() + timeout_s
-        while True:
-            for dest in self._sending:
-                self._reap(dest)
-            left_s = deadline - time.perf_counter()
-            if not any(self._sending.values()):
-                self.waiter.reset()
-                return True
-            if left_s <= 0:
-                return False
-            self._match()
-            self.waiter.pause(left_s)
 
+    @abstractmethod
     def close(self) -> None:
-        """Flushes and finalises MPI. Every rank must close. A rank that takes nothing more ends the job instead."""
-        if not self.flush(CLOSE_TIMEOUT_S):
-            log.error("rank %d could not deliver its last messages in %.0f s", self.rank, CLOSE_TIMEOUT_S)
-            self.abort(1)
-        self._mpi.Finalize()
+        """Flushes and ends the link. Every rank must close."""
 
+    @abstractmethod
     def abort(self, code: int) -> NoReturn:
         """Ends every rank at once with the exit code."""
-        sys.stdout.flush()
-        sys.stderr.flush()
-        self._comm.Abort(code)
-        raise SystemExit(code)
 
 
-def _initialised_mpi() -> Any:
-    import mpi4py
+class Collecting(Transport):
+    """An end that takes any number of frames at a time, each in a buffer of its own."""
 
-    mpi4py.rc.initialize = False  # importing must not start MPI: the caller may still fork or fail before
-    from mpi4py import MPI
+    def poll(self) -> list[Message]:
+        return self._checked(self._arrived())
 
-    # FUNNELED: one thread talks, others (the record's writer) don't; MULTIPLE would lock around every call.
-    MPI.Init_thread(MPI.THREAD_FUNNELED)
-    return MPI
+    def wait(self, timeout_s: float) -> list[Message]:
+        deadline = time.perf_counter() + timeout_s
+        while True:
+            frames = self._arrived()
+            if frames:
+                messages = self._checked(frames)
+                if messages:
+                    self.waiter.reset()
+                    return messages
+            if not self.waiter.pause(deadline):
+                return []
 
+    def _checked(self, frames: list[tuple[int, memoryview]]) -> list[Message]:
+        messages = []
+        run_id, limit = self.run_id, self._frame_bytes
+        for source, frame in frames:
+            self.received[source] += 1
+            try:
+                if len(frame) > limit:
+                    raise WireError("oversize")
+                messages.append(Message(source, *unpack(frame, run_id)))
+            except WireError as error:
+                self.faults.count(source, error.reason)
+        return messages
 
-def launched_ranks() -> tuple[int, int]:
-    """This process's rank and the number of ranks as the MPI launcher set them; (0, 1) when there was none.
-
-    Slurm's own variables alone are no launch: a batch script has them too.
-    """
-    env = os.environ
-    for rank, size in (
-        ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-        ("PMI_RANK", "PMI_SIZE"),
-        ("PMIX_RANK", "SLURM_STEP_NUM_TASKS"),
-    ):
-        if rank in env and size in env:
-            return int(env[rank]), int(env[size])
-    return 0, 1
-
-
-def free_single_core_binding() -> None:
-    """Lets this process use all its host's cores if a launcher has bound it to one and nobody asked for that.
-
-    Open MPI binds a rank to a core where it thinks that cores suffice, which starves every other thread of the rank.
-    Under Slurm, or with a binding policy in the environment, the binding was meant.
-    """
-    asked = {"SLURM_JOB_ID", "PRTE_MCA_hwloc_default_binding_policy"} & set(os.environ)
-    if asked or not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) != 1:
-        return
-    os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    @abstractmethod
+    def _arrived(self) -> list[tuple[int, memoryview]]:
+        """Source and bytes of each frame that has come."""

@@ -11,6 +11,7 @@ SHORTEST_SLEEP_S = 20e-6
 SLEEP_PER_QUIET = 1 / 16  # a sleep makes an answer late by at most this share of the time it took anyway
 IDLE_AFTER_S = 0.1  # quiet for this long is no longer the pause between two decisions
 PR_SET_TIMERSLACK = 29
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 class Waiter:
@@ -33,23 +34,33 @@ class Waiter:
         """Something came: the next pause starts with the spin again."""
         self._quiet_since = None
 
-    def pause(self, limit_s: float) -> None:
-        """Gives the core away once, or sleeps once for at most `limit_s` seconds (plus the kernel's slack)."""
+    def pause(self, deadline: float) -> bool:
+        """Gives the core away once, or sleeps once, until `deadline` (of perf_counter); False if that is past."""
         now = time.perf_counter()
+        if now >= deadline:
+            return False
         if self._quiet_since is None:
             self._quiet_since = now
         quiet_s = now - self._quiet_since
         if quiet_s < self._spin_s:
             os.sched_yield()
-            return
+            return True
         longest_s = self._idle_max_s if quiet_s > IDLE_AFTER_S else self._sleep_max_s
-        sleep_s = min(max(quiet_s * SLEEP_PER_QUIET, SHORTEST_SLEEP_S), longest_s, max(limit_s, 0.0))
-        time.sleep(sleep_s)
+        time.sleep(min(max(quiet_s * SLEEP_PER_QUIET, SHORTEST_SLEEP_S), longest_s, deadline - now))
         self.sleeps += 1
         self.slept_s += time.perf_counter() - now
+        return True
 
 
 def sharpen_sleeps() -> None:
     """Asks Linux to end this thread's sleeps on time: by default it adds 50 us to each, more than our shortest one."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
+
+
+def keep_memory() -> None:
+    """Asks glibc to keep what is freed: by default frames and tensors go back to the kernel and are faulted in anew."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
+        libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the largest that glibc takes

@@ -1,0 +1,71 @@
+"""The link inside one process, behind the same interface; the executor's work is done in the server's poll."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import NoReturn
+
+from sde_harl.link.transport import Collecting, Fan, Message
+from sde_harl.link.waiting import Waiter
+
+Frames = deque[memoryview]
+
+
+class Loopback(Collecting):
+    """Both ends in one process. The server's poll runs the attached executor first, if something waits for it."""
+
+    def __init__(self, rank: int, inbox: Frames, outbox: Frames) -> None:
+        super().__init__(rank, 2, Waiter())
+        self._inbox = inbox
+        self._outbox = outbox
+        self._step: Callable[[], None] | None = None
+
+    @staticmethod
+    def pair() -> tuple[Loopback, Loopback]:
+        """The server's end (rank 0) and the executor's (rank 1)."""
+        up: Frames = deque()
+        down: Frames = deque()
+        return Loopback(0, up, down), Loopback(1, down, up)
+
+    def attach(self, step: Callable[[], None]) -> None:
+        """`step` handles what is pending at the other end; it runs inside this end's poll."""
+        self._step = step
+
+    def wait(self, timeout_s: float) -> list[Message]:
+        """One poll: in one process nothing more can come while this end waits."""
+        return self.poll()
+
+    def _post(self, dest: int, frame: bytes) -> None:
+        self._outbox.append(memoryview(frame))
+
+    def await_fan(self, fan: Fan) -> None:
+        """Nothing to wait for: what was sent is a copy."""
+
+    def _post_fan(self, fan: Fan) -> None:
+        self._outbox.extend(memoryview(bytes(frame.data)) for frame in fan.frames.values())
+
+    def _arrived(self) -> list[tuple[int, memoryview]]:
+        if self._step is not None:
+            self._run_executor(self._step)
+        count = len(self._inbox) if self.rank == 0 else min(1, len(self._inbox))
+        return [(1 - self.rank, self._inbox.popleft()) for _ in range(count)]
+
+    def _run_executor(self, step: Callable[[], None]) -> None:
+        left = len(self._outbox)
+        while left:
+            step()
+            before, left = left, len(self._outbox)
+            if left == before:  # it has closed and takes no more
+                return
+
+    def flush(self, timeout_s: float) -> bool:
+        """True: a frame has left when it is sent."""
+        return True
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+    def abort(self, code: int) -> NoReturn:
+        """Ends this process."""
+        raise SystemExit(code)

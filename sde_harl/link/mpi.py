@@ -1,0 +1,257 @@
+"""The link over MPI: nonblocking sends, and a way to receive for each end.
+
+The server takes messages from anyone, so it probes for each and learns its size before it makes room. An executor
+hears the server alone, which keeps to the announced size: one receive is posted, and one call looks for a message.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from abc import abstractmethod
+from collections import deque
+from typing import Any, NoReturn
+
+from sde_harl.link.transport import Collecting, Fan, Message, Transport
+from sde_harl.link.waiting import Waiter, keep_memory, sharpen_sleeps
+from sde_harl.link.wire import WireError, unpack
+
+log = logging.getLogger(__name__)
+
+SERVER = 0
+IN_FLIGHT = 64  # frames on their way to one rank before `send` waits for it
+REAP_AT = 4  # frames that may have left and still be held: asking after each at once costs as much as sending it
+MATCHES_A_POLL = 256  # so that a flood of one rank can't keep the others from being heard
+SHORT_BYTES = 2048  # what every MPI sends whole with its announcement: once matched, it is here
+SEND_TIMEOUT_S = 60.0
+CLOSE_TIMEOUT_S = 10.0
+
+
+def join(waiter: Waiter | None = None) -> Mpi:
+    """Starts MPI and returns this rank's end. Only once in a process; only the thread that joined may use it."""
+    free_single_core_binding()
+    sharpen_sleeps()
+    keep_memory()
+    mpi = _initialised_mpi()
+    waiter = waiter or Waiter()
+    return MpiExecutor(mpi, waiter) if mpi.COMM_WORLD.Get_rank() else MpiServer(mpi, waiter)
+
+
+class Mpi(Transport):
+    """What both ends do alike: sending, and ending."""
+
+    def __init__(self, mpi: Any, waiter: Waiter) -> None:
+        self._mpi, self._comm, self._byte, self._status = mpi, mpi.COMM_WORLD, mpi.BYTE, mpi.Status()
+        super().__init__(self._comm.Get_rank(), self._comm.Get_size(), waiter)
+        self._sending: dict[int, deque[tuple[Any, bytes]]] = {peer: deque() for peer in self.sent}
+        self._fans: list[Fan] = []
+
+    def _post(self, dest: int, frame: bytes) -> None:
+        sending = self._sending[dest]
+        if len(sending) >= REAP_AT:
+            self._reap(sending)
+            if len(sending) >= IN_FLIGHT:
+                self._await_room(dest)
+        sending.append((self._comm.Isend([frame, self._byte], dest), frame))
+
+    def await_fan(self, fan: Fan) -> None:
+        if self._left(fan):
+            return
+        deadline = time.perf_counter() + SEND_TIMEOUT_S
+        while not self._left(fan):
+            if not self.waiter.pause(deadline):
+                raise TimeoutError(f"one of ranks {[*fan.frames]} took no message in {SEND_TIMEOUT_S:.0f} s")
+            self._take_in()
+        self.waiter.reset()
+
+    def _post_fan(self, fan: Fan) -> None:
+        if not fan.requests:
+            comm = self._comm
+            fan.requests = [comm.Send_init([frame.data, self._byte], dest) for dest, frame in fan.frames.items()]
+            self._fans.append(fan)
+        self._mpi.Prequest.Startall(fan.requests)
+
+    def _reap(self, sending: deque[tuple[Any, bytes]]) -> None:
+        """Lets go of the frames that have left."""
+        while sending and sending[0][0].Test():
+            sending.popleft()
+
+    def _await_room(self, dest: int) -> None:
+        sending, deadline = self._sending[dest], time.perf_counter() + SEND_TIMEOUT_S
+        while len(sending) >= IN_FLIGHT:
+            if not self.waiter.pause(deadline):
+                raise TimeoutError(f"rank {dest} took none of its last {IN_FLIGHT} messages in {SEND_TIMEOUT_S:.0f} s")
+            self._take_in()
+            self._reap(sending)
+        self.waiter.reset()
+
+    @abstractmethod
+    def _take_in(self) -> None:
+        """Takes in what has come, for two ranks that only send must still empty each other's queues."""
+
+    def flush(self, timeout_s: float) -> bool:
+        """Waits until every send has left; False if that took longer than `timeout_s`."""
+        deadline = time.perf_counter() + timeout_s
+        while True:
+            for sending in self._sending.values():
+                self._reap(sending)
+            if not any(self._sending.values()) and all(map(self._left, self._fans)):
+                self.waiter.reset()
+                return True
+            self._take_in()
+            if not self.waiter.pause(deadline):
+                return False
+
+    def _left(self, fan: Fan) -> bool:
+        return bool(self._mpi.Request.Testall(fan.requests))
+
+    def close(self) -> None:
+        """Flushes and finalises MPI. Every rank must close. A rank that takes nothing more ends the job instead."""
+        if not self.flush(CLOSE_TIMEOUT_S):
+            log.error("rank %d could not deliver its last messages in %.0f s", self.rank, CLOSE_TIMEOUT_S)
+            self.abort(1)
+        self._mpi.Finalize()
+
+    def abort(self, code: int) -> NoReturn:
+        """Ends every rank at once with the exit code."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._comm.Abort(code)
+        raise SystemExit(code)
+
+
+class MpiServer(Mpi, Collecting):
+    """Rank 0's end."""
+
+    def __init__(self, mpi: Any, waiter: Waiter) -> None:
+        super().__init__(mpi, waiter)
+        self._anyone = mpi.ANY_SOURCE
+        self._whole: list[tuple[int, memoryview]] = []
+        # Long messages still coming in, and what the same rank sent after them: with the request of each.
+        self._coming: dict[int, deque[tuple[Any, memoryview]]] = {}
+
+    def _take_in(self) -> None:
+        # A matched probe, not a posted receive: when a message is longer than the posted buffer, Open MPI 5 writes past
+        # the buffer's end before it reports MPI_ERR_TRUNCATE. The probe tells the size first.
+        comm, status, whole = self._comm, self._status, self._whole
+        for _ in range(MATCHES_A_POLL):
+            matched = comm.Improbe(self._anyone, status=status)
+            if matched is None and not whole:
+                # Open MPI looks first and moves messages in afterwards, so only a second look sees what has just come.
+                # With something in hand already that can wait: a fruitless look may cost the core.
+                matched = comm.Improbe(self._anyone, status=status)
+            if matched is None:
+                return
+            source, size = status.Get_source(), status.Get_count(self._byte)
+            frame = memoryview(bytearray(size))
+            if size <= SHORT_BYTES and source not in self._coming:
+                matched.Recv([frame, self._byte])
+                whole.append((source, frame))
+            else:
+                request = matched.Irecv([frame, self._byte])
+                self._coming.setdefault(source, deque()).append((request, frame))
+
+    def _arrived(self) -> list[tuple[int, memoryview]]:
+        self._take_in()
+        if self._coming:
+            self._finish()
+        whole, self._whole = self._whole, []
+        return whole
+
+    def _finish(self) -> None:
+        for source, coming in list(self._coming.items()):
+            while coming and coming[0][0].Test():
+                self._whole.append((source, coming.popleft()[1]))
+            if not coming:
+                del self._coming[source]
+
+
+class MpiExecutor(Mpi):
+    """Any other rank's end."""
+
+    def __init__(self, mpi: Any, waiter: Waiter) -> None:
+        super().__init__(mpi, waiter)
+        self._make_room()
+
+    def set_frame_bytes(self, receive: int, send: int) -> None:
+        """To be called while a message is handled: then none is being received."""
+        super().set_frame_bytes(receive, send)
+        self._make_room()
+
+    def _make_room(self) -> None:
+        self._frame = memoryview(bytearray(self._frame_bytes))
+        self._receive = self._comm.Recv_init([self._frame, self._byte], SERVER)
+        self._posted = False
+
+    def poll(self) -> list[Message]:
+        return self.wait(0.0)
+
+    def wait(self, timeout_s: float) -> list[Message]:
+        """As every transport's; the loop is tight, because boards spend most of their time in it."""
+        if not self._posted:
+            self._receive.Start()
+            self._posted = True
+        test, pause, status = self._receive.Test, self.waiter.pause, self._status
+        deadline = time.perf_counter() + timeout_s
+        while not test(status):
+            if not pause(deadline):
+                return []
+        self._posted = False
+        self.waiter.reset()
+        self.received[SERVER] += 1
+        try:
+            return [Message(SERVER, *unpack(self._frame[: status.Get_count(self._byte)], self.run_id))]
+        except WireError as error:
+            self.faults.count(SERVER, error.reason)
+            return []
+
+    def _take_in(self) -> None:
+        """Nothing: one message at a time, after what it says has been done."""
+
+    def close(self) -> None:
+        """Flushes and finalises MPI. Every rank must close. A rank that takes nothing more ends the job instead."""
+        if self._posted:
+            self._receive.Cancel()
+            self._receive.Wait()
+        super().close()
+
+
+def _initialised_mpi() -> Any:
+    import mpi4py
+
+    mpi4py.rc.initialize = False  # importing must not start MPI: the caller may still fork or fail before
+    from mpi4py import MPI
+
+    # FUNNELED: one thread talks, others (the record's writer) don't; MULTIPLE would lock around every call.
+    MPI.Init_thread(MPI.THREAD_FUNNELED)
+    return MPI
+
+
+def launched_ranks() -> tuple[int, int]:
+    """This process's rank and the number of ranks as the MPI launcher set them; (0, 1) when there was none.
+
+    Slurm's own variables alone are no launch: a batch script has them too.
+    """
+    env = os.environ
+    for rank, size in (
+        ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+        ("PMI_RANK", "PMI_SIZE"),
+        ("PMIX_RANK", "SLURM_STEP_NUM_TASKS"),
+    ):
+        if rank in env and size in env:
+            return int(env[rank]), int(env[size])
+    return 0, 1
+
+
+def free_single_core_binding() -> None:
+    """Lets this process use all its host's cores if a launcher has bound it to one and nobody asked for that.
+
+    Open MPI binds a rank to a core where it thinks that cores suffice, which starves every other thread of the rank.
+    Under Slurm, or with a binding policy in the environment, the binding was meant.
+    """
+    asked = {"SLURM_JOB_ID", "PRTE_MCA_hwloc_default_binding_policy"} & set(os.environ)
+    if asked or not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) != 1:
+        return
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
