@@ -1,7 +1,17 @@
-"""Tests share a busy machine: one torch thread each, or OpenMP's barriers wait for cores that others hold."""
+"""Tests share a busy machine and a process: nothing that one sets there may reach the next."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
 import torch
 
-torch.set_num_threads(1)
+torch.set_num_threads(1)  # or OpenMP's barriers wait for cores that others hold
+
+
+@pytest.fixture(autouse=True)
+def denormals() -> Iterator[None]:
+    """A learner flushes denormals to zero, which hypothesis's floating-point numbers don't survive."""
+    yield
+    torch.set_flush_denormal(False)
