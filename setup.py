@@ -54,8 +54,11 @@ setup(
     license="MIT",
     python_requires=">=3.9",  # what an executor on a board may run; the server, with SMAX, needs 3.11
     packages=find_packages(include=["sde_harl", "sde_harl.*"]),
-    ext_modules=[Extension("sde_harl.codec._rans", ["sde_harl/codec/rans.c"])],
-    package_data={"sde_harl": ["py.typed", "codec/_rans.pyi"]},
+    ext_modules=[
+        Extension("sde_harl.codec._rans", ["sde_harl/codec/rans.c"]),
+        Extension("sde_harl.link._frames", ["sde_harl/link/frames.c"]),
+    ],
+    package_data={"sde_harl": ["py.typed", "codec/_rans.pyi", "link/_frames.pyi"]},
     install_requires=REQUIRES,
     extras_require=EXTRAS,
 )

@@ -18,8 +18,8 @@ from sde_harl import __version__
 from sde_harl.codec import PLAIN, make_codec
 from sde_harl.codec.tables import from_bytes
 from sde_harl.errors import UserError
-from sde_harl.link.transport import Message, Transport
-from sde_harl.link.wire import Kind, Resources, WireError, pack_meter, parse_json
+from sde_harl.link.transport import Transport
+from sde_harl.link.wire import Kind, Message, Resources, WireError, pack_meter, parse_json
 from sde_harl.meters.process import Process
 from sde_harl.meters.timing import now_ns
 from sde_harl.policy.local import LocalNets, LocalShape

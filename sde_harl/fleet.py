@@ -21,14 +21,20 @@ from sde_harl.decisions import DecisionLog, Decisions, Slot
 from sde_harl.errors import UserError
 from sde_harl.executor import Welcome
 from sde_harl.link.faults import Fault
-from sde_harl.link.transport import Fan, Message, Transport
-from sde_harl.link.wire import OVERHEAD, Kind, Resources, WireError, parse_json, unpack_meter
+from sde_harl.link.transport import Fan, Transport
+from sde_harl.link.wire import OVERHEAD, Kind, Message, Resources, WireError, parse_json, unpack_meter
 from sde_harl.meters.timing import now_ns
 from sde_harl.policy.local import LocalShape, parameter_shapes
 
 log = logging.getLogger(__name__)
 
 SENSOR, FEATURES, ACTIONS = Kind.SENSOR, Kind.FEATURES, Kind.ACTIONS  # at hand: an Enum looks them up in Python
+
+
+Targets = tuple[Fan, dict[int, list[tuple[int, np.ndarray]]]]
+"""Frames to all executors, and where in each the agents' (E, O_i) observations or (E, D) actions go."""
+Fans = dict[tuple[int, int], Targets]
+"""By slot and rows: a frame is written again only when the slot's last one has left."""
 
 
 class Plan(NamedTuple):
@@ -98,7 +104,8 @@ class Fleet:
         self._agents = len(plan.shape.obs_sizes)
         self._latent_sizes = plan.shape.latent_sizes()
         self._executors = dict(enumerate(deal(self._agents, transport.size - 1, plan.assign), start=1))
-        self._fans: dict[tuple[Kind, int, int], tuple[Fan, list[tuple[int, np.ndarray]]]] = {}
+        self._sensor_fans: Fans = {}
+        self._action_fans: Fans = {}
         self.rank_of = np.zeros(self._agents, np.int32)
         for rank, agents in self._executors.items():
             self.rank_of[list(agents)] = rank
@@ -139,11 +146,13 @@ class Fleet:
         """Hand observations (N, E, O) to the executors: the channel that stands for the devices' own sensors."""
         rows = obs.shape[1]
         self._slots[slot].begin(step, rows)
-        fan, targets = self._fan(SENSOR, slot, rows)
-        self._transport.await_fan(fan)
-        for agent, target in targets:
-            target[:] = obs[agent, :, : target.shape[1]]
-        self._transport.send_fan(fan, SENSOR, step, slot, rows, self.version)
+        fan, targets = self._sensor_fans.get((slot, rows)) or self._sensor_fan(slot, rows)
+
+        def write(rank: int) -> None:
+            for agent, target in targets[rank]:
+                target[:] = obs[agent, :, : target.shape[1]]
+
+        self._transport.send_fan(fan, write, SENSOR, step, slot, rows, self.version)
 
     def latents(self, slot: int) -> np.ndarray:
         """Decoded latents (N, E, Z) of what was sensed, once all agents' have come; valid until the next sense."""
@@ -158,11 +167,13 @@ class Fleet:
     def act(self, slot: int, actions: np.ndarray, policy_ns: int) -> None:
         """Answer with actions (N, E, D); `policy_ns` is what deciding them took."""
         state = self._slots[slot]
-        fan, targets = self._fan(ACTIONS, slot, state.rows)
-        self._transport.await_fan(fan)
-        for agent, target in targets:
-            target[:] = actions[agent]
-        self._transport.send_fan(fan, ACTIONS, state.step, slot, state.rows, self.version)
+        fan, targets = self._action_fans.get((slot, state.rows)) or self._action_fan(slot, state.rows)
+
+        def write(rank: int) -> None:
+            for agent, target in targets[rank]:
+                target[:] = actions[agent]
+
+        self._transport.send_fan(fan, write, ACTIONS, state.step, slot, state.rows, self.version)
         self._log.add(state, self.version, policy_ns)
 
     def report(self) -> tuple[Decisions, dict[int, Resources]]:
@@ -185,25 +196,24 @@ class Fleet:
         """Messages refused since the last call."""
         return self._transport.faults.drain()
 
-    def _fan(self, kind: Kind, slot: int, rows: int) -> tuple[Fan, list[tuple[int, np.ndarray]]]:
-        """The frames that carry observations or actions of a slot, and where each agent's (E, O_i) or (E, D) goes."""
-        key = (kind, slot, rows)
-        if key not in self._fans:
-            self._fans[key] = self._make_fan(kind, rows)
-        return self._fans[key]
+    def _sensor_fan(self, slot: int, rows: int) -> Targets:
+        made = self._sensor_fans[slot, rows] = self._make_fan(rows, self._plan.shape.obs_sizes, np.dtype("<f4"))
+        return made
 
-    def _make_fan(self, kind: Kind, rows: int) -> tuple[Fan, list[tuple[int, np.ndarray]]]:
-        plan = self._plan
-        dtype = np.dtype("<i4" if kind is ACTIONS and not plan.continuous else "<f4")
-        widths = plan.shape.obs_sizes if kind is SENSOR else (plan.action_size,) * self._agents
+    def _action_fan(self, slot: int, rows: int) -> Targets:
+        dtype = np.dtype("<f4" if self._plan.continuous else "<i4")
+        made = self._action_fans[slot, rows] = self._make_fan(rows, (self._plan.action_size,) * self._agents, dtype)
+        return made
+
+    def _make_fan(self, rows: int, widths: tuple[int, ...], dtype: np.dtype) -> Targets:
+        """Frames for (E, width) four-byte numbers of each agent."""
         sizes = {rank: 4 * rows * sum(widths[agent] for agent in agents) for rank, agents in self._executors.items()}
         fan = self._transport.fan(sizes)
-        targets: list[tuple[int, np.ndarray]] = []
+        targets: dict[int, list[tuple[int, np.ndarray]]] = {rank: [] for rank in self._executors}
         for rank, agents in self._executors.items():
-            at = 0
+            at, payload = 0, fan.frames[rank].payload
             for agent in agents:
-                shape, payload = (rows, widths[agent]), fan.frames[rank].payload
-                targets.append((agent, np.ndarray(shape, dtype, payload, at)))
+                targets[rank].append((agent, np.ndarray((rows, widths[agent]), dtype, payload, at)))
                 at += 4 * rows * widths[agent]
         return fan, targets
 

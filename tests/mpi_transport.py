@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from sde_harl.link.mpi import join
-from sde_harl.link.transport import Message, Transport
-from sde_harl.link.wire import OVERHEAD, Kind
+from sde_harl.link.transport import Transport
+from sde_harl.link.wire import OVERHEAD, Kind, Message
 
 RUN = 77
 FRAME_BYTES = 65536
@@ -108,10 +108,11 @@ def check_fan(server: Transport, peers: list[int]) -> None:
     """Frames that are written again once they have left bring each rank its own payload, every time."""
     fan = server.fan({peer: 4 + peer for peer in peers})
     for step in range(20):
-        server.await_fan(fan)
-        for peer, frame in fan.frames.items():
-            frame.payload[:] = bytes([step]) * (4 + peer)
-        server.send_fan(fan, Kind.SENSOR, step, 1, 2, 3)
+
+        def write(peer: int, step: int = step) -> None:
+            fan.frames[peer].payload[:] = bytes([step]) * (4 + peer)
+
+        server.send_fan(fan, write, Kind.SENSOR, step, 1, 2, 3)
         answers = {source: body for source, _, _, body in gather(server, len(peers))}
         assert answers == {peer: bytes([step]) * (4 + peer) for peer in peers}
     with pytest.raises(ValueError, match="room for"):

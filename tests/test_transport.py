@@ -108,10 +108,25 @@ def test_waiter_spins_then_sleeps_longer_and_longer() -> None:
     elapsed_s = time.perf_counter() - began
     assert 1 < waiter.sleeps < 500
     assert 0.02 < waiter.slept_s < elapsed_s
-    sleeps = waiter.sleeps
     waiter.reset()
+    for _ in range(20):  # answers that come at once bring the spin back
+        waiter.pause(time.perf_counter() + 1.0)
+        waiter.reset()
+    sleeps = waiter.sleeps
     assert waiter.pause(time.perf_counter() + 1.0)
     assert waiter.sleeps == sleeps
+
+
+def test_a_waiter_does_not_spin_where_answers_take_long() -> None:
+    waiter = Waiter(spin_us=500)
+    for _ in range(20):
+        began = time.perf_counter()
+        while waiter.pause(began + 0.004):
+            pass
+        waiter.reset()
+    sleeps = waiter.sleeps
+    assert waiter.pause(time.perf_counter() + 1.0)
+    assert waiter.sleeps == sleeps + 1
 
 
 def test_waiter_keeps_to_the_limit() -> None:

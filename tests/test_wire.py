@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import struct
+import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sde_harl.link.wire import (
@@ -17,8 +17,10 @@ from sde_harl.link.wire import (
     Resources,
     WireError,
     frame_of,
+    new_frame,
     pack_meter,
     parse_json,
+    seal,
     unpack,
     unpack_meter,
 )
@@ -38,7 +40,7 @@ HEADERS = st.builds(
 
 def reason_of(frame: bytes, run_id: int | None = RUN) -> str:
     with pytest.raises(WireError) as caught:
-        unpack(memoryview(frame), run_id)
+        unpack(3, memoryview(frame), run_id)
     return caught.value.reason
 
 
@@ -70,8 +72,8 @@ def test_kinds_keep_their_numbers() -> None:
 
 @given(HEADERS, st.binary(max_size=300))
 def test_round_trip(header: Header, payload: bytes) -> None:
-    got, body = unpack(memoryview(frame_of(header, payload)), RUN)
-    assert got == header
+    source, got, body = unpack(3, memoryview(frame_of(header, payload)), RUN)
+    assert source == 3 and got == header
     assert isinstance(got.kind, Kind)
     assert body == payload
 
@@ -110,15 +112,42 @@ def test_reasons(at: int, value: int, reason: str) -> None:
 def test_the_run_is_checked_once_it_is_known() -> None:
     frame = frame_of(Header(Kind.SENSOR, run_id=5), b"")
     assert reason_of(frame, 6) == "run"
-    assert unpack(memoryview(frame), None)[0].run_id == 5
-    assert unpack(memoryview(frame_of(Header(Kind.HELLO), b"")), 6)[0].kind is Kind.HELLO
+    assert unpack(3, memoryview(frame), None).header.run_id == 5
+    assert unpack(3, memoryview(frame_of(Header(Kind.HELLO), b"")), 6).header.kind is Kind.HELLO
     assert reason_of(frame_of(Header(Kind.FEATURES), b""), 6) == "run"
     assert reason_of(frame_of(Header(Kind.HELLO, run_id=5), b""), 6) == "run"
 
 
 def test_a_field_that_does_not_fit_is_an_error() -> None:
-    with pytest.raises(struct.error):
-        frame_of(Header(Kind.SENSOR, agent=1 << 16), b"")
+    for wrong in ({"agent": 1 << 16}, {"step": 1 << 32}, {"slot": -1}):
+        with pytest.raises(OverflowError):
+            frame_of(Header(Kind.SENSOR, **wrong), b"")
+    with pytest.raises(TypeError):
+        frame_of((1, 2, 3), b"")  # type: ignore[arg-type]
+
+
+@given(HEADERS, st.binary(max_size=100))
+def test_a_frame_written_in_place_is_the_same_frame(header: Header, payload: bytes) -> None:
+    frame = new_frame(len(payload))
+    frame.payload[:] = payload
+    seal(frame.data, header)
+    assert frame.data == frame_of(header, payload)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 5000), st.integers(0, 15), st.integers(0, 99))
+def test_the_crc_of_long_frames_is_zlibs(size: int, shift: int, seed: int) -> None:
+    """Long frames take another way through the processor; sizes and addresses are not its blocks'."""
+    payload = np.random.default_rng(seed).bytes(size + shift)[shift:]
+    frame = frame_of(Header(Kind.SENSOR, run_id=RUN), payload)
+    assert int.from_bytes(frame[-4:], "little") == zlib.crc32(frame[:-4])
+    shifted = memoryview(bytes(shift) + frame)[shift:]
+    assert unpack(0, shifted, RUN).payload == payload
+
+
+def test_what_can_hold_no_frame_is_not_sealed() -> None:
+    with pytest.raises(ValueError, match="32 bytes"):
+        seal(memoryview(bytearray(31)), Header(Kind.BYE))
 
 
 def test_json() -> None:

@@ -22,8 +22,14 @@ static const uint64_t LOWER = (uint64_t)1 << 31;
 enum { BIN_BITS = 6, BINS = 1 << BIN_BITS };
 
 typedef struct {
-    const int32_t *cdf; /* top + 2 entries, rising from 0 to TOTAL */
-    const float *bits;  /* of each of the top + 1 symbols */
+    uint64_t factor; /* state * factor >> (64 + shift) is state / frequency; 0 for a frequency of 1 */
+    uint32_t shift;
+    float bits; /* PRECISION - log2(frequency) */
+} Symbol;
+
+typedef struct {
+    const int32_t *cdf;    /* top + 2 entries, rising from 0 to TOTAL */
+    const Symbol *symbols; /* top + 1 */
     int32_t top;        /* the escape symbol */
     int32_t offset;     /* the integer that symbol 0 stands for */
     float median;
@@ -35,7 +41,7 @@ typedef struct {
     Py_ssize_t channels;
     Channel *channel;
     int32_t *entries;
-    float *bits;
+    Symbol *symbols;
     uint8_t *scratch; /* what an encoding is written to; grows, so that a steady run allocates only its result */
     Py_ssize_t scratch_bytes;
 } Coder;
@@ -55,21 +61,28 @@ typedef struct {
     uint8_t *at; /* the word written last; the next one goes before it */
 } Writer;
 
-static void put(Writer *w, uint32_t start, uint32_t frequency, int precision) {
-    if (w->state >= ((LOWER >> precision) << 32) * frequency) {
+static void make_room(Writer *w, uint64_t frequency) {
+    if (w->state >= ((LOWER >> PRECISION) << 32) * frequency) {
         w->at -= 4;
         store_word(w->at, (uint32_t)w->state);
         w->state >>= 32;
     }
-    w->state = ((w->state / frequency) << precision) + w->state % frequency + start;
+}
+
+static void put(Writer *w, const Channel *c, int32_t symbol) {
+    uint64_t start = (uint64_t)c->cdf[symbol], frequency = (uint64_t)c->cdf[symbol + 1] - start;
+    make_room(w, frequency);
+#ifdef __SIZEOF_INT128__
+    const Symbol *s = &c->symbols[symbol];
+    uint64_t quotient = s->factor ? (uint64_t)((unsigned __int128)w->state * s->factor >> 64) >> s->shift : w->state;
+#else
+    uint64_t quotient = w->state / frequency;
+#endif
+    w->state = (quotient << PRECISION) + (w->state - quotient * frequency) + start;
 }
 
 static void put_nibble(Writer *w, uint32_t nibble) {
-    if (w->state >= ((LOWER >> PRECISION) << 32) * (TOTAL >> NIBBLE)) {
-        w->at -= 4;
-        store_word(w->at, (uint32_t)w->state);
-        w->state >>= 32;
-    }
+    make_room(w, TOTAL >> NIBBLE);
     w->state = w->state << NIBBLE | nibble;
 }
 
@@ -97,7 +110,7 @@ static int put_latent(Writer *w, const Channel *c, float latent) {
         put_escape(w, value, c->top);
         symbol = c->top;
     }
-    put(w, (uint32_t)c->cdf[symbol], (uint32_t)(c->cdf[symbol + 1] - c->cdf[symbol]), PRECISION);
+    put(w, c, symbol);
     return 0;
 }
 
@@ -213,7 +226,7 @@ static double decode_rows(const Coder *self, Reader *r, float *latents, Py_ssize
         for (Py_ssize_t k = 0; k < self->channels; k++) {
             const Channel *c = &self->channel[k];
             int32_t value = get_symbol(r, c);
-            bits += c->bits[value];
+            bits += c->symbols[value].bits;
             if (value == c->top)
                 value = get_escaped(r, c, &bits);
             if (r->damage)
@@ -266,10 +279,23 @@ static PyObject *decode(Coder *self, PyObject *const *args, Py_ssize_t count) {
 
 /* ---- making a coder ---- */
 
+/* Division by a constant as a multiplication: factor = ceil(2^(64 + shift) / frequency) with 2^shift < frequency <=
+ * 2^(shift + 1) is exact for numerators below 2^63 (Granlund & Montgomery, PLDI 1994, theorem 4.2). */
+static Symbol symbol_of(uint64_t frequency) {
+    Symbol symbol = {0, 0, (float)(PRECISION - log2((double)frequency))};
+#ifdef __SIZEOF_INT128__
+    while (((uint64_t)2 << symbol.shift) < frequency)
+        symbol.shift++;
+    if (frequency > 1)
+        symbol.factor = (uint64_t)((((unsigned __int128)1 << (64 + symbol.shift)) + frequency - 1) / frequency);
+#endif
+    return symbol;
+}
+
 /* Copies one row of the tables; 0, or -1 if it could lead the coder astray. */
 static int set_channel(Coder *self, Py_ssize_t k, Py_ssize_t at, const int32_t *row, int32_t length) {
     int32_t *cdf = self->entries + at;
-    float *bits = self->bits + at;
+    Symbol *symbols = self->symbols + at;
     memcpy(cdf, row, (size_t)length * sizeof *cdf);
     if (cdf[0] != 0 || cdf[length - 1] != TOTAL)
         return -1;
@@ -277,11 +303,11 @@ static int set_channel(Coder *self, Py_ssize_t k, Py_ssize_t at, const int32_t *
         int64_t frequency = (int64_t)cdf[symbol + 1] - cdf[symbol];
         if (frequency <= 0 || frequency >= TOTAL)
             return -1;
-        bits[symbol] = (float)(PRECISION - log2((double)frequency));
+        symbols[symbol] = symbol_of((uint64_t)frequency);
     }
     Channel *channel = &self->channel[k];
     channel->cdf = cdf;
-    channel->bits = bits;
+    channel->symbols = symbols;
     channel->top = length - 2;
     for (int32_t bin = 0, symbol = 0; bin < BINS; bin++) {
         while (cdf[symbol + 1] <= bin << (PRECISION - BIN_BITS))
@@ -302,8 +328,8 @@ static int fill(Coder *self, const Py_buffer *cdf, const int32_t *lengths, const
     }
     self->channel = PyMem_Calloc((size_t)channels, sizeof *self->channel);
     self->entries = PyMem_Calloc((size_t)entries, sizeof *self->entries);
-    self->bits = PyMem_Calloc((size_t)entries, sizeof *self->bits);
-    if (!self->channel || !self->entries || !self->bits) {
+    self->symbols = PyMem_Calloc((size_t)entries, sizeof *self->symbols);
+    if (!self->channel || !self->entries || !self->symbols) {
         PyErr_NoMemory();
         return -1;
     }
@@ -343,7 +369,7 @@ static int init(Coder *self, PyObject *args, PyObject *kwargs) {
 static void dealloc(Coder *self) {
     PyMem_Free(self->channel);
     PyMem_Free(self->entries);
-    PyMem_Free(self->bits);
+    PyMem_Free(self->symbols);
     PyMem_Free(self->scratch);
     Py_TYPE(self)->tp_free((PyObject *)self);
 }

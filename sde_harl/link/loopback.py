@@ -6,8 +6,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import NoReturn
 
-from sde_harl.link.transport import Collecting, Fan, Message
+from sde_harl.link.transport import Collecting, Fan
 from sde_harl.link.waiting import Waiter
+from sde_harl.link.wire import Message
 
 Frames = deque[memoryview]
 
@@ -39,11 +40,11 @@ class Loopback(Collecting):
     def _post(self, dest: int, frame: bytes) -> None:
         self._outbox.append(memoryview(frame))
 
-    def await_fan(self, fan: Fan) -> None:
+    def _await_fan(self, fan: Fan) -> None:
         """Nothing to wait for: what was sent is a copy."""
 
-    def _post_fan(self, fan: Fan) -> None:
-        self._outbox.extend(memoryview(bytes(frame.data)) for frame in fan.frames.values())
+    def _post_frame(self, fan: Fan, dest: int) -> None:
+        self._post(dest, bytes(fan.frames[dest].data))
 
     def _arrived(self) -> list[tuple[int, memoryview]]:
         if self._step is not None:

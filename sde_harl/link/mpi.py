@@ -14,9 +14,9 @@ from abc import abstractmethod
 from collections import deque
 from typing import Any, NoReturn
 
-from sde_harl.link.transport import Collecting, Fan, Message, Transport
+from sde_harl.link.transport import Collecting, Fan, Transport
 from sde_harl.link.waiting import Waiter, keep_memory, sharpen_sleeps
-from sde_harl.link.wire import WireError, unpack
+from sde_harl.link.wire import Message, WireError, unpack
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,11 @@ class Mpi(Transport):
                 self._await_room(dest)
         sending.append((self._comm.Isend([frame, self._byte], dest), frame))
 
-    def await_fan(self, fan: Fan) -> None:
+    def _await_fan(self, fan: Fan) -> None:
+        if not fan.requests:
+            comm = self._comm
+            fan.requests = {d: comm.Send_init([frame.data, self._byte], d) for d, frame in fan.frames.items()}
+            self._fans.append(fan)
         if self._left(fan):
             return
         deadline = time.perf_counter() + SEND_TIMEOUT_S
@@ -66,12 +70,8 @@ class Mpi(Transport):
             self._take_in()
         self.waiter.reset()
 
-    def _post_fan(self, fan: Fan) -> None:
-        if not fan.requests:
-            comm = self._comm
-            fan.requests = [comm.Send_init([frame.data, self._byte], dest) for dest, frame in fan.frames.items()]
-            self._fans.append(fan)
-        self._mpi.Prequest.Startall(fan.requests)
+    def _post_frame(self, fan: Fan, dest: int) -> None:
+        fan.requests[dest].Start()
 
     def _reap(self, sending: deque[tuple[Any, bytes]]) -> None:
         """Lets go of the frames that have left."""
@@ -105,7 +105,7 @@ class Mpi(Transport):
                 return False
 
     def _left(self, fan: Fan) -> bool:
-        return bool(self._mpi.Request.Testall(fan.requests))
+        return bool(self._mpi.Request.Testall([*fan.requests.values()]))
 
     def close(self) -> None:
         """Flushes and finalises MPI. Every rank must close. A rank that takes nothing more ends the job instead."""
@@ -202,7 +202,7 @@ class MpiExecutor(Mpi):
         self.waiter.reset()
         self.received[SERVER] += 1
         try:
-            return [Message(SERVER, *unpack(self._frame[: status.Get_count(self._byte)], self.run_id))]
+            return [unpack(SERVER, self._frame[: status.Get_count(self._byte)], self.run_id)]
         except WireError as error:
             self.faults.count(SERVER, error.reason)
             return []

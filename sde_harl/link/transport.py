@@ -7,30 +7,22 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
 
 from sde_harl.link.faults import Faults
 from sde_harl.link.waiting import Waiter
-from sde_harl.link.wire import OVERHEAD, Frame, Header, Kind, WireError, frame_of, unpack
+from sde_harl.link.wire import OVERHEAD, Frame, Kind, Message, WireError, frame_of, new_frame, seal, unpack
 
 FRAME_BYTES = 65536  # the largest frame either way before the run's own size is known
 
 
-class Message(NamedTuple):
-    """A checked frame; an executor's `payload` is valid until its next poll or wait."""
-
-    source: int
-    header: Header
-    payload: memoryview
-
-
 class Fan:
-    """Frames to several ranks, sent all at once and kept: only what changes is written again."""
+    """Frames to several ranks, kept from one sending to the next: only what changes is written again."""
 
     def __init__(self, frames: dict[int, Frame]) -> None:
         self.frames = frames
-        self.requests: list[Any] = []
+        self.requests: dict[int, Any] = {}
         """The transport's own."""
 
 
@@ -69,7 +61,8 @@ class Transport(ABC):
         larger than the other end has room for.
         """
         frame = frame_of((kind, agent, self.run_id or 0, step, slot, environments, version), payload)
-        self._check_room(dest, len(frame))
+        if len(frame) > self._send_bytes:
+            raise self._no_room(dest, len(frame))
         self.sent[dest] += 1
         self._post(dest, frame)
         return len(frame)
@@ -77,28 +70,42 @@ class Transport(ABC):
     def fan(self, sizes: Mapping[int, int]) -> Fan:
         """Frames to several ranks, with payloads of so many bytes each. Raises ValueError as `send`."""
         for dest, size in sizes.items():
-            self._check_room(dest, OVERHEAD + size)
-        return Fan({dest: Frame(size) for dest, size in sizes.items()})
+            if OVERHEAD + size > self._send_bytes:
+                raise self._no_room(dest, OVERHEAD + size)
+        return Fan({dest: new_frame(size) for dest, size in sizes.items()})
 
-    def send_fan(self, fan: Fan, kind: Kind, step: int, slot: int, environments: int, version: int) -> None:
-        """Sends the payloads that have been written into the fan's frames."""
+    def send_fan(
+        self,
+        fan: Fan,
+        write: Callable[[int], None],
+        kind: Kind,
+        step: int,
+        slot: int,
+        environments: int,
+        version: int,
+    ) -> None:
+        """Has `write` fill each rank's frame and sends it, one by one: the first is at work before the last is written.
+
+        Raises TimeoutError if a rank hasn't taken what the fan sent it last for a minute.
+        """
+        self._await_fan(fan)
         header = (kind, 0, self.run_id or 0, step, slot, environments, version)
         for dest, frame in fan.frames.items():
-            frame.seal(header)
+            write(dest)
+            seal(frame.data, header)
             self.sent[dest] += 1
-        self._post_fan(fan)
+            self._post_frame(fan, dest)
 
     @abstractmethod
-    def await_fan(self, fan: Fan) -> None:
-        """Waits until what the fan sent last has left and it may be written anew; TimeoutError after a minute."""
+    def _await_fan(self, fan: Fan) -> None:
+        """Waits until what the fan sent last has left and it may be written anew. Raises TimeoutError as `send_fan`."""
 
     @abstractmethod
-    def _post_fan(self, fan: Fan) -> None:
-        """Sends all the fan's frames as they are."""
+    def _post_frame(self, fan: Fan, dest: int) -> None:
+        """Sends one of the fan's frames as it is."""
 
-    def _check_room(self, dest: int, size: int) -> None:
-        if size > self._send_bytes:
-            raise ValueError(f"a frame of {size} bytes to rank {dest}, which has room for {self._send_bytes}")
+    def _no_room(self, dest: int, size: int) -> ValueError:
+        return ValueError(f"a frame of {size} bytes to rank {dest}, which has room for {self._send_bytes}")
 
     @abstractmethod
     def poll(self) -> list[Message]:
@@ -154,7 +161,7 @@ class Collecting(Transport):
             try:
                 if len(frame) > limit:
                     raise WireError("oversize")
-                messages.append(Message(source, *unpack(frame, run_id)))
+                messages.append(unpack(source, frame, run_id))
             except WireError as error:
                 self.faults.count(source, error.reason)
         return messages

@@ -1,4 +1,4 @@
-"""Waiting without burning a core: a short spin for the quick answer, then sleeps that grow with the quiet."""
+"""Waiting without burning a core: a spin where answers come at once, else sleeps that grow with the quiet."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import time
 SHORTEST_SLEEP_S = 20e-6
 SLEEP_PER_QUIET = 1 / 16  # a sleep makes an answer late by at most this share of the time it took anyway
 IDLE_AFTER_S = 0.1  # quiet for this long is no longer the pause between two decisions
+SLOWER = 1 / 8  # of the way to a longer quiet, the usual one moves; to a shorter one it goes at once
 PR_SET_TIMERSLACK = 29
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
@@ -17,22 +18,27 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 class Waiter:
     """Paces a polling loop: `pause` after an empty poll, `reset` after a full one.
 
-    Spins (giving the core away at each turn) for `spin_us`; then sleeps for a sixteenth of the quiet so far, but 20 us
-    at least, and at most `sleep_max_us`, or `idle_max_us` once it has been quiet for 100 ms. `sleeps` and `slept_s`
-    count what was slept so far.
+    While quiets usually end within `spin_us`, spins that long first, giving the core away at each turn: where ranks
+    share cores, that is how the one who has work gets it soonest. Then, or at once where answers take longer (a radio
+    link, slow environments), sleeps for a sixteenth of the quiet so far, but 20 us at least, and at most
+    `sleep_max_us`, or `idle_max_us` once it has been quiet for 100 ms. `sleeps` and `slept_s` count what was slept.
     """
 
-    def __init__(self, spin_us: float = 100, sleep_max_us: float = 500, idle_max_us: float = 5000) -> None:
+    def __init__(self, spin_us: float = 1000, sleep_max_us: float = 500, idle_max_us: float = 5000) -> None:
         self.sleeps = 0
         self.slept_s = 0.0
         self._spin_s = spin_us * 1e-6
         self._sleep_max_s = sleep_max_us * 1e-6
         self._idle_max_s = idle_max_us * 1e-6
         self._quiet_since: float | None = None
+        self._usual_s = 0.0
 
     def reset(self) -> None:
-        """Something came: the next pause starts with the spin again."""
-        self._quiet_since = None
+        """Something came: the next pause starts anew."""
+        if self._quiet_since is not None:
+            quiet_s = time.perf_counter() - self._quiet_since
+            self._usual_s = min(quiet_s, self._usual_s + (quiet_s - self._usual_s) * SLOWER)
+            self._quiet_since = None
 
     def pause(self, deadline: float) -> bool:
         """Gives the core away once, or sleeps once, until `deadline` (of perf_counter); False if that is past."""
@@ -42,7 +48,7 @@ class Waiter:
         if self._quiet_since is None:
             self._quiet_since = now
         quiet_s = now - self._quiet_since
-        if quiet_s < self._spin_s:
+        if quiet_s < self._spin_s and self._usual_s < self._spin_s:
             os.sched_yield()
             return True
         longest_s = self._idle_max_s if quiet_s > IDLE_AFTER_S else self._sleep_max_s

@@ -1,4 +1,13 @@
-"""The frames that cross the link: a little-endian header, the payload, a CRC-32. Nothing here trusts the sender."""
+"""The frames that cross the link: a little-endian header, the payload, a CRC-32. Nothing here trusts the sender.
+
+Bytes are made and checked in frames.c, which says how they lie:
+
+    frame_of(header, payload) -> bytes: the frame of a Header's fields and a payload; OverflowError if one doesn't fit.
+    seal(frame, header): writes a Header's fields and the CRC around the payload that a Frame's data holds.
+    unpack(source, frame, run_id) -> Message: checks a received frame. `run_id` None accepts any run (an executor that
+        has not been welcomed yet); a HELLO with run id 0 is always accepted, for its sender can't know better.
+        WireError with the reason short, magic, protocol, length, crc, kind or run.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +21,13 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-MAGIC = b"SDEH"
-PROTOCOL = 2
-HEADER = struct.Struct("<4sBBHIIHHII")  # magic, protocol, the seven fields of Header, the payload's length
-CRC = struct.Struct("<I")
-WHOLE = 0x2144DF1C  # the CRC-32 of anything that ends with its own CRC-32
-_new = tuple.__new__
-OVERHEAD = HEADER.size + CRC.size  # bytes of a frame beside its payload
+from sde_harl.link import _frames
+from sde_harl.link._frames import frame_of, seal, unpack
+
+__all__ = ["frame_of", "seal", "unpack"]  # and what is defined here
+
+HEADER_BYTES = 28
+OVERHEAD = HEADER_BYTES + 4  # bytes of a frame beside its payload: header and CRC
 
 
 class WireError(ValueError):
@@ -43,9 +52,6 @@ class Kind(IntEnum):
     BYE = 9
 
 
-KINDS = {int(kind): kind for kind in Kind}
-
-
 class Header(NamedTuple):
     """What a frame says of its payload, in wire order."""
 
@@ -58,52 +64,29 @@ class Header(NamedTuple):
     version: int = 0
 
 
-def frame_of(header: tuple[int, int, int, int, int, int, int], payload: bytes) -> bytes:
-    """The frame of a Header's fields and a payload. Raises struct.error if a field does not fit its width."""
-    head = HEADER.pack(MAGIC, PROTOCOL, *header, len(payload))
-    return b"".join((head, payload, CRC.pack(crc32(payload, crc32(head)))))
+class Message(NamedTuple):
+    """A checked frame; an executor's `payload` is valid until its next poll or wait."""
+
+    source: int
+    header: Header
+    payload: memoryview
 
 
-class Frame:
+class Frame(NamedTuple):
     """A frame whose payload is written in place, to be sealed and sent again and again."""
 
-    def __init__(self, size: int) -> None:
-        self.data = memoryview(bytearray(OVERHEAD + size))
-        self.payload = self.data[HEADER.size : -CRC.size]
-        self._size, self._covered = size, self.data[: -CRC.size]
-
-    def seal(self, header: tuple[int, int, int, int, int, int, int]) -> None:
-        """Write a Header's fields and the CRC around the payload as it is now."""
-        HEADER.pack_into(self.data, 0, MAGIC, PROTOCOL, *header, self._size)
-        CRC.pack_into(self.data, HEADER.size + self._size, crc32(self._covered))
+    data: memoryview
+    payload: memoryview
+    """The part of `data` that is the payload."""
 
 
-def unpack(frame: memoryview, run_id: int | None) -> tuple[Header, memoryview]:
-    """Checks a received frame and returns its header and a view of its payload.
+def new_frame(size: int) -> Frame:
+    """A frame for a payload of `size` bytes."""
+    data = memoryview(bytearray(OVERHEAD + size))
+    return Frame(data, data[HEADER_BYTES : HEADER_BYTES + size])
 
-    `run_id` None accepts any run (an executor that has not been welcomed yet); a HELLO with run id 0 is always
-    accepted, for its sender can't know better. Raises WireError with the reason short, magic, protocol, length, crc,
-    kind or run.
-    """
-    size = len(frame)
-    if size < OVERHEAD:
-        raise WireError("short")
-    magic, protocol, kind, agent, run, step, slot, environments, version, length = HEADER.unpack_from(frame)
-    if magic != MAGIC:
-        raise WireError("magic")
-    if protocol != PROTOCOL:
-        raise WireError("protocol")
-    if length != size - OVERHEAD:
-        raise WireError("length")
-    if crc32(frame) != WHOLE:
-        raise WireError("crc")
-    if kind not in KINDS:
-        raise WireError("kind")
-    if run != run_id and run_id is not None and not (kind == Kind.HELLO and run == 0):
-        raise WireError("run")
-    # tuple.__new__: what Header(...) does, without its Python function, which is half of this one's time
-    header = _new(Header, (KINDS[kind], agent, run, step, slot, environments, version))
-    return header, frame[HEADER.size : -CRC.size]
+
+_frames.use(Message, Header, (None, *Kind), WireError, crc32)
 
 
 def parse_json(payload: memoryview, limit: int = 65536) -> dict[str, Any]:
