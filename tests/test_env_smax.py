@@ -47,9 +47,9 @@ def test_smax_wins_and_losses() -> None:
 def test_smax_time_limit_truncates() -> None:
     env: Any = make(SMAX, 4, seed=1)
     env.reset()
-    battles = env._games.games
+    keys, battles = env._games.games
     late = battles.state.replace(step=battles.state.step + 98)
-    env._games = env._games._replace(games=battles.replace(state=late))
+    env._games = env._games._replace(games=(keys, battles.replace(state=late)))
     stop = np.full((4, 3, 1), STOP)
     for truncated in (False, True, False):
         env.send(stop)
@@ -80,9 +80,9 @@ assert before == (sys.stdout, sys.stderr, sys.__stdout__), "streams replaced"
 def test_smax_cache_that_cannot_be_written_is_only_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from sde_harl.envs import smax
+    from sde_harl.envs import compiled
 
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    smax._keep_compiled(smax._cache_dir())
+    compiled._keep_compiled(compiled._cache_dir())
     assert "compiles again" in caplog.text

@@ -20,7 +20,7 @@ SMALL = ["train.envs=4", "train.rollout=30", "train.steps=240", "eval.episodes=4
 SMALL += ["algo.epochs=2", "policy.width=16", "policy.latent=8", "codec.rate_rows=32"]
 PLAYED = {
     "smac": ["env.map=3m"],
-    "mpe": ["env.map=simple_spread", "env.map=simple_reference", "env.map=simple_speaker_listener", "env.workers=1"],
+    "mpe": ["env.map=simple_reference", "env.map=simple_speaker_listener", "env.workers=1", "env.backend=jax"],
     "mamujoco": ["env.map=HalfCheetah-2x3", "env.map=Ant-4x2"],
     "pettingzoo": ["env.factory=mpe2.simple_speaker_listener_v4:parallel_env"],
 }

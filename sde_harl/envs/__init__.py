@@ -32,7 +32,7 @@ class Backend(NamedTuple):
 # benchmark -> backend; where a benchmark has several, "auto" takes the first (but see `resolve_backend` for smac)
 ENVS: dict[str, dict[str, Backend]] = {
     "smac": {"starcraft2": Backend("starcraft2", "smac"), "smax": Backend("smax", "smax")},
-    "mpe": {"mpe2": Backend("mpe", "mpe")},
+    "mpe": {"mpe2": Backend("mpe", "mpe"), "jax": Backend("mpe_jax", "jax")},
     "mamujoco": {"mujoco": Backend("mamujoco", "mamujoco")},
     "pettingzoo": {"pettingzoo": Backend("pettingzoo", "pettingzoo")},
 }
