@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,14 @@ class Failing(Corridor):
         if self.step_count == 2:
             raise ValueError("the third step\nis too much")
         return super().step(actions)
+
+
+class Stuck(Corridor):
+    """Never comes back from its first step."""
+
+    def step(self, actions: dict[str, Any]) -> tuple[Any, Any, Any, Any, Any]:
+        while True:
+            time.sleep(1)
 
 
 class Pid(Corridor):

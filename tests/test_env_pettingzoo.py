@@ -95,6 +95,13 @@ def test_what_a_user_can_mend_is_named(factory: str, message: str, workers: int)
         make(replace(CORRIDOR, factory=factory, workers=workers), 2, seed=1)
 
 
+def test_actions_of_another_shape_are_refused() -> None:
+    env = make(CORRIDOR, 2, seed=1)
+    env.reset()
+    with pytest.raises(ValueError, match=r"shape \(2, 2, 1\), expected \(2, 2, 2\)"):
+        env.send(np.zeros((2, 2, 1), np.int32))
+
+
 def test_random_play_goes_through_all_ends() -> None:
     steps = play(make(CORRIDOR, 4, seed=1), 100)
     assert any(step.terminated.any() for step in steps) and any(step.truncated.any() for step in steps)

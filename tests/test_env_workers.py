@@ -104,19 +104,23 @@ def test_a_game_that_cannot_be_made_is_named_and_leaves_no_worker() -> None:
 
 
 PARENT = """
-import sys, time
+import time
+import numpy as np
 from sde_harl.config import EnvConfig
 from sde_harl.envs import make
-env = make(EnvConfig("mpe", "simple_spread", workers=2), 4, seed=1)
+env = make(EnvConfig("pettingzoo", factory="odd_envs:Stuck", workers=2), 4, seed=1)
 env.reset()
+env.send(np.zeros((4, 2, 2), np.int32))
 print("ready", flush=True)
 time.sleep(60)
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_workers_die_with_their_parent(number: int) -> None:
-    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
+def test_workers_die_with_their_parent_in_the_middle_of_a_step(number: int) -> None:
+    path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", PARENT]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | path) as parent:
         assert parent.stdout is not None and parent.stdout.readline() == "ready\n"
         started = psutil.Process(parent.pid).children()
         assert len(started) == 2

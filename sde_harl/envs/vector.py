@@ -212,6 +212,8 @@ class RingVector(VectorEnv):
     def send(self, actions: NDArray[np.generic]) -> None:
         if self._pending:
             raise RuntimeError("send without recv")
+        if actions.shape != self._memory.actions.shape:  # numpy would repeat a shorter one
+            raise ValueError(f"actions of shape {actions.shape}, expected {self._memory.actions.shape}")
         self._memory.actions[:] = actions
         self._go(resetting=False)
 
