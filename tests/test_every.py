@@ -28,7 +28,7 @@ CONTINUOUS = {"mamujoco"}
 
 
 def play(folder: Path, *words: str) -> dict[str, np.ndarray]:
-    config = parse([*words, *SMALL, f"record.dir={folder}"]).config
+    config = parse(["env.workers=0", *words, *SMALL, f"record.dir={folder}"]).config
     assert config is not None
     learner = Learner(config, loopback())
     learner.run()
