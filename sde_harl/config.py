@@ -32,13 +32,19 @@ class EnvConfig:
     """What is played."""
 
     name: str = "smac"
-    """Benchmark: smac or mpe."""
+    """Benchmark: smac, mpe, mamujoco, or pettingzoo for an environment of your own."""
     map: str = "3s5z"
-    """Map (smac) or scenario (mpe: simple_spread, simple_reference, simple_speaker_listener)."""
+    """Map (smac), scenario (mpe), robot and partition (mamujoco: HalfCheetah-6x1)."""
     backend: str = "auto"
-    """smac: starcraft2, smax (JaxMARL's embedded battles), or auto: StarCraft II where it is found, else smax."""
+    """smac: starcraft2, smax (JaxMARL's battles), auto (StarCraft II where found). mpe: mpe2, jax (simple_spread)."""
     continuous_actions: bool = False
     """Continuous instead of discrete actions, where the benchmark has both (mpe)."""
+    workers: int = _number(0, least=0, most=1024)
+    """Processes that step each half-batch, for benchmarks of one game at a time; 0 = none, rank 0 steps them itself."""
+    agent_obsk: int = _number(1, least=0)
+    """mamujoco: joints away from its own that an agent sees."""
+    factory: str = "none"
+    """pettingzoo: module:function, which makes your parallel environment; called without arguments."""
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class Learner:
         backend, line = resolve_backend(config.env)
         self._stages, self._process = Stages(), Process()
         half = config.train.envs // SLOTS
-        envs = [make(config.env, half, config.seed, slot * half) for slot in range(SLOTS)]
+        self._envs = envs = [make(config.env, half, config.seed, slot * half) for slot in range(SLOTS)]
         torch.set_flush_denormal(True)  # a policy that has made up its mind is full of them, and they are slow
         self.spec: EnvSpec = envs[0].spec
         algorithm = ALGORITHMS[config.algo.name]
@@ -101,6 +101,8 @@ class Learner:
             finally:
                 self._record.close()
                 self._metrics.close()
+                for env in self._envs:
+                    env.close()
 
     def _train(self) -> None:
         self._publish()
@@ -154,10 +156,9 @@ class Learner:
             return
         if not self._eval_seats:
             half = config.train.envs // SLOTS
-            self._eval_seats = [
-                Seat(slot, make(config.env, half, config.seed, EVAL_FIRST_ENV + slot * half), self.fleet, self._stages)
-                for slot in range(SLOTS)
-            ]
+            envs = [make(config.env, half, config.seed, EVAL_FIRST_ENV + slot * half) for slot in range(SLOTS)]
+            self._envs += envs
+            self._eval_seats = [Seat(slot, env, self.fleet, self._stages) for slot, env in enumerate(envs)]
         tapes = None
         if config.record.trajectories == "eval":
             half = config.train.envs // SLOTS

@@ -15,3 +15,11 @@ def denormals() -> Iterator[None]:
     """A learner flushes denormals to zero, which hypothesis's floating-point numbers don't survive."""
     yield
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture(scope="session")
+def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """JAX keeps what it compiles in a folder of this session."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield

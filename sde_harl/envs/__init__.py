@@ -1,19 +1,40 @@
-"""The benchmarks. A new one is a module with `make`, one line in `ENVS` and a YAML file."""
+"""The benchmarks. A new one is a module, one line in `ENVS` and a YAML file.
+
+The module has `make_game(env_config) -> Game`, one game, of which `make` builds vectors; or, where all games are one
+computation, `make(env_config, num_envs, seed, first_env) -> VectorEnv`.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from sde_harl.envs import starcraft2
 from sde_harl.envs.base import EnvConfig, EnvSpec, Step, VectorEnv, unknown
+from sde_harl.envs.vector import Game, SerialVector
+from sde_harl.envs.workers import WorkerVector
 from sde_harl.errors import UserError
 
-__all__ = ["ENVS", "EnvConfig", "EnvSpec", "Step", "VectorEnv", "make", "resolve_backend"]
+__all__ = ["ENVS", "EnvConfig", "EnvSpec", "Step", "VectorEnv", "make", "make_games", "resolve_backend"]
 
-# benchmark -> backend -> module of this package; `pip install -e '.[BACKEND]'` brings what the backend needs
-ENVS: dict[str, dict[str, str]] = {
-    "smac": {"starcraft2": "starcraft2", "smax": "smax"},
-    "mpe": {"mpe": "mpe"},
+
+class Backend(NamedTuple):
+    """One implementation of a benchmark."""
+
+    module: str
+    """Of this package."""
+    extra: str
+    """`pip install -e '.[EXTRA]'` brings what it needs."""
+
+
+# benchmark -> backend; where a benchmark has several, "auto" takes the first (but see `resolve_backend` for smac)
+ENVS: dict[str, dict[str, Backend]] = {
+    "smac": {"starcraft2": Backend("starcraft2", "smac"), "smax": Backend("smax", "smax")},
+    "mpe": {"mpe2": Backend("mpe", "mpe"), "jax": Backend("mpe_jax", "jax")},
+    "mamujoco": {"mujoco": Backend("mamujoco", "mamujoco")},
+    "pettingzoo": {"pettingzoo": Backend("pettingzoo", "pettingzoo")},
 }
 
 
@@ -45,12 +66,29 @@ def make(env_config: EnvConfig, num_envs: int, seed: int, first_env: int = 0) ->
     Environment i's random stream follows from (seed, i) alone: two vectors of 32, the second with first_env=32, play
     the games of one vector of 64. Raises UserError for an unknown name, backend or map, and for a missing package.
     """
+    with _needs(env_config) as module:
+        if not hasattr(module, "make_game"):
+            vector: VectorEnv = module.make(env_config, num_envs, seed, first_env)
+            return vector
+    if env_config.workers:
+        return WorkerVector(env_config, num_envs, seed, first_env)
+    return SerialVector(make_games(env_config, num_envs), seed, first_env)
+
+
+def make_games(env_config: EnvConfig, count: int) -> list[Game]:
+    """`count` equal games of a benchmark that has them singly. Raises UserError as `make` does."""
+    with _needs(env_config) as module:
+        return [module.make_game(env_config) for _ in range(count)]
+
+
+@contextlib.contextmanager
+def _needs(env_config: EnvConfig) -> Iterator[Any]:
+    """The backend's module; a package that it misses is the user's to install."""
     backend, _ = resolve_backend(env_config)
+    module, extra = ENVS[env_config.name][backend]
     try:
-        module = importlib.import_module(f"sde_harl.envs.{ENVS[env_config.name][backend]}")
-        vector: VectorEnv = module.make(env_config, num_envs, seed, first_env)
+        yield importlib.import_module(f"sde_harl.envs.{module}")
     except ModuleNotFoundError as error:
         raise UserError(
-            f"env.name: {env_config.name} on {backend} needs the package {error.name}: pip install -e '.[{backend}]'"
+            f"env.name: {env_config.name} on {backend} needs the package {error.name}: pip install -e '.[{extra}]'"
         ) from error
-    return vector

@@ -42,6 +42,18 @@ class EnvConfig(Protocol):
     def continuous_actions(self) -> bool:
         """Ask the benchmark for its continuous action spaces."""
 
+    @property
+    def workers(self) -> int:
+        """Worker processes that step a vector of single games; 0 = none, in this process."""
+
+    @property
+    def agent_obsk(self) -> int:
+        """mamujoco: how many joints away an agent sees."""
+
+    @property
+    def factory(self) -> str:
+        """pettingzoo: "module:function" that makes the environment."""
+
 
 class EnvSpec(NamedTuple):
     """What is the same in every environment of a vector and never changes."""
@@ -51,7 +63,7 @@ class EnvSpec(NamedTuple):
     obs_sizes: tuple[int, ...]  # floats, unpadded, one an agent
     action_sizes: tuple[tuple[int, ...], ...]  # an agent's choices in each branch; (dimensions,) if continuous
     state_size: int
-    episode_limit: int  # steps, after which an episode is truncated
+    episode_limit: int  # steps, after which an episode is truncated; 0 where the environment doesn't tell
     continuous: bool
     unit_types: tuple[str, ...]  # role hints, "" where unknown
     has_win: bool

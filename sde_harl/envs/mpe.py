@@ -1,4 +1,8 @@
-"""Multi-agent particle environments (Farama's mpe2), cooperative scenarios, stepped one after the other in process.
+"""Multi-agent particle environments (Farama's mpe2), cooperative scenarios.
+
+A game steps mpe2's world itself: PettingZoo's wrappers around it take three quarters of a step. The rules of its
+`SimpleEnv` that this leaves to us (actions to forces, the mix of rewards, the time limit) are below, and tests hold the
+result to mpe2's own `parallel_env`.
 
 The team's reward is the mean over agents. In simple_spread and simple_reference an agent's reward mixes its own part
 with the team's (local_ratio 0.5), so agents' rewards differ. HARL adds them up instead: its returns are N times these.
@@ -9,12 +13,14 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sde_harl.envs.base import EnvConfig, EnvSpec, Step, VectorEnv, stream, unknown
+from sde_harl.envs.base import EnvConfig, EnvSpec, unknown
+from sde_harl.envs.vector import Game, Outcome, View
 
 SCENARIOS = {
     "simple_spread": "simple_spread_v3",
@@ -22,119 +28,132 @@ SCENARIOS = {
     "simple_speaker_listener": "simple_speaker_listener_v4",
 }
 EPISODE_LIMIT = 25
+FORCE = 5.0
+"""Of a full push."""
+PUSHES = FORCE * np.array([[0.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [0.0, -1.0], [0.0, 1.0]])
+"""Of the moves 0 to 4: nothing, left, right, down, up."""
 
 
-class MpeVector(VectorEnv):
-    """E worlds of one scenario. The state is the agents' observations, unpadded, one after the other."""
+class MpeGame(Game):
+    """One world. The state is the agents' observations, unpadded, one after the other.
 
-    def __init__(self, scenario: str, continuous: bool, num_envs: int, seed: int, first_env: int) -> None:
+    A discrete action is move + 5 * word for an agent that does both, else the move or the word. A continuous one is
+    pushes to nowhere, left, right, down, up, then the word's numbers; all are clipped to 0 .. 1.
+    """
+
+    def __init__(self, scenario: str, continuous: bool) -> None:
         with contextlib.redirect_stdout(io.StringIO()):  # pygame greets on import
             module = importlib.import_module(f"mpe2.{SCENARIOS[scenario]}")
-        self._worlds = [
-            module.parallel_env(max_cycles=EPISODE_LIMIT, continuous_actions=continuous) for _ in range(num_envs)
-        ]
-        self.spec = _spec(self._worlds[0], scenario, continuous)
-        self.num_envs = num_envs
-        self._seed, self._first_env = seed, first_env
-        choices = self.spec.choices()
-        self._available = np.broadcast_to(choices, (num_envs, *choices.shape))  # (E, N, A)
-        self._active = np.ones((num_envs, len(self.spec.agents)), bool)
-        self._episodes = np.zeros(num_envs, np.int64)
-        self._seeds = np.zeros(num_envs, np.int64)
-        self._returns = np.zeros(num_envs, np.float32)
-        self._lengths = np.zeros(num_envs, np.int32)
-        self._pending: Step | None = None
+        env = module.raw_env(max_cycles=EPISODE_LIMIT, continuous_actions=continuous)
+        self.spec = _spec(env, scenario, continuous)
+        self._world, self._scenario, self._local_ratio = env.world, env.scenario, env.local_ratio
+        self._agents: list[Any] = env.world.agents
+        self._words = np.eye(env.world.dim_c)
+        self._ticks = 0
+        for agent in self._agents:
+            agent.action.u, agent.action.c = np.zeros(2), np.zeros(env.world.dim_c)
 
-    def reset(self) -> Step:
-        self._episodes[:], self._returns[:], self._lengths[:] = 0, 0, 0
-        step = self._blank_step()
-        for e in range(self.num_envs):
-            self._observe(step, e, self._begin(e))
-        step.final_state[:], step.final_obs[:] = step.state, step.obs
-        return step
+    def reset(self, seed: int, view: View) -> None:
+        self._scenario.reset_world(self._world, np.random.Generator(np.random.PCG64(seed)))
+        self._ticks = 0
+        self._observe(view)
 
-    def send(self, actions: NDArray[np.generic]) -> None:
-        step = self._blank_step()
-        for e in range(self.num_envs):
-            self._play(step, e, actions[e])
-        self._pending = step
-
-    def recv(self) -> Step:
-        if self._pending is None:
-            raise RuntimeError("recv without send")
-        step, self._pending = self._pending, None
-        return step
-
-    def episode_seeds(self) -> NDArray[np.int64]:
-        return self._seeds.copy()
+    def step(self, actions: NDArray[np.generic], view: View) -> Outcome:
+        if self.spec.continuous:
+            self._push(np.clip(actions, 0, 1))
+        else:
+            self._choose(actions)
+        self._world.step()
+        self._ticks += 1
+        self._observe(view)
+        return Outcome(self._reward(), False, self._ticks >= EPISODE_LIMIT)
 
     def close(self) -> None:
-        for world in self._worlds:
-            world.close()
+        """Nothing: the window that mpe2 could draw in was let go with its wrapper."""
 
-    def _begin(self, e: int) -> dict[str, NDArray[np.float32]]:
-        words = stream(self._seed, self._first_env + e, int(self._episodes[e])).generate_state(1, np.uint64)
-        self._seeds[e] = int(words[0]) >> 1  # fits a non-negative int64
-        obs, _ = self._worlds[e].reset(seed=int(self._seeds[e]))
-        return obs  # type: ignore[no-any-return]
+    def _choose(self, actions: NDArray[np.generic]) -> None:
+        for agent, choice in zip(self._agents, actions[:, 0].tolist()):
+            if agent.movable:
+                choice, move = divmod(choice, len(PUSHES))
+                agent.action.u = PUSHES[move]
+            if not agent.silent:
+                agent.action.c = self._words[choice]
 
-    def _play(self, step: Step, e: int, actions: NDArray[np.generic]) -> None:
-        obs, rewards, terminated, truncated, _ = self._worlds[e].step(self._by_agent(actions))
-        reward = np.float32(np.mean([rewards[agent] for agent in self.spec.agents]))
-        self._returns[e] += reward
-        self._lengths[e] += 1
-        step.rewards[e] = reward
-        step.terminated[e] = any(terminated.values())
-        step.truncated[e] = any(truncated.values()) and not step.terminated[e]
-        self._observe(step, e, obs)
-        step.final_state[e], step.final_obs[e] = step.state[e], step.obs[e]
-        if step.terminated[e] or step.truncated[e]:
-            step.returns[e], step.lengths[e] = self._returns[e], self._lengths[e]
-            self._returns[e], self._lengths[e] = 0, 0
-            self._episodes[e] += 1
-            self._observe(step, e, self._begin(e))
+    def _push(self, actions: NDArray[np.generic]) -> None:
+        for agent, action in zip(self._agents, actions):
+            if agent.movable:
+                agent.action.u = (action[2:5:2] - action[1:4:2]).astype(np.float64) * FORCE
+                action = action[len(PUSHES) :]
+            if not agent.silent:
+                agent.action.c = action[: len(self._words)].copy()
 
-    def _by_agent(self, actions: NDArray[np.generic]) -> dict[str, Any]:
-        if self.spec.continuous:  # (N, D) without its padding
-            sizes = [dimensions for (dimensions,) in self.spec.action_sizes]
-            return {agent: actions[i, : sizes[i]] for i, agent in enumerate(self.spec.agents)}
-        return {agent: int(actions[i, 0]) for i, agent in enumerate(self.spec.agents)}
+    def _observe(self, view: View) -> None:
+        seen = [self._scenario.observation(agent, self._world) for agent in self._agents]
+        for row, obs in zip(view.obs, seen):
+            row[: len(obs)] = obs
+        np.concatenate(seen, out=view.state, casting="same_kind")
 
-    def _observe(self, step: Step, e: int, obs: dict[str, NDArray[np.float32]]) -> None:
-        for i, agent in enumerate(self.spec.agents):
-            step.obs[e, i, : self.spec.obs_sizes[i]] = obs[agent]
-        step.state[e] = np.concatenate([obs[agent] for agent in self.spec.agents])
+    def _reward(self) -> float:
+        own = sum(self._scenario.reward(agent, self._world) for agent in self._agents) / len(self._agents)
+        if self._local_ratio is None:
+            return float(own)
+        return self._mixed(own, self._scenario.global_reward(self._world))
 
-    def _blank_step(self) -> Step:
-        """Fresh arrays, so that what the caller still holds is never written to."""
-        count, spec = self.num_envs, self.spec
-        return Step(
-            obs=np.zeros((count, len(spec.agents), max(spec.obs_sizes)), np.float32),
-            state=np.zeros((count, spec.state_size), np.float32),
-            available_actions=self._available,
-            active=self._active,
-            rewards=np.zeros(count, np.float32),
-            terminated=np.zeros(count, bool),
-            truncated=np.zeros(count, bool),
-            final_state=np.zeros((count, spec.state_size), np.float32),
-            final_obs=np.zeros((count, len(spec.agents), max(spec.obs_sizes)), np.float32),
-            won=np.full(count, -1, np.int8),
-            returns=np.zeros(count, np.float32),
-            lengths=np.zeros(count, np.int32),
-        )
+    def _mixed(self, own: float, shared: float) -> float:
+        return shared * (1 - self._local_ratio) + own * self._local_ratio
 
 
-def make(env_config: EnvConfig, num_envs: int, seed: int, first_env: int) -> MpeVector:
-    """See `sde_harl.envs.make`. Raises UserError for an unknown scenario."""
+class SpreadGame(MpeGame):
+    """simple_spread, with reward and contacts in plain numbers: a tenth of the time of mpe2's arrays of two."""
+
+    def __init__(self, scenario: str, continuous: bool) -> None:
+        super().__init__(scenario, continuous)
+        self._world.apply_environment_force = self._add_contacts
+
+    def _add_contacts(self, forces: list[Any]) -> list[Any]:
+        """Push apart the agents that touch, in mpe2's order of pairs; landmarks touch nobody. Softplus penetration."""
+        at = [agent.state.p_pos.tolist() for agent in self._agents]
+        reach, margin = 2 * self._agents[0].size, self._world.contact_margin
+        for i, one in enumerate(at):
+            for j, other in enumerate(at[i + 1 :], i + 1):
+                x, y, distance = one[0] - other[0], one[1] - other[1], _distance(one, other)
+                penetration = _softplus(-(distance - reach) / margin) * margin
+                stiffness = self._world.contact_force
+                force = np.array([stiffness * x / distance * penetration, stiffness * y / distance * penetration])
+                forces[i], forces[j] = force + forces[i], forces[j] - force
+        return forces
+
+    def _reward(self) -> float:
+        agents = [agent.state.p_pos.tolist() for agent in self._agents]
+        landmarks = [landmark.state.p_pos.tolist() for landmark in self._world.landmarks]
+        shared = -sum(min(_distance(agent, landmark) for agent in agents) for landmark in landmarks)
+        reach = 2 * self._agents[0].size
+        touching = sum(_distance(one, other) < reach for i, one in enumerate(agents) for other in agents[:i])
+        return self._mixed(-2.0 * touching / len(agents), shared)  # a touch costs both agents 1
+
+
+def _distance(one: list[float], other: list[float]) -> float:
+    x, y = one[0] - other[0], one[1] - other[1]
+    return math.sqrt(x * x + y * y)
+
+
+def _softplus(x: float) -> float:
+    """log(1 + e^x), rounded as numpy's logaddexp rounds it."""
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+
+
+def make_game(env_config: EnvConfig) -> MpeGame:
+    """Raises UserError for an unknown scenario."""
     if env_config.map not in SCENARIOS:
         raise unknown("env.map", env_config.map, SCENARIOS)
-    return MpeVector(env_config.map, env_config.continuous_actions, num_envs, seed, first_env)
+    kind = SpreadGame if env_config.map == "simple_spread" else MpeGame
+    return kind(env_config.map, env_config.continuous_actions)
 
 
-def _spec(world: Any, scenario: str, continuous: bool) -> EnvSpec:
-    agents = tuple(world.possible_agents)
-    obs_sizes = tuple(int(world.observation_space(agent).shape[0]) for agent in agents)
-    actions = [world.action_space(agent) for agent in agents]
+def _spec(env: Any, scenario: str, continuous: bool) -> EnvSpec:
+    agents = tuple(env.possible_agents)
+    obs_sizes = tuple(int(env.observation_space(agent).shape[0]) for agent in agents)
+    actions = [env.action_space(agent) for agent in agents]
     return EnvSpec(
         name=f"mpe/{scenario}",
         agents=agents,

@@ -1,0 +1,216 @@
+"""Benchmarks whose games are one computation: JAX steps all environments of a vector in one compiled call.
+
+`Rules` are one game as pure functions; `CompiledVector` is the `VectorEnv` that runs many of them side by side, resets
+included, compiled ahead of time.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import os
+import platform
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from sde_harl.envs.base import EnvSpec, Step, VectorEnv, stream
+
+log = logging.getLogger(__name__)
+
+
+class View(NamedTuple):
+    """What the agents and the critic see of a game: the first fields of a Step, still on JAX's side (hence Any)."""
+
+    obs: Any  # (N, O)
+    state: Any  # (S,)
+    available_actions: Any  # (N, A)
+    active: Any  # (N,)
+
+
+class Played(NamedTuple):
+    """One game after one step, before anything is reset."""
+
+    game: Any
+    view: View
+    reward: Any  # ()
+    terminated: Any  # ()
+    truncated: Any  # (), never together with terminated
+    won: Any  # (), counts only where the episode ends
+
+
+class Rules(ABC):
+    """One game as pure functions of JAX arrays. A game's state is any tree of arrays, its keys among them."""
+
+    spec: EnvSpec
+
+    @abstractmethod
+    def begin(self, key: jax.Array) -> tuple[Any, View]:
+        """The game that a (2,) uint32 key begins."""
+
+    @abstractmethod
+    def play(self, game: Any, actions: jax.Array) -> Played:
+        """One step with (N, D) actions."""
+
+
+class _Games(NamedTuple):
+    """All that E games carry from step to step, on JAX's side. A seed is (2,) uint32, high word first."""
+
+    streams: jax.Array  # (E, 2), an environment's stream: never changes
+    episodes: jax.Array  # (E,), how many episodes of it have ended
+    seeds: jax.Array  # (E, 2), the current episode's seed, which is the key it begins with too
+    games: Any  # the rules' own state
+    returns: jax.Array  # (E,), so far
+    lengths: jax.Array  # (E,), so far
+
+
+class _Batch:
+    """E games side by side: `reset` and `step` take and give all of them."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+
+    def reset(self, streams: jax.Array) -> tuple[_Games, Step]:
+        """Begin the first episode of each of the (E, 2) streams."""
+        episodes = jnp.zeros(len(streams), jnp.int32)
+        seeds, games, view = jax.vmap(self._begin)(streams, episodes)
+        zeros: Any = jnp.zeros(len(streams), jnp.float32)
+        no, none = zeros.astype(bool), zeros.astype(jnp.int32)
+        step = Step(*view, zeros, no, no, view.state, view.obs, none.astype(jnp.int8) - 1, zeros, none)
+        return _Games(streams, episodes, seeds, games, zeros, none), step
+
+    def step(self, before: _Games, actions: jax.Array) -> tuple[_Games, Step]:
+        """Play (E, N, D) actions and begin the next episode where one ended."""
+        played: Played = jax.vmap(self._rules.play)(before.games, actions)
+        ended = played.terminated | played.truncated
+        returns, lengths = before.returns + played.reward, before.lengths + 1
+        episodes = before.episodes + ended
+        going_on = (before.seeds, played.game, played.view)
+
+        def begin_ended() -> Any:
+            begun = jax.vmap(self._begin)(before.streams, episodes)
+            return jax.tree.map(functools.partial(_where, ended), begun, going_on)
+
+        # outside of vmap, so that the cost of a reset is paid only in steps where an episode ends
+        seeds, games, view = jax.lax.cond(ended.any(), begin_ended, lambda: going_on)
+        totals = (jnp.where(ended, 0, returns), jnp.where(ended, 0, lengths))
+        outcome = (played.reward, played.terminated, played.truncated, played.view.state, played.view.obs)
+        won = jnp.where(ended, played.won, -1).astype(jnp.int8)
+        fields: list[Any] = [*view, *outcome, won, returns - totals[0], lengths - totals[1]]  # in the order of Step
+        return _Games(before.streams, episodes, seeds, games, *totals), Step(*fields)
+
+    def _begin(self, stream_key: jax.Array, episode: jax.Array) -> tuple[jax.Array, Any, View]:
+        # the top bit is dropped so that the seed fits a non-negative int64
+        seed = jax.random.fold_in(stream_key, episode) & jnp.array([0x7FFFFFFF, 0xFFFFFFFF], jnp.uint32)
+        game, view = self._rules.begin(seed)
+        # a reset leaves weakly typed constants; the two branches of `cond` must agree in type with what a step gives
+        game = jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), game)
+        return seed, game, view
+
+
+def _where(ended: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+    """`new` of the games where (E,) `ended`, else `old`; both (E, ...)."""
+    return jnp.where(ended.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
+
+
+class _Program(NamedTuple):
+    """Rules compiled for one number of environments."""
+
+    spec: EnvSpec
+    reset: Any
+    step: Any
+
+
+@functools.cache
+def _compile(make_rules: Callable[..., Rules], which: Hashable, num_envs: int) -> _Program:
+    """Compile ahead of time, once for all vectors of this size, so that no step of a run waits for the compiler."""
+    rules = make_rules(which)
+    batch, spec = _Batch(rules), rules.spec
+    streams = np.zeros((num_envs, 2), np.uint32)
+    shape = (num_envs, len(spec.agents), len(spec.branches))
+    actions = np.zeros(shape, np.float32 if spec.continuous else np.int32)
+    games, _ = jax.eval_shape(batch.reset, streams)
+    reset = jax.jit(batch.reset).lower(streams).compile()
+    return _Program(spec, reset, jax.jit(batch.step).lower(games, actions).compile())
+
+
+class CompiledVector(VectorEnv):
+    """E games of the rules `make_rules(which)`. JAX computes a step on threads of its own: `send` returns at once."""
+
+    def __init__(
+        self, make_rules: Callable[..., Rules], which: Hashable, num_envs: int, seed: int, first_env: int
+    ) -> None:
+        self._program = _compile(make_rules, which, num_envs)
+        self.spec = self._program.spec
+        self.num_envs = num_envs
+        indices = range(first_env, first_env + num_envs)
+        self._streams = np.stack([stream(seed, i).generate_state(2, np.uint32) for i in indices])  # (E, 2)
+        self._games: _Games | None = None
+        self._pending: Step | None = None
+        self._seeds: jax.Array | None = None
+
+    def reset(self) -> Step:
+        self._games, self._pending = self._program.reset(self._streams)
+        return self.recv()
+
+    def send(self, actions: NDArray[np.generic]) -> None:
+        # a copy, because JAX may read the caller's memory while the step runs
+        kind = np.float32 if self.spec.continuous else np.int32
+        self._games, self._pending = self._program.step(self._games, np.array(actions, kind))
+
+    def recv(self) -> Step:
+        if self._pending is None or self._games is None:
+            raise RuntimeError("recv without send")
+        step, self._pending = self._pending, None
+        self._seeds = self._games.seeds
+        fields: list[Any] = [np.asarray(field) for field in step]
+        return Step(*fields)
+
+    def episode_seeds(self) -> NDArray[np.int64]:
+        if self._seeds is None:
+            raise RuntimeError("episode_seeds before reset")
+        words = np.asarray(self._seeds).astype(np.int64)
+        return cast("NDArray[np.int64]", words[:, 0] << 32 | words[:, 1])
+
+    def close(self) -> None:
+        self._games = self._pending = self._seeds = None
+
+
+def set_up() -> None:
+    """Prepare JAX for small batches; to be called before anything is computed with it."""
+    if "JAX_PLATFORMS" not in os.environ:
+        # the batch is small and its consumers are numpy: on an accelerator each step would pay for two transfers
+        _configure("jax_platforms", "cpu")
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        _keep_compiled(_cache_dir())
+
+
+def _configure(option: str, value: object) -> None:
+    jax.config.update(option, value)  # type: ignore[no-untyped-call]
+
+
+def _cache_dir() -> Path:
+    """Where compiled steps are kept: a folder a kind of processor, since a home directory may be shared by several."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    kind = hashlib.sha256(features.encode()).hexdigest()[:12]
+    return home / "sde_harl" / "jax" / f"{platform.machine()}-{kind}"
+
+
+def _keep_compiled(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        log.warning("compiled steps are not kept, the next start compiles again: %s", error)
+        return
+    _configure("jax_compilation_cache_dir", str(folder))
+    _configure("jax_persistent_cache_min_compile_time_secs", 0)

@@ -1,0 +1,52 @@
+"""Multi-agent MuJoCo (gymnasium-robotics' MaMuJoCo v1): one robot whose joints are dealt over agents.
+
+env.map is "<robot>-<partition>", as in "HalfCheetah-6x1". Everybody gets the robot's reward; the time limit truncates.
+Agents see their own joints and those up to env.agent_obsk away, so their sizes differ; the state is the robot's.
+Actions are torques, clipped to the robot's bounds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from typing import Any
+
+import mujoco
+
+from sde_harl.envs.base import EnvConfig, unknown
+from sde_harl.envs.pettingzoo import ParallelGame
+
+PARTITIONS = {
+    "HalfCheetah": ("2x3", "6x1"),
+    "Ant": ("2x4", "2x4d", "4x2"),
+    "Walker2d": ("2x3",),
+    "Hopper": ("3x1",),
+    "Humanoid": ("9|8",),
+    "HumanoidStandup": ("9|8",),
+    "Swimmer": ("2x1",),
+    "Reacher": ("2x1",),
+    "Pusher": ("3p",),
+}
+"""Those that v1 has, and builds. Walker2d-6x1 and Humanoid-17x1 are of the older MaMuJoCo only."""
+
+log = logging.getLogger(__name__)
+
+
+def make_game(env_config: EnvConfig) -> ParallelGame:
+    """Raises UserError for an unknown robot or partition."""
+    maps = [f"{robot}-{partition}" for robot, partitions in PARTITIONS.items() for partition in partitions]
+    if env_config.map not in maps:
+        raise unknown("env.map", env_config.map, maps)
+    robot, partition = env_config.map.split("-")
+    mujoco.set_mju_user_warning(_warned)
+    with contextlib.redirect_stderr(io.StringIO()):  # on import it warns of robots that are not these
+        from gymnasium_robotics import mamujoco_v1
+    env: Any = mamujoco_v1.parallel_env(scenario=robot, agent_conf=partition, agent_obsk=env_config.agent_obsk)
+    limit = env.single_agent_env.spec.max_episode_steps
+    return ParallelGame(env, f"mamujoco/{env_config.map}", limit)
+
+
+def _warned(text: str) -> None:
+    """What MuJoCo would print, and append to a file in the working directory: it grumbles at its own robots' files."""
+    log.log(logging.DEBUG if "deprecated" in text else logging.WARNING, "MuJoCo: %s", text.strip())
