@@ -99,14 +99,14 @@ class Collector:
                 self._begin(seat, t, policy, first_step + t)
         for seat in self._seats:
             self._finish(seat, steps - 1)
-            self.rollout.states[steps, seat.rows] = seat.step.state
+            self.rollout.seen[:, steps, seat.rows] = self.rollout.view(seat.step.state, seat.step.obs)
 
     def _begin(self, seat: Seat, t: int, policy: ActingPolicy, step: int) -> None:
         rollout, rows, now = self.rollout, seat.rows, seat.step
         rollout.obs[:, t, rows] = now.obs.swapaxes(0, 1)
         rollout.available[:, t, rows] = now.available_actions.swapaxes(0, 1)
         rollout.active[:, t, rows] = now.active.T
-        rollout.states[t, rows] = now.state
+        rollout.seen[:, t, rows] = rollout.view(now.state, now.obs)
         decision, latents = seat.decide(step, policy, self._generator)
         rollout.actions[:, t, rows] = decision.actions
         rollout.log_probs[:, t, rows] = decision.log_probs
@@ -118,7 +118,8 @@ class Collector:
         rollout.rewards[t, rows] = now.rewards
         rollout.terminated[t, rows] = now.terminated
         rollout.truncated[t, rows] = now.truncated
-        rollout.final_states[t, rows] = now.final_state
+        if now.truncated.any():
+            rollout.final_seen[:, t, rows] = rollout.view(now.final_state, now.final_obs)
         if ended is not None:
             self._ended(ended)
 

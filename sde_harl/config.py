@@ -37,6 +37,8 @@ class EnvConfig:
     """Map (smac) or scenario (mpe: simple_spread, simple_reference, simple_speaker_listener)."""
     backend: str = "auto"
     """smac: starcraft2, smax (JaxMARL's embedded battles), or auto: StarCraft II where it is found, else smax."""
+    state_type: str = _choice("EP", "FP")
+    """What the critic sees: EP, one state for the team; FP, the state and the agent's own observation."""
     continuous_actions: bool = False
     """Continuous instead of discrete actions, where the benchmark has both (mpe)."""
 
@@ -48,17 +50,35 @@ class AlgoConfig:
     name: str = "happo"
     """Algorithm: a file of configs/algos."""
     lr: float = _number(5e-4, above=0)
-    """Learning rate of the policies (Adam)."""
+    """Learning rate of the policies (Adam); hatrpo has none."""
     critic_lr: float = _number(5e-4, above=0)
     """Learning rate of the critic (Adam)."""
     adam_eps: float = _number(1e-5, above=0)
     """Adam's epsilon, policies and critic."""
     epochs: int = _number(5, least=1)
-    """Passes over a rollout."""
+    """Passes over a rollout; of hatrpo the critic's and the entropy model's alone, the policies take one step."""
     minibatches: int = _number(1, least=1)
     """Parts that a rollout is cut into in each pass; 1 copies nothing."""
+    critic_epochs: int = _number(0, least=0)
+    """The critic's passes over a rollout; 0 = epochs."""
+    critic_minibatches: int = _number(0, least=0)
+    """The critic's parts of a rollout; 0 = minibatches."""
     clip_coef: float = _number(0.2, above=0)
     """PPO's clip range, of the ratio and of the value."""
+    action_aggregation: str = _choice("prod", "mean")
+    """The ratio of an action of several numbers: the product or the mean of theirs."""
+    policy_active_masks: bool = True
+    """Leave decisions of the dead out of the policies' losses."""
+    share_param: bool = False
+    """Agents of a group share local net and head too; with policy.groups empty, all agents are one group."""
+    kl_threshold: float = _number(0.01, above=0)
+    """hatrpo: bound of a step's KL divergence, old from new."""
+    ls_step: int = _number(10, least=1)
+    """hatrpo: most steps of the line search."""
+    accept_ratio: float = _number(0.5, least=0)
+    """hatrpo: share of the promised improvement that a step must bring."""
+    backtrack_coeff: float = _number(0.8, above=0, most=1)
+    """hatrpo: factor between the step lengths of the line search."""
     entropy_coef: float = _number(0.01, least=0)
     """Weight of the policy's entropy."""
     gamma: float = _number(0.99, least=0, most=1)
@@ -69,6 +89,8 @@ class AlgoConfig:
     """Gradients are clipped to this norm."""
     value_coef: float = _number(1.0, above=0)
     """Weight of the value loss."""
+    use_huber: bool = True
+    """Huber's loss for the value, else half the square."""
     huber_delta: float = _number(10.0, above=0)
     """Where the value loss turns from quadratic to linear."""
     clip_value_loss: bool = True
@@ -97,8 +119,12 @@ class PolicyConfig:
     """Normalise observations and states over their features."""
     head_gain: float = _number(0.01, above=0)
     """Gain of the heads' orthogonal initialisation."""
+    std_x_coef: float = _number(1.0, above=0)
+    """Continuous actions: their deviation is std_y_coef * sigmoid(s / std_x_coef), s learnt from std_x_coef on."""
+    std_y_coef: float = _number(0.5, above=0)
+    """Continuous actions: the largest deviation."""
     groups: tuple[tuple[int, ...], ...] = ()
-    """Role groups that share a trunk, as lists of agent indices; empty = every agent alone."""
+    """Role groups that share a trunk, as lists of agent indices; empty = every agent alone (see algo.share_param)."""
     critic_blocks: int = _number(2, least=1)
     """Blocks of the critic."""
     critic_width: int = _number(128, least=1)
