@@ -99,6 +99,8 @@ class AlgoConfig:
     """Normalise returns by their running mean and deviation."""
     fixed_order: bool = False
     """Update role groups in the given order instead of a fresh random one."""
+    chunk: int = _number(8, least=1)
+    """Recurrent policies: steps that gradients flow through, and that a rollout is cut into."""
     lr_decay: bool = False
     """Let both learning rates fall linearly to zero over the run."""
 
@@ -117,6 +119,8 @@ class PolicyConfig:
     """Numbers that a device sends for a decision; 0 = width."""
     feature_norm: bool = True
     """Normalise observations and states over their features."""
+    recurrent: bool = False
+    """A GRU before the heads, at the server, and one in the critic."""
     head_gain: float = _number(0.01, above=0)
     """Gain of the heads' orthogonal initialisation."""
     std_x_coef: float = _number(1.0, above=0)
@@ -426,15 +430,18 @@ def _spell(kind: Any) -> str:
 def _check_together(config: Config, layer: Layer) -> None:
     """What no single field can tell."""
     policy, train, exp = config.policy, config.train, config.record.exp
-    local, minibatches = policy.local_blocks, config.algo.minibatches
-    rows = train.envs * train.rollout
+    local, minibatches, critics = policy.local_blocks, config.algo.minibatches, config.algo.critic_minibatches
+    chunk = config.algo.chunk if policy.recurrent else 1
+    rows = train.envs * train.rollout // chunk
     agents = sorted(agent for group in policy.groups for agent in group)
     whole = agents == [*range(len(agents))] and () not in policy.groups
     for key, value, right, wanted in (
         ("policy.local_blocks", local, local < policy.blocks, f"less than policy.blocks ({policy.blocks})"),
         ("policy.groups", policy.groups, whole, "every agent from 0 on exactly once"),
         ("train.envs", train.envs, train.envs % 2 == 0, "an even number (two half-batches)"),
-        ("algo.minibatches", minibatches, minibatches <= rows, f"{rows} (a rollout's rows) or less"),
+        ("algo.minibatches", minibatches, minibatches <= rows, f"{rows} (a rollout's rows or chunks) or less"),
+        ("algo.critic_minibatches", critics, critics <= rows, f"{rows} (a rollout's rows or chunks) or less"),
+        ("train.rollout", train.rollout, train.rollout % chunk == 0, f"a multiple of algo.chunk ({chunk})"),
         ("record.exp", exp, "/" not in exp and exp not in (".", ".."), "the name of a folder"),
     ):
         if not right:

@@ -68,7 +68,9 @@ class Learner:
         view = make_view("own" if algorithm.own_view else config.env.state_type, self.spec)
         critic = Critic(view, config.policy, share or not algorithm.own_view, self._torch)
         self.algorithm = algorithm(self.policy, critic, config.algo, config.codec, self._torch)
-        self._rollout = Rollout(self.spec, config.train.rollout, config.train.envs, shape.latent_max(), view)
+        chunks = (config.algo.chunk, config.policy.width) if config.policy.recurrent else (1, 0)
+        sizes = (config.train.rollout, config.train.envs, shape.latent_max())
+        self._rollout = Rollout(self.spec, *sizes, view, *chunks)
         self._seats = [Seat(slot, env, self.fleet, self._stages) for slot, env in enumerate(envs)]
         self._collector = Collector(self._seats, self._rollout, self._numpy, self._played)
         self._episodes: list[Episodes] = []

@@ -67,7 +67,8 @@ def test_what_an_agent_lacks_contributes_nothing_and_gets_no_gradient() -> None:
 def acting(outputs: np.ndarray, branches: tuple[int, ...], std: np.ndarray | None = None) -> ActingPolicy:
     """A policy that answers `outputs` (N, A) to everything."""
     n, size = outputs.shape
-    return ActingPolicy([(np.zeros((n, 2, size), np.float32), outputs[:, None])], branches, std)
+    trunk = (np.zeros((n, 2, 2), np.float32), np.zeros((n, 1, 2), np.float32))
+    return ActingPolicy([trunk], (np.zeros((n, 2, size), np.float32), outputs[:, None]), branches, std)
 
 
 def test_branches_are_sampled_by_their_probabilities_and_never_what_is_masked() -> None:

@@ -189,9 +189,9 @@ def test_agents_that_share_parameters_are_one_policy_but_for_their_identity() ->
     for mine, others in zip(weights[0], weights[1]):
         np.testing.assert_array_equal(mine, others)
     latents = np.ones((3, 1, 4), np.float32)
-    told = algorithm.policy.acting().outputs(latents)
+    told = algorithm.policy.acting().outputs(latents)[0]
     assert np.abs(told[0] - told[1]).max() > 1e-6, "the identity was not learnt"
     with torch.no_grad():
         net.identity.zero_()
-    told = algorithm.policy.acting().outputs(latents)
+    told = algorithm.policy.acting().outputs(latents)[0]
     np.testing.assert_array_equal(told[0], told[1])

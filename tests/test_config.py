@@ -194,6 +194,7 @@ def values_of(key: Key) -> st.SearchStrategy[Any]:
 @settings(max_examples=50, deadline=None)
 def test_what_is_written_is_read_back(values: dict[str, Any]) -> None:
     values |= {"policy.blocks": values.get("policy.local_blocks", 1) + 1, "algo.minibatches": 1}
+    values |= {"algo.critic_minibatches": 0, "algo.chunk": 1}
     values |= {"train.envs": 2 * values.get("train.envs", 2)}
     config = build({key: Value(value, "here") for key, value in values.items()})
     assert {key: get(config, key) for key in values} == values

@@ -55,6 +55,13 @@ def test_every_algorithm_acts_in_the_action_spaces_that_it_says(
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
+def test_every_algorithm_has_recurrent_policies(algo: str, tmp_path: Path) -> None:
+    """Episodes of 25 steps end inside chunks of 10, and the second rollout goes on where the first one stopped."""
+    words = ["--algo", algo, "--env", "mpe", "policy.recurrent=true", "algo.chunk=10", "env.state_type=FP"]
+    assert len(play(tmp_path, *words, "policy.local_blocks=0")["step"]) == 2
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
 def test_every_algorithm_has_critics_of_agents_own_states(algo: str, tmp_path: Path) -> None:
     words = ["--algo", algo, "--env", "mpe", "env.map=simple_speaker_listener", "env.state_type=FP"]
     assert len(play(tmp_path, *words, "policy.groups=[[1],[0]]")["step"]) == 2

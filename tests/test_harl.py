@@ -66,7 +66,7 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "changes, named",
     [
-        ({"weight_decay": 0.1, "use_recurrent_policy": True}, ["weight_decay 0.1", "use_recurrent_policy True"]),
+        ({"weight_decay": 0.1, "recurrent_n": 2}, ["weight_decay 0.1", "recurrent_n 2"]),
         ({"hidden_sizes": [64, 32], "polyak": 0.005}, ["hidden_sizes [64, 32]", "polyak"]),
         ({"eval_interval": "x"}, ["eval_interval 'x'"]),
         ({"env": "football"}, ["env.name", "'football'"]),

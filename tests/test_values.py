@@ -66,7 +66,7 @@ def test_agents_values_come_of_one_net_or_of_each_its_own(share: bool) -> None:
     view = make_view("own", spec(((2,), (2,)), 3))
     critic = Critic(view, PolicyConfig(critic_width=8), share, torch.Generator().manual_seed(0))
     same = torch.randn(1, 5, 3, generator=torch.Generator().manual_seed(1)).expand(2, -1, -1)
-    values = critic(critic.normalise(same))
+    values, _ = critic(critic.normalise(same))
     assert torch.equal(values[0], values[1]) == share
     assert sum(each.numel() for each in critic.parameters()) == (1 if share else 2) * (3 * 8 + 8 + 8 * 8 + 8 + 8 + 1)
 

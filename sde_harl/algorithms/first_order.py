@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sde_harl.algorithms.on_policy import OnPolicy, Rows
 from sde_harl.algorithms.rate import RateTrainer
-from sde_harl.algorithms.values import minibatches, shuffle
+from sde_harl.algorithms.sequences import minibatches, shuffle
 from sde_harl.config import AlgoConfig, CodecConfig
 from sde_harl.policy.critic import Critic
 from sde_harl.policy.split import GroupNet, SplitPolicy
@@ -44,14 +44,14 @@ class FirstOrder(OnPolicy):
 
     def update_group(self, index: int, rows: Rows) -> dict[str, float]:
         net, rate, algo = self.policy.groups[index], self._rates[index], self._algo
-        count = rows.actions.shape[1]
+        count = rows.actions.shape[1] // rows.length
         if algo.minibatches > 1:
             rows = rows.take(shuffle(count, algo.minibatches, self._generator))
         history: list[Tensor] = []
         for epoch in minibatches(count, algo.minibatches, algo.epochs):
             for part_index, part in enumerate(epoch):
                 batch = rows.take(part)
-                output = net(batch.features)
+                output = net(batch.features, batch.recall)
                 loss, report = self._loss(net, output.outputs, batch)
                 coded = rate if not part_index else None
                 if coded:

@@ -18,10 +18,12 @@ import torch
 from torch import Tensor
 
 from sde_harl.algorithms.rollout import Rollout
+from sde_harl.algorithms.sequences import flat, pick, recall_of
 from sde_harl.algorithms.values import CriticTrainer
 from sde_harl.config import AlgoConfig, CodecConfig
 from sde_harl.policy.actions import Distribution
 from sde_harl.policy.critic import Critic
+from sde_harl.policy.gru import Recall
 from sde_harl.policy.split import GroupNet, SplitPolicy
 
 
@@ -40,10 +42,19 @@ class Rows(NamedTuple):
     """(n, B) 1.0 where the row counts."""
     advantages: Tensor
     """(n or 1, B), M."""
+    recall: Recall | None = None
+    """Of the sequences that the rows are; None where each stands alone."""
 
-    def take(self, rows: slice | Tensor) -> Rows:
-        """Some of the rows, or all in another order."""
-        return self._replace(**{name: each[:, rows] for name, each in self._asdict().items() if each is not None})
+    @property
+    def length(self) -> int:
+        """Rows of a sequence."""
+        return self.recall.keep.shape[-1] if self.recall else 1
+
+    def take(self, sequences: slice | Tensor) -> Rows:
+        """Some of the sequences, or all in another order."""
+        tensors = {name: each for name, each in self._asdict().items() if isinstance(each, Tensor)}
+        taken = {name: pick(each, sequences, self.length) for name, each in tensors.items()}
+        return self._replace(**taken, recall=self.recall and self.recall.pick(sequences))
 
     def weights(self) -> Tensor:
         """(n, B), what each row counts; they sum to 1."""
@@ -75,7 +86,7 @@ class OnPolicy(ABC):
         if self._algo.lr_decay:
             self.decay(1.0 - progress)
         estimate = self.critic.estimate(rollout)
-        advantages = torch.from_numpy(_normalised(estimate.advantages, rollout.active)).flatten(1)  # (V, B)
+        advantages = flat(torch.from_numpy(_normalised(estimate.advantages, rollout.active)), rollout.chunk)  # (V, B)
         order = self._order()
         reports = []
         for index in order:
@@ -102,7 +113,7 @@ class OnPolicy(ABC):
     @torch.no_grad()
     def _joint_ratio(self, net: GroupNet, rows: Rows) -> Tensor:
         """(B,) new/old probability of what a group's agents did; what a dead one chose nobody did."""
-        ratio = self.ratio(net, net.distribution(net(rows.features).outputs, rows.available), rows)
+        ratio = self.ratio(net, net.distribution(net(rows.features, rows.recall).outputs, rows.available), rows)
         return (1.0 + (ratio - 1.0) * rows.active).prod(0)
 
     def _order(self) -> list[int]:
@@ -115,18 +126,20 @@ class OnPolicy(ABC):
     def _rows(self, rollout: Rollout, net: GroupNet, advantages: Tensor) -> Rows:
         """A group's part of a rollout, with advantages (V, B)."""
         members = net.members
-        pick = slice(members[0], members[0] + 1) if len(members) == 1 else list(members)
+        mine = slice(members[0], members[0] + 1) if len(members) == 1 else list(members)
         obs, available, actions, log_probs, active = (
-            torch.from_numpy(each[pick]).flatten(1, 2)
+            flat(torch.from_numpy(each[mine]), rollout.chunk)
             for each in (rollout.obs, rollout.available, rollout.actions, rollout.log_probs, rollout.active)
         )
+        memory = torch.from_numpy(rollout.memory[mine])
         return Rows(
             net.normalise(obs),
             None if available.all() else available,
             actions if actions.is_floating_point() else actions.long(),
             log_probs,
             active.float() if self._algo.policy_active_masks else torch.ones(active.shape),
-            advantages if len(advantages) == 1 else advantages[pick],
+            advantages if len(advantages) == 1 else advantages[mine],
+            recall_of(memory, rollout.ended, rollout.chunk) if net.gru else None,
         )
 
 

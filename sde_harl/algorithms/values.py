@@ -1,6 +1,7 @@
 """What the critic is for: value normalisation, generalised advantage estimation, and its own update.
 
-T time, E environments, B = T * E rows; V values of a state, W numbers that the critic sees for each.
+T time, E environments, B = T * E rows; V values of a state, W numbers that the critic sees for each; S sequences of L
+steps and H numbers of memory, if it is recurrent.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sde_harl.algorithms.rollout import Rollout
+from sde_harl.algorithms.sequences import flat, kept, minibatches, pick, recall_of, shuffle
 from sde_harl.config import AlgoConfig
 from sde_harl.policy.critic import Critic
+from sde_harl.policy.gru import Recall
 
 
 class ValueNorm:
@@ -75,13 +78,26 @@ class Estimate(NamedTuple):
     """What the critic says of a rollout."""
 
     features: Tensor
-    """(V, B, W), what it sees, normalised."""
+    """(V, T, E, W), what it sees, normalised."""
     advantages: np.ndarray
     """(V, T, E)."""
     returns: np.ndarray
     """(V, T, E), the critic's targets."""
     values: np.ndarray
     """(V, T, E), predicted before the update."""
+    recall: Recall | None
+    """Of the rollout's chunks, in the order of their rows."""
+    chunk: int
+    """Steps of one."""
+
+
+class Memories(NamedTuple):
+    """Of a recurrent critic, around every step of a rollout."""
+
+    before: Tensor
+    """(V, T + 1, E, H)."""
+    after: Tensor
+    """(V, T + 1, E, H)."""
 
 
 class CriticTrainer:
@@ -91,6 +107,7 @@ class CriticTrainer:
         self.critic, self._config, self._generator = critic, config, generator
         self.norm = ValueNorm(config.valuenorm)
         self.optimizer = torch.optim.Adam(critic.parameters(), config.critic_lr, eps=config.adam_eps, fused=True)
+        self._memory: Tensor | None = None  # (V, E, H) before the next rollout's first step
         self._epochs = config.critic_epochs or config.epochs
         self._minibatches = config.critic_minibatches or config.minibatches
 
@@ -98,16 +115,39 @@ class CriticTrainer:
     def estimate(self, rollout: Rollout) -> Estimate:
         """Advantages and returns of a rollout, one batched look at all it holds."""
         mean, std = self.norm.statistics()
-        config, cut = self._config, rollout.truncated
-        features = self.critic.normalise(torch.from_numpy(rollout.seen).flatten(1, 2))
-        values = self.critic(features).numpy().reshape(rollout.seen.shape[:3]) * std + mean  # (V, T+1, E)
+        config, cut, chunk = self._config, rollout.truncated, rollout.chunk
+        steps, envs = rollout.seen.shape[1:3]
+        features = self.critic.normalise(torch.from_numpy(rollout.seen).flatten(1, 2)).unflatten(1, (steps, envs))
+        raw, memories = self._look(features, rollout.ended)
+        values = raw * std + mean  # (V, T + 1, E)
         final_values = np.zeros_like(values[:, 1:])
         if cut.any():
-            final_features = self.critic.normalise(torch.from_numpy(rollout.final_seen[:, cut]))
-            final_values[:, cut] = self.critic(final_features).numpy() * std + mean
+            final = self.critic.normalise(torch.from_numpy(rollout.final_seen[:, cut]))
+            recall = Recall(memories.after[:, :-1][:, cut], torch.ones(1, final.shape[1], 1)) if memories else None
+            final_values[:, cut] = self.critic(final, recall)[0].numpy() * std + mean
         ends = (final_values, rollout.terminated, cut)
         result = advantages(rollout.rewards, values, *ends, config.gamma, config.gae_lambda)
-        return Estimate(features[:, : cut.size], result, result + values[:, :-1], values[:, :-1])
+        recall = recall_of(memories.before[:, :-1:chunk], rollout.ended, chunk) if memories else None
+        return Estimate(features[:, :-1], result, result + values[:, :-1], values[:, :-1], recall, chunk)
+
+    def _look(self, features: Tensor, ended: np.ndarray) -> tuple[np.ndarray, Memories | None]:
+        """Values (V, T + 1, E) of features (V, T + 1, E, W), as the normaliser has them.
+
+        A recurrent critic begins with what the last rollout left in its memory.
+        """
+        values, steps, envs = features.shape[:3]
+        if not self.critic.gru:
+            return self.critic(features.flatten(1, 2))[0].numpy().reshape(values, steps, envs), None
+        keep = kept(ended)  # (1, T + 1, E)
+        if self._memory is None:
+            self._memory = torch.zeros(values, envs, self.critic.gru.size)
+        told, after = (
+            each.unflatten(1, (envs, steps)).transpose(1, 2)
+            for each in self.critic(flat(features, steps), Recall(self._memory, keep.transpose(1, 2)))
+        )
+        before = torch.cat((self._memory[:, None], after[:, :-1]), 1) * keep[..., None]
+        self._memory = before[:, -1].clone()
+        return told.numpy(), Memories(before, after)
 
     def update(self, estimate: Estimate) -> dict[str, float]:
         """Some epochs of the clipped value loss; returns scalars to log.
@@ -116,16 +156,22 @@ class CriticTrainer:
         """
         self.norm.update(estimate.returns)
         mean, std = self.norm.statistics()
-        values, rows = estimate.features.shape[:2]
-        order = shuffle(rows, self._minibatches, self._generator)
-        features = estimate.features[:, order]
-        targets, old = (
-            torch.from_numpy((each.reshape(values, -1) - mean) / std).float()[:, order]
-            for each in (estimate.returns, estimate.values)
+        length, recall = estimate.chunk, estimate.recall
+        count = estimate.returns[0].size // length
+        order = shuffle(count, self._minibatches, self._generator)
+        features, targets, old = (
+            pick(flat(each, length), order, length)
+            for each in (
+                estimate.features,
+                torch.from_numpy((estimate.returns - mean) / std).float(),
+                torch.from_numpy((estimate.values - mean) / std).float(),
+            )
         )
+        recall = recall and recall.pick(order)
         losses = []
-        for part in itertools.chain(*minibatches(rows, self._minibatches, self._epochs)):
-            loss = self._loss(self.critic(features[:, part]), targets[:, part], old[:, part])
+        for part in itertools.chain(*minibatches(count, self._minibatches, self._epochs)):
+            x, wanted, was = (pick(each, part, length) for each in (features, targets, old))
+            loss = self._loss(self.critic(x, recall and recall.pick(part))[0], wanted, was)
             self.optimizer.zero_grad()
             (loss * self._config.value_coef).backward()
             torch.nn.utils.clip_grad_norm_(self.critic.parameters(), self._config.max_grad_norm)
@@ -145,14 +191,3 @@ class CriticTrainer:
         if self._config.use_huber:
             return F.huber_loss(values, targets, reduction="none", delta=self._config.huber_delta)
         return 0.5 * F.mse_loss(values, targets, reduction="none")
-
-
-def minibatches(rows: int, count: int, epochs: int) -> list[list[slice]]:
-    """Row selections, a list an epoch. Slices of rows that the caller has shuffled once, for slices copy nothing."""
-    edges = np.linspace(0, rows, count + 1).astype(int).tolist()
-    return [[slice(*edge) for edge in zip(edges[:-1], edges[1:])]] * epochs
-
-
-def shuffle(rows: int, count: int, generator: torch.Generator) -> slice | Tensor:
-    """An order of rows for `count` minibatches; with one any order will do."""
-    return slice(None) if count == 1 else torch.randperm(rows, generator=generator)

@@ -1,6 +1,6 @@
 """The server's half of the policy in numpy: decoded latents in, sampled actions out, all agents in one batched product.
 
-N agents, E environments, Z latent, A outputs of a head, D numbers of an action.
+N agents, E environments, Z latent, A outputs of a head, D numbers of an action, H numbers of memory.
 """
 
 from __future__ import annotations
@@ -22,39 +22,84 @@ class Decision(NamedTuple):
     """(N, E, D) int32, or float32 if continuous; 0 in an agent's padding."""
     log_probs: np.ndarray
     """(N, E, D) float32, log-probability of each number of an agent's own action; 0 in its padding."""
+    memory: np.ndarray | None = None
+    """(N, E, H) for the next decision, the caller's to change; None where the policy is not recurrent."""
+
+
+class GruArrays(NamedTuple):
+    """The recurrent layer of all agents; policy/gru.py has the torch twin."""
+
+    weight_in: np.ndarray
+    """(N, W, 3 H): reset, update, new."""
+    bias_in: np.ndarray
+    """(N, 1, 3 H)."""
+    weight_memory: np.ndarray
+    """(N, H, 3 H)."""
+    bias_memory: np.ndarray
+    """(N, 1, 3 H)."""
+
+    def __call__(self, x: np.ndarray, memory: np.ndarray) -> np.ndarray:
+        """The memory (N, E, H) after x (N, E, W)."""
+        gates = np.matmul(x, self.weight_in) + self.bias_in
+        past = np.matmul(memory, self.weight_memory) + self.bias_memory
+        size = memory.shape[-1]
+        both = 1.0 / (1.0 + np.exp(-(gates[..., : 2 * size] + past[..., : 2 * size])))
+        reset, update = both[..., :size], both[..., size:]
+        new = np.tanh(gates[..., 2 * size :] + reset * past[..., 2 * size :])
+        return new + update * (memory - new)
 
 
 class ActingPolicy:
     """Trunks and heads of all agents, stacked; what agents share is repeated for each."""
 
     def __init__(
-        self, layers: list[tuple[np.ndarray, np.ndarray]], branches: tuple[int, ...], std: np.ndarray | None = None
+        self,
+        trunk: list[tuple[np.ndarray, np.ndarray]],
+        head: tuple[np.ndarray, np.ndarray],
+        branches: tuple[int, ...],
+        std: np.ndarray | None = None,
+        gru: GruArrays | None = None,
     ) -> None:
-        """`layers`: weight (N, in, out) and bias (N, 1, out) of each block; the last one is the head.
+        """`trunk`, `head`: weight (N, in, out) and bias (N, 1, out) of each block, at least one, and of the head.
 
         `branches` as in `EnvSpec`; `std` (N, 1, D) if actions are continuous.
         """
-        self._layers, self._std = layers, std
+        self._trunk, self._head, self._std, self._gru = trunk, head, std, gru
         edges = np.cumsum((0, *branches)).tolist()
         self._branches = [slice(*edge) for edge in zip(edges[:-1], edges[1:])]
 
-    def outputs(self, latents: np.ndarray) -> np.ndarray:
-        """Logits, or means if continuous, (N, E, A) of decoded latents (N, E, Z)."""
-        return forward(latents, self._layers)
+    def outputs(self, latents: np.ndarray, memory: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Logits, or means if continuous, (N, E, A) of decoded latents (N, E, Z), and the memory after them."""
+        if self._gru is None:
+            return forward(latents, [*self._trunk, self._head]), None
+        x = np.maximum(forward(latents, self._trunk), 0.0)
+        if memory is None:
+            memory = np.zeros((*x.shape[:2], self._gru.weight_memory.shape[1]), np.float32)
+        memory = self._gru(x, memory)
+        return forward(memory, [self._head]), memory
 
-    def act(self, latents: np.ndarray, available: np.ndarray, generator: np.random.Generator | None) -> Decision:
+    def act(
+        self,
+        latents: np.ndarray,
+        available: np.ndarray,
+        generator: np.random.Generator | None,
+        memory: np.ndarray | None = None,
+    ) -> Decision:
         """Sample actions, or take the most likely ones where `generator` is None.
 
-        latents (N, E, Z); available (N, E, A) bool.
+        latents (N, E, Z); available (N, E, A) bool; memory (N, E, H) as the last decision left it, None at the start.
         """
-        outputs = self.outputs(latents)
+        outputs, memory = self.outputs(latents, memory)
+        return self._choose(outputs, available, generator)._replace(memory=memory)
+
+    def _choose(self, outputs: np.ndarray, available: np.ndarray, generator: np.random.Generator | None) -> Decision:
         if self._std is not None:
             return _gaussian(outputs, self._std, available, generator)
         logits = np.where(available, outputs, _NEVER)
         if len(self._branches) == 1:
             return _categorical(logits, generator)
         parts = [_categorical(logits[..., branch], generator) for branch in self._branches]
-        return Decision(*(np.concatenate(each, -1) for each in zip(*parts)))
+        return Decision(*(np.concatenate([part[k] for part in parts], -1) for k in (0, 1)))
 
 
 def _categorical(logits: np.ndarray, generator: np.random.Generator | None) -> Decision:

@@ -1,6 +1,6 @@
 """The critic: the value of what a `View` shows, one for the team (EP) or one for each agent.
 
-V values of a state, k sets of parameters (V, or 1 that all share), B rows, W size of what is seen.
+V values of a state, k sets of parameters (V, or 1 that all share), B rows, W size of what is seen, H width.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from sde_harl.config import PolicyConfig
+from sde_harl.policy.gru import Gru, Recall
 from sde_harl.policy.layers import RELU_GAIN, FeatureNorm, affine, stack
 from sde_harl.policy.view import View
 
 
 class Critic(nn.Module):
-    """Features (V, B, W) -> values (V, B), in the units of the value normaliser."""
+    """Features (V, B, W) -> values (V, B), in the units of the value normaliser; recurrent if the policy is."""
 
     def __init__(self, view: View, policy: PolicyConfig, share: bool, generator: torch.Generator) -> None:
         """`share`: one net gives all V values; else each has a net of its own."""
@@ -22,12 +23,19 @@ class Critic(nn.Module):
         self.normalise = FeatureNorm(view.sizes, view.size, policy.feature_norm)
         widths = [view.size] + [policy.critic_width] * policy.critic_blocks + [1]
         gains = [RELU_GAIN] * policy.critic_blocks + [1.0]
-        self.weights, self.biases = stack(1 if share else len(view.sizes), widths, gains, generator)
+        k = 1 if share else len(view.sizes)
+        self.weights, self.biases = stack(k, widths, gains, generator)
+        self.gru = Gru(k, policy.critic_width, policy.critic_width, generator) if policy.recurrent else None
 
-    def forward(self, features: Tensor) -> Tensor:
-        """`features` are what `normalise` makes of inputs: it has no parameters, so once a rollout is enough."""
+    def forward(self, features: Tensor, recall: Recall | None = None) -> tuple[Tensor, Tensor]:
+        """Values (V, B), and what they are made of (V, B, H): the memory after each row where there is a `recall`.
+
+        `features` are what `normalise` makes of inputs: it has no parameters, so once a rollout is enough.
+        """
         *inner, last = zip(self.weights, self.biases)
         x = features
         for each in inner:
             x = torch.relu_(affine(x, *each))
-        return affine(x, *last)[..., 0]
+        if self.gru and recall:
+            x = self.gru(x, recall)
+        return affine(x, *last)[..., 0], x

@@ -1,11 +1,12 @@
 """The split policy in torch: what learns. One `GroupNet` holds the agents of one role group.
 
-    obs (n,B,O) -> local nets (n stacked) -> z (n,B,Z) -> quantise -> trunk (shared) -> heads (n stacked)
+    obs (n,B,O) -> local nets (n stacked) -> z (n,B,Z) -> quantise -> trunk (shared) [-> GRU] -> heads (n stacked)
 
 A policy is `blocks` blocks deep; the first `local_blocks` belong to each agent, the rest are the group's trunk. The
 trunk is conditioned on identity by a bias of the agent's own in its first block, which is what a one-hot identity
 appended to the input amounts to. A group of one is an ordinary policy of its own. With `share` the agents of a group
-have one local net and one head in common too.
+have one local net and one head in common too. What a recurrent policy remembers is kept at the server, so that a device
+is stateless: one that restarts has lost nothing.
 
 n agents of the group, k sets of parameters (n, or 1 where they are shared), B rows, O observation, Z latent, A outputs
 of a head.
@@ -25,8 +26,9 @@ from sde_harl.codec.tables import Tables
 from sde_harl.config import CodecConfig, PolicyConfig
 from sde_harl.envs.base import EnvSpec
 from sde_harl.errors import UserError
-from sde_harl.policy.acting import ActingPolicy
+from sde_harl.policy.acting import ActingPolicy, GruArrays
 from sde_harl.policy.actions import Categoricals, Distribution, Gaussians
+from sde_harl.policy.gru import Gru, Recall
 from sde_harl.policy.layers import RELU_GAIN, FeatureNorm, affine, orthogonal, stack
 from sde_harl.policy.local import LocalShape
 
@@ -89,6 +91,7 @@ class GroupNet(nn.Module):
         widths = [self.shape.latent_max()] + [policy.width] * (policy.blocks - policy.local_blocks)
         self.trunk_weights, self.trunk_biases = stack(1, widths, [RELU_GAIN] * (len(widths) - 1), generator)
         self.identity = nn.Parameter(torch.zeros(n, 1, policy.width))
+        self.gru = Gru(1, policy.width, policy.width, generator) if policy.recurrent else None
         self.head_weight = orthogonal(k, policy.width, sum(spec.branches), policy.head_gain, generator)
         self.head_bias = nn.Parameter(torch.zeros(k, 1, sum(spec.branches)))
         self._std_coefs = (policy.std_x_coef, policy.std_y_coef)
@@ -99,10 +102,10 @@ class GroupNet(nn.Module):
         self.register_buffer("dimensions", dimensions, persistent=False)  # (n, 1) numbers of each agent's own action
         self.latent_model = LatentModel(n, self.shape.latent_max()) if codec.name == "entropy" else None
 
-    def forward(self, features: Tensor) -> GroupOutput:
-        """Outputs and latents of normalised observations (n, B, O)."""
+    def forward(self, features: Tensor, recall: Recall | None = None) -> GroupOutput:
+        """Outputs and latents of normalised observations (n, B, O); `recall` where the policy is recurrent."""
         latents = self.encode(features)
-        return GroupOutput(self.decide(self.quantise(latents)), latents)
+        return GroupOutput(self.decide(self.quantise(latents), recall), latents)
 
     def distribution(self, outputs: Tensor, available: Tensor | None) -> Distribution:
         """What outputs (n, B, A) say of actions; `available` (n, B, A) bool, None where everything is."""
@@ -133,12 +136,14 @@ class GroupNet(nn.Module):
             return decoded
         return decoded * self.normalise.mask  # what an agent has not, nobody sends
 
-    def decide(self, decoded: Tensor) -> Tensor:
+    def decide(self, decoded: Tensor, recall: Recall | None) -> Tensor:
         """Outputs (n, B, A) from decoded latents (n, B, Z)."""
         (weight, bias), *rest = zip(self.trunk_weights, self.trunk_biases)
         x = torch.relu_(affine(decoded, weight / LATENT_SCALE, bias + self.identity))
         for each in rest:
             x = torch.relu_(affine(x, *each))
+        if self.gru and recall:
+            x = self.gru(x, recall)
         return affine(x, self.head_weight, self.head_bias)
 
     def policy_parameters(self) -> list[nn.Parameter]:
@@ -203,6 +208,10 @@ class SplitPolicy(nn.Module):
         ]
         first, bias = layers[0]
         layers[0] = (first / np.float32(LATENT_SCALE), bias + by_agent(lambda net: net.identity))
-        layers.append((by_agent(lambda net: net.head_weight), by_agent(lambda net: net.head_bias)))
-        continuous = self.groups[0].log_std is not None
-        return ActingPolicy(layers, self._branches, by_agent(GroupNet.std) if continuous else None)
+        head = (by_agent(lambda net: net.head_weight), by_agent(lambda net: net.head_bias))
+        std = by_agent(GroupNet.std) if self.groups[0].log_std is not None else None
+        gru = None
+        if self.groups[0].gru:
+            names = ("weight_in", "bias_in", "weight_memory", "bias_memory")
+            gru = GruArrays(*(by_agent(lambda net: getattr(net.gru, name)) for name in names))  # noqa: B023
+        return ActingPolicy(layers, head, self._branches, std, gru)
