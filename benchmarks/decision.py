@@ -109,7 +109,7 @@ def acting_policy() -> ActingPolicy:
     for size_in, size_out in zip(widths[:-1], widths[1:]):
         weight = generator.normal(0, size_in**-0.5, (AGENTS, size_in, size_out)).astype(np.float32)
         layers.append((weight, np.zeros((AGENTS, 1, size_out), np.float32)))
-    return ActingPolicy(layers)
+    return ActingPolicy(layers[:-1], layers[-1], (ACTIONS,))
 
 
 class Server:

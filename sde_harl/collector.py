@@ -47,6 +47,8 @@ class Seat:
         self.step: Step = self._env.reset()
         self.seeds = self._env.episode_seeds().copy()
         """(E,) of the episodes going on."""
+        self.memory: np.ndarray | None = None
+        """(N, E, H) of a recurrent policy, None before its first decision."""
 
     def decide(
         self, step: int, policy: ActingPolicy, generator: np.random.Generator | None
@@ -58,7 +60,9 @@ class Seat:
             latents = self._fleet.latents(self._slot)
         with self._stages("policy"):
             started = now_ns()
-            decision = policy.act(latents, self.step.available_actions.swapaxes(0, 1), generator)
+            available = self.step.available_actions.swapaxes(0, 1)
+            decision = policy.act(latents, available, generator, self.memory)
+            self.memory = decision.memory
             policy_ns = now_ns() - started
         with self._stages("send"):
             self._env.send(np.ascontiguousarray(decision.actions.swapaxes(0, 1)))
@@ -72,6 +76,8 @@ class Seat:
         ended = np.flatnonzero(self.step.terminated | self.step.truncated)
         if not len(ended):
             return None
+        if self.memory is not None:
+            self.memory[:, ended] = 0.0
         seeds, self.seeds = self.seeds[ended], self._env.episode_seeds().copy()
         lengths, won = self.step.lengths[ended].astype(np.int64), self.step.won[ended].astype(np.int64)
         return Episodes(self.rows.start + ended, seeds, lengths, self.step.returns[ended], won)
@@ -99,14 +105,16 @@ class Collector:
                 self._begin(seat, t, policy, first_step + t)
         for seat in self._seats:
             self._finish(seat, steps - 1)
-            self.rollout.states[steps, seat.rows] = seat.step.state
+            self.rollout.seen[:, steps, seat.rows] = self.rollout.view(seat.step.state, seat.step.obs)
 
     def _begin(self, seat: Seat, t: int, policy: ActingPolicy, step: int) -> None:
         rollout, rows, now = self.rollout, seat.rows, seat.step
         rollout.obs[:, t, rows] = now.obs.swapaxes(0, 1)
         rollout.available[:, t, rows] = now.available_actions.swapaxes(0, 1)
         rollout.active[:, t, rows] = now.active.T
-        rollout.states[t, rows] = now.state
+        rollout.seen[:, t, rows] = rollout.view(now.state, now.obs)
+        if seat.memory is not None and t % rollout.chunk == 0:
+            rollout.memory[:, t // rollout.chunk, rows] = seat.memory
         decision, latents = seat.decide(step, policy, self._generator)
         rollout.actions[:, t, rows] = decision.actions
         rollout.log_probs[:, t, rows] = decision.log_probs
@@ -118,7 +126,8 @@ class Collector:
         rollout.rewards[t, rows] = now.rewards
         rollout.terminated[t, rows] = now.terminated
         rollout.truncated[t, rows] = now.truncated
-        rollout.final_states[t, rows] = now.final_state
+        if now.truncated.any():
+            rollout.final_seen[:, t, rows] = rollout.view(now.final_state, now.final_obs)
         if ended is not None:
             self._ended(ended)
 

@@ -27,48 +27,13 @@ from sde_harl.config import (
     to_yaml,
 )
 from sde_harl.errors import UserError
-
-HARL_KEYS = {
-    "algo": "algo.name",
-    "env": "env.name",
-    "exp_name": "record.exp",
-    "seed": "seed",
-    "map_name": "env.map",
-    "scenario": "env.map",
-    "scenario_name": "env.map",
-    "lr": "algo.lr",
-    "critic_lr": "algo.critic_lr",
-    "opti_eps": "algo.adam_eps",
-    "ppo_epoch": "algo.epochs",
-    "actor_num_mini_batch": "algo.minibatches",
-    "clip_param": "algo.clip_coef",
-    "entropy_coef": "algo.entropy_coef",
-    "gamma": "algo.gamma",
-    "gae_lambda": "algo.gae_lambda",
-    "max_grad_norm": "algo.max_grad_norm",
-    "value_loss_coef": "algo.value_coef",
-    "huber_delta": "algo.huber_delta",
-    "use_clipped_value_loss": "algo.clip_value_loss",
-    "use_valuenorm": "algo.valuenorm",
-    "fixed_order": "algo.fixed_order",
-    "use_linear_lr_decay": "algo.lr_decay",
-    "use_feature_normalization": "policy.feature_norm",
-    "n_rollout_threads": "train.envs",
-    "episode_length": "train.rollout",
-    "num_env_steps": "train.steps",
-    "torch_threads": "train.threads",
-    "eval_episodes": "eval.episodes",
-    "log_dir": "record.dir",
-}
-"""HARL's flag -> our key."""
-
-UNSUPPORTED = {"hidden_sizes": "use policy.blocks and policy.width"}
-"""HARL's flag that has no key of ours -> what to give instead."""
+from sde_harl.harl import HARL_KEYS, UNSUPPORTED, experiment
 
 USAGE = """usage:
   python -m sde_harl.run CONFIG.yaml [key=value ...]           train in one process, or under mpirun:
   mpirun -np 9 --hostfile hostfiles/localhost python -m sde_harl.run configs/smac.yaml train.steps=200000
   python -m sde_harl.run --algo happo --env smac --exp_name test --seed 2 [--key value ...]      HARL's spelling
+  python -m sde_harl.run --load_config CONFIG.json [key=value ...]                               HARL's own files
   python -m sde_harl.run CONFIG.yaml --print-config            show the whole configuration and stop
 """
 
@@ -78,6 +43,7 @@ class Request(NamedTuple):
 
     config: Config | None
     text: str = ""
+    """What to print, of a run before it starts."""
 
 
 def parse(argv: list[str]) -> Request:
@@ -89,11 +55,11 @@ def parse(argv: list[str]) -> Request:
         raise UserError("no configuration: give a YAML file, or --algo and --env; --help tells more")
     if len(files) > 1:
         raise UserError(f"one configuration file at a time, got {' and '.join(map(shown, files))}")
-    experiment = _read(Path(files[0])) if files else {}
+    layer, note = _experiment(files[0]) if files else ({}, "")
     folder = _defaults_folder(Path(files[0]).parent if files else Path("configs"))
-    layers = experiment | given
+    layers = layer | given
     config = build(_defaults(folder, "algo", layers) | _defaults(folder, "env", layers) | layers)
-    return Request(None, to_yaml(config)) if "--print-config" in argv else Request(config)
+    return Request(None, to_yaml(config)) if "--print-config" in argv else Request(config, note)
 
 
 def help_text() -> str:
@@ -127,11 +93,14 @@ def _arguments(argv: list[str]) -> tuple[list[str], Layer]:
     for word in words:
         name, equals, text = word.partition("=")
         if word.startswith("-"):
-            key = _key_of_flag(name)
+            key = "" if name == "--load_config" else _key_of_flag(name)
             value = text if equals else next(words, None)
             if value is None or (not equals and value.startswith("--")):
                 raise UserError(f"{name}: needs a value (command line)")
-            given[key] = _value(key, value)
+            if key:
+                given[key] = _value(key, value)
+            else:
+                files.append(value)
         elif equals and "/" not in name:
             given[name] = _value(name, text)
         else:
@@ -159,10 +128,21 @@ def _value(key: str, text: str) -> Value:
     return Value(text, "command line")
 
 
+def _experiment(file: str) -> tuple[Layer, str]:
+    """An experiment's file, HARL's where it is JSON, and a line to print about it."""
+    if file.endswith(".json"):
+        return experiment(_text(Path(file)), shown(file))
+    return _read(Path(file)), ""
+
+
 def _read(path: Path) -> Layer:
+    return layer_of(_text(path), shown(str(path)))
+
+
+def _text(path: Path) -> str:
     name = shown(str(path))
     try:
-        return layer_of(path.read_text(encoding="utf-8"), name)
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"{name}: can't read the configuration: {error.strerror}") from error
     except UnicodeDecodeError as error:

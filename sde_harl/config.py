@@ -37,6 +37,8 @@ class EnvConfig:
     """Map (smac), scenario (mpe), robot and partition (mamujoco: HalfCheetah-6x1)."""
     backend: str = "auto"
     """smac: starcraft2, smax (JaxMARL's battles), auto (StarCraft II where found). mpe: mpe2, jax (simple_spread)."""
+    state_type: str = _choice("EP", "FP")
+    """What the critic sees: EP, one state for the team; FP, the state and the agent's own observation."""
     continuous_actions: bool = False
     """Continuous instead of discrete actions, where the benchmark has both (mpe)."""
     workers: int = _number(0, least=0, most=1024)
@@ -54,17 +56,35 @@ class AlgoConfig:
     name: str = "happo"
     """Algorithm: a file of configs/algos."""
     lr: float = _number(5e-4, above=0)
-    """Learning rate of the policies (Adam)."""
+    """Learning rate of the policies (Adam); hatrpo has none."""
     critic_lr: float = _number(5e-4, above=0)
     """Learning rate of the critic (Adam)."""
     adam_eps: float = _number(1e-5, above=0)
     """Adam's epsilon, policies and critic."""
     epochs: int = _number(5, least=1)
-    """Passes over a rollout."""
+    """Passes over a rollout; of hatrpo the critic's and the entropy model's alone, the policies take one step."""
     minibatches: int = _number(1, least=1)
     """Parts that a rollout is cut into in each pass; 1 copies nothing."""
+    critic_epochs: int = _number(0, least=0)
+    """The critic's passes over a rollout; 0 = epochs."""
+    critic_minibatches: int = _number(0, least=0)
+    """The critic's parts of a rollout; 0 = minibatches."""
     clip_coef: float = _number(0.2, above=0)
     """PPO's clip range, of the ratio and of the value."""
+    action_aggregation: str = _choice("prod", "mean")
+    """The ratio of an action of several numbers: the product or the mean of theirs."""
+    policy_active_masks: bool = True
+    """Leave decisions of the dead out of the policies' losses."""
+    share_param: bool = False
+    """Agents of a group share local net and head too; with policy.groups empty, all agents are one group."""
+    kl_threshold: float = _number(0.01, above=0)
+    """hatrpo: bound of a step's KL divergence, old from new."""
+    ls_step: int = _number(10, least=1)
+    """hatrpo: most steps of the line search."""
+    accept_ratio: float = _number(0.5, least=0)
+    """hatrpo: share of the promised improvement that a step must bring."""
+    backtrack_coeff: float = _number(0.8, above=0, most=1)
+    """hatrpo: factor between the step lengths of the line search."""
     entropy_coef: float = _number(0.01, least=0)
     """Weight of the policy's entropy."""
     gamma: float = _number(0.99, least=0, most=1)
@@ -75,6 +95,8 @@ class AlgoConfig:
     """Gradients are clipped to this norm."""
     value_coef: float = _number(1.0, above=0)
     """Weight of the value loss."""
+    use_huber: bool = True
+    """Huber's loss for the value, else half the square."""
     huber_delta: float = _number(10.0, above=0)
     """Where the value loss turns from quadratic to linear."""
     clip_value_loss: bool = True
@@ -83,6 +105,8 @@ class AlgoConfig:
     """Normalise returns by their running mean and deviation."""
     fixed_order: bool = False
     """Update role groups in the given order instead of a fresh random one."""
+    chunk: int = _number(8, least=1)
+    """Recurrent policies: steps that gradients flow through, and that a rollout is cut into."""
     lr_decay: bool = False
     """Let both learning rates fall linearly to zero over the run."""
 
@@ -101,10 +125,16 @@ class PolicyConfig:
     """Numbers that a device sends for a decision; 0 = width."""
     feature_norm: bool = True
     """Normalise observations and states over their features."""
+    recurrent: bool = False
+    """A GRU before the heads, at the server, and one in the critic."""
     head_gain: float = _number(0.01, above=0)
     """Gain of the heads' orthogonal initialisation."""
+    std_x_coef: float = _number(1.0, above=0)
+    """Continuous actions: their deviation is std_y_coef * sigmoid(s / std_x_coef), s learnt from std_x_coef on."""
+    std_y_coef: float = _number(0.5, above=0)
+    """Continuous actions: the largest deviation."""
     groups: tuple[tuple[int, ...], ...] = ()
-    """Role groups that share a trunk, as lists of agent indices; empty = every agent alone."""
+    """Role groups that share a trunk, as lists of agent indices; empty = every agent alone (see algo.share_param)."""
     critic_blocks: int = _number(2, least=1)
     """Blocks of the critic."""
     critic_width: int = _number(128, least=1)
@@ -406,15 +436,18 @@ def _spell(kind: Any) -> str:
 def _check_together(config: Config, layer: Layer) -> None:
     """What no single field can tell."""
     policy, train, exp = config.policy, config.train, config.record.exp
-    local, minibatches = policy.local_blocks, config.algo.minibatches
-    rows = train.envs * train.rollout
+    local, minibatches, critics = policy.local_blocks, config.algo.minibatches, config.algo.critic_minibatches
+    chunk = config.algo.chunk if policy.recurrent else 1
+    rows = train.envs * train.rollout // chunk
     agents = sorted(agent for group in policy.groups for agent in group)
     whole = agents == [*range(len(agents))] and () not in policy.groups
     for key, value, right, wanted in (
         ("policy.local_blocks", local, local < policy.blocks, f"less than policy.blocks ({policy.blocks})"),
         ("policy.groups", policy.groups, whole, "every agent from 0 on exactly once"),
         ("train.envs", train.envs, train.envs % 2 == 0, "an even number (two half-batches)"),
-        ("algo.minibatches", minibatches, minibatches <= rows, f"{rows} (a rollout's rows) or less"),
+        ("algo.minibatches", minibatches, minibatches <= rows, f"{rows} (a rollout's rows or chunks) or less"),
+        ("algo.critic_minibatches", critics, critics <= rows, f"{rows} (a rollout's rows or chunks) or less"),
+        ("train.rollout", train.rollout, train.rollout % chunk == 0, f"a multiple of algo.chunk ({chunk})"),
         ("record.exp", exp, "/" not in exp and exp not in (".", ".."), "the name of a folder"),
     ):
         if not right:

@@ -31,6 +31,7 @@ from sde_harl.meters.process import Process
 from sde_harl.meters.timing import Stages, now_ns
 from sde_harl.policy.critic import Critic
 from sde_harl.policy.split import SplitPolicy, local_shape
+from sde_harl.policy.view import make_view
 from sde_harl.record.checkpoint import save
 from sde_harl.record.metrics import Metrics
 from sde_harl.record.trajectories import RunFile, run_folder
@@ -62,10 +63,14 @@ class Learner:
         self.fleet = Fleet(transport, Plan(shape, config.codec.name, config.codec.pack, half, *link, *actions))
         self.fleet.handshake()
         self._seed(config.seed)
-        self.policy = SplitPolicy(self.spec, config.policy, config.codec, self._torch)
-        critic = Critic(self.spec.state_size, config.policy, self._torch)
+        share = config.algo.share_param
+        self.policy = SplitPolicy(self.spec, config.policy, config.codec, share, self._torch)
+        view = make_view("own" if algorithm.own_view else config.env.state_type, self.spec)
+        critic = Critic(view, config.policy, share or not algorithm.own_view, self._torch)
         self.algorithm = algorithm(self.policy, critic, config.algo, config.codec, self._torch)
-        self._rollout = Rollout(self.spec, config.train.rollout, config.train.envs, shape.latent_max())
+        chunks = (config.algo.chunk, config.policy.width) if config.policy.recurrent else (1, 0)
+        sizes = (config.train.rollout, config.train.envs, shape.latent_max())
+        self._rollout = Rollout(self.spec, *sizes, view, *chunks)
         self._seats = [Seat(slot, env, self.fleet, self._stages) for slot, env in enumerate(envs)]
         self._collector = Collector(self._seats, self._rollout, self._numpy, self._played)
         self._episodes: list[Episodes] = []

@@ -64,8 +64,9 @@ def lead(argv: list[str], transport: Transport | None) -> None:
     from sde_harl.command import parse
 
     request = parse(argv)
-    if request.config is None:
+    if request.text:
         print(request.text)
+    if request.config is None:
         return
     if transport and request.config.placement.mode == "local":
         raise UserError(f"placement.mode: local is one process, mpirun started {transport.size}; use mode agents")

@@ -1,148 +1,197 @@
-"""HAPPO and what on-policy algorithms share, against closed forms and on problems small enough to know the answer."""
+"""The on-policy family: its sequence and steps by hand, and problems small enough to know the answer."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from games import act, learner, new_rollout, see, spec, view_of
 
-from sde_harl.algorithms.happo import Happo
-from sde_harl.algorithms.on_policy import ValueNorm, advantages
+from sde_harl.algorithms import ALGORITHMS
+from sde_harl.algorithms.on_policy import Rows
 from sde_harl.algorithms.rollout import Rollout
-from sde_harl.config import AlgoConfig, CodecConfig, PolicyConfig
 from sde_harl.envs.base import EnvSpec
-from sde_harl.policy.critic import Critic
-from sde_harl.policy.split import SplitPolicy
+
+SETTINGS = {
+    name: {"kl_threshold": 0.05, "entropy_coef": 0.0} if name == "hatrpo" else {"lr": 5e-3, "critic_lr": 5e-3}
+    for name in ALGORITHMS
+}
+"""What makes an algorithm quick on a game of one step."""
 
 
-def spec(agents: int, actions: int, obs: int) -> EnvSpec:
-    names = tuple(f"agent_{k}" for k in range(agents))
-    return EnvSpec("test/game", names, (obs,) * agents, ((actions,),) * agents, obs, 1, False, ("",) * agents, False)
+def named(shown: np.ndarray, actions: np.ndarray) -> np.ndarray:
+    """Reward 1 for an answer, or for half the numbers of one each 1/2; shown (N, E) in 0..3, actions (N, E, D)."""
+    wanted = shown[..., None] if actions.shape[-1] == 1 else np.stack([shown // 2, shown % 2], -1)
+    if actions.dtype == np.float32:
+        return -np.abs(actions - (wanted - 0.5)).mean(-1)
+    return (actions == wanted).mean(-1)
 
 
-def test_advantages_of_one_episode_are_the_discounted_sum_of_deltas() -> None:
-    gamma, lam = 0.9, 0.8
-    rewards = np.array([[1.0], [2.0], [3.0]], np.float32)
-    values = np.array([[0.5], [0.4], [0.3], [0.2]], np.float32)
-    none = np.zeros((3, 1), bool)
-    deltas = [1 + 0.9 * 0.4 - 0.5, 2 + 0.9 * 0.3 - 0.4, 3 + 0.9 * 0.2 - 0.3]
-    expected = [sum((gamma * lam) ** (k - t) * deltas[k] for k in range(t, 3)) for t in range(3)]
-    result = advantages(rewards, values, np.zeros((3, 1)), none, none, gamma, lam)
-    np.testing.assert_allclose(result[:, 0], expected, rtol=1e-6)
+IDENTITY: dict[str, tuple[EnvSpec, float]] = {
+    "discrete": (spec(((4,), (4,)), 4), 0.9),
+    "multi-discrete": (spec(((2, 2), (2, 2)), 4), 0.9),
+    "continuous": (spec(((2,), (2,)), 4, continuous=True), -0.4),
+}
+"""The game, and the mean reward to be beaten: chance is 1/4, 1/2 and -0.59 or worse."""
 
 
-def test_a_terminated_episode_has_no_future_and_a_truncated_one_its_final_states_value() -> None:
-    rewards = np.ones((2, 2), np.float32)
-    values = np.array([[0.0, 0.0], [7.0, 7.0], [5.0, 5.0]], np.float32)
-    terminated = np.array([[True, False], [False, False]])
-    truncated = np.array([[False, True], [False, False]])
-    final = np.array([[0.0, 10.0], [0.0, 0.0]], np.float32)
-    result = advantages(rewards, values, final, terminated, truncated, 0.5, 1.0)
-    np.testing.assert_allclose(result[0], [1.0, 1.0 + 0.5 * 10.0])  # and nothing of the next episode's 7.0
-    np.testing.assert_allclose(result[1], 1.0 + 0.5 * 5.0 - 7.0)
+CASES = [(name, actions, "float32") for name in ALGORITHMS for actions in IDENTITY]
+CASES += [(name, "discrete", codec) for name in ("happo", "hatrpo") for codec in ("entropy", "int8")]
 
 
-def test_value_normalisation_tracks_mean_and_deviation() -> None:
-    norm, data = ValueNorm(), np.random.default_rng(0).normal(3.0, 2.0, 100_000)
-    assert norm.statistics() == (0.0, 1.0)
-    for part in np.split(data, 50):
-        norm.update(part)
-    np.testing.assert_allclose(norm.statistics(), (3.0, 2.0), rtol=0.02)
-    copy = ValueNorm()
-    copy.restore(norm.state())
-    assert copy.statistics() == norm.statistics()
-
-
-def act(policy: SplitPolicy, rollout: Rollout, generator: np.random.Generator) -> None:
-    """Fill a rollout's actions as the fleet would, with torch's own latents."""
-    n, steps, envs, _ = rollout.actions.shape
-    latents = np.zeros((n, steps * envs, policy.shape.latent_max()), np.float32)
-    for net in policy.groups:
-        with torch.no_grad():
-            obs = torch.from_numpy(rollout.obs[list(net.members)]).flatten(1, 2)
-            latents[list(net.members)] = net.quantise(net.encode(net.normalise(obs))).numpy()
-    decision = policy.acting().act(latents, rollout.available.reshape(n, steps * envs, -1), generator)
-    rollout.actions[:] = decision.actions.reshape(rollout.actions.shape)
-    rollout.log_probs[:] = decision.log_probs.reshape(rollout.actions.shape)
-
-
-def learner(game: EnvSpec, codec: str = "entropy", **algo: object) -> Happo:
-    generator = torch.Generator().manual_seed(0)
-    torch.manual_seed(0)
-    policy_config = PolicyConfig(blocks=2, local_blocks=1, width=16, latent=4)
-    codec_config = CodecConfig(name=codec, rate_rows=32)
-    policy = SplitPolicy(game, policy_config, codec_config, generator)
-    return Happo(policy, Critic(game.state_size, policy_config, generator), AlgoConfig(**algo), codec_config, generator)
-
-
-def new_rollout(game: EnvSpec, envs: int, latent: int = 4) -> Rollout:
-    rollout = Rollout(game, 1, envs, latent)
-    rollout.available[:], rollout.active[:], rollout.terminated[:] = True, True, True
-    return rollout
-
-
-@pytest.mark.parametrize("codec", ["entropy", "float32", "int8"])
-def test_agents_learn_to_name_what_they_see(codec: str) -> None:
-    """An identity task: reward 1 for each agent that answers with the index it is shown; chance is 1/4."""
-    game, rng = spec(2, 4, 4), np.random.default_rng(0)
-    happo, rollout = learner(game, codec, lr=3e-3, critic_lr=3e-3), new_rollout(game, 256)
-    reward = 0.0
+@pytest.mark.parametrize("name, actions, codec", CASES)
+def test_agents_learn_to_name_what_they_see(name: str, actions: str, codec: str) -> None:
+    (game, good), rng = IDENTITY[actions], np.random.default_rng(0)
+    algorithm = learner(game, name, codec, **SETTINGS[name])
+    rollout, reward = new_rollout(game, 256, view_of(name)), 0.0
     for _ in range(60):
-        shown = rng.integers(0, 4, (2, 1, 256))
-        rollout.obs[:] = np.eye(4, dtype=np.float32)[shown]
-        rollout.states[0], rollout.states[1] = rollout.obs[0, 0], rollout.obs[0, 0]
-        act(happo.policy, rollout, rng)
-        rollout.rewards[:] = (rollout.actions[..., 0] == shown).mean(0)
+        shown = rng.integers(0, 4, (2, 256))
+        see(rollout, np.eye(4, dtype=np.float32)[shown])
+        act(algorithm.policy, rollout, rng)
+        rollout.rewards[0] = named(shown, rollout.actions[:, 0]).mean(0)
         reward = float(rollout.rewards.mean())
-        scalars = happo.update(rollout, 0.0)
+        scalars = algorithm.update(rollout, 0.0)
         assert scalars["ratio_error"] < 1e-4, "what acted is not what is trained"
-    assert reward > 0.95
+    assert reward > good
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_the_climbing_game_does_not_end_at_its_punishment(seed: int) -> None:
-    """Claus & Boutilier's climbing game (AAAI 1998): payoffs 11, 7, 5, and -30 for a miss beside the best."""
-    payoff = np.array([[11.0, -30.0, 0.0], [-30.0, 7.0, 6.0], [0.0, 0.0, 5.0]], np.float32)
-    game, rng = spec(2, 3, 2), np.random.default_rng(seed)
-    happo, rollout = learner(game, lr=3e-3, entropy_coef=0.01), new_rollout(game, 256)
-    rollout.obs[:] = np.array([1.0, -1.0], np.float32)
-    rollout.states[:] = 1.0
-    for _ in range(80):
-        act(happo.policy, rollout, rng)
+CLIMBING = np.array([[11.0, -30.0, 0.0], [-30.0, 7.0, 6.0], [0.0, 0.0, 5.0]], np.float32)
+PENALTY = np.array([[-3.0, 0.0, 10.0], [0.0, 2.0, 0.0], [10.0, 0.0, -3.0]], np.float32)
+
+
+@pytest.mark.parametrize("payoff, good", [(CLIMBING, 4.5), (PENALTY, 9.0)], ids=["climbing", "penalty"])
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_matrix_games_are_coordinated(name: str, payoff: np.ndarray, good: float) -> None:
+    """Claus & Boutilier (AAAI 1998). Climbing: 5 is safe, and a miss beside 11 costs 30; penalty: either 10 will do."""
+    game, rng = spec(((3,), (3,)), 2), np.random.default_rng(1)
+    algorithm = learner(game, name, "float32", **SETTINGS[name])
+    rollout = new_rollout(game, 256, view_of(name))
+    see(rollout, np.broadcast_to(np.array([1.0, -1.0], np.float32), (2, 256, 2)))
+    for _ in range(60):
+        act(algorithm.policy, rollout, rng)
         rollout.rewards[:] = payoff[rollout.actions[0, ..., 0], rollout.actions[1, ..., 0]]
-        happo.update(rollout, 0.0)
-    assert rollout.rewards.mean() > 4.5
+        algorithm.update(rollout, 0.0)
+    assert rollout.rewards.mean() > good
 
 
-def test_a_dead_agent_gives_no_policy_gradient() -> None:
-    game, rng = spec(2, 3, 4), np.random.default_rng(0)
-    happo, rollout = learner(game, "float32", epochs=1, entropy_coef=0.0), new_rollout(game, 64)
-    rollout.obs[:] = rng.normal(size=rollout.obs.shape)
+def played(game: EnvSpec, name: str = "happo", **algo: object) -> tuple[object, Rollout]:
+    """An algorithm and a rollout of random rewards that its policy acted in."""
+    rng = np.random.default_rng(0)
+    algorithm, rollout = learner(game, name, "float32", **algo), new_rollout(game, 64, view_of(name))
+    see(rollout, rng.normal(size=(len(game.agents), 64, max(game.obs_sizes))).astype(np.float32))
+    act(algorithm.policy, rollout, rng)
+    rollout.rewards[:] = rng.normal(size=rollout.rewards.shape)
+    return algorithm, rollout
+
+
+def watched(algorithm: object) -> list[Rows]:
+    """The rows of every group's update, in order, as they are taken up."""
+    seen: list[Rows] = []
+    original: Callable[[int, Rows], dict[str, float]] = algorithm.update_group
+    algorithm.update_group = lambda index, rows: (seen.append(rows), original(index, rows))[1]
+    return seen
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("aggregation", ["prod", "mean"])
+def test_each_group_sees_the_product_of_the_ratios_before_it(name: str, aggregation: str) -> None:
+    """M of group k is the advantage times new/old of groups 0..k-1; algorithms that are not sequential have no M."""
+    game = spec(((2, 3), (2, 3), (2,)), 4)
+    algorithm, rollout = played(game, name, fixed_order=True, lr=1e-2, action_aggregation=aggregation)
+    seen = watched(algorithm)
+    algorithm.update(rollout, 0.0)
+    product, own = np.ones(64), []
+    for net, rows in zip(algorithm.policy.groups, seen):
+        expected = seen[0].advantages[0] * product if algorithm.sequential else seen[0].advantages[0]
+        if not algorithm.own_view:
+            np.testing.assert_allclose(rows.advantages[0], expected, rtol=2e-4, atol=1e-5)
+        with torch.no_grad():
+            log_probs = net.distribution(net(rows.features).outputs, rows.available).log_probs(rows.actions)
+        ratios = (log_probs - rows.log_probs).exp()[0].numpy()
+        dimensions = len(game.action_sizes[net.members[0]])
+        own.append(ratios.prod(-1) if aggregation == "prod" else ratios[:, :dimensions].mean(-1))
+        product = product * own[-1]
+    assert np.abs(own[0] - 1).max() > 1e-3
+    assert len(seen) == 3
+
+
+def test_a_dead_agents_choice_has_no_part_in_the_product() -> None:
+    algorithm, rollout = played(spec(((3,), (3,)), 4), fixed_order=True, lr=1e-2)
+    rollout.active[0, 0, ::2] = False
+    seen = watched(algorithm)
+    algorithm.update(rollout, 0.0)
+    assert torch.equal(seen[0].advantages[0, ::2], seen[1].advantages[0, ::2])
+    assert not torch.isclose(seen[0].advantages[0, 1::2], seen[1].advantages[0, 1::2]).any()
+
+
+def test_happo_of_single_agents_takes_the_step_that_numpy_computes() -> None:
+    """With one epoch the ratio is 1, so the gradient of the head's bias is the mean of M (1[a] - p) plus entropy's;
+    Adam's first step is lr g / (|g| + eps)."""
+    coef, lr, eps = 0.1, 1e-2, 1e-5
+    algorithm, rollout = played(
+        spec(((3,), (3,)), 4), fixed_order=True, epochs=1, lr=lr, adam_eps=eps, entropy_coef=coef
+    )
+    seen = watched(algorithm)
+    nets = algorithm.policy.groups
+    before = [net.head_bias.detach().numpy().ravel().copy() for net in nets]
+    outputs = [net(net.normalise(torch.from_numpy(rollout.obs[k : k + 1, 0]))).outputs for k, net in enumerate(nets)]
+    algorithm.update(rollout, 0.0)
+    for k, net in enumerate(nets):
+        p = np.exp(outputs[k][0].detach().numpy())
+        p /= p.sum(-1, keepdims=True)
+        chosen = np.eye(3)[rollout.actions[k, 0, :, 0]]
+        entropy = -(p * np.log(p)).sum(-1, keepdims=True)
+        gradient = seen[k].advantages[0].numpy()[:, None] * (chosen - p) - coef * p * (np.log(p) + entropy)
+        g = gradient.mean(0)
+        step = net.head_bias.detach().numpy().ravel() - before[k]
+        np.testing.assert_allclose(step, lr * g / (np.abs(g) + eps), rtol=2e-3)
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_dead_agents_give_no_policy_gradient_unless_asked_for(masks: bool) -> None:
+    algorithm, rollout = played(spec(((3,), (3,)), 4), epochs=1, entropy_coef=0.0, policy_active_masks=masks)
     rollout.active[0] = False
-    act(happo.policy, rollout, rng)
-    rollout.rewards[:] = rng.normal(size=rollout.rewards.shape)
-    before = [parameter.detach().clone() for parameter in happo.policy.groups[0].parameters()]
-    happo.update(rollout, 0.0)
-    assert all(torch.equal(a, b) for a, b in zip(before, happo.policy.groups[0].parameters()))
-    assert all(parameter.grad.abs().sum() > 0 for parameter in happo.policy.groups[1].policy_parameters())
+    before = [parameter.detach().clone() for parameter in algorithm.policy.groups[0].parameters()]
+    algorithm.update(rollout, 0.0)
+    same = [torch.equal(a, b) for a, b in zip(before, algorithm.policy.groups[0].parameters())]
+    assert all(same) if masks else not any(same)
+    assert all(parameter.grad.abs().sum() > 0 for parameter in algorithm.policy.groups[1].policy_parameters())
 
 
-def test_the_second_group_sees_the_first_ones_ratio() -> None:
-    """M of the second agent is the advantage times new/old of the first: one SGD-free check of the product."""
-    game, rng = spec(2, 3, 4), np.random.default_rng(0)
-    happo, rollout = learner(game, "float32", fixed_order=True, lr=1e-2), new_rollout(game, 64)
-    rollout.obs[:] = rng.normal(size=rollout.obs.shape)
-    act(happo.policy, rollout, rng)
-    rollout.rewards[:] = rng.normal(size=rollout.rewards.shape)
-    seen: list[torch.Tensor] = []
-    original = happo._update_group
-    happo._update_group = lambda net, opt, rows, m: (seen.append(m.clone()), original(net, opt, rows, m))[1]  # type: ignore[method-assign]
-    happo.update(rollout, 0.0)
-    net = happo.policy.groups[0]
+def test_objectives_are_clipped_where_that_is_the_algorithm() -> None:
+    ratio, m = torch.tensor([0.5, 1.1, 1.5, 0.5, 1.5]), torch.tensor([1.0, 1.0, 1.0, -1.0, -1.0])
+    game = spec(((2,), (2,)), 2)
+    clipped, plain = learner(game, "happo", clip_coef=0.2), learner(game, "haa2c")
+    torch.testing.assert_close(clipped.objective(ratio, m), torch.tensor([0.5, 1.1, 1.2, -0.8, -1.5]))
+    torch.testing.assert_close(plain.objective(ratio, m), ratio * m)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_minibatches_and_decayed_rates_are_as_good(name: str) -> None:
+    """A learning rate of 0 at the run's end moves nothing but hatrpo's policies, which have none."""
+    algorithm, rollout = played(spec(((3,), (3,)), 4), name, minibatches=4, lr_decay=True)
+    before = [parameter.detach().clone() for parameter in algorithm.critic.critic.parameters()]
+    scalars = algorithm.update(rollout, 1.0)
+    assert all(map(torch.equal, before, algorithm.critic.critic.parameters()))
+    algorithm.update(rollout, 0.0)
+    assert not any(map(torch.equal, before, algorithm.critic.critic.parameters()))
+    assert all(np.isfinite(value) for value in scalars.values())
+
+
+def test_agents_that_share_parameters_are_one_policy_but_for_their_identity() -> None:
+    algorithm, rollout = played(spec(((3,), (3,), (3,)), 4), "mappo", share_param=True, lr=1e-2)
+    [net] = algorithm.policy.groups
+    assert net.members == (0, 1, 2) and len(net.head_weight) == len(net.local_weights[0]) == 1
+    algorithm.update(rollout, 0.0)
+    weights = algorithm.policy.local_parameters()
+    for mine, others in zip(weights[0], weights[1]):
+        np.testing.assert_array_equal(mine, others)
+    latents = np.ones((3, 1, 4), np.float32)
+    told = algorithm.policy.acting().outputs(latents)[0]
+    assert np.abs(told[0] - told[1]).max() > 1e-6, "the identity was not learnt"
     with torch.no_grad():
-        logits = net(net.normalise(torch.from_numpy(rollout.obs[:1]).flatten(1, 2))).logits
-    chosen = torch.from_numpy(rollout.actions[:1]).flatten(1, 2).long()
-    new = logits.log_softmax(-1).gather(-1, chosen)[0, :, 0]
-    ratio = torch.exp(new - torch.from_numpy(rollout.log_probs[0].ravel()))
-    torch.testing.assert_close(seen[1], seen[0] * ratio, rtol=1e-4, atol=1e-5)
-    assert (ratio - 1).abs().max() > 1e-3
+        net.identity.zero_()
+    told = algorithm.policy.acting().outputs(latents)[0]
+    np.testing.assert_array_equal(told[0], told[1])

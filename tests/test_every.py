@@ -52,6 +52,31 @@ def test_every_algorithm_plays_every_environment(algo: str, env: str, word: str,
     assert len(play(tmp_path, *words)["step"]) == 2
 
 
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_every_algorithm_acts_in_the_action_spaces_that_it_says(
+    algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--algo", algo, "--env", "mpe", "env.map=simple_speaker_listener", "env.continuous_actions=true"]
+    if ALGORITHMS[algo].continuous:
+        assert len(play(tmp_path, *words)["step"]) == 2
+    monkeypatch.setattr(ALGORITHMS[algo], "continuous", False)
+    with pytest.raises(UserError, match="algo.name"):
+        play(tmp_path, *words)
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_every_algorithm_has_recurrent_policies(algo: str, tmp_path: Path) -> None:
+    """Episodes of 25 steps end inside chunks of 10, and the second rollout goes on where the first one stopped."""
+    words = ["--algo", algo, "--env", "mpe", "policy.recurrent=true", "algo.chunk=10", "env.state_type=FP"]
+    assert len(play(tmp_path, *words, "policy.local_blocks=0")["step"]) == 2
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_every_algorithm_has_critics_of_agents_own_states(algo: str, tmp_path: Path) -> None:
+    words = ["--algo", algo, "--env", "mpe", "env.map=simple_speaker_listener", "env.state_type=FP"]
+    assert len(play(tmp_path, *words, "policy.groups=[[1],[0]]")["step"]) == 2
+
+
 @pytest.mark.parametrize("local_blocks", [0, 1, 3])
 @pytest.mark.parametrize("codec", NAMES)
 def test_every_codec_carries_every_split(codec: str, local_blocks: int, tmp_path: Path) -> None:

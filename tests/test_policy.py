@@ -25,8 +25,12 @@ SPEC = EnvSpec(
 )
 
 
-def build(codec: str = "entropy", **policy: object) -> SplitPolicy:
-    net = SplitPolicy(SPEC, PolicyConfig(**policy), CodecConfig(name=codec), torch.Generator().manual_seed(3))
+IDENTITY = (np.eye(2, dtype=np.float32)[None], np.zeros((1, 1, 2), np.float32))
+"""A block that changes nothing."""
+
+
+def build(codec: str = "entropy", share: bool = False, **policy: object) -> SplitPolicy:
+    net = SplitPolicy(SPEC, PolicyConfig(**policy), CodecConfig(name=codec), share, torch.Generator().manual_seed(3))
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(4)))
@@ -53,18 +57,21 @@ def torch_outputs(net: SplitPolicy, obs: np.ndarray) -> tuple[np.ndarray, np.nda
         with torch.no_grad():
             output = group(group.normalise(torch.from_numpy(obs[list(group.members)])))
         for row, agent in enumerate(group.members):
-            latents[agent], logits[agent] = output.latents[row].numpy(), output.logits[row].numpy()
+            latents[agent], logits[agent] = output.latents[row].numpy(), output.outputs[row].numpy()
     return np.stack(latents), np.stack(logits)
 
 
 @pytest.mark.parametrize("groups", [(), ((0, 2), (1,)), ((1, 0, 2),)])
 @pytest.mark.parametrize("local_blocks", [0, 1, 2])
-def test_numpy_twins_equal_the_torch_nets(groups: tuple[tuple[int, ...], ...], local_blocks: int) -> None:
-    net, obs = build("float32", groups=groups, local_blocks=local_blocks, width=8, latent=4), observations(11)
+@pytest.mark.parametrize("share", [False, True])
+def test_numpy_twins_equal_the_torch_nets(
+    share: bool, groups: tuple[tuple[int, ...], ...], local_blocks: int
+) -> None:
+    net, obs = build("float32", share, groups=groups, local_blocks=local_blocks, width=8, latent=4), observations(11)
     latents, logits = torch_outputs(net, obs)
     mine = device_latents(net, obs, (0, 1, 2))
     np.testing.assert_allclose(mine, latents, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(net.acting().logits(mine), logits, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(net.acting().outputs(mine)[0], logits, rtol=1e-4, atol=1e-4)
 
 
 def test_an_executor_of_one_agent_computes_the_same_bits_as_one_of_all() -> None:
@@ -95,7 +102,7 @@ def test_wrong_or_infinite_weights_are_refused() -> None:
 
 def test_sampling_follows_the_probabilities_and_never_takes_a_masked_action() -> None:
     logits = np.log(np.array([0.5, 0.2, 0.3, 1.0], np.float32))
-    policy = ActingPolicy([(np.zeros((1, 2, 4), np.float32), logits[None, None])])
+    policy = ActingPolicy([IDENTITY], (np.zeros((1, 2, 4), np.float32), logits[None, None]), (4,))
     available = np.broadcast_to(np.array([True, True, True, False]), (1, 200_000, 4))
     decision = policy.act(np.zeros((1, 200_000, 2), np.float32), available, np.random.default_rng(1))
     shares = np.bincount(decision.actions[0, :, 0], minlength=4) / 200_000

@@ -62,7 +62,6 @@ BAD = {
     "missing file": (["configs/nowhere.yaml"], "configs/nowhere.yaml"),
     "unknown map": (["configs/quick.yaml", "env.map=3s6z"], "env.map"),
     "unknown algorithm": (["configs/quick.yaml", "algo.name=hapo"], "algo.name"),
-    "action space": (["--algo", "happo", "--env", "mpe", "env.continuous_actions=true", "train.envs=2"], "algo.name"),
     "folder": (["configs/quick.yaml", "record.dir=/proc/nowhere"], "/proc/nowhere"),
 }
 

@@ -1,146 +1,152 @@
-"""What on-policy algorithms share: value normalisation, generalised advantage estimation, the critic's update.
+"""The on-policy family: role groups are updated one after the other, each by its algorithm's own step.
 
-T time, E environments, S state, B = T * E rows.
+A group maximises a surrogate of M, the advantage times the ratios new/old of the groups updated before it, so that the
+joint policy improves as the multi-agent advantage decomposition promises (Zhong et al., JMLR 25(32), 2024, eq. 12).
+With every agent alone this is theirs exactly. The algorithms that are not `sequential` leave the ratios out.
+
+N agents, n of a group, T time, E environments, B = T * E rows, A outputs of a head, D numbers of an action; V values of
+a state (1, or N).
 """
 
 from __future__ import annotations
 
-import itertools
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from sde_harl.algorithms.rollout import Rollout
-from sde_harl.config import AlgoConfig
+from sde_harl.algorithms.sequences import flat, pick, recall_of
+from sde_harl.algorithms.values import CriticTrainer
+from sde_harl.config import AlgoConfig, CodecConfig
+from sde_harl.policy.actions import Distribution
 from sde_harl.policy.critic import Critic
+from sde_harl.policy.gru import Recall
+from sde_harl.policy.split import GroupNet, SplitPolicy
 
 
-class ValueNorm:
-    """Running mean and variance of returns, as in PopArt without the output correction (Yu et al., NeurIPS 2022)."""
+class Rows(NamedTuple):
+    """A group's rows of a rollout."""
 
-    def __init__(self, enabled: bool = True, beta: float = 0.99999) -> None:
-        self._enabled, self._beta = enabled, beta
-        self._moments = np.zeros(3)  # decayed mean, mean of squares, and weight
+    features: Tensor
+    """(n, B, O) normalised observations."""
+    available: Tensor | None
+    """(n, B, A) bool, or None where everything always was."""
+    actions: Tensor
+    """(n, B, D) int64, or float32 if continuous."""
+    log_probs: Tensor
+    """(n, B, D) of the behaviour policy."""
+    active: Tensor
+    """(n, B) 1.0 where the row counts."""
+    advantages: Tensor
+    """(n or 1, B), M."""
+    recall: Recall | None = None
+    """Of the sequences that the rows are; None where each stands alone."""
 
-    def update(self, returns: np.ndarray) -> None:
-        batch = np.array([returns.mean(dtype=np.float64), np.square(returns, dtype=np.float64).mean(), 1.0])
-        # A batch counts for all its rows, so that the statistics move with data and not with the number of calls.
-        weight = self._beta**returns.size
-        self._moments = weight * self._moments + (1.0 - weight) * batch
+    @property
+    def length(self) -> int:
+        """Rows of a sequence."""
+        return self.recall.keep.shape[-1] if self.recall else 1
 
-    def statistics(self) -> tuple[float, float]:
-        """Mean and standard deviation of returns seen so far (0 and 1 before any)."""
-        mean, square, weight = self._moments
-        if not self._enabled or not weight:
-            return 0.0, 1.0
-        return mean / weight, max(square / weight - (mean / weight) ** 2, 1e-4) ** 0.5
+    def take(self, sequences: slice | Tensor) -> Rows:
+        """Some of the sequences, or all in another order."""
+        tensors = {name: each for name, each in self._asdict().items() if isinstance(each, Tensor)}
+        taken = {name: pick(each, sequences, self.length) for name, each in tensors.items()}
+        return self._replace(**taken, recall=self.recall and self.recall.pick(sequences))
 
-    def state(self) -> Tensor:
-        return torch.from_numpy(self._moments.copy())
-
-    def restore(self, state: Tensor) -> None:
-        self._moments = state.numpy().astype(np.float64)
-
-
-def advantages(
-    rewards: np.ndarray,
-    values: np.ndarray,
-    final_values: np.ndarray,
-    terminated: np.ndarray,
-    truncated: np.ndarray,
-    gamma: float,
-    gae_lambda: float,
-) -> np.ndarray:
-    """Generalised advantage estimation (Schulman et al., ICLR 2016, eq. 16), (T, E) float32.
-
-    rewards, terminated, truncated (T, E); values (T+1, E). A truncated episode is bootstrapped from `final_values`
-    (T, E), the value of the state it was cut in; a terminated one from zero; neither leaks into the next episode.
-    """
-    ended = terminated | truncated
-    following = np.where(ended, np.where(truncated, final_values, 0.0), values[1:])
-    deltas = rewards + gamma * following - values[:-1]
-    decay = np.where(ended, 0.0, gamma * gae_lambda)
-    result = np.empty_like(deltas)
-    running = np.zeros_like(deltas[0])
-    for t in range(len(deltas) - 1, -1, -1):
-        running = deltas[t] + decay[t] * running
-        result[t] = running
-    return result.astype(np.float32)
+    def weights(self) -> Tensor:
+        """(n, B), what each row counts; they sum to 1."""
+        return self.active / self.active.sum().clamp(min=1.0)
 
 
-class Estimate(NamedTuple):
-    """What the critic says of a rollout."""
+class OnPolicy(ABC):
+    """Updates a split policy and its critic from rollouts."""
 
-    advantages: np.ndarray
-    """(T, E)."""
-    returns: np.ndarray
-    """(T, E), the critic's targets."""
-    values: np.ndarray
-    """(T, E), predicted before the update."""
+    continuous = True
+    """Whether it can act in continuous action spaces."""
+    sequential = True
+    """Whether a group takes account of the groups updated before it."""
+    own_view = False
+    """Whether the critic sees no more than the agent does."""
 
+    def __init__(
+        self, policy: SplitPolicy, critic: Critic, algo: AlgoConfig, codec: CodecConfig, generator: torch.Generator
+    ) -> None:
+        self.policy, self._algo, self._codec, self._generator = policy, algo, codec, generator
+        self.critic = CriticTrainer(critic, algo, generator)
 
-class CriticTrainer:
-    """The centralised critic, its normaliser and its optimiser."""
+    @abstractmethod
+    def update_group(self, index: int, rows: Rows) -> dict[str, float]:
+        """One algorithm's step of group `index`; returns scalars to log, `ratio_error` among them."""
 
-    def __init__(self, critic: Critic, config: AlgoConfig, generator: torch.Generator) -> None:
-        self.critic, self._config, self._generator = critic, config, generator
-        self.norm = ValueNorm(config.valuenorm)
-        self.optimizer = torch.optim.Adam(critic.parameters(), config.critic_lr, eps=config.adam_eps, fused=True)
+    def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
+        """Learn from one rollout; `progress` in [0, 1] of the whole run drives the learning-rate decay."""
+        if self._algo.lr_decay:
+            self.decay(1.0 - progress)
+        estimate = self.critic.estimate(rollout)
+        advantages = flat(torch.from_numpy(_normalised(estimate.advantages, rollout.active)), rollout.chunk)  # (V, B)
+        order = self._order()
+        reports = []
+        for index in order:
+            net = self.policy.groups[index]
+            rows = self._rows(rollout, net, advantages)
+            reports.append(self.update_group(index, rows))
+            if self.sequential and index != order[-1]:
+                advantages = advantages * self._joint_ratio(net, rows)
+        scalars = {key: float(np.mean([report[key] for report in reports])) for key in reports[0]}
+        return scalars | self.critic.update(estimate)
 
-    def estimate(self, rollout: Rollout) -> Estimate:
-        """Advantages and returns of a rollout, one batched look at all its states."""
-        mean, std = self.norm.statistics()
-        values = self._values(rollout.states) * std + mean
-        final_values = np.zeros_like(rollout.rewards)
-        if rollout.truncated.any():
-            final_values[rollout.truncated] = self._values(rollout.final_states[rollout.truncated]) * std + mean
-        config = self._config
-        ends = (final_values, rollout.terminated, rollout.truncated)
-        result = advantages(rollout.rewards, values, *ends, config.gamma, config.gae_lambda)
-        return Estimate(result, result + values[:-1], values[:-1])
+    def decay(self, factor: float) -> None:
+        """Scale the initial learning rates."""
+        for group in self.critic.optimizer.param_groups:
+            group["lr"] = self._algo.critic_lr * factor
 
-    def update(self, rollout: Rollout, estimate: Estimate) -> dict[str, float]:
-        """Some epochs of the clipped huber value loss; returns scalars to log."""
-        self.norm.update(estimate.returns)
-        mean, std = self.norm.statistics()
-        order = shuffle(estimate.returns.size, self._config, self._generator)
-        states = torch.from_numpy(rollout.states[:-1]).flatten(0, 1)[order]  # (B, S)
-        targets = torch.from_numpy((estimate.returns.reshape(-1) - mean) / std).float()[order]
-        old = torch.from_numpy((estimate.values.reshape(-1) - mean) / std).float()[order]
-        total, count = 0.0, 0
-        for rows in itertools.chain(*minibatches(len(targets), self._config)):
-            loss = self._loss(self.critic(states[rows]), targets[rows], old[rows])
-            self.optimizer.zero_grad()
-            (loss * self._config.value_coef).backward()
-            torch.nn.utils.clip_grad_norm_(self.critic.parameters(), self._config.max_grad_norm)
-            self.optimizer.step()
-            total, count = total + loss.item(), count + 1
-        residual = np.var(estimate.returns - estimate.values)
-        explained = 1.0 - residual / max(np.var(estimate.returns), 1e-8)
-        return {"value_loss": total / count, "explained_variance": float(explained)}
-
-    def _loss(self, values: Tensor, targets: Tensor, old: Tensor) -> Tensor:
-        config = self._config
-        loss = F.huber_loss(values, targets, reduction="none", delta=config.huber_delta)
-        if config.clip_value_loss:
-            near = old + (values - old).clamp(-config.clip_coef, config.clip_coef)
-            loss = torch.maximum(loss, F.huber_loss(near, targets, reduction="none", delta=config.huber_delta))
-        return loss.mean()
+    def ratio(self, net: GroupNet, distribution: Distribution, rows: Rows) -> Tensor:
+        """(n, B): new/old probability of each agent's action, product or mean over its numbers (HARL's two ways)."""
+        change = distribution.log_probs(rows.actions) - rows.log_probs
+        if self._algo.action_aggregation == "prod":
+            return torch.exp(change.sum(-1))
+        return 1.0 + torch.expm1(change).sum(-1) / net.dimensions  # padding changes by 0
 
     @torch.no_grad()
-    def _values(self, states: np.ndarray) -> np.ndarray:
-        return self.critic(torch.from_numpy(states)).numpy()
+    def _joint_ratio(self, net: GroupNet, rows: Rows) -> Tensor:
+        """(B,) new/old probability of what a group's agents did; what a dead one chose nobody did."""
+        ratio = self.ratio(net, net.distribution(net(rows.features, rows.recall).outputs, rows.available), rows)
+        return (1.0 + (ratio - 1.0) * rows.active).prod(0)
+
+    def _order(self) -> list[int]:
+        groups = len(self.policy.groups)
+        if self._algo.fixed_order:
+            return list(range(groups))
+        order: list[int] = torch.randperm(groups, generator=self._generator).tolist()
+        return order
+
+    def _rows(self, rollout: Rollout, net: GroupNet, advantages: Tensor) -> Rows:
+        """A group's part of a rollout, with advantages (V, B)."""
+        members = net.members
+        mine = slice(members[0], members[0] + 1) if len(members) == 1 else list(members)
+        obs, available, actions, log_probs, active = (
+            flat(torch.from_numpy(each[mine]), rollout.chunk)
+            for each in (rollout.obs, rollout.available, rollout.actions, rollout.log_probs, rollout.active)
+        )
+        memory = torch.from_numpy(rollout.memory[mine])
+        return Rows(
+            net.normalise(obs),
+            None if available.all() else available,
+            actions if actions.is_floating_point() else actions.long(),
+            log_probs,
+            active.float() if self._algo.policy_active_masks else torch.ones(active.shape),
+            advantages if len(advantages) == 1 else advantages[mine],
+            recall_of(memory, rollout.ended, rollout.chunk) if net.gru else None,
+        )
 
 
-def minibatches(rows: int, config: AlgoConfig) -> list[list[slice]]:
-    """Row selections, a list an epoch. Slices of rows that the caller has shuffled once, for slices copy nothing."""
-    edges = np.linspace(0, rows, config.minibatches + 1).astype(int).tolist()
-    return [[slice(*edge) for edge in zip(edges[:-1], edges[1:])]] * config.epochs
+def _normalised(advantages: np.ndarray, active: np.ndarray) -> np.ndarray:
+    """Advantages (V, T, E) with zero mean and unit variance over the living, `active` (N, T, E).
 
-
-def shuffle(rows: int, config: AlgoConfig, generator: torch.Generator) -> slice | Tensor:
-    """An order of rows for `minibatches`; with one minibatch any order will do."""
-    return slice(None) if config.minibatches == 1 else torch.randperm(rows, generator=generator)
+    A team's value counts where any agent was alive.
+    """
+    alive = advantages[active if len(advantages) > 1 else active.any(0, keepdims=True)]
+    return (advantages - alive.mean()) / (alive.std() + 1e-5)

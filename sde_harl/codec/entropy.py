@@ -175,6 +175,8 @@ class LatentModel(nn.Module):
 
 def quantise_plain(name: str, z: Tensor) -> Tensor:
     """z (..., Z) -> what the plain codec `name` decodes to, bit for bit, with the gradient of z."""
+    if name == "float32":
+        return z
     with torch.no_grad():
         rounded = _PLAIN[name](z)
     return _replace(z, rounded)
@@ -196,4 +198,4 @@ def _round_int8(z: Tensor) -> Tensor:
     return (torch.round(z / scale).clamp(-127, 127) + 0.0) * scale
 
 
-_PLAIN: dict[str, Callable[[Tensor], Tensor]] = {"float32": torch.clone, "float16": _round_float16, "int8": _round_int8}
+_PLAIN: dict[str, Callable[[Tensor], Tensor]] = {"float16": _round_float16, "int8": _round_int8}

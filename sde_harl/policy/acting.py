@@ -1,10 +1,11 @@
 """The server's half of the policy in numpy: decoded latents in, sampled actions out, all agents in one batched product.
 
-N agents, E environments, Z latent, A actions.
+N agents, E environments, Z latent, A outputs of a head, D numbers of an action, H numbers of memory.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -13,40 +14,117 @@ from sde_harl.policy.local import forward
 
 _TINY = np.finfo(np.float32).tiny
 _NEVER = np.float32(-1e30)
+_HALF_LOG_2PI = np.float32(0.5 * math.log(2 * math.pi))
 
 
 class Decision(NamedTuple):
     actions: np.ndarray
-    """(N, E, 1) int32."""
+    """(N, E, D) int32, or float32 if continuous; 0 in an agent's padding."""
     log_probs: np.ndarray
-    """(N, E, 1) float32, log-probability of each agent's own action."""
+    """(N, E, D) float32, log-probability of each number of an agent's own action; 0 in its padding."""
+    memory: np.ndarray | None = None
+    """(N, E, H) for the next decision, the caller's to change; None where the policy is not recurrent."""
+
+
+class GruArrays(NamedTuple):
+    """The recurrent layer of all agents; policy/gru.py has the torch twin."""
+
+    weight_in: np.ndarray
+    """(N, W, 3 H): reset, update, new."""
+    bias_in: np.ndarray
+    """(N, 1, 3 H)."""
+    weight_memory: np.ndarray
+    """(N, H, 3 H)."""
+    bias_memory: np.ndarray
+    """(N, 1, 3 H)."""
+
+    def __call__(self, x: np.ndarray, memory: np.ndarray) -> np.ndarray:
+        """The memory (N, E, H) after x (N, E, W)."""
+        gates = np.matmul(x, self.weight_in) + self.bias_in
+        past = np.matmul(memory, self.weight_memory) + self.bias_memory
+        size = memory.shape[-1]
+        both = 1.0 / (1.0 + np.exp(-(gates[..., : 2 * size] + past[..., : 2 * size])))
+        reset, update = both[..., :size], both[..., size:]
+        new = np.tanh(gates[..., 2 * size :] + reset * past[..., 2 * size :])
+        return new + update * (memory - new)
 
 
 class ActingPolicy:
-    """Trunks and heads of all agents, stacked; a group's shared trunk is repeated for its agents."""
+    """Trunks and heads of all agents, stacked; what agents share is repeated for each."""
 
-    def __init__(self, layers: list[tuple[np.ndarray, np.ndarray]]) -> None:
-        """`layers`: weight (N, in, out) and bias (N, 1, out) of each block; the last one is the head."""
-        self._layers = layers
+    def __init__(
+        self,
+        trunk: list[tuple[np.ndarray, np.ndarray]],
+        head: tuple[np.ndarray, np.ndarray],
+        branches: tuple[int, ...],
+        std: np.ndarray | None = None,
+        gru: GruArrays | None = None,
+    ) -> None:
+        """`trunk`, `head`: weight (N, in, out) and bias (N, 1, out) of each block, at least one, and of the head.
 
-    def logits(self, latents: np.ndarray) -> np.ndarray:
-        """Logits (N, E, A) of decoded latents (N, E, Z)."""
-        return forward(latents, self._layers)
+        `branches` as in `EnvSpec`; `std` (N, 1, D) if actions are continuous.
+        """
+        self._trunk, self._head, self._std, self._gru = trunk, head, std, gru
+        edges = np.cumsum((0, *branches)).tolist()
+        self._branches = [slice(*edge) for edge in zip(edges[:-1], edges[1:])]
 
-    def act(self, latents: np.ndarray, available: np.ndarray, generator: np.random.Generator | None) -> Decision:
+    def outputs(self, latents: np.ndarray, memory: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Logits, or means if continuous, (N, E, A) of decoded latents (N, E, Z), and the memory after them."""
+        if self._gru is None:
+            return forward(latents, [*self._trunk, self._head]), None
+        x = np.maximum(forward(latents, self._trunk), 0.0)
+        if memory is None:
+            memory = np.zeros((*x.shape[:2], self._gru.weight_memory.shape[1]), np.float32)
+        memory = self._gru(x, memory)
+        return forward(memory, [self._head]), memory
+
+    def act(
+        self,
+        latents: np.ndarray,
+        available: np.ndarray,
+        generator: np.random.Generator | None,
+        memory: np.ndarray | None = None,
+    ) -> Decision:
         """Sample actions, or take the most likely ones where `generator` is None.
 
-        latents (N, E, Z); available (N, E, A) bool. Sampling is an exponential race: with X_a ~ Exp(1), the largest
-        p_a / X_a is action a with probability p_a, and an unavailable action (p = 0) can never win.
+        latents (N, E, Z); available (N, E, A) bool; memory (N, E, H) as the last decision left it, None at the start.
         """
-        logits = np.where(available, self.logits(latents), _NEVER)
-        logits -= logits.max(-1, keepdims=True)
-        weights = np.exp(logits)
-        if generator is None:
-            actions = weights.argmax(-1)
-        else:
-            race = generator.standard_exponential(weights.shape, np.float32)
-            actions = (weights / np.maximum(race, _TINY)).argmax(-1)
-        actions = actions[..., None]
-        chosen = np.take_along_axis(logits, actions, -1)
-        return Decision(actions.astype(np.int32), chosen - np.log(weights.sum(-1, keepdims=True)))
+        outputs, memory = self.outputs(latents, memory)
+        return self._choose(outputs, available, generator)._replace(memory=memory)
+
+    def _choose(self, outputs: np.ndarray, available: np.ndarray, generator: np.random.Generator | None) -> Decision:
+        if self._std is not None:
+            return _gaussian(outputs, self._std, available, generator)
+        logits = np.where(available, outputs, _NEVER)
+        if len(self._branches) == 1:
+            return _categorical(logits, generator)
+        parts = [_categorical(logits[..., branch], generator) for branch in self._branches]
+        return Decision(*(np.concatenate([part[k] for part in parts], -1) for k in (0, 1)))
+
+
+def _categorical(logits: np.ndarray, generator: np.random.Generator | None) -> Decision:
+    """A choice in one branch of `logits` (N, E, branch), which this overwrites.
+
+    Sampling is an exponential race: with X_a ~ Exp(1), the largest p_a / X_a is action a with probability p_a, and an
+    unavailable action (p = 0) can never win.
+    """
+    logits -= logits.max(-1, keepdims=True)
+    weights = np.exp(logits)
+    if generator is None:
+        actions = weights.argmax(-1)
+    else:
+        race = generator.standard_exponential(weights.shape, np.float32)
+        actions = (weights / np.maximum(race, _TINY)).argmax(-1)
+    rows = logits.reshape(-1, logits.shape[-1])  # take_along_axis would take as long as all else here
+    chosen = rows[np.arange(len(rows)), actions.ravel()].reshape(actions.shape)
+    log_probs = chosen - np.log(weights.sum(-1))
+    return Decision(actions[..., None].astype(np.int32), log_probs[..., None])
+
+
+def _gaussian(
+    means: np.ndarray, std: np.ndarray, available: np.ndarray, generator: np.random.Generator | None
+) -> Decision:
+    """Means (N, E, D) plus noise of deviation `std` (N, 1, D); the mean is the most likely action."""
+    noise = generator.standard_normal(means.shape, np.float32) if generator else np.zeros_like(means)
+    log_probs = np.float32(-0.5) * noise * noise - np.log(std) - _HALF_LOG_2PI
+    return Decision((means + std * noise) * available, log_probs * available)

@@ -1,4 +1,7 @@
-"""The centralised critic: the value of the environment's state (EP: one value for the whole team)."""
+"""The critic: the value of what a `View` shows, one for the team (EP) or one for each agent.
+
+V values of a state, k sets of parameters (V, or 1 that all share), B rows, W size of what is seen, H width.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +9,33 @@ import torch
 from torch import Tensor, nn
 
 from sde_harl.config import PolicyConfig
+from sde_harl.policy.gru import Gru, Recall
+from sde_harl.policy.layers import RELU_GAIN, FeatureNorm, affine, stack
+from sde_harl.policy.view import View
 
 
 class Critic(nn.Module):
-    """State (B, S) -> value (B,), in the units of the value normaliser."""
+    """Features (V, B, W) -> values (V, B), in the units of the value normaliser; recurrent if the policy is."""
 
-    def __init__(self, state_size: int, policy: PolicyConfig, generator: torch.Generator) -> None:
+    def __init__(self, view: View, policy: PolicyConfig, share: bool, generator: torch.Generator) -> None:
+        """`share`: one net gives all V values; else each has a net of its own."""
         super().__init__()
-        widths = [state_size] + [policy.critic_width] * policy.critic_blocks
-        layers: list[nn.Module] = [nn.LayerNorm(state_size)] if policy.feature_norm else []
-        for size_in, size_out in zip(widths[:-1], widths[1:]):
-            layers += [_linear(size_in, size_out, 2.0**0.5, generator), nn.ReLU()]
-        layers.append(_linear(widths[-1], 1, 1.0, generator))
-        self.net = nn.Sequential(*layers)
+        self.normalise = FeatureNorm(view.sizes, view.size, policy.feature_norm)
+        widths = [view.size] + [policy.critic_width] * policy.critic_blocks + [1]
+        gains = [RELU_GAIN] * policy.critic_blocks + [1.0]
+        k = 1 if share else len(view.sizes)
+        self.weights, self.biases = stack(k, widths, gains, generator)
+        self.gru = Gru(k, policy.critic_width, policy.critic_width, generator) if policy.recurrent else None
 
-    def forward(self, state: Tensor) -> Tensor:
-        return self.net(state).squeeze(-1)  # (B,)
+    def forward(self, features: Tensor, recall: Recall | None = None) -> tuple[Tensor, Tensor]:
+        """Values (V, B), and what they are made of (V, B, H): the memory after each row where there is a `recall`.
 
-
-def _linear(size_in: int, size_out: int, gain: float, generator: torch.Generator) -> nn.Linear:
-    layer = nn.Linear(size_in, size_out)
-    nn.init.orthogonal_(layer.weight, gain, generator)
-    nn.init.zeros_(layer.bias)
-    return layer
+        `features` are what `normalise` makes of inputs: it has no parameters, so once a rollout is enough.
+        """
+        *inner, last = zip(self.weights, self.biases)
+        x = features
+        for each in inner:
+            x = torch.relu_(affine(x, *each))
+        if self.gru and recall:
+            x = self.gru(x, recall)
+        return affine(x, *last)[..., 0], x

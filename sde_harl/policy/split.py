@@ -1,17 +1,20 @@
 """The split policy in torch: what learns. One `GroupNet` holds the agents of one role group.
 
-    obs (n,B,O) -> local nets (n stacked) -> z (n,B,Z) -> quantise -> trunk (shared) -> heads (n stacked)
+    obs (n,B,O) -> local nets (n stacked) -> z (n,B,Z) -> quantise -> trunk (shared) [-> GRU] -> heads (n stacked)
 
 A policy is `blocks` blocks deep; the first `local_blocks` belong to each agent, the rest are the group's trunk. The
 trunk is conditioned on identity by a bias of the agent's own in its first block, which is what a one-hot identity
-appended to the input amounts to. A group of one is an ordinary policy of its own.
+appended to the input amounts to. A group of one is an ordinary policy of its own. With `share` the agents of a group
+have one local net and one head in common too. What a recurrent policy remembers is kept at the server, so that a device
+is stateless: one that restarts has lost nothing.
 
-n agents of the group, B rows, O observation, Z latent, A actions.
+n agents of the group, k sets of parameters (n, or 1 where they are shared), B rows, O observation, Z latent, A outputs
+of a head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -23,8 +26,11 @@ from sde_harl.codec.tables import Tables
 from sde_harl.config import CodecConfig, PolicyConfig
 from sde_harl.envs.base import EnvSpec
 from sde_harl.errors import UserError
-from sde_harl.policy.acting import ActingPolicy
-from sde_harl.policy.local import NORM_EPS, LocalShape, observation_mask
+from sde_harl.policy.acting import ActingPolicy, GruArrays
+from sde_harl.policy.actions import Categoricals, Distribution, Gaussians
+from sde_harl.policy.gru import Gru, Recall
+from sde_harl.policy.layers import RELU_GAIN, FeatureNorm, affine, orthogonal, stack
+from sde_harl.policy.local import LocalShape
 
 LATENT_SCALE = 4.0
 """Quantisation steps in one unit of a unit-variance latent: ~4 bits an element before the rate loss has its say. A
@@ -32,17 +38,20 @@ power of two, so that folding it into the published weights is exact."""
 
 
 class GroupOutput(NamedTuple):
-    logits: Tensor
-    """(n, B, A), unmasked."""
+    outputs: Tensor
+    """(n, B, A): logits, unmasked, or means if actions are continuous."""
     latents: Tensor
     """(n, B, Z), before quantisation: what the rate is taken of."""
 
 
-def role_groups(groups: tuple[tuple[int, ...], ...], agents: int) -> tuple[tuple[int, ...], ...]:
-    """The groups of the config, or every agent alone. Raises UserError where they are not the environment's agents."""
+def role_groups(groups: tuple[tuple[int, ...], ...], agents: int, share: bool) -> tuple[tuple[int, ...], ...]:
+    """The groups of the config, or all agents in one where they `share` parameters, or every agent alone.
+
+    Raises UserError where the config's are not the environment's agents.
+    """
     if groups and sorted(agent for group in groups for agent in group) != list(range(agents)):
         raise UserError(f"policy.groups: this environment has {agents} agents, 0 to {agents - 1}, each in one group")
-    return groups or tuple((agent,) for agent in range(agents))
+    return groups or ((tuple(range(agents)),) if share else tuple((agent,) for agent in range(agents)))
 
 
 def local_shape(spec: EnvSpec, policy: PolicyConfig, agents: tuple[int, ...]) -> LocalShape:
@@ -52,19 +61,10 @@ def local_shape(spec: EnvSpec, policy: PolicyConfig, agents: tuple[int, ...]) ->
     return LocalShape(sizes, max(spec.obs_sizes), policy.width, latent, policy.local_blocks, policy.feature_norm)
 
 
-def orthogonal(agents: int, size_in: int, size_out: int, gain: float, generator: torch.Generator) -> nn.Parameter:
-    """(agents, in, out) parameter, every agent's matrix orthogonal of its own."""
-    weight = torch.empty(agents, size_in, size_out)
-    for each in weight:
-        nn.init.orthogonal_(each, gain, generator)
-    return nn.Parameter(weight)
-
-
 class GroupNet(nn.Module):
     """Local nets, trunk and heads of one role group."""
 
-    mask: Tensor
-    count: Tensor
+    dimensions: Tensor
 
     def __init__(
         self,
@@ -72,99 +72,108 @@ class GroupNet(nn.Module):
         spec: EnvSpec,
         policy: PolicyConfig,
         codec: CodecConfig,
+        share: bool,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
         self.members = members
         self.shape = local_shape(spec, policy, members)
-        self.codec = codec.name
-        n, relu_gain = len(members), 2.0**0.5
-        mask = torch.from_numpy(observation_mask(self.shape.obs_sizes, self.shape.obs))
-        self.register_buffer("mask", mask[:, None], persistent=False)  # (n, 1, O)
-        self.register_buffer("count", mask.sum(-1)[:, None, None], persistent=False)  # (n, 1, 1)
+        self.codec, self._branches = codec.name, spec.branches
+        n, k = len(members), 1 if share else len(members)
+        self.normalise = FeatureNorm(self.shape.obs_sizes, self.shape.obs, policy.feature_norm)
         if policy.local_blocks:
             inner = policy.local_blocks - 1
             widths = [self.shape.obs] + [policy.width] * inner + [self.shape.latent]
-            self.local_weights, self.local_biases = _stack(n, widths, [relu_gain] * inner + [1.0], generator)
+            self.local_weights, self.local_biases = stack(k, widths, [RELU_GAIN] * inner + [1.0], generator)
         else:
-            self.local_weights = nn.ParameterList([nn.Parameter(mask[:, None].clone())])  # a gain (n, 1, O)
-            self.local_biases = nn.ParameterList([nn.Parameter(torch.zeros(n, 1, self.shape.obs))])
+            self.local_weights = nn.ParameterList([nn.Parameter(torch.ones(k, 1, self.shape.obs))])  # a gain
+            self.local_biases = nn.ParameterList([nn.Parameter(torch.zeros(k, 1, self.shape.obs))])
         widths = [self.shape.latent_max()] + [policy.width] * (policy.blocks - policy.local_blocks)
-        self.trunk_weights, self.trunk_biases = _stack(1, widths, [relu_gain] * (len(widths) - 1), generator)
+        self.trunk_weights, self.trunk_biases = stack(1, widths, [RELU_GAIN] * (len(widths) - 1), generator)
         self.identity = nn.Parameter(torch.zeros(n, 1, policy.width))
-        self.head_weight = orthogonal(n, policy.width, sum(spec.branches), policy.head_gain, generator)
-        self.head_bias = nn.Parameter(torch.zeros(n, 1, sum(spec.branches)))
+        self.gru = Gru(1, policy.width, policy.width, generator) if policy.recurrent else None
+        self.head_weight = orthogonal(k, policy.width, sum(spec.branches), policy.head_gain, generator)
+        self.head_bias = nn.Parameter(torch.zeros(k, 1, sum(spec.branches)))
+        self._std_coefs = (policy.std_x_coef, policy.std_y_coef)
+        start = torch.full((k, 1, len(spec.branches)), policy.std_x_coef)
+        self.log_std = nn.Parameter(start) if spec.continuous else None
+        own = [spec.action_sizes[agent] for agent in members]
+        dimensions = torch.tensor([[float(sizes[0] if spec.continuous else len(sizes))] for sizes in own])
+        self.register_buffer("dimensions", dimensions, persistent=False)  # (n, 1) numbers of each agent's own action
         self.latent_model = LatentModel(n, self.shape.latent_max()) if codec.name == "entropy" else None
 
-    def forward(self, features: Tensor) -> GroupOutput:
-        """Logits and latents of normalised observations (n, B, O)."""
+    def forward(self, features: Tensor, recall: Recall | None = None) -> GroupOutput:
+        """Outputs and latents of normalised observations (n, B, O); `recall` where the policy is recurrent."""
         latents = self.encode(features)
-        return GroupOutput(self.decide(self.quantise(latents)), latents)
+        return GroupOutput(self.decide(self.quantise(latents), recall), latents)
 
-    def normalise(self, obs: Tensor) -> Tensor:
-        """Features (n, B, O) of observations (n, B, O). Has no parameters: once a rollout is enough."""
-        if not self.shape.feature_norm:
-            return obs
-        x = (obs - obs.sum(-1, keepdim=True) / self.count) * self.mask
-        return x.mul_(torch.rsqrt(torch.linalg.vecdot(x, x)[..., None] / self.count + NORM_EPS))
+    def distribution(self, outputs: Tensor, available: Tensor | None) -> Distribution:
+        """What outputs (n, B, A) say of actions; `available` (n, B, A) bool, None where everything is."""
+        if self.log_std is not None:
+            return Gaussians(outputs, self.std(), available)
+        return Categoricals(outputs, self._branches, available)
+
+    def std(self) -> Tensor:
+        """(k, 1, D) deviations of continuous actions, HARL's parameterisation (`DiagGaussian`): y sigmoid(s / x)."""
+        assert self.log_std is not None
+        x, y = self._std_coefs
+        return torch.sigmoid(self.log_std / x) * y
 
     def encode(self, features: Tensor) -> Tensor:
         """Latents (n, B, Z) before quantisation; `normalise` and this are the torch twin of `LocalNets`."""
-        x = features
+        *inner, (weight, bias) = zip(self.local_weights, self.local_biases)
         if not self.shape.local_blocks:
-            x = (x * self.local_weights[0] + self.local_biases[0]) * self.mask
-        else:
-            for index, (weight, bias) in enumerate(zip(self.local_weights, self.local_biases)):
-                x = torch.baddbmm(bias, torch.relu(x) if index else x, weight)
-        return x * LATENT_SCALE
+            return (features * weight + bias) * (self.normalise.mask * LATENT_SCALE)
+        x = features
+        for each in inner:
+            x = torch.relu_(affine(x, *each))
+        return affine(x, weight * LATENT_SCALE, bias * LATENT_SCALE)
 
     def quantise(self, latents: Tensor) -> Tensor:
         """What the server decodes, (n, B, Z), with a straight-through gradient."""
         decoded = self.latent_model.quantise(latents) if self.latent_model else quantise_plain(self.codec, latents)
-        return decoded if self.shape.local_blocks else decoded * self.mask  # what an agent has not, nobody sends
+        if self.shape.local_blocks or not self.normalise.padded:
+            return decoded
+        return decoded * self.normalise.mask  # what an agent has not, nobody sends
 
-    def decide(self, decoded: Tensor) -> Tensor:
-        """Logits (n, B, A) from decoded latents (n, B, Z)."""
-        n, rows = decoded.shape[0], decoded.shape[1]
-        x = (decoded / LATENT_SCALE).reshape(n * rows, -1)
-        for index, (weight, bias) in enumerate(zip(self.trunk_weights, self.trunk_biases)):
-            x = torch.addmm(bias[0], x, weight[0])
-            if not index:
-                x = (x.view(n, rows, -1) + self.identity).view(n * rows, -1)
-            x = torch.relu(x)
-        return torch.baddbmm(self.head_bias, x.view(n, rows, -1), self.head_weight)
+    def decide(self, decoded: Tensor, recall: Recall | None) -> Tensor:
+        """Outputs (n, B, A) from decoded latents (n, B, Z)."""
+        (weight, bias), *rest = zip(self.trunk_weights, self.trunk_biases)
+        x = torch.relu_(affine(decoded, weight / LATENT_SCALE, bias + self.identity))
+        for each in rest:
+            x = torch.relu_(affine(x, *each))
+        if self.gru and recall:
+            x = self.gru(x, recall)
+        return affine(x, self.head_weight, self.head_bias)
 
     def policy_parameters(self) -> list[nn.Parameter]:
-        """What the policy's optimiser steps: everything but the entropy model."""
+        """What the policy's update steps: everything but the entropy model."""
         return [each for name, each in self.named_parameters() if not name.startswith("latent_model")]
-
-
-def _stack(
-    n: int, widths: list[int], gains: list[float], generator: torch.Generator
-) -> tuple[nn.ParameterList, nn.ParameterList]:
-    pairs = list(zip(widths[:-1], widths[1:], gains))
-    weights = nn.ParameterList(orthogonal(n, size_in, size_out, gain, generator) for size_in, size_out, gain in pairs)
-    biases = nn.ParameterList(nn.Parameter(torch.zeros(n, 1, size_out)) for _, size_out, _ in pairs)
-    return weights, biases
 
 
 class SplitPolicy(nn.Module):
     """All role groups of a run."""
 
-    def __init__(self, spec: EnvSpec, policy: PolicyConfig, codec: CodecConfig, generator: torch.Generator) -> None:
+    def __init__(
+        self, spec: EnvSpec, policy: PolicyConfig, codec: CodecConfig, share: bool, generator: torch.Generator
+    ) -> None:
+        """`share`: the agents of a group share local net and head too; with no groups given, all are one."""
         super().__init__()
         self.shape = local_shape(spec, policy, tuple(range(len(spec.agents))))
-        groups = role_groups(policy.groups, len(spec.agents))
-        self.groups = [GroupNet(members, spec, policy, codec, generator) for members in groups]
+        self._branches = spec.branches
+        groups = role_groups(policy.groups, len(spec.agents), share)
+        self.groups = [GroupNet(members, spec, policy, codec, share, generator) for members in groups]
         self.nets = nn.ModuleList(self.groups)  # registers their parameters; `groups` is the same list, typed
 
     def local_parameters(self) -> list[list[np.ndarray]]:
-        """Per agent, its local net's arrays in wire order (without the agent axis), the latent scale folded in."""
+        """Per agent, its local net's arrays in wire order, the latent scale folded in."""
         arrays: dict[int, list[np.ndarray]] = {}
         for net in self.groups:
-            stacked = [each for pair in zip(net.local_weights, net.local_biases) for each in (pair[0], pair[1][:, 0])]
+            n = len(net.members)
+            pairs = zip(net.local_weights, net.local_biases)
+            stacked = [each.expand(n, -1, -1) for weight, bias in pairs for each in (weight, bias)]
             if not self.shape.local_blocks:
-                stacked = [each.reshape(len(net.members), -1) * net.mask[:, 0] for each in stacked]
+                stacked = [each * net.normalise.mask for each in stacked]
             plain = [each.detach().numpy().copy() for each in stacked]
             for each in plain[-2:]:
                 each *= LATENT_SCALE
@@ -188,16 +197,21 @@ class SplitPolicy(nn.Module):
         """A numpy copy of the server's half, all agents stacked."""
         order = np.argsort([agent for net in self.groups for agent in net.members])
 
-        def by_agent(parts: Sequence[Tensor]) -> np.ndarray:
-            stacked: np.ndarray = np.concatenate([part.detach().numpy() for part in parts])[order]
+        def by_agent(part: Callable[[GroupNet], Tensor]) -> np.ndarray:
+            parts = [part(net).expand(len(net.members), -1, -1).detach().numpy() for net in self.groups]
+            stacked: np.ndarray = np.concatenate(parts)[order]
             return stacked
 
-        def shared(name: str, index: int) -> np.ndarray:
-            return by_agent([getattr(net, name)[index].expand(len(net.members), -1, -1) for net in self.groups])
-
-        depth = len(self.groups[0].trunk_weights)
-        layers = [(shared("trunk_weights", k), shared("trunk_biases", k)) for k in range(depth)]
+        layers = [
+            (by_agent(lambda net: net.trunk_weights[k]), by_agent(lambda net: net.trunk_biases[k]))  # noqa: B023
+            for k in range(len(self.groups[0].trunk_weights))
+        ]
         first, bias = layers[0]
-        layers[0] = (first / np.float32(LATENT_SCALE), bias + by_agent([net.identity for net in self.groups]))
-        heads, biases = [net.head_weight for net in self.groups], [net.head_bias for net in self.groups]
-        return ActingPolicy([*layers, (by_agent(heads), by_agent(biases))])
+        layers[0] = (first / np.float32(LATENT_SCALE), bias + by_agent(lambda net: net.identity))
+        head = (by_agent(lambda net: net.head_weight), by_agent(lambda net: net.head_bias))
+        std = by_agent(GroupNet.std) if self.groups[0].log_std is not None else None
+        gru = None
+        if self.groups[0].gru:
+            names = ("weight_in", "bias_in", "weight_memory", "bias_memory")
+            gru = GruArrays(*(by_agent(lambda net: getattr(net.gru, name)) for name in names))  # noqa: B023
+        return ActingPolicy(layers, head, self._branches, std, gru)

@@ -1,0 +1,86 @@
+"""Surrogates that are climbed by epochs of Adam. The rate of the latents is part of the loss: L = L_RL + lambda * R.
+
+n agents of a group, B rows.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from sde_harl.algorithms.on_policy import OnPolicy, Rows
+from sde_harl.algorithms.rate import RateTrainer
+from sde_harl.algorithms.sequences import minibatches, shuffle
+from sde_harl.config import AlgoConfig, CodecConfig
+from sde_harl.policy.critic import Critic
+from sde_harl.policy.split import GroupNet, SplitPolicy
+
+REPORT = ("policy_loss", "entropy", "clip_fraction", "ratio_error", "grad_norm")
+"""What is logged; clip_fraction is the share of ratios outside 1 +- clip_coef, whether they are clipped or not."""
+
+
+class FirstOrder(OnPolicy):
+    """An algorithm that is told by its `objective` alone."""
+
+    def __init__(
+        self, policy: SplitPolicy, critic: Critic, algo: AlgoConfig, codec: CodecConfig, generator: torch.Generator
+    ) -> None:
+        super().__init__(policy, critic, algo, codec, generator)
+        self._optimizers = [
+            torch.optim.Adam(net.policy_parameters(), algo.lr, eps=algo.adam_eps, fused=True) for net in policy.groups
+        ]
+        self._rates = [RateTrainer(net.latent_model, codec) if net.latent_model else None for net in policy.groups]
+
+    @abstractmethod
+    def objective(self, ratio: Tensor, advantages: Tensor) -> Tensor:
+        """(n, B), what is to be maximised, of ratios (n, B) and M (n or 1, B)."""
+
+    def decay(self, factor: float) -> None:
+        super().decay(factor)
+        for group in (group for optimizer in self._optimizers for group in optimizer.param_groups):
+            group["lr"] = self._algo.lr * factor
+
+    def update_group(self, index: int, rows: Rows) -> dict[str, float]:
+        net, rate, algo = self.policy.groups[index], self._rates[index], self._algo
+        count = rows.actions.shape[1] // rows.length
+        if algo.minibatches > 1:
+            rows = rows.take(shuffle(count, algo.minibatches, self._generator))
+        history: list[Tensor] = []
+        for epoch in minibatches(count, algo.minibatches, algo.epochs):
+            for part_index, part in enumerate(epoch):
+                batch = rows.take(part)
+                output = net(batch.features, batch.recall)
+                loss, report = self._loss(net, output.outputs, batch)
+                coded = rate if not part_index else None
+                if coded:
+                    # Once an epoch, weighed for all its minibatches: the entropy model costs as much as the policy.
+                    weight = self._codec.rate_coef * len(epoch)
+                    loss = loss + weight * coded.rate(output.latents, self._generator)
+                history.append(torch.stack([*report, self._step(index, net, loss, coded)]))
+        scalars = dict(zip(REPORT, torch.stack(history).mean(0).tolist()))
+        # Before the first step the ratio is 1 but for rounding; more would mean that what acted is not what is trained.
+        return scalars | {"ratio_error": float(history[0][REPORT.index("ratio_error")])}
+
+    def _loss(self, net: GroupNet, outputs: Tensor, rows: Rows) -> tuple[Tensor, list[Tensor]]:
+        """The RL loss, and all of REPORT but the gradient's norm."""
+        distribution, weights = net.distribution(outputs, rows.available), rows.weights()
+        ratio = self.ratio(net, distribution, rows)
+        objective = (self.objective(ratio, rows.advantages) * weights).sum()
+        entropy = (distribution.entropy() * weights).sum()
+        with torch.no_grad():
+            error = (ratio - 1.0).abs()
+            outside = error > self._algo.clip_coef
+            report = [-objective.detach(), entropy.detach(), (outside * weights).sum(), (error * weights).sum()]
+        return -objective - self._algo.entropy_coef * entropy, report
+
+    def _step(self, index: int, net: GroupNet, loss: Tensor, rate: RateTrainer | None) -> Tensor:
+        """One step of everything that has a part in the loss; the policy's gradient norm."""
+        net.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(net.policy_parameters(), self._algo.max_grad_norm)
+        self._optimizers[index].step()
+        if rate:
+            rate.step()
+        return norm
