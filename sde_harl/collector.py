@@ -53,7 +53,12 @@ class Seat:
     def decide(
         self, step: int, policy: ActingPolicy, generator: np.random.Generator | None
     ) -> tuple[Decision, np.ndarray]:
-        """Sense, gather the latents, choose actions, start the environments; the decision and the latents (N, E, Z)."""
+        """Sense, gather the latents, choose actions, start the environments; the decision and the latents (N, E, Z).
+
+        Whole policies choose for themselves, and send no latents.
+        """
+        if self._fleet.whole:
+            return self._delegate(step, generator is None), np.zeros((len(self.step.obs[0]), len(self.step.obs), 0))
         with self._stages("send"):
             self._fleet.sense(self._slot, step, self.step.obs.swapaxes(0, 1))
         with self._stages("latents"):
@@ -68,6 +73,14 @@ class Seat:
             self._env.send(np.ascontiguousarray(decision.actions.swapaxes(0, 1)))
             self._fleet.act(self._slot, decision.actions, policy_ns)
         return decision, latents
+
+    def _delegate(self, step: int, greedy: bool) -> Decision:
+        obs, available = self.step.obs.swapaxes(0, 1), self.step.available_actions.swapaxes(0, 1)
+        with self._stages("devices"):
+            decision = self._fleet.decide(self._slot, step, obs, available, greedy)
+        with self._stages("send"):
+            self._env.send(np.ascontiguousarray(decision.actions.swapaxes(0, 1)))
+        return decision
 
     def advance(self) -> Episodes | None:
         """Wait for the environments; the episodes that ended, if any."""

@@ -118,7 +118,7 @@ class PolicyConfig:
     blocks: int = _number(3, least=1)
     """Blocks (Linear + ReLU) of a policy, before its head."""
     local_blocks: int = _number(1, least=0)
-    """Blocks that run on the device; 0 sends the coded observation itself. Less than blocks."""
+    """Blocks that run on the device; 0 sends the coded observation itself, all of them nothing but what was done."""
     width: int = _number(64, least=1)
     """Width of a block."""
     latent: int = _number(16, least=0)
@@ -145,8 +145,8 @@ class PolicyConfig:
 class CodecConfig:
     """How latents become bytes."""
 
-    name: str = _choice("entropy", "float32", "float16", "int8")
-    """entropy (CompressAI's factorised model and rANS), or a baseline: float32, float16, int8."""
+    name: str = _choice("entropy", "float32", "float16", "int8", "none")
+    """entropy (CompressAI's model, rANS), a baseline (float32, float16, int8), or none: all blocks on the device."""
     rate_coef: float = _number(1e-3, least=0)
     """Lambda: weight of the rate, in bits per latent element, beside the policy's loss."""
     lr: float = _number(1e-3, above=0)
@@ -438,11 +438,25 @@ def _check_together(config: Config, layer: Layer) -> None:
     policy, train, exp = config.policy, config.train, config.record.exp
     local, minibatches, critics = policy.local_blocks, config.algo.minibatches, config.algo.critic_minibatches
     chunk = config.algo.chunk if policy.recurrent else 1
+    on_device, coded = local == policy.blocks, config.codec.name != "none"
     rows = train.envs * train.rollout // chunk
     agents = sorted(agent for group in policy.groups for agent in group)
     whole = agents == [*range(len(agents))] and () not in policy.groups
     for key, value, right, wanted in (
-        ("policy.local_blocks", local, local < policy.blocks, f"less than policy.blocks ({policy.blocks})"),
+        ("policy.local_blocks", local, local <= policy.blocks, f"policy.blocks ({policy.blocks}) or less"),
+        (
+            "codec.name",
+            config.codec.name,
+            coded or on_device,
+            "a codec (policy.local_blocks < policy.blocks: latents are sent)",
+        ),
+        (
+            "codec.name",
+            config.codec.name,
+            not (coded and on_device),
+            "none (policy.local_blocks = policy.blocks: nothing is coded)",
+        ),
+        ("policy.recurrent", policy.recurrent, not (policy.recurrent and on_device), "a block at the server"),
         ("policy.groups", policy.groups, whole, "every agent from 0 on exactly once"),
         ("train.envs", train.envs, train.envs % 2 == 0, "an even number (two half-batches)"),
         ("algo.minibatches", minibatches, minibatches <= rows, f"{rows} (a rollout's rows or chunks) or less"),

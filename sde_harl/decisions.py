@@ -31,11 +31,24 @@ class Decisions(NamedTuple):
     """(K, N, 3): local net, encode, round trip, on the executor's clock."""
 
 
+class Choices(NamedTuple):
+    """What devices with whole policies have chosen, in a slot."""
+
+    available: np.ndarray
+    """(N, E, A) bool, what they may."""
+    actions: np.ndarray
+    """(N, E, D)."""
+    log_probs: np.ndarray
+    """(N, E, D)."""
+
+
 class Slot:
     """One half-batch on its way."""
 
     def __init__(self, agents: int, rows: int, latent: int) -> None:
         self.latents = np.zeros((agents, rows, latent), np.float32)
+        self.choices: Choices | None = None
+        """What whole policies do, if they do."""
         self.step, self.rows = -1, 0
         self.missing: set[int] = set()
         self.payload_bytes: list[int] = []

@@ -23,10 +23,12 @@ from sde_harl.link.wire import Kind, Message, Resources, WireError, pack_meter, 
 from sde_harl.meters.process import Process
 from sde_harl.meters.timing import now_ns
 from sde_harl.policy.local import LocalNets, LocalShape
+from sde_harl.policy.whole import Streams, WholePolicy, WholeShape
 
 SERVER = 0
 FLOAT32 = np.dtype("<f4")
-SENSOR, FEATURES, ACTIONS = Kind.SENSOR, Kind.FEATURES, Kind.ACTIONS  # at hand: an Enum looks them up in Python
+# at hand: an Enum looks them up in Python
+SENSOR, FEATURES, ACTIONS, CHOICES = Kind.SENSOR, Kind.FEATURES, Kind.ACTIONS, Kind.CHOICES
 LARGEST_SENT = 1 << 28
 """What an executor sends has bounds of its own; the server counts what is too long and drops it."""
 
@@ -42,17 +44,27 @@ class Welcome(NamedTuple):
     pack: int
     frame_bytes: int
     """The largest frame that the server sends."""
+    whole: WholeShape | None
+    """Of policies that run on the device from end to end; None where they are split."""
 
     def to_json(self) -> bytes:
-        return json.dumps({**self._asdict(), "shape": self.shape._asdict()}).encode()
+        whole = self.whole and self.whole._asdict()
+        return json.dumps({**self._asdict(), "shape": self.shape._asdict(), "whole": whole}).encode()
 
     @classmethod
     def from_json(cls, payload: memoryview) -> Welcome:
         fields = parse_json(payload)
-        shape = fields.get("shape")
-        if set(fields) != set(cls._fields) or not isinstance(shape, dict) or set(shape) != set(LocalShape._fields):
+        if set(fields) != set(cls._fields):
             raise WireError("welcome")
-        return cls(**{**_tuples(fields), "shape": LocalShape(**_tuples(shape))})
+        whole = fields["whole"] if fields["whole"] is None else _nested(WholeShape, fields["whole"])
+        return cls(**{**_tuples(fields), "shape": _nested(LocalShape, fields["shape"]), "whole": whole})
+
+
+def _nested(kind: Any, fields: Any) -> Any:
+    """The named tuple of these fields. Raises WireError where they are not its own."""
+    if not isinstance(fields, dict) or set(fields) != set(kind._fields):
+        raise WireError("welcome")
+    return kind(**_tuples(fields))
 
 
 def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
@@ -90,11 +102,11 @@ class Executor:
         """Do what one frame of the server says; an ill-formed one raises ValueError."""
         kind = message.header.kind
         if kind is SENSOR:
-            self._decide(message)
+            self._sensed(message)
         elif kind is ACTIONS:
             self._act(message)
         elif kind is Kind.WEIGHTS:
-            self._nets = LocalNets(self._shape, np.frombuffer(message.payload, "<f4").copy())
+            self._load(np.frombuffer(message.payload, FLOAT32).copy())
         elif kind is Kind.TABLES:
             self._set_tables(message)
         elif kind is Kind.METER:
@@ -112,6 +124,9 @@ class Executor:
         self._transport.set_frame_bytes(receive=welcome.frame_bytes, send=LARGEST_SENT)
         self._sizes = self._shape.latent_sizes()
         self._features, self._padded = sum(self._shape.obs_sizes), min(self._shape.obs_sizes) < self._shape.obs
+        self._whole, self._sensed = welcome.whole, self._decide if welcome.whole else self._encode
+        self._choices = sum(welcome.whole.branches) if welcome.whole else 0
+        self._streams = Streams(welcome.whole.seed, welcome.agents) if welcome.whole else None
         plain = PLAIN.get(welcome.codec)  # entropy coders come with their tables
         self._codecs = {row: plain(size) for row, size in enumerate(self._sizes)} if plain else {}
 
@@ -119,7 +134,30 @@ class Executor:
         row, tables = self._agents.index(message.header.agent), from_bytes(message.payload)
         self._codecs[row] = make_codec("entropy", self._sizes[row], tables, self._pack)
 
+    def _load(self, flat: np.ndarray) -> None:
+        if self._whole:
+            self._policy = WholePolicy(self._shape, self._whole, flat)
+        else:
+            self._nets = LocalNets(self._shape, flat)
+
     def _decide(self, message: Message) -> None:
+        """Observations in, what each agent does out, as one CHOICES message an agent."""
+        started = now_ns()
+        _, _, _, step, slot, rows, version = message.header
+        count, seen = len(self._agents), 4 * rows * self._features
+        if len(message.payload) != seen + count * rows * self._choices + 1:
+            raise WireError("length")
+        obs = self._observations(message.payload[:seen], rows)
+        available: np.ndarray = np.ndarray((count, rows, self._choices), np.bool_, message.payload, seen)
+        decision = self._policy.act(obs, available, None if message.payload[-1] else self._streams)
+        decided = now_ns()
+        for row, agent in enumerate(self._agents):
+            payload = decision.actions[row].tobytes() + decision.log_probs[row].tobytes()
+            self._transport.send(SERVER, CHOICES, payload, agent, step, slot, rows, version)
+            self._timings.sent(slot, decided - started, 0, decided)
+        self._timings.answered(slot, 0)  # nobody answers
+
+    def _encode(self, message: Message) -> None:
         """Observations in, one FEATURES message an agent out."""
         started = now_ns()
         _, _, _, step, slot, rows, version = message.header
@@ -176,7 +214,7 @@ class Timings:
 
     def answered(self, slot: int, at_ns: int) -> None:
         for row, sent_ns in self._waiting.pop(slot, ()):
-            row[2] = at_ns - sent_ns
+            row[2] = max(0, at_ns - sent_ns)
 
     def take(self) -> np.ndarray:
         """(k, 3) int64, and start anew."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable
-from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -16,44 +15,32 @@ import numpy as np
 from sde_harl import __version__
 from sde_harl.codec import PLAIN, Codec
 from sde_harl.codec.coder import EntropyCoder
-from sde_harl.codec.tables import Tables, largest_bytes, to_bytes
-from sde_harl.decisions import DecisionLog, Decisions, Slot
+from sde_harl.codec.plain import UNKNOWN_BITS
+from sde_harl.codec.tables import Tables, to_bytes
+from sde_harl.decisions import Choices, DecisionLog, Decisions, Slot
 from sde_harl.errors import UserError
 from sde_harl.executor import Welcome
 from sde_harl.link.faults import Fault
-from sde_harl.link.transport import Fan, Transport
-from sde_harl.link.wire import OVERHEAD, Kind, Message, Resources, WireError, parse_json, unpack_meter
+from sde_harl.link.transport import Transport
+from sde_harl.link.wire import (
+    METER_BYTES,
+    OVERHEAD,
+    TIMING_BYTES,
+    Kind,
+    Message,
+    Resources,
+    WireError,
+    parse_json,
+    unpack_meter,
+)
 from sde_harl.meters.timing import now_ns
-from sde_harl.policy.local import LocalShape, parameter_shapes
+from sde_harl.outbox import Outbox, Plan
+from sde_harl.policy.acting import Decision
 
 log = logging.getLogger(__name__)
 
-SENSOR, FEATURES, ACTIONS = Kind.SENSOR, Kind.FEATURES, Kind.ACTIONS  # at hand: an Enum looks them up in Python
-
-
-Targets = tuple[Fan, dict[int, list[tuple[int, np.ndarray]]]]
-"""Frames to all executors, and where in each the agents' (E, O_i) observations or (E, D) actions go."""
-Fans = dict[tuple[int, int], Targets]
-"""By slot and rows: a frame is written again only when the slot's last one has left."""
-
-
-class Plan(NamedTuple):
-    """What every executor is told alike."""
-
-    shape: LocalShape
-    """Of all N agents."""
-    codec: str
-    pack: int
-    rows: int
-    """Most environments in one message."""
-    slots: int
-    assign: dict[int, int]
-    """Agent -> executor rank, where pinned by hand."""
-    patience_s: float
-    action_size: int = 1
-    """D, numbers of an action."""
-    continuous: bool = False
-    """Actions are float32, else int32."""
+# at hand: an Enum looks them up in Python
+FEATURES, CHOICES = Kind.FEATURES, Kind.CHOICES
 
 
 class Hello(NamedTuple):
@@ -104,8 +91,7 @@ class Fleet:
         self._agents = len(plan.shape.obs_sizes)
         self._latent_sizes = plan.shape.latent_sizes()
         self._executors = dict(enumerate(deal(self._agents, transport.size - 1, plan.assign), start=1))
-        self._sensor_fans: Fans = {}
-        self._action_fans: Fans = {}
+        self._outbox = Outbox(transport, plan, self._executors)
         self.rank_of = np.zeros(self._agents, np.int32)
         for rank, agents in self._executors.items():
             self.rank_of[list(agents)] = rank
@@ -114,6 +100,8 @@ class Fleet:
         self._slots = [Slot(self._agents, plan.rows, plan.shape.latent_max()) for _ in range(plan.slots)]
         self._reports: dict[int, Report] = {}
         self._log = DecisionLog(self._agents)
+        self.whole = plan.whole is not None
+        """Whether policies run on the devices from end to end: then `decide`, else `sense`, `latents` and `act`."""
         self.version = 0
         self.hosts: dict[int, Hello] = {}
 
@@ -121,12 +109,11 @@ class Fleet:
         """Meet every executor and tell it what to be. Raises UserError where one is missing or of another version."""
         self._wait(lambda: len(self.hosts) == len(self._executors), lambda: "did not say hello", self._missing_hello)
         self._transport.run_id = secrets.randbits(32)
-        down = max(self._largest_down(agents) for agents in self._executors.values())
         for rank, agents in self._executors.items():
             plan = self._plan
-            what = (agents, self._shape_of(agents), plan.codec, plan.pack, down)
+            what = (agents, plan.shape_of(agents), plan.codec, plan.pack, self._outbox.largest(), plan.whole)
             self._transport.send(rank, Kind.WELCOME, Welcome(self._transport.run_id, *what).to_json())
-        self._transport.set_frame_bytes(receive=self._largest_up(), send=down)
+        self._make_room()
 
     def publish(self, version: int, weights: list[list[np.ndarray]], tables: list[Tables]) -> None:
         """Send every executor its agents' local nets and tables; `tables` is empty for plain codecs.
@@ -144,41 +131,37 @@ class Fleet:
 
     def sense(self, slot: int, step: int, obs: np.ndarray) -> None:
         """Hand observations (N, E, O) to the executors: the channel that stands for the devices' own sensors."""
-        rows = obs.shape[1]
-        self._slots[slot].begin(step, rows)
-        fan, targets = self._sensor_fans.get((slot, rows)) or self._sensor_fan(slot, rows)
-
-        def write(rank: int) -> None:
-            for agent, target in targets[rank]:
-                target[:] = obs[agent, :, : target.shape[1]]
-
-        self._transport.send_fan(fan, write, SENSOR, step, slot, rows, self.version)
+        self._slots[slot].begin(step, obs.shape[1])
+        self._outbox.sense(slot, step, self.version, obs, None, False)
 
     def latents(self, slot: int) -> np.ndarray:
         """Decoded latents (N, E, Z) of what was sensed, once all agents' have come; valid until the next sense."""
         state = self._slots[slot]
-        self._wait(
-            lambda: not state.missing,
-            lambda: f"sent no latents for step {state.step}",
-            lambda: state.missing_ranks(self.rank_of),
-        )
+        self._await_agents(state, "sent no latents")
         return state.latents[:, : state.rows]
+
+    def decide(self, slot: int, step: int, obs: np.ndarray, available: np.ndarray, greedy: bool) -> Decision:
+        """Have whole policies act on observations (N, E, O) with available (N, E, A) bool."""
+        state, rows = self._slots[slot], obs.shape[1]
+        state.begin(step, rows)
+        shape = (self._agents, rows, self._plan.action_size)
+        dtype = np.float32 if self._plan.continuous else np.int32
+        state.choices = Choices(available, np.zeros(shape, dtype), np.zeros(shape, np.float32))
+        self._outbox.sense(slot, step, self.version, obs, available, greedy)
+        self._await_agents(state, "sent no choices")
+        self._log.add(state, self.version, 0)
+        return Decision(state.choices.actions, state.choices.log_probs)
 
     def act(self, slot: int, actions: np.ndarray, policy_ns: int) -> None:
         """Answer with actions (N, E, D); `policy_ns` is what deciding them took."""
         state = self._slots[slot]
-        fan, targets = self._action_fans.get((slot, state.rows)) or self._action_fan(slot, state.rows)
-
-        def write(rank: int) -> None:
-            for agent, target in targets[rank]:
-                target[:] = actions[agent]
-
-        self._transport.send_fan(fan, write, ACTIONS, state.step, slot, state.rows, self.version)
+        self._outbox.act(slot, state.step, self.version, actions)
         self._log.add(state, self.version, policy_ns)
 
     def report(self) -> tuple[Decisions, dict[int, Resources]]:
         """Everything since the last report: decisions (K, N) and each executor's resources."""
         self._reports.clear()
+        self._make_room()
         for rank in self._executors:
             self._transport.send(rank, Kind.METER, b"")
         self._wait(
@@ -196,41 +179,16 @@ class Fleet:
         """Messages refused since the last call."""
         return self._transport.faults.drain()
 
-    def _sensor_fan(self, slot: int, rows: int) -> Targets:
-        made = self._sensor_fans[slot, rows] = self._make_fan(rows, self._plan.shape.obs_sizes, np.dtype("<f4"))
-        return made
+    def _make_room(self) -> None:
+        """Take frames as large as an executor may send by now: latents, choices, or the times since the last report.
 
-    def _action_fan(self, slot: int, rows: int) -> Targets:
-        dtype = np.dtype("<f4" if self._plan.continuous else "<i4")
-        made = self._action_fans[slot, rows] = self._make_fan(rows, (self._plan.action_size,) * self._agents, dtype)
-        return made
-
-    def _make_fan(self, rows: int, widths: tuple[int, ...], dtype: np.dtype) -> Targets:
-        """Frames for (E, width) four-byte numbers of each agent."""
-        sizes = {rank: 4 * rows * sum(widths[agent] for agent in agents) for rank, agents in self._executors.items()}
-        fan = self._transport.fan(sizes)
-        targets: dict[int, list[tuple[int, np.ndarray]]] = {rank: [] for rank in self._executors}
-        for rank, agents in self._executors.items():
-            at, payload = 0, fan.frames[rank].payload
-            for agent in agents:
-                targets[rank].append((agent, np.ndarray((rows, widths[agent]), dtype, payload, at)))
-                at += 4 * rows * widths[agent]
-        return fan, targets
-
-    def _largest_up(self) -> int:
-        """The largest frame an executor may send: symbols that all need the escape code stay under 16 bytes each."""
-        return OVERHEAD + max(1 << 16, self._plan.rows * (16 * self._plan.shape.latent_max() + 64))
-
-    def _largest_down(self, agents: tuple[int, ...]) -> int:
-        """The largest frame that an executor of `agents` gets: observations, weights, tables, actions or a reason."""
-        plan, shape = self._plan, self._shape_of(agents)
-        observations = plan.rows * sum(shape.obs_sizes)
-        weights = sum(prod(each) for each in parameter_shapes(shape))
-        actions = plan.rows * len(agents) * plan.action_size
-        return OVERHEAD + max(1 << 16, largest_bytes(shape.latent_max()), 4 * max(observations, weights, actions))
-
-    def _shape_of(self, agents: tuple[int, ...]) -> LocalShape:
-        return self._plan.shape._replace(obs_sizes=tuple(self._plan.shape.obs_sizes[agent] for agent in agents))
+        Symbols that all need the escape code stay under 16 bytes each.
+        """
+        plan, most = self._plan, max(len(agents) for agents in self._executors.values())
+        latents, choices = plan.rows * (16 * plan.shape.latent_max() + 64), 8 * plan.rows * plan.action_size
+        report = METER_BYTES + TIMING_BYTES * self._log.count * most
+        largest = OVERHEAD + max(1 << 16, latents, choices, report)
+        self._transport.set_frame_bytes(receive=largest, send=self._outbox.largest())
 
     def _missing_hello(self) -> list[int]:
         return sorted(set(self._executors) - set(self.hosts))
@@ -247,12 +205,21 @@ class Fleet:
                 patience = f"link.patience_s = {self._plan.patience_s:g} s"
                 raise UserError(f"executor {rank} ({host}) {what()} within {patience}")
 
+    def _await_agents(self, state: Slot, what: str) -> None:
+        self._wait(
+            lambda: not state.missing,
+            lambda: f"{what} for step {state.step}",
+            lambda: state.missing_ranks(self.rank_of),
+        )
+
     def _receive(self, message: Message) -> None:
         """Act on one frame of an executor; whatever is not right about it is counted and dropped."""
         kind = message.header.kind
         try:
             if kind is FEATURES:
                 self._features(message)
+            elif kind is CHOICES:
+                self._chosen(message)
             elif kind is Kind.METER:
                 self._meter(message)
             elif kind is Kind.HELLO:
@@ -270,6 +237,41 @@ class Fleet:
         self._transport.faults.count(message.source, reason, step=header.step, agent=header.agent)
 
     def _features(self, message: Message) -> None:
+        state, agent, rows, payload = self._awaited(message)
+        if state.choices:
+            raise WireError("kind")
+        started = now_ns()
+        bits = self._codecs[agent].decode(payload, state.latents[agent, :rows, : self._latent_sizes[agent]])
+        state.arrived(agent, len(payload), bits, now_ns() - started)
+
+    def _chosen(self, message: Message) -> None:
+        state, agent, rows, payload = self._awaited(message)
+        if not state.choices:
+            raise WireError("kind")
+        started = now_ns()
+        available, actions, log_probs = (each[agent] for each in state.choices)
+        if len(payload) != 2 * actions.nbytes:
+            raise WireError("length")
+        chosen: np.ndarray = np.ndarray(actions.shape, actions.dtype, payload)
+        their_log_probs: np.ndarray = np.ndarray(actions.shape, np.float32, payload, actions.nbytes)
+        if not (self._allowed(chosen, available) and np.isfinite(their_log_probs).all()):
+            raise WireError("action")
+        actions[:], log_probs[:] = chosen, their_log_probs
+        state.arrived(agent, len(payload), UNKNOWN_BITS, now_ns() - started)
+
+    def _allowed(self, chosen: np.ndarray, available: np.ndarray) -> bool:
+        """Whether actions (E, D) are finite, or choices in their branches that are available (E, A)."""
+        if self._plan.continuous:
+            return bool(np.isfinite(chosen).all())
+        assert self._plan.whole
+        branches = np.array(self._plan.whole.branches)
+        if not ((chosen >= 0) & (chosen < branches)).all():
+            return False
+        places = chosen + np.cumsum(branches) - branches
+        return bool(np.take_along_axis(available, places, 1).all())
+
+    def _awaited(self, message: Message) -> tuple[Slot, int, int, memoryview]:
+        """The slot, agent, rows and payload of an answer that a slot waits for. Raises WireError for any other."""
         source, (_, agent, _, step, slot, rows, version), payload = message
         if slot >= len(self._slots) or agent not in self._executors[source]:
             raise WireError("agent")
@@ -278,9 +280,7 @@ class Fleet:
             raise WireError("version")
         if step != state.step or rows != state.rows or agent not in state.missing:
             raise WireError("step")
-        started = now_ns()
-        bits = self._codecs[agent].decode(payload, state.latents[agent, :rows, : self._latent_sizes[agent]])
-        state.arrived(agent, len(payload), bits, now_ns() - started)
+        return state, agent, rows, payload
 
     def _meter(self, message: Message) -> None:
         resources, timings = unpack_meter(message.payload)

@@ -15,7 +15,6 @@ import torch
 
 from sde_harl.algorithms import ALGORITHMS
 from sde_harl.algorithms.rollout import Rollout
-from sde_harl.codec import PLAIN
 from sde_harl.codec.tables import Tables
 from sde_harl.collector import Collector, Episodes, Seat, evaluate
 from sde_harl.config import Config, to_yaml
@@ -32,6 +31,7 @@ from sde_harl.meters.timing import Stages, now_ns
 from sde_harl.policy.critic import Critic
 from sde_harl.policy.split import SplitPolicy, local_shape
 from sde_harl.policy.view import make_view
+from sde_harl.policy.whole import WholeShape
 from sde_harl.record.checkpoint import save
 from sde_harl.record.metrics import Metrics
 from sde_harl.record.trajectories import RunFile, run_folder
@@ -59,7 +59,7 @@ class Learner:
         shape = local_shape(self.spec, config.policy, tuple(range(len(self.spec.agents))))
         assign = dict(config.placement.assign)
         link = (SLOTS, assign, config.link.patience_s)
-        actions = (len(self.spec.branches), self.spec.continuous)
+        actions = (len(self.spec.branches), self.spec.continuous, self._whole())
         self.fleet = Fleet(transport, Plan(shape, config.codec.name, config.codec.pack, half, *link, *actions))
         self.fleet.handshake()
         self._seed(config.seed)
@@ -69,7 +69,7 @@ class Learner:
         critic = Critic(view, config.policy, share or not algorithm.own_view, self._torch)
         self.algorithm = algorithm(self.policy, critic, config.algo, config.codec, self._torch)
         chunks = (config.algo.chunk, config.policy.width) if config.policy.recurrent else (1, 0)
-        sizes = (config.train.rollout, config.train.envs, shape.latent_max())
+        sizes = (config.train.rollout, config.train.envs, 0 if self.fleet.whole else shape.latent_max())
         self._rollout = Rollout(self.spec, *sizes, view, *chunks)
         self._seats = [Seat(slot, env, self.fleet, self._stages) for slot, env in enumerate(envs)]
         self._collector = Collector(self._seats, self._rollout, self._numpy, self._played)
@@ -89,6 +89,12 @@ class Learner:
         self._metrics = Metrics(self.folder, config.record.tensorboard, config.train.steps)
         for note in [*notes, f"run folder {self.folder}"]:
             self._metrics.note(note)
+
+    def _whole(self) -> WholeShape | None:
+        """What devices have to know that run their whole policies."""
+        if self.config.policy.local_blocks < self.config.policy.blocks:
+            return None
+        return WholeShape(self.spec.branches, self.spec.continuous, self.config.seed)
 
     def _seed(self, seed: int) -> None:
         sequence = np.random.SeedSequence(seed)
@@ -149,7 +155,7 @@ class Learner:
         """A new version of everything that acts: local nets and tables to the executors, the rest to this process."""
         number = self.fleet.version + 1
         tables: list[Tables] = []
-        if self.config.codec.name not in PLAIN:
+        if self.config.codec.name == "entropy":
             tables = self.policy.build_tables(number)
         self.fleet.publish(number, self.policy.local_parameters(), tables)
         self._acting = self.policy.acting()
@@ -281,7 +287,7 @@ class Learner:
         }
 
 
-STAGES = ("environment", "send", "latents", "policy", "report", "learn", "publish")
+STAGES = ("environment", "send", "latents", "policy", "devices", "report", "learn", "publish")
 """Where the learner's time goes; what is left over is evaluation, checkpoints and logging."""
 EVAL_FIRST_ENV = 1 << 20
 """Evaluation environments are numbered from here, so that none shares a random stream with training."""

@@ -193,7 +193,10 @@ def values_of(key: Key) -> st.SearchStrategy[Any]:
 @given(st.fixed_dictionaries({}, optional={name: values_of(key) for name, key in KEYS.items()}))
 @settings(max_examples=50, deadline=None)
 def test_what_is_written_is_read_back(values: dict[str, Any]) -> None:
-    values |= {"policy.blocks": values.get("policy.local_blocks", 1) + 1, "algo.minibatches": 1}
+    whole = values.get("codec.name") == "none"
+    local = max(1, values.get("policy.local_blocks", 1))
+    values |= {"policy.local_blocks": local, "policy.blocks": local if whole else local + 1, "algo.minibatches": 1}
+    values |= {"policy.recurrent": False} if whole else {}
     values |= {"algo.critic_minibatches": 0, "algo.chunk": 1}
     values |= {"train.envs": 2 * values.get("train.envs", 2)}
     config = build({key: Value(value, "here") for key, value in values.items()})
@@ -230,7 +233,9 @@ COMMAND_LINE = {
     "algo.valuenorm=1": ("algo.valuenorm", "command line", "true or false"),
     "algo.minibatches=1e9": ("algo.minibatches", "command line", "a rollout's rows"),
     "codec.name=zip": ("codec.name", "command line", "entropy, float32, float16, int8"),
-    "policy.blocks=2": ("policy.local_blocks", "smac.yaml", "less than policy.blocks"),
+    "policy.blocks=1": ("policy.local_blocks", "smac.yaml", "policy.blocks (1) or less"),
+    "policy.blocks=2": ("codec.name", "none", "policy.local_blocks = policy.blocks"),
+    "codec.name=none": ("codec.name", "command line", "a codec", "policy.local_blocks < policy.blocks"),
     "policy.groups=[0, 1]": ("policy.groups", "command line", "lists of agent indices"),
     "policy.groups=[[0], [2]]": ("policy.groups", "command line", "every agent from 0 on exactly once"),
     "policy.groups=[[0], []]": ("policy.groups", "command line", "every agent from 0 on exactly once"),

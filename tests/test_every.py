@@ -24,6 +24,7 @@ PLAYED = {
     "mamujoco": ["env.map=HalfCheetah-2x3", "env.map=Ant-4x2"],
     "pettingzoo": ["env.factory=mpe2.simple_speaker_listener_v4:parallel_env"],
 }
+WIDEST = 5  # dimensions of the listener's continuous actions; the speaker's are padded to as many
 CONTINUOUS = {"mamujoco"}
 
 
@@ -97,3 +98,12 @@ def test_a_role_group_shares_its_trunk(tmp_path: Path) -> None:
 def test_groups_must_hold_every_agent_of_the_environment(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="policy.groups"):
         play(tmp_path, "--algo", "happo", "--env", "mpe", "policy.groups=[[0],[1]]")
+
+
+@pytest.mark.parametrize("continuous", ["false", "true"])
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_every_algorithm_runs_whole_policies_on_the_devices(algo: str, continuous: str, tmp_path: Path) -> None:
+    words = ["--algo", algo, "--env", "mpe", "env.map=simple_speaker_listener", f"env.continuous_actions={continuous}"]
+    tables = play(tmp_path, *words, "policy.blocks=2", "policy.local_blocks=2", "codec.name=none")
+    numbers = WIDEST if continuous == "true" else 1
+    assert (tables["bytes_per_decision"] == 8 * numbers).all()  # an action's and its log-probability's

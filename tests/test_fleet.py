@@ -16,6 +16,7 @@ from sde_harl.link.loopback import Loopback
 from sde_harl.link.transport import Transport
 from sde_harl.link.wire import Kind
 from sde_harl.policy.local import LocalShape, parameter_shapes
+from sde_harl.policy.whole import WholeShape, head_shapes
 
 SHAPE = LocalShape((5, 5), 5, 8, 4, 1, True)
 ROWS = 3
@@ -69,6 +70,76 @@ def test_features_with_a_wrong_field_are_counted_and_not_used(case: str) -> None
     latents = fleet.latents(0)
     assert not (latents == 99.0).any()
     assert [(fault.rank, fault.reason) for fault in fleet.faults()] == [(1, reason)]
+
+
+@pytest.fixture
+def whole() -> tuple[Fleet, Loopback, Transport]:
+    """A fleet of one device that decides for itself."""
+    server, far = Loopback.pair()
+    executor = Executor(far)
+    shape = LocalShape((5, 5), 5, 8, 8, 1, True)
+    plan = Plan(shape, "none", 0, ROWS, 2, {}, 0.2, 2, whole=WholeShape((3, 2), False, 1))
+
+    def step() -> None:
+        for message in far.poll():
+            executor.handle(message)
+
+    server.attach(step)
+    fleet = Fleet(server, plan)
+    fleet.handshake()
+    rng = np.random.default_rng(0)
+    shapes = [*parameter_shapes(shape), *head_shapes(shape, plan.whole)]
+    fleet.publish(1, [[rng.normal(size=each[1:]).astype(np.float32) for each in shapes] for _ in range(2)], [])
+    step()  # the welcome has told the run's number
+    return fleet, server, far
+
+
+def test_devices_with_whole_policies_answer_with_what_they_did(whole: tuple[Fleet, Loopback, Transport]) -> None:
+    fleet, _, _ = whole
+    available = np.ones((2, ROWS, 5), bool)
+    available[1, :, :2] = available[1, :, 4] = False  # agent 1 may only take 2, and 0 in its second branch
+    decision = fleet.decide(0, 7, np.zeros((2, ROWS, 5), np.float32), available, greedy=False)
+    assert (decision.actions[1] == [2, 0]).all() and (decision.log_probs[1] == 0.0).all()
+    assert (decision.log_probs[0] < 0.0).all()
+    assert not fleet.faults()
+
+
+@pytest.mark.parametrize(
+    ("actions", "log_prob", "reason"),
+    [
+        ([[3, 0]] * ROWS, -1.0, "action"),
+        ([[-1, 0]] * ROWS, -1.0, "action"),
+        ([[0, 0]] * ROWS, -1.0, "action"),  # not available
+        ([[1, 1]] * ROWS, np.nan, "action"),
+        ([[1, 1]] * (ROWS - 1), -1.0, "length"),
+    ],
+)
+def test_impossible_choices_are_refused(
+    whole: tuple[Fleet, Loopback, Transport], actions: list[list[int]], log_prob: float, reason: str
+) -> None:
+    fleet, server, far = whole
+    available = np.ones((2, ROWS, 5), bool)
+    available[:, :, 0] = False
+    chosen = np.array(actions, np.int32)
+    payload = chosen.tobytes() + np.full(chosen.shape, log_prob, np.float32).tobytes()
+    far.send(0, Kind.CHOICES, payload, 0, 7, 0, ROWS, 1)
+    far.send(0, Kind.FEATURES, bytes(4), 1, 7, 0, ROWS, 1)
+    decision = fleet.decide(0, 7, np.zeros((2, ROWS, 5), np.float32), available, greedy=True)
+    assert {fault.reason for fault in fleet.faults()} == {reason, "kind"}
+    assert np.isin(decision.actions[..., 0], (1, 2)).all()  # the device's own answer, which came later
+
+
+def test_a_report_may_be_as_long_as_what_it_is_about() -> None:
+    """An evaluation of long episodes is many decisions, whose times don't fit the frames of a decision."""
+    fleet, _, _, _ = start()
+    obs = np.zeros((2, ROWS, 5), np.float32)
+    for step in range(3000):
+        fleet.sense(0, step, obs)
+        fleet.latents(0)
+        fleet.act(0, np.zeros((2, ROWS, 1), np.int32), 0)
+    decisions, _ = fleet.report()
+    assert (decisions.device_ns > 0).all() and len(decisions.device_ns) == 3000
+    assert not fleet.faults()
 
 
 def test_the_first_right_answer_counts_and_a_second_does_not() -> None:

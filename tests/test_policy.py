@@ -11,6 +11,7 @@ from sde_harl.envs.base import EnvSpec
 from sde_harl.policy.acting import ActingPolicy
 from sde_harl.policy.local import LocalNets
 from sde_harl.policy.split import SplitPolicy
+from sde_harl.policy.whole import Streams, WholePolicy, WholeShape
 
 SPEC = EnvSpec(
     name="test/three",
@@ -64,14 +65,43 @@ def torch_outputs(net: SplitPolicy, obs: np.ndarray) -> tuple[np.ndarray, np.nda
 @pytest.mark.parametrize("groups", [(), ((0, 2), (1,)), ((1, 0, 2),)])
 @pytest.mark.parametrize("local_blocks", [0, 1, 2])
 @pytest.mark.parametrize("share", [False, True])
-def test_numpy_twins_equal_the_torch_nets(
-    share: bool, groups: tuple[tuple[int, ...], ...], local_blocks: int
-) -> None:
+def test_numpy_twins_equal_the_torch_nets(share: bool, groups: tuple[tuple[int, ...], ...], local_blocks: int) -> None:
     net, obs = build("float32", share, groups=groups, local_blocks=local_blocks, width=8, latent=4), observations(11)
     latents, logits = torch_outputs(net, obs)
     mine = device_latents(net, obs, (0, 1, 2))
     np.testing.assert_allclose(mine, latents, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(net.acting().outputs(mine)[0], logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+@pytest.mark.parametrize("share", [False, True])
+def test_a_whole_policys_numpy_twin_equals_the_torch_net(share: bool, continuous: bool) -> None:
+    spec = SPEC._replace(continuous=continuous)
+    config = PolicyConfig(blocks=2, local_blocks=2, width=8, latent=3)
+    net = SplitPolicy(spec, config, CodecConfig(name="none"), share, torch.Generator().manual_seed(3))
+    obs, whole = observations(7), WholeShape(spec.branches, continuous, 1)
+    flat = np.concatenate([np.stack(each).ravel() for each in zip(*net.local_parameters())])
+    policy = WholePolicy(net.shape, whole, flat)
+    available = np.broadcast_to(spec.choices()[:, None], (3, 7, 4))
+    decision = policy.act(obs, available, None)
+    for group in net.groups:
+        members = list(group.members)
+        with torch.no_grad():
+            outputs = group(group.normalise(torch.from_numpy(obs[members]))).outputs
+            mask = torch.from_numpy(available[members].copy())
+            taken = torch.from_numpy(decision.actions[members])
+            log_probs = group.distribution(outputs, mask).log_probs(taken if continuous else taken.long())
+        np.testing.assert_allclose(decision.log_probs[members], log_probs.numpy(), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="expected"):
+        WholePolicy(net.shape, whole, flat[:-1])
+
+
+def test_streams_are_an_agents_own() -> None:
+    together, alone = Streams(5, (0, 1, 2)), Streams(5, (1,))
+    for _ in range(2):
+        assert np.array_equal(
+            together.standard_normal((3, 4, 2), np.float32)[1], alone.standard_normal((1, 4, 2), np.float32)[0]
+        )
 
 
 def test_an_executor_of_one_agent_computes_the_same_bits_as_one_of_all() -> None:

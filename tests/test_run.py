@@ -43,6 +43,19 @@ def test_agents_on_other_ranks_decide_the_same_bits(ranks: int, alone: dict[str,
     assert tables[0] == tables[1]
 
 
+WHOLE = ["policy.local_blocks=4", "codec.name=none", "record.decisions=false"]
+
+
+@needs_mpirun
+def test_whole_policies_decide_the_same_on_other_ranks(tmp_path: Path) -> None:
+    prints = []
+    for ranks, mode in ((1, "local"), (4, "agents")):
+        ended = launch(ranks, *AGREE, *WHOLE, f"record.dir={tmp_path}", f"placement.mode={mode}")
+        assert ended.code == 0, ended.err
+        prints.append(json.loads(ended.out.splitlines()[-1])["prints"])
+    assert prints[0] == prints[1]
+
+
 def test_a_run_repeats(alone: dict[str, object], tmp_path: Path) -> None:
     ended = launch(1, *AGREE, f"record.dir={tmp_path}", "placement.mode=local")
     assert json.loads(ended.out.splitlines()[-1])["prints"] == alone["prints"]

@@ -66,7 +66,7 @@ def test_golden_bytes() -> None:
 
 
 def test_kinds_keep_their_numbers() -> None:
-    names = "HELLO WELCOME WEIGHTS TABLES SENSOR FEATURES ACTIONS METER BYE"
+    names = "HELLO WELCOME WEIGHTS TABLES SENSOR FEATURES ACTIONS METER BYE CHOICES"
     assert {kind.name: kind.value for kind in Kind} == {name: i + 1 for i, name in enumerate(names.split())}
 
 
@@ -101,7 +101,7 @@ def test_a_flipped_bit_is_refused(header: Header, payload: bytes, data: st.DataO
 
 @pytest.mark.parametrize(
     ("at", "value", "reason"),
-    [(0, 0, "magic"), (4, 1, "protocol"), (5, 0, "kind"), (5, 10, "kind"), (8, 0, "run"), (24, 4, "length")],
+    [(0, 0, "magic"), (4, 1, "protocol"), (5, 0, "kind"), (5, 11, "kind"), (8, 0, "run"), (24, 4, "length")],
 )
 def test_reasons(at: int, value: int, reason: str) -> None:
     frame = bytearray(frame_of(Header(Kind.SENSOR, run_id=RUN), b"xyz"))

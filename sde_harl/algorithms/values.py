@@ -31,7 +31,7 @@ class ValueNorm:
     def update(self, returns: np.ndarray) -> None:
         batch = np.array([returns.mean(dtype=np.float64), np.square(returns, dtype=np.float64).mean(), 1.0])
         # A batch counts for all its rows, so that the statistics move with data and not with the number of calls.
-        weight = self._beta ** returns.size
+        weight = self._beta**returns.size
         self._moments = weight * self._moments + (1.0 - weight) * batch
 
     def statistics(self) -> tuple[float, float]:

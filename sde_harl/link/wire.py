@@ -50,6 +50,7 @@ class Kind(IntEnum):
     ACTIONS = 7
     METER = 8
     BYE = 9
+    CHOICES = 10
 
 
 class Header(NamedTuple):
@@ -125,6 +126,8 @@ class Resources(NamedTuple):
 RESOURCES = struct.Struct("<dQQdQQQQ")
 TIMINGS = np.dtype("<u4")
 TIMINGS_A_ROW = 3  # local net, encode, round trip
+METER_BYTES, TIMING_BYTES = RESOURCES.size, TIMINGS_A_ROW * TIMINGS.itemsize
+"""Of a METER payload without its timings, and of each row of these."""
 
 
 def pack_meter(resources: Resources, timings: NDArray[np.integer[Any]]) -> bytes:

@@ -6,7 +6,7 @@ N agents, E environments, Z latent, A outputs of a head, D numbers of an action,
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -15,6 +15,14 @@ from sde_harl.policy.local import forward
 _TINY = np.finfo(np.float32).tiny
 _NEVER = np.float32(-1e30)
 _HALF_LOG_2PI = np.float32(0.5 * math.log(2 * math.pi))
+
+
+class Noise(Protocol):
+    """What sampling needs of numpy's Generator."""
+
+    def standard_exponential(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray: ...
+
+    def standard_normal(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray: ...
 
 
 class Decision(NamedTuple):
@@ -60,7 +68,7 @@ class ActingPolicy:
         std: np.ndarray | None = None,
         gru: GruArrays | None = None,
     ) -> None:
-        """`trunk`, `head`: weight (N, in, out) and bias (N, 1, out) of each block, at least one, and of the head.
+        """`trunk`, `head`: weight (N, in, out) and bias (N, 1, out) of each block and of the head.
 
         `branches` as in `EnvSpec`; `std` (N, 1, D) if actions are continuous.
         """
@@ -82,7 +90,7 @@ class ActingPolicy:
         self,
         latents: np.ndarray,
         available: np.ndarray,
-        generator: np.random.Generator | None,
+        generator: Noise | None,
         memory: np.ndarray | None = None,
     ) -> Decision:
         """Sample actions, or take the most likely ones where `generator` is None.
@@ -92,7 +100,7 @@ class ActingPolicy:
         outputs, memory = self.outputs(latents, memory)
         return self._choose(outputs, available, generator)._replace(memory=memory)
 
-    def _choose(self, outputs: np.ndarray, available: np.ndarray, generator: np.random.Generator | None) -> Decision:
+    def _choose(self, outputs: np.ndarray, available: np.ndarray, generator: Noise | None) -> Decision:
         if self._std is not None:
             return _gaussian(outputs, self._std, available, generator)
         logits = np.where(available, outputs, _NEVER)
@@ -102,7 +110,7 @@ class ActingPolicy:
         return Decision(*(np.concatenate([part[k] for part in parts], -1) for k in (0, 1)))
 
 
-def _categorical(logits: np.ndarray, generator: np.random.Generator | None) -> Decision:
+def _categorical(logits: np.ndarray, generator: Noise | None) -> Decision:
     """A choice in one branch of `logits` (N, E, branch), which this overwrites.
 
     Sampling is an exponential race: with X_a ~ Exp(1), the largest p_a / X_a is action a with probability p_a, and an
@@ -121,9 +129,7 @@ def _categorical(logits: np.ndarray, generator: np.random.Generator | None) -> D
     return Decision(actions[..., None].astype(np.int32), log_probs[..., None])
 
 
-def _gaussian(
-    means: np.ndarray, std: np.ndarray, available: np.ndarray, generator: np.random.Generator | None
-) -> Decision:
+def _gaussian(means: np.ndarray, std: np.ndarray, available: np.ndarray, generator: Noise | None) -> Decision:
     """Means (N, E, D) plus noise of deviation `std` (N, 1, D); the mean is the most likely action."""
     noise = generator.standard_normal(means.shape, np.float32) if generator else np.zeros_like(means)
     log_probs = np.float32(-0.5) * noise * noise - np.log(std) - _HALF_LOG_2PI

@@ -6,7 +6,8 @@ A policy is `blocks` blocks deep; the first `local_blocks` belong to each agent,
 trunk is conditioned on identity by a bias of the agent's own in its first block, which is what a one-hot identity
 appended to the input amounts to. A group of one is an ordinary policy of its own. With `share` the agents of a group
 have one local net and one head in common too. What a recurrent policy remembers is kept at the server, so that a device
-is stateless: one that restarts has lost nothing.
+is stateless: one that restarts has lost nothing. With all blocks local there is no trunk and nothing is quantised: the
+whole policy runs on the device, as in HARL.
 
 n agents of the group, k sets of parameters (n, or 1 where they are shared), B rows, O observation, Z latent, A outputs
 of a head.
@@ -57,7 +58,8 @@ def role_groups(groups: tuple[tuple[int, ...], ...], agents: int, share: bool) -
 def local_shape(spec: EnvSpec, policy: PolicyConfig, agents: tuple[int, ...]) -> LocalShape:
     """Shape of the local nets of `agents` (indices into spec.agents)."""
     sizes = tuple(spec.obs_sizes[agent] for agent in agents)
-    latent = policy.latent or policy.width
+    whole = policy.local_blocks == policy.blocks
+    latent = policy.width if whole else policy.latent or policy.width
     return LocalShape(sizes, max(spec.obs_sizes), policy.width, latent, policy.local_blocks, policy.feature_norm)
 
 
@@ -79,18 +81,21 @@ class GroupNet(nn.Module):
         self.members = members
         self.shape = local_shape(spec, policy, members)
         self.codec, self._branches = codec.name, spec.branches
+        self.whole = policy.local_blocks == policy.blocks
+        self._scale = 1.0 if self.whole else LATENT_SCALE
         n, k = len(members), 1 if share else len(members)
         self.normalise = FeatureNorm(self.shape.obs_sizes, self.shape.obs, policy.feature_norm)
         if policy.local_blocks:
             inner = policy.local_blocks - 1
             widths = [self.shape.obs] + [policy.width] * inner + [self.shape.latent]
-            self.local_weights, self.local_biases = stack(k, widths, [RELU_GAIN] * inner + [1.0], generator)
+            gains = [RELU_GAIN] * inner + [RELU_GAIN if self.whole else 1.0]
+            self.local_weights, self.local_biases = stack(k, widths, gains, generator)
         else:
             self.local_weights = nn.ParameterList([nn.Parameter(torch.ones(k, 1, self.shape.obs))])  # a gain
             self.local_biases = nn.ParameterList([nn.Parameter(torch.zeros(k, 1, self.shape.obs))])
         widths = [self.shape.latent_max()] + [policy.width] * (policy.blocks - policy.local_blocks)
         self.trunk_weights, self.trunk_biases = stack(1, widths, [RELU_GAIN] * (len(widths) - 1), generator)
-        self.identity = nn.Parameter(torch.zeros(n, 1, policy.width))
+        self.identity = None if self.whole else nn.Parameter(torch.zeros(n, 1, policy.width))
         self.gru = Gru(1, policy.width, policy.width, generator) if policy.recurrent else None
         self.head_weight = orthogonal(k, policy.width, sum(spec.branches), policy.head_gain, generator)
         self.head_bias = nn.Parameter(torch.zeros(k, 1, sum(spec.branches)))
@@ -127,10 +132,12 @@ class GroupNet(nn.Module):
         x = features
         for each in inner:
             x = torch.relu_(affine(x, *each))
-        return affine(x, weight * LATENT_SCALE, bias * LATENT_SCALE)
+        return affine(x, weight * self._scale, bias * self._scale)
 
     def quantise(self, latents: Tensor) -> Tensor:
         """What the server decodes, (n, B, Z), with a straight-through gradient."""
+        if self.whole:
+            return latents
         decoded = self.latent_model.quantise(latents) if self.latent_model else quantise_plain(self.codec, latents)
         if self.shape.local_blocks or not self.normalise.padded:
             return decoded
@@ -138,6 +145,8 @@ class GroupNet(nn.Module):
 
     def decide(self, decoded: Tensor, recall: Recall | None) -> Tensor:
         """Outputs (n, B, A) from decoded latents (n, B, Z)."""
+        if self.whole:
+            return affine(torch.relu(decoded), self.head_weight, self.head_bias)
         (weight, bias), *rest = zip(self.trunk_weights, self.trunk_biases)
         x = torch.relu_(affine(decoded, weight / LATENT_SCALE, bias + self.identity))
         for each in rest:
@@ -146,9 +155,18 @@ class GroupNet(nn.Module):
             x = self.gru(x, recall)
         return affine(x, self.head_weight, self.head_bias)
 
+    def head(self) -> list[Tensor]:
+        """Weight (k, W, A) and bias (k, 1, A) of the heads; deviations (k, 1, D) if actions are continuous."""
+        return [self.head_weight, self.head_bias, *([self.std()] if self.log_std is not None else [])]
+
     def policy_parameters(self) -> list[nn.Parameter]:
         """What the policy's update steps: everything but the entropy model."""
         return [each for name, each in self.named_parameters() if not name.startswith("latent_model")]
+
+
+def _identity(net: GroupNet) -> Tensor:
+    assert net.identity is not None
+    return net.identity
 
 
 class SplitPolicy(nn.Module):
@@ -166,16 +184,18 @@ class SplitPolicy(nn.Module):
         self.nets = nn.ModuleList(self.groups)  # registers their parameters; `groups` is the same list, typed
 
     def local_parameters(self) -> list[list[np.ndarray]]:
-        """Per agent, its local net's arrays in wire order, the latent scale folded in."""
+        """Per agent, what its device holds, in wire order: local net (latent scale folded in), and head if whole."""
         arrays: dict[int, list[np.ndarray]] = {}
         for net in self.groups:
             n = len(net.members)
             pairs = zip(net.local_weights, net.local_biases)
             stacked = [each.expand(n, -1, -1) for weight, bias in pairs for each in (weight, bias)]
+            if net.whole:
+                stacked += [each.expand(n, -1, -1) for each in net.head()]
             if not self.shape.local_blocks:
                 stacked = [each * net.normalise.mask for each in stacked]
             plain = [each.detach().numpy().copy() for each in stacked]
-            for each in plain[-2:]:
+            for each in plain[-2:] if not net.whole else ():
                 each *= LATENT_SCALE
             for row, agent in enumerate(net.members):
                 arrays[agent] = [each[row] for each in plain]
@@ -194,7 +214,7 @@ class SplitPolicy(nn.Module):
         ]
 
     def acting(self) -> ActingPolicy:
-        """A numpy copy of the server's half, all agents stacked."""
+        """A numpy copy of the server's half, all agents stacked; with whole policies on the devices, of the heads."""
         order = np.argsort([agent for net in self.groups for agent in net.members])
 
         def by_agent(part: Callable[[GroupNet], Tensor]) -> np.ndarray:
@@ -206,8 +226,9 @@ class SplitPolicy(nn.Module):
             (by_agent(lambda net: net.trunk_weights[k]), by_agent(lambda net: net.trunk_biases[k]))  # noqa: B023
             for k in range(len(self.groups[0].trunk_weights))
         ]
-        first, bias = layers[0]
-        layers[0] = (first / np.float32(LATENT_SCALE), bias + by_agent(lambda net: net.identity))
+        if layers:
+            first, bias = layers[0]
+            layers[0] = (first / np.float32(LATENT_SCALE), bias + by_agent(_identity))
         head = (by_agent(lambda net: net.head_weight), by_agent(lambda net: net.head_bias))
         std = by_agent(GroupNet.std) if self.groups[0].log_std is not None else None
         gru = None

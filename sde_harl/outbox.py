@@ -1,0 +1,132 @@
+"""What rank 0 tells the executors at every decision: observations and actions, written into frames that are kept.
+
+N agents, E environments of one slot, O observation, A choices, D numbers of an action.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+
+from sde_harl.codec.tables import largest_bytes
+from sde_harl.link.transport import Fan, Transport
+from sde_harl.link.wire import OVERHEAD, Kind
+from sde_harl.policy.local import LocalShape, parameter_shapes
+from sde_harl.policy.whole import WholeShape, head_shapes
+
+SENSOR, ACTIONS = Kind.SENSOR, Kind.ACTIONS  # at hand: an Enum looks them up in Python
+
+
+class Plan(NamedTuple):
+    """What every executor is told alike."""
+
+    shape: LocalShape
+    """Of all N agents."""
+    codec: str
+    pack: int
+    rows: int
+    """Most environments in one message."""
+    slots: int
+    assign: dict[int, int]
+    """Agent -> executor rank, where pinned by hand."""
+    patience_s: float
+    action_size: int = 1
+    """D, numbers of an action."""
+    continuous: bool = False
+    """Actions are float32, else int32."""
+    whole: WholeShape | None = None
+    """Of policies that run on the devices from end to end; None where they are split."""
+
+    def shape_of(self, agents: tuple[int, ...]) -> LocalShape:
+        """Of some agents' local nets."""
+        return self.shape._replace(obs_sizes=tuple(self.shape.obs_sizes[agent] for agent in agents))
+
+
+class Frames(NamedTuple):
+    """Frames of one kind to all executors."""
+
+    fan: Fan
+    places: dict[int, list[tuple[int, np.ndarray]]]
+    """Where in each executor's the agents' (E, O_i) observations or (E, D) actions go."""
+
+
+class Outbox:
+    """Frames by slot and rows: one is written again only when the slot's last one has left."""
+
+    def __init__(self, transport: Transport, plan: Plan, executors: dict[int, tuple[int, ...]]) -> None:
+        """`executors`: agents by rank."""
+        self._transport, self._plan, self._executors = transport, plan, executors
+        self._sensors: dict[tuple[int, int], Frames] = {}
+        self._actions: dict[tuple[int, int], Frames] = {}
+
+    def largest(self) -> int:
+        """Bytes of the largest frame that any executor gets, of any kind; a WELCOME's or a reason's are few."""
+        return OVERHEAD + max(1 << 16, *(self._largest(agents) for agents in self._executors.values()))
+
+    def sense(
+        self, slot: int, step: int, version: int, obs: np.ndarray, available: np.ndarray | None, greedy: bool
+    ) -> None:
+        """Send observations (N, E, O), and, to whole policies, what is available (N, E, A) and whether to be greedy."""
+        rows = obs.shape[1]
+        fan, places = self._sensors.get((slot, rows)) or self._new_sensors(slot, rows)
+
+        def write(rank: int) -> None:
+            for agent, place in places[rank]:
+                place[:] = obs[agent, :, : place.shape[1]]
+            if available is not None:
+                told, payload = available[list(self._executors[rank])], fan.frames[rank].payload
+                payload[-1 - told.size : -1] = told.tobytes()
+                payload[-1] = greedy
+
+        self._transport.send_fan(fan, write, SENSOR, step, slot, rows, version)
+
+    def act(self, slot: int, step: int, version: int, actions: np.ndarray) -> None:
+        """Send actions (N, E, D)."""
+        rows = actions.shape[1]
+        fan, places = self._actions.get((slot, rows)) or self._new_actions(slot, rows)
+
+        def write(rank: int) -> None:
+            for agent, place in places[rank]:
+                place[:] = actions[agent]
+
+        self._transport.send_fan(fan, write, ACTIONS, step, slot, rows, version)
+
+    def _new_sensors(self, slot: int, rows: int) -> Frames:
+        made = self._sensors[slot, rows] = self._new(rows, self._plan.shape.obs_sizes, np.dtype("<f4"), told=True)
+        return made
+
+    def _new_actions(self, slot: int, rows: int) -> Frames:
+        dtype = np.dtype("<f4" if self._plan.continuous else "<i4")
+        widths = (self._plan.action_size,) * len(self._plan.shape.obs_sizes)
+        made = self._actions[slot, rows] = self._new(rows, widths, dtype, told=False)
+        return made
+
+    def _new(self, rows: int, widths: tuple[int, ...], dtype: np.dtype, told: bool) -> Frames:
+        """Frames for (E, width) four-byte numbers of each agent, and what else whole policies are told."""
+        sizes = {
+            rank: 4 * rows * sum(widths[agent] for agent in agents) + (self._told_bytes(agents, rows) if told else 0)
+            for rank, agents in self._executors.items()
+        }
+        fan = self._transport.fan(sizes)
+        places: dict[int, list[tuple[int, np.ndarray]]] = {rank: [] for rank in self._executors}
+        for rank, agents in self._executors.items():
+            at, payload = 0, fan.frames[rank].payload
+            for agent in agents:
+                places[rank].append((agent, np.ndarray((rows, widths[agent]), dtype, payload, at)))
+                at += 4 * rows * widths[agent]
+        return Frames(fan, places)
+
+    def _told_bytes(self, agents: tuple[int, ...], rows: int) -> int:
+        whole = self._plan.whole
+        return rows * len(agents) * sum(whole.branches) + 1 if whole else 0
+
+    def _largest(self, agents: tuple[int, ...]) -> int:
+        """Payload bytes: observations, tables, weights or actions."""
+        plan, shape = self._plan, self._plan.shape_of(agents)
+        sensed = 4 * plan.rows * sum(shape.obs_sizes) + self._told_bytes(agents, plan.rows)
+        heads = head_shapes(shape, plan.whole) if plan.whole else []
+        weights = sum(prod(each) for each in [*parameter_shapes(shape), *heads])
+        actions = plan.rows * len(agents) * plan.action_size
+        return max(sensed, largest_bytes(shape.latent_max()), 4 * weights, 4 * actions)
