@@ -125,6 +125,8 @@ class PolicyConfig:
     """Numbers that a device sends for a decision; 0 = width."""
     feature_norm: bool = True
     """Normalise observations and states over their features."""
+    layer_norm: bool = False
+    """Normalise what comes out of every block's ReLU over its features, in policies and critic, as HARL does."""
     recurrent: bool = False
     """A GRU before the heads, at the server, and one in the critic."""
     head_gain: float = _number(0.01, above=0)

@@ -66,18 +66,20 @@ def torch_outputs(net: SplitPolicy, obs: np.ndarray) -> tuple[np.ndarray, np.nda
 @pytest.mark.parametrize("local_blocks", [0, 1, 2])
 @pytest.mark.parametrize("share", [False, True])
 def test_numpy_twins_equal_the_torch_nets(share: bool, groups: tuple[tuple[int, ...], ...], local_blocks: int) -> None:
-    net, obs = build("float32", share, groups=groups, local_blocks=local_blocks, width=8, latent=4), observations(11)
+    sizes = {"width": 8, "latent": 4, "blocks": 4, "local_blocks": local_blocks}
+    net, obs = build("float32", share, groups=groups, layer_norm=not share, **sizes), observations(11)
     latents, logits = torch_outputs(net, obs)
     mine = device_latents(net, obs, (0, 1, 2))
     np.testing.assert_allclose(mine, latents, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(net.acting().outputs(mine)[0], logits, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("layer_norm", [False, True])
 @pytest.mark.parametrize("continuous", [False, True])
 @pytest.mark.parametrize("share", [False, True])
-def test_a_whole_policys_numpy_twin_equals_the_torch_net(share: bool, continuous: bool) -> None:
+def test_a_whole_policys_numpy_twin_equals_the_torch_net(share: bool, continuous: bool, layer_norm: bool) -> None:
     spec = SPEC._replace(continuous=continuous)
-    config = PolicyConfig(blocks=2, local_blocks=2, width=8, latent=3)
+    config = PolicyConfig(blocks=2, local_blocks=2, width=8, latent=3, layer_norm=layer_norm)
     net = SplitPolicy(spec, config, CodecConfig(name="none"), share, torch.Generator().manual_seed(3))
     obs, whole = observations(7), WholeShape(spec.branches, continuous, 1)
     flat = np.concatenate([np.stack(each).ravel() for each in zip(*net.local_parameters())])

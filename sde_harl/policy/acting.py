@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from sde_harl.policy.local import forward
+from sde_harl.policy.local import activate, forward
 
 _TINY = np.finfo(np.float32).tiny
 _NEVER = np.float32(-1e30)
@@ -67,24 +67,25 @@ class ActingPolicy:
         branches: tuple[int, ...],
         std: np.ndarray | None = None,
         gru: GruArrays | None = None,
+        layer_norm: bool = False,
     ) -> None:
         """`trunk`, `head`: weight (N, in, out) and bias (N, 1, out) of each block and of the head.
 
         `branches` as in `EnvSpec`; `std` (N, 1, D) if actions are continuous.
         """
-        self._trunk, self._head, self._std, self._gru = trunk, head, std, gru
+        self._trunk, self._head, self._std, self._gru, self._layer_norm = trunk, head, std, gru, layer_norm
         edges = np.cumsum((0, *branches)).tolist()
         self._branches = [slice(*edge) for edge in zip(edges[:-1], edges[1:])]
 
     def outputs(self, latents: np.ndarray, memory: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
         """Logits, or means if continuous, (N, E, A) of decoded latents (N, E, Z), and the memory after them."""
         if self._gru is None:
-            return forward(latents, [*self._trunk, self._head]), None
-        x = np.maximum(forward(latents, self._trunk), 0.0)
+            return forward(latents, [*self._trunk, self._head], self._layer_norm), None
+        x = activate(forward(latents, self._trunk, self._layer_norm), self._layer_norm)
         if memory is None:
             memory = np.zeros((*x.shape[:2], self._gru.weight_memory.shape[1]), np.float32)
         memory = self._gru(x, memory)
-        return forward(memory, [self._head]), memory
+        return forward(memory, [self._head], self._layer_norm), memory
 
     def act(
         self,

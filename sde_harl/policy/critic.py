@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sde_harl.config import PolicyConfig
 from sde_harl.policy.gru import Gru, Recall
-from sde_harl.policy.layers import RELU_GAIN, FeatureNorm, affine, stack
+from sde_harl.policy.layers import RELU_GAIN, FeatureNorm, activate, affine, stack
 from sde_harl.policy.view import View
 
 
@@ -21,6 +21,7 @@ class Critic(nn.Module):
         """`share`: one net gives all V values; else each has a net of its own."""
         super().__init__()
         self.normalise = FeatureNorm(view.sizes, view.size, policy.feature_norm)
+        self._layer_norm = policy.layer_norm
         widths = [view.size] + [policy.critic_width] * policy.critic_blocks + [1]
         gains = [RELU_GAIN] * policy.critic_blocks + [1.0]
         k = 1 if share else len(view.sizes)
@@ -35,7 +36,7 @@ class Critic(nn.Module):
         *inner, last = zip(self.weights, self.biases)
         x = features
         for each in inner:
-            x = torch.relu_(affine(x, *each))
+            x = activate(affine(x, *each), self._layer_norm)
         if self.gru and recall:
             x = self.gru(x, recall)
         return affine(x, *last)[..., 0], x

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sde_harl.policy.local import NORM_EPS, observation_mask
 
@@ -34,6 +35,15 @@ def stack(
 def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """x (n, B, in) times weight (k, in, out) plus bias (k, 1, out): (n, B, out)."""
     return torch.baddbmm(bias, x, weight.expand(len(x), -1, -1))
+
+
+def activate(x: Tensor, layer_norm: bool) -> Tensor:
+    """What a block makes of its products (n, B, W), which this overwrites: ReLU, then layer normalisation if asked.
+
+    HARL's has a gain and a shift of its own; here the next layer has both.
+    """
+    x = torch.relu_(x)
+    return functional.layer_norm(x, x.shape[-1:], eps=NORM_EPS) if layer_norm else x
 
 
 class FeatureNorm(nn.Module):

@@ -31,6 +31,7 @@ class LocalShape(NamedTuple):
     latent: int
     local_blocks: int
     feature_norm: bool
+    layer_norm: bool = False
 
     def latent_sizes(self) -> tuple[int, ...]:
         """(n,) numbers each agent sends: Z, or its own observation where there is no local block."""
@@ -55,11 +56,20 @@ def observation_mask(obs_sizes: tuple[int, ...], obs: int) -> np.ndarray:
     return (np.arange(obs) < np.asarray(obs_sizes)[:, None]).astype(np.float32)
 
 
-def forward(x: np.ndarray, layers: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """x (n, E, in) through stacked Linear layers, weight (n, in, out) and bias (n, 1, out), with ReLU between them."""
+def activate(x: np.ndarray, layer_norm: bool) -> np.ndarray:
+    """What a block makes of its products (n, E, W), which this overwrites: ReLU, then layer normalisation if asked."""
+    np.maximum(x, 0.0, out=x)
+    if layer_norm:
+        x -= x.mean(-1, keepdims=True)
+        x /= np.sqrt(np.einsum("neo,neo->ne", x, x)[..., None] / np.float32(x.shape[-1]) + np.float32(NORM_EPS))
+    return x
+
+
+def forward(x: np.ndarray, layers: list[tuple[np.ndarray, np.ndarray]], layer_norm: bool) -> np.ndarray:
+    """x (n, E, in) through stacked Linear layers, weight (n, in, out) and bias (n, 1, out), activated between them."""
     for index, (weight, bias) in enumerate(layers):
         if index:
-            np.maximum(x, 0.0, out=x)
+            x = activate(x, layer_norm)
         x = np.matmul(x, weight)
         x += bias
     return x
@@ -90,7 +100,7 @@ class LocalNets:
         if not self._shape.local_blocks:
             gain, shift = self._blocks[0]
             return x * gain[:, None] + shift
-        return forward(x, self._blocks)
+        return forward(x, self._blocks, self._shape.layer_norm)
 
     def _normalise(self, obs: np.ndarray) -> np.ndarray:
         """Layer normalisation over each agent's own features (n, E, O); padding stays zero."""

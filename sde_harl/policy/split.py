@@ -30,7 +30,7 @@ from sde_harl.errors import UserError
 from sde_harl.policy.acting import ActingPolicy, GruArrays
 from sde_harl.policy.actions import Categoricals, Distribution, Gaussians
 from sde_harl.policy.gru import Gru, Recall
-from sde_harl.policy.layers import RELU_GAIN, FeatureNorm, affine, orthogonal, stack
+from sde_harl.policy.layers import RELU_GAIN, FeatureNorm, activate, affine, orthogonal, stack
 from sde_harl.policy.local import LocalShape
 
 LATENT_SCALE = 4.0
@@ -60,7 +60,8 @@ def local_shape(spec: EnvSpec, policy: PolicyConfig, agents: tuple[int, ...]) ->
     sizes = tuple(spec.obs_sizes[agent] for agent in agents)
     whole = policy.local_blocks == policy.blocks
     latent = policy.width if whole else policy.latent or policy.width
-    return LocalShape(sizes, max(spec.obs_sizes), policy.width, latent, policy.local_blocks, policy.feature_norm)
+    norms = (policy.feature_norm, policy.layer_norm)
+    return LocalShape(sizes, max(spec.obs_sizes), policy.width, latent, policy.local_blocks, *norms)
 
 
 class GroupNet(nn.Module):
@@ -131,7 +132,7 @@ class GroupNet(nn.Module):
             return (features * weight + bias) * (self.normalise.mask * LATENT_SCALE)
         x = features
         for each in inner:
-            x = torch.relu_(affine(x, *each))
+            x = activate(affine(x, *each), self.shape.layer_norm)
         return affine(x, weight * self._scale, bias * self._scale)
 
     def quantise(self, latents: Tensor) -> Tensor:
@@ -145,12 +146,13 @@ class GroupNet(nn.Module):
 
     def decide(self, decoded: Tensor, recall: Recall | None) -> Tensor:
         """Outputs (n, B, A) from decoded latents (n, B, Z)."""
+        norm = self.shape.layer_norm
         if self.whole:
-            return affine(torch.relu(decoded), self.head_weight, self.head_bias)
+            return affine(activate(decoded, norm), self.head_weight, self.head_bias)
         (weight, bias), *rest = zip(self.trunk_weights, self.trunk_biases)
-        x = torch.relu_(affine(decoded, weight / LATENT_SCALE, bias + self.identity))
+        x = activate(affine(decoded, weight / LATENT_SCALE, bias + self.identity), norm)
         for each in rest:
-            x = torch.relu_(affine(x, *each))
+            x = activate(affine(x, *each), norm)
         if self.gru and recall:
             x = self.gru(x, recall)
         return affine(x, self.head_weight, self.head_bias)
@@ -235,4 +237,4 @@ class SplitPolicy(nn.Module):
         if self.groups[0].gru:
             names = ("weight_in", "bias_in", "weight_memory", "bias_memory")
             gru = GruArrays(*(by_agent(lambda net: getattr(net.gru, name)) for name in names))  # noqa: B023
-        return ActingPolicy(layers, head, self._branches, std, gru)
+        return ActingPolicy(layers, head, self._branches, std, gru, self.shape.layer_norm)

@@ -1,7 +1,7 @@
 """A policy that runs on its device from the observation to the action: nothing is sent up but what was done.
 
-It is the local net of all blocks, a ReLU, and the agent's head. Every agent draws from a random stream of its own, so
-that it decides the same however agents are dealt over devices.
+It is the local net of all blocks, the last one's activation, and the agent's head. Every agent draws from a random
+stream of its own, so that it decides the same however agents are dealt over devices.
 
 n agents of one executor, E environments, W width, A outputs of a head, D numbers of an action.
 """
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sde_harl.policy.acting import ActingPolicy, Decision
-from sde_harl.policy.local import LocalNets, LocalShape, parameter_shapes
+from sde_harl.policy.local import LocalNets, LocalShape, activate, parameter_shapes
 
 
 class WholeShape(NamedTuple):
@@ -54,7 +54,7 @@ class WholePolicy:
     def __init__(self, shape: LocalShape, whole: WholeShape, flat: np.ndarray) -> None:
         """`flat`: all parameters in wire order. Raises ValueError where its length or a value is not right."""
         local = sum(prod(each) for each in parameter_shapes(shape))
-        self._local = LocalNets(shape, flat[:local])
+        self._local, self._layer_norm = LocalNets(shape, flat[:local]), shape.layer_norm
         shapes = head_shapes(shape, whole)
         sizes = [prod(each) for each in shapes]
         if flat.size - local != sum(sizes) or not np.isfinite(flat[local:]).all():
@@ -65,4 +65,4 @@ class WholePolicy:
 
     def act(self, obs: np.ndarray, available: np.ndarray, streams: Streams | None) -> Decision:
         """Decide on observations (n, E, O) with available (n, E, A) bool; greedily where `streams` is None."""
-        return self._head.act(np.maximum(self._local(obs), 0.0), available, streams)
+        return self._head.act(activate(self._local(obs), self._layer_norm), available, streams)
