@@ -13,9 +13,9 @@ NAMES = {
     "codec": r"codec/batch\d+/\w+",
     "decision": r"decision/ranks9/batch\d+/p\d+",
     "update": r"update/(\w+/(whole|critic|policies)|acting)",
-    "train": r"train/happo/3m/smax/(local|agents4)(/share[./]\w+)?",
+    "train": r"train/happo/3m/smax(/agents4)?(/share[./]\w+)?",
 }
-ARGUMENTS = {"codec": [], "decision": ["--quick"], "update": ["--quick"], "train": ["--quick", "--map", "3m"]}
+ARGUMENTS = {"codec": [], "decision": ["--quick"], "update": ["--quick"], "train": ["--quick", "env.map=3m"]}
 
 
 def test_all_benchmarks_are_held_to_this() -> None:
