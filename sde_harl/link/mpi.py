@@ -178,6 +178,7 @@ class MpiExecutor(Mpi):
     def set_frame_bytes(self, receive: int, send: int) -> None:
         """To be called while a message is handled: then none is being received."""
         super().set_frame_bytes(receive, send)
+        self._receive.Free()
         self._make_room()
 
     def _make_room(self) -> None:
