@@ -43,8 +43,8 @@ class EnvConfig:
     """Continuous instead of discrete actions, where the benchmark has both (mpe)."""
     workers: int = _number(0, least=0, most=1024)
     """Processes that step each half-batch, for benchmarks of one game at a time; 0 = none, rank 0 steps them itself."""
-    agent_obsk: int = _number(1, least=0)
-    """mamujoco: joints away from its own that an agent sees."""
+    agent_obsk: int = _number(1, least=-1)
+    """mamujoco: joints away from its own that an agent sees; -1 = the whole robot and which agent it is, as in HARL."""
     factory: str = "none"
     """pettingzoo: module:function, which makes your parallel environment; called without arguments."""
 

@@ -83,6 +83,7 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "seed_specify": (True,),
     "model_dir": (None,),
     "use_eval": (True,),
+    "episode_limit": (1000,),
     "use_render": (False,),
     "load_config": ("",),
 }
@@ -156,8 +157,19 @@ def _environment(entry: Entry, given: dict[str, Any]) -> Layer:
 
 
 def _scenario(entry: Entry, given: dict[str, Any]) -> Layer:
-    """Versions are the benchmark package's business here."""
-    return {"env.map": Value(re.sub(r"_v\d+$", "", str(entry.value)), entry.where)}
+    """Versions are the benchmark package's business here; a robot's partition is a key of its own there."""
+    partition = f"-{given['agent_conf']}" if "agent_conf" in given else ""
+    return {"env.map": Value(re.sub(r"[_-]v\d+$", "", str(entry.value)) + partition, entry.where)}
+
+
+def _partition(entry: Entry, given: dict[str, Any]) -> Layer:
+    """Goes with the robot, without which it says nothing."""
+    return _scenario(Entry("scenario", given["scenario"], entry.where), given) if "scenario" in given else {}
+
+
+def _agent_obsk(entry: Entry, given: dict[str, Any]) -> Layer:
+    """Its agents see the whole robot and their number, whatever this says (MujocoMulti.get_obs)."""
+    return {"env.agent_obsk": Value(-1, entry.where)}
 
 
 def _hidden_sizes(entry: Entry, given: dict[str, Any]) -> Layer:
@@ -188,6 +200,8 @@ def _eval_interval(entry: Entry, given: dict[str, Any]) -> Layer:
 TRANSLATED: dict[str, Callable[[Entry, dict[str, Any]], Layer]] = {
     "env": _environment,
     "scenario": _scenario,
+    "agent_conf": _partition,
+    "agent_obsk": _agent_obsk,
     "hidden_sizes": _hidden_sizes,
     "eval_interval": _eval_interval,
 }

@@ -52,6 +52,15 @@ def test_sizes_follow_the_partition_and_the_neighbourhood() -> None:
     assert humanoid.choices()[1].tolist() == [True] * 8 + [False]
 
 
+def test_agents_that_see_the_whole_robot_know_their_number() -> None:
+    env = make(EnvConfig("mamujoco", "HalfCheetah-2x3", agent_obsk=-1), 2, seed=1)
+    assert env.spec.obs_sizes == (17 + 2, 17 + 2) and env.spec.state_size == 17
+    for step in (env.reset(), *play(env, 3)):
+        for i, number in enumerate(np.eye(2)):
+            np.testing.assert_array_equal(step.obs[:, i, :17], step.state)
+            np.testing.assert_array_equal(step.obs[:, i, 17:], [number, number])
+
+
 def test_the_time_limit_truncates_and_a_fall_terminates() -> None:
     limited = play(make(EnvConfig("mamujoco", "Reacher-2x1"), 2, seed=1), 101)
     assert [i for i, step in enumerate(limited) if step.truncated.all()] == [50, 100]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sde_harl.command import parse
+from sde_harl.config import Config
 from sde_harl.errors import UserError
 from sde_harl.harl import experiment
 
@@ -58,6 +60,138 @@ def test_a_file_of_harls_says_what_is_run(tmp_path: Path) -> None:
     assert request.text.startswith("ignored of ") and request.text.endswith(": cuda")
 
 
+REPORT = {
+    "train": {
+        "n_rollout_threads": 20,
+        "num_env_steps": 10_000_000,
+        "episode_length": 200,
+        "eval_interval": 25,
+        "use_valuenorm": True,
+        "use_linear_lr_decay": False,
+        "use_proper_time_limits": True,
+    },
+    "eval": {"use_eval": True, "n_eval_rollout_threads": 10, "eval_episodes": 20},
+    "model": {
+        "hidden_sizes": [128, 128],
+        "use_feature_normalization": True,
+        "gain": 0.01,
+        "std_x_coef": 1,
+        "std_y_coef": 0.5,
+        "lr": 0.0005,
+        "critic_lr": 0.0005,
+        "opti_eps": 1e-05,
+    },
+    "algo": {
+        "clip_param": 0.2,
+        "critic_epoch": 5,
+        "entropy_coef": 0.01,
+        "gamma": 0.99,
+        "gae_lambda": 0.95,
+        "huber_delta": 10.0,
+        "max_grad_norm": 10.0,
+        "value_loss_coef": 1,
+        "actor_num_mini_batch": 1,
+        "critic_num_mini_batch": 1,
+        "use_huber_loss": True,
+        "use_clipped_value_loss": True,
+        "action_aggregation": "prod",
+    },
+}
+"""What its tuned on-policy files of particle worlds have in common: the figures that decide what is learnt."""
+MUJOCO = {"eval_episodes": 40, "hidden_sizes": [128, 128, 128], "entropy_coef": 0, "clip_param": 0.1}
+"""What those of robots say otherwise."""
+LONG = {"clip_param": 0.05, "ppo_epoch": 15, "critic_epoch": 15, "entropy_coef": 0.01}
+NATURAL = {"kl_threshold": 0.005, "ls_step": 10, "accept_ratio": 0.5, "backtrack_coeff": 0.8, "clip_param": 0.2}
+HATRPO = ["algo.kl_threshold=0.005"]
+
+
+def tuned(folder: Path, algo: str, env: str, env_args: dict[str, Any], **changes: Any) -> str:
+    """One of HARL's tuned files."""
+    shared = algo == "mappo"
+    sections = copy.deepcopy(REPORT)
+    sections["algo"] |= {"share_param": shared, "fixed_order": shared}
+    epochs = {"happo": "ppo_epoch", "mappo": "ppo_epoch", "haa2c": "a2c_epoch"}
+    sections["algo"] |= {epochs[algo]: 5} if algo in epochs else {}
+    for name, value in changes.items():
+        next((each for each in sections.values() if name in each), sections["algo"])[name] = value
+    if algo == "hatrpo":
+        del sections["algo"]["entropy_coef"]
+    path = folder / "config.json"
+    main_args = {"algo": algo, "env": env, "exp_name": "report", "load_config": ""}
+    path.write_text(json.dumps({"main_args": main_args, "algo_args": sections, "env_args": env_args}))
+    return str(path)
+
+
+def learnt(words: list[str]) -> Config:
+    """What a run learns with: what is only spelt otherwise, called otherwise or unused is levelled."""
+    config = parse([*words, "record.exp=x", "algo.chunk=8", "env.workers=0"]).config
+    assert config is not None
+    algo = config.algo
+    critic = {"critic_epochs": algo.critic_epochs or algo.epochs}
+    critic |= {"critic_minibatches": algo.critic_minibatches or algo.minibatches}
+    return replace(config, algo=replace(algo, **critic))
+
+
+ROBOTS = ("mamujoco", {"episode_limit": 1000, "agent_obsk": 0})
+WORLDS = ("pettingzoo_mpe", {"continuous_actions": False})
+ANT = {"scenario": "Ant-v2", "agent_conf": "4x2"}
+CHEETAH = {"scenario": "HalfCheetah-v2", "agent_conf": "2x3"}
+
+
+@pytest.mark.parametrize(
+    "file, algo, words, family, task, changes",
+    [
+        ("ant_4x2", "happo", [], ROBOTS, ANT, MUJOCO),
+        ("ant_4x2", "mappo", [], ROBOTS, ANT, MUJOCO),
+        ("ant_4x2", "haa2c", ["algo.lr_decay=true"], ROBOTS, ANT, {**MUJOCO, "use_linear_lr_decay": True}),
+        ("ant_4x2", "hatrpo", ["algo.clip_coef=0.2", *HATRPO], ROBOTS, ANT, {**MUJOCO, **NATURAL}),
+        ("halfcheetah_2x3", "happo", [], ROBOTS, CHEETAH, {**MUJOCO, **LONG}),
+        ("halfcheetah_2x3", "mappo", [], ROBOTS, CHEETAH, {**MUJOCO, **LONG}),
+        (
+            "halfcheetah_2x3",
+            "haa2c",
+            ["algo.epochs=5", "algo.clip_coef=0.1", "algo.entropy_coef=0", "algo.lr_decay=true"],
+            ROBOTS,
+            CHEETAH,
+            {**MUJOCO, "use_linear_lr_decay": True},
+        ),
+        (
+            "halfcheetah_2x3",
+            "hatrpo",
+            ["algo.epochs=5", "algo.clip_coef=0.2"],
+            ROBOTS,
+            CHEETAH,
+            {**MUJOCO, **NATURAL, "kl_threshold": 0.01},
+        ),
+        ("mpe_reference", "happo", [], WORLDS, {"scenario": "simple_reference_v2"}, {}),
+        (
+            "mpe_speaker_listener",
+            "mappo",
+            [],
+            WORLDS,
+            {"scenario": "simple_speaker_listener_v3"},
+            {"share_param": False},
+        ),
+        ("mpe_spread", "hatrpo", HATRPO, WORLDS, {"scenario": "simple_spread_v2"}, NATURAL),
+        (
+            "mpe_spread_continuous",
+            "haa2c",
+            [],
+            WORLDS,
+            {"scenario": "simple_spread_v2", "continuous_actions": True},
+            {},
+        ),
+    ],
+)
+def test_shipped_settings_are_harls_tuned_ones(
+    file: str, algo: str, words: list[str], family: tuple[str, dict[str, Any]], task: dict[str, Any],
+    changes: dict[str, Any], tmp_path: Path,
+) -> None:  # fmt: skip
+    name, env_args = family
+    theirs = learnt([tuned(tmp_path, algo, name, {**env_args, **task}, **changes)])
+    assert learnt([f"configs/{file}.yaml", f"algo.name={algo}", *words]) == theirs
+
+
 def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
     config = parse([written(tmp_path), "algo.lr=1e-3"]).config
     assert config is not None and config.algo.lr == 1e-3
@@ -71,6 +205,7 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
         ({"eval_interval": "x"}, ["eval_interval 'x'"]),
         ({"env": "football"}, ["env.name", "'football'"]),
         ({"lr": "fast"}, ["algo.lr", "'fast'", "algo_args.model"]),
+        ({"episode_limit": 50}, ["episode_limit 50 (only 1000)"]),
         ({"scenario": "simple_tag_v2", "n_rollout_threads": 7}, ["train.envs", "algo_args.train"]),
     ],
 )

@@ -48,7 +48,7 @@ class EnvConfig(Protocol):
 
     @property
     def agent_obsk(self) -> int:
-        """mamujoco: how many joints away an agent sees."""
+        """mamujoco: how many joints away an agent sees; -1 = the whole robot."""
 
     @property
     def factory(self) -> str:
