@@ -6,62 +6,25 @@ python analysis/learning_curve.py RUN.h5 [RUN2.h5 ...] [--plot FILE.png] [--json
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
+import program
+from curves import Curve, curve, panels, save, spread
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from runfile import Run, RunFileError, open_run
+from runfile import Run
 
-MEASURES = {"win_rate": "win rate", "return_mean": "return", "return": "return"}  # the first with values is taken
 WIDTH = 120  # where the output is no terminal
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One run's curve. source: evaluations (greedy, held-out episodes) or training (as it learned)."""
-
-    path: str
-    env: str
-    algo: str
-    exp: str
-    seed: str
-    source: str
-    measure: str
-    steps: list[int]
-    values: list[float]
-
-    @property
-    def group(self) -> str:
-        return "/".join((self.env, self.algo, self.exp))
-
-
-def curve(run: Run) -> Curve:
-    """Evaluations if there are any, else training. Without either the curve is empty. Raises RunFileError."""
-    for source in ("evaluations", "training"):
-        table = run.table(source)
-        for column, measure in MEASURES.items():
-            values = table.get(column, np.zeros(0)).astype(np.float64)
-            known = np.isfinite(values) & (values >= 0 if measure == "win rate" else True)
-            if known.any() and "step" in table:
-                steps = [int(step) for step in table["step"][known]]
-                return Curve(*_names(run), source, measure, steps, [float(value) for value in values[known]])
-    return Curve(*_names(run), "none", "none", [], [])
-
-
-def _names(run: Run) -> tuple[str, str, str, str, str]:
-    return str(run.path), run.env, run.algo, run.exp, run.seed
 
 
 def groups(curves: list[Curve]) -> dict[str, list[Curve]]:
     """Runs that differ in nothing but the seed, by env/algo/exp."""
     found: dict[str, list[Curve]] = {}
-    for item in sorted(curves, key=lambda c: (c.group, c.seed)):
-        found.setdefault(item.group, []).append(item)
+    for item in sorted(curves, key=lambda c: (c.env, c.algo, c.exp, c.seed)):
+        found.setdefault("/".join((item.env, item.algo, item.exp)), []).append(item)
     return found
 
 
@@ -75,8 +38,8 @@ def show(curves: list[Curve], console: Console) -> None:
             table.add_row(name, item.seed, item.source, item.measure, *_figures(item))
         last = [item.values[-1] for item in members if item.values]
         if len(last) > 1 and len({item.measure for item in members}) == 1:
-            spread = f"{np.mean(last):.3f} ({min(last):.3f} to {max(last):.3f})"
-            table.add_row(name, "mean", members[0].source, members[0].measure, "", "", spread, "")
+            mean = spread(last).shown(".3f")
+            table.add_row(name, "mean", members[0].source, members[0].measure, "", "", mean, "")
         table.add_section()
     console.print(table)
     for item in curves:
@@ -92,46 +55,33 @@ def _figures(item: Curve) -> tuple[str, str, str, str]:
 
 def plot(curves: list[Curve], target: Path) -> None:
     """A line a run, a colour a group, a panel a measure."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib.figure import Figure
-
     drawn = [item for item in curves if item.values]
     measures = sorted({item.measure for item in drawn}) or ["win rate"]
-    figure = Figure(figsize=(8, 4 * len(measures)), layout="constrained")
-    panels = figure.subplots(len(measures), squeeze=False)[:, 0]
+    figure, axes = panels(measures)
     for number, (name, members) in enumerate(groups(drawn).items()):
         for k, item in enumerate(members):
-            axes = panels[measures.index(item.measure)]
             label = f"{name} ({len(members)} run{'s' * (len(members) > 1)})" if k == 0 else None
-            axes.plot(item.steps, item.values, color=f"C{number}", alpha=0.8, label=label)
-    for axes, measure in zip(panels, measures, strict=True):
-        axes.set(xlabel="environment steps", ylabel=measure, **({"ylim": (0, 1)} if measure == "win rate" else {}))
-        if axes.lines:
-            axes.legend()
-    figure.savefig(target, dpi=120)
+            panel = axes[measures.index(item.measure)]
+            panel.plot(item.steps, item.values, color=f"C{number}", alpha=0.8, label=label)
+    save(figure, target)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def report(runs: list[Run], args: argparse.Namespace) -> None:
+    curves = [curve(run) for run in runs]
+    if args.json:
+        print(program.as_json([asdict(item) for item in curves]))
+    else:
+        show(curves, program.console(WIDTH))
+    if args.plot:
+        plot(curves, args.plot)
+
+
+def main() -> int:
     """Returns the exit code: 2 where a file can't be read or written."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN.h5")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the curves")
-    parser.add_argument("--json", action="store_true", help="print the curves as JSON instead of the table")
-    args = parser.parse_args(arguments)
-    try:
-        curves = [curve(open_run(path)) for path in args.runs]
-        if args.json:
-            print(json.dumps([asdict(item) for item in curves], indent=2))
-        else:
-            show(curves, Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False))
-        if args.plot:
-            plot(curves, args.plot)
-    except (RunFileError, OSError) as error:
-        print(f"learning_curve: {error}", file=sys.stderr)
-        return 2
-    return 0
+    options = program.parser(__doc__)
+    options.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the curves")
+    options.add_argument("--json", action="store_true", help="print the curves as JSON instead of the table")
+    return program.run(options, report)
 
 
 if __name__ == "__main__":

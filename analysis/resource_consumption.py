@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import program
 from consumption import ALL, STAGES, Report, Row, Stage, summarise
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from runfile import RunFileError, open_run
+from runfile import Run
 
 WIDTH = 150  # where the output is no terminal
 COLUMNS = ("rank", "host", "decisions", "messages", "us", *STAGES, "payload B", "ideal B", "wire B", "CPU s", "peak MB")
@@ -97,19 +97,11 @@ def _number(value: float, form: str) -> str:
 
 def write_json(items: list[Report], target: str) -> None:
     """A list with an object a run; unknown values are null."""
-    text = json.dumps([_without_nan(asdict(item)) for item in items], indent=2)
+    text = program.as_json([asdict(item) for item in items])
     if target == "-":
         print(text)
     else:
         Path(target).write_text(text + "\n")
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def write_csv(items: list[Report], target: Path) -> None:
@@ -137,9 +129,6 @@ def _times(stage: Stage) -> dict[str, float]:
 
 def plot(items: list[Report], folder: Path) -> list[Path]:
     """Two PNG files a run with decisions: latency by stage and rank, bytes by kind."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     folder.mkdir(parents=True, exist_ok=True)
     return [path for k, item in enumerate(items) if _has_decisions(item) for path in _plots(k, item, folder)]
 
@@ -182,30 +171,27 @@ def _draw_bytes(axes: Any, item: Report) -> None:
     axes.tick_params(axis="x", rotation=20)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def report(runs: list[Run], args: argparse.Namespace) -> None:
+    items = [summarise(run) for run in runs]
+    if args.json != "-":
+        console = program.console(WIDTH)
+        for item in items:
+            show(item, console)
+    if args.json:
+        write_json(items, args.json)
+    if args.csv:
+        write_csv(items, args.csv)
+    if args.plot:
+        plot(items, args.plot)
+
+
+def main() -> int:
     """Returns the exit code: 2 where a file can't be read or written."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN.h5")
-    parser.add_argument("--json", metavar="FILE", help="write JSON; - for standard output, without tables")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write one line a run and rank")
-    parser.add_argument("--plot", type=Path, metavar="DIR", help="draw PNG files into DIR")
-    args = parser.parse_args(arguments)
-    try:
-        items = [summarise(open_run(path)) for path in args.runs]
-        if args.json != "-":
-            console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
-            for item in items:
-                show(item, console)
-        if args.json:
-            write_json(items, args.json)
-        if args.csv:
-            write_csv(items, args.csv)
-        if args.plot:
-            plot(items, args.plot)
-    except (RunFileError, OSError) as error:
-        print(f"resource_consumption: {error}", file=sys.stderr)
-        return 2
-    return 0
+    options = program.parser(__doc__)
+    options.add_argument("--json", metavar="FILE", help="write JSON; - for standard output, without tables")
+    options.add_argument("--csv", type=Path, metavar="FILE", help="write one line a run and rank")
+    options.add_argument("--plot", type=Path, metavar="DIR", help="draw PNG files into DIR")
+    return program.run(options, report)
 
 
 if __name__ == "__main__":

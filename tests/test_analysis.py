@@ -155,9 +155,11 @@ def test_a_run_without_rows_says_so(tmp_path: Path) -> None:
     assert "no evaluations and no training values" in run("learning_curve.py", path).stdout
     run("resource_consumption.py", path, "--csv", tmp_path / "f.csv", "--plot", tmp_path / "plots")
     run("learning_curve.py", path, "--plot", tmp_path / "p.png")
+    text = run("compare.py", path, "--plot", tmp_path / "p.png").stdout
+    assert text == f"{path}: no evaluations were recorded in this run: left out\n"
 
 
-@pytest.mark.parametrize("program", ["resource_consumption.py", "learning_curve.py"])
+@pytest.mark.parametrize("program", ["resource_consumption.py", "learning_curve.py", "compare.py"])
 @pytest.mark.parametrize("content", [None, b"", b"text", "cut", "other", "headless"])
 def test_bad_files_give_one_line(tmp_path: Path, program: str, content: bytes | str | None) -> None:
     good, path = record(tmp_path / "good"), tmp_path / "bad.h5"
@@ -203,3 +205,61 @@ def test_return_where_nothing_is_won_and_training_without_evaluations(tmp_path: 
         ("evaluations", "return", [10.0, 20.0]),
         ("training", "return", [-2.0]),
     ]
+
+
+def played(
+    folder: Path, algo: str, seed: int, values: dict[int, float], speeds: tuple[float, ...] = (), exp: str = "main"
+) -> Path:
+    """A run of mpe/spread: returns by step of its evaluations, and its updates' speeds."""
+    folder = folder / algo / exp / f"seed-{seed}"
+    folder.mkdir(parents=True)
+    file = RunFile(folder / "run.h5", {**META, "env": "mpe/spread", "algo": algo, "seed": seed}, "stop")
+    for number, speed in enumerate(speeds):
+        file.add("training", step=number, steps_per_s=speed, return_mean=0.0)
+    for step, value in values.items():
+        file.add("evaluations", step=step, episodes=8, win_rate=float("nan"), return_mean=value,
+                 return_std=1.0, length_mean=20.0, bits_per_element=1.0, bytes_per_decision=5.0)  # fmt: skip
+    file.close()
+    return folder / "run.h5"
+
+
+def test_algorithms_are_compared_over_their_seeds(tmp_path: Path) -> None:
+    paths = [
+        played(tmp_path, "mappo", 2, {100: -9.0, 200: -6.0}, (1000.0, 3000.0)),
+        played(tmp_path, "happo", 2, {100: -2.0, 200: -4.0}, (500.0,)),
+        played(tmp_path, "happo", 1, {100: -8.0, 200: -3.0, 300: -5.0}),
+        record(tmp_path / "smax" / "x"),
+    ]
+    text = run("compare.py", *paths, "--plot", tmp_path / "p.png").stdout
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    assert "mpe/spread, return" in text and "smax/3m, win rate" in text
+    happo, mappo, won = json.loads(run("compare.py", *paths, "--json").stdout)
+    assert (happo["task"], happo["algo"], happo["seeds"]) == ("mpe/spread", "happo", ["1", "2"])
+    assert happo["steps"] == {"mean": 250.0, "low": 200.0, "high": 300.0}
+    assert happo["final"] == {"mean": -4.5, "low": -5.0, "high": -4.0}
+    assert happo["best"] == {"mean": -2.5, "low": -3.0, "high": -2.0}
+    assert happo["steps_per_s"]["mean"] == 500.0 and mappo["steps_per_s"]["mean"] == pytest.approx(1500)
+    assert (mappo["algo"], mappo["final"]["mean"]) == ("mappo", -6.0), "the better one comes first"
+    assert (won["measure"], won["final"]["mean"], won["steps_per_s"]["mean"]) == ("win rate", 0.5, None)
+
+
+def test_a_comparison_tells_what_is_mixed_and_what_is_missing(tmp_path: Path) -> None:
+    one, other = (played(tmp_path, "happo", 1, {100: -2.0}, exp=exp) for exp in ("one", "two"))
+    empty = played(tmp_path, "ippo", 1, {}, (100.0,))
+    text = run("compare.py", one, other, empty).stdout
+    assert "mpe/spread, happo: runs of several experiments are counted together: one, two" in text
+    assert "ippo" not in text.partition(str(empty))[0] and f"{empty}: no evaluations" in text
+
+
+def test_curves_of_unlike_steps_are_laid_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ANALYSIS))
+    from compare import together
+    from curves import Curve
+
+    curves = [
+        Curve("", "", "", "", "", "", "", steps, values)
+        for steps, values in (([100, 300], [0.0, 2.0]), ([0, 200, 400], [4.0, 4.0, 6.0]))
+    ]
+    steps, values = together(curves)
+    assert steps.tolist() == [100, 200, 300]
+    assert values.tolist() == [[0.0, 1.0, 2.0], [4.0, 4.0, 5.0]]

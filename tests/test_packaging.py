@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -120,15 +121,50 @@ def test_hostfiles_hold_the_main_jobs_nine_ranks() -> None:
 @pytest.mark.parametrize("script", sorted((ROOT / "jobs").iterdir()), ids=lambda path: path.name)
 def test_job_scripts(script: Path) -> None:
     assert subprocess.run(["bash", "-n", script], capture_output=True).stderr == b""
+    text = script.read_text()
+    assert text.startswith("#!/usr/bin/env bash\n")
+    named = re.findall(r"configs/\w+\.yaml", text)
+    assert named and all((ROOT / each).is_file() for each in named)
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "jobs").glob("*.slurm")), ids=lambda path: path.name)
+def test_slurm_reads_every_option(script: Path) -> None:
     lines = script.read_text().splitlines()
-    assert lines[0] == "#!/usr/bin/env bash"
     first = next(index for index, line in enumerate(lines) if line and not line.startswith("#"))
     late = [line for line in lines[first:] if line.startswith("#SBATCH")]
     assert not late, "Slurm ignores what stands behind the first command"
     options = dict(line[len("#SBATCH --") :].split("=", 1) for line in lines[:first] if line.startswith("#SBATCH --"))
     assert {"job-name", "time", "ntasks", "output", "signal"} <= set(options)
-    named = re.findall(r"configs/\w+\.yaml", "\n".join(lines))
-    assert named and all((ROOT / each).is_file() for each in named)
+
+
+def compare(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """jobs/compare.sh from a folder of its own, with this Python and this package."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return subprocess.run(
+        [str(ROOT / "jobs" / "compare.sh"), *words], cwd=folder, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+
+def test_compare_trains_the_rivals_and_ends_with_their_table(tmp_path: Path) -> None:
+    words = ["train.steps=200", "train.envs=4", "train.rollout=25", "eval.episodes=4", "env.workers=0"]
+    words += ["record.tensorboard=false", "algo.epochs=1", "algo.name=haa2c"]
+    done = compare(tmp_path, str(ROOT / "configs" / "mpe_spread.yaml"), " 3  4", *words)
+    assert done.returncode == 0, done.stderr
+    table = [line.split() for line in done.stdout.partition("mpe/simple_spread, return")[2].splitlines()]
+    seen = {cells[0]: cells[1:4] for cells in table if len(cells) > 4}
+    assert {algo: seen[algo] for algo in ("happo", "mappo", "ippo")} == dict.fromkeys(
+        ("happo", "mappo", "ippo"), ["3,", "4", "200"]
+    )
+    assert len(list(tmp_path.glob("results/compare-*/mpe/simple_spread/*/mpe_spread/seed-*/run.h5"))) == 6
+
+
+def test_compare_stops_at_what_cant_be_run(tmp_path: Path) -> None:
+    for words in ([], ["configs/mpe_spread.yaml"], ["configs/mpe_spread.yaml", " "]):
+        assert compare(tmp_path, *words).stderr.startswith("usage: ")
+    done = compare(tmp_path, str(ROOT / "configs" / "mpe_spread.yaml"), "1", "algo.lrr=1")
+    assert done.returncode == 2 and "algo.lrr" in done.stderr
+    assert done.stdout == "== happo, seed 1\n"
 
 
 @pytest.mark.parametrize("text", ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))])

@@ -1,0 +1,166 @@
+"""Algorithms side by side: a table a task, of greedy evaluations and speed, over the seeds of each algorithm.
+
+python analysis/compare.py RUN.h5 [RUN2.h5 ...] [--plot FILE.png] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import program
+from curves import Curve, Spread, curve, panels, save, spread
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from runfile import Array, Run
+
+WIDTH = 120  # where the output is no terminal
+
+
+@dataclass(frozen=True)
+class Row:
+    """One algorithm on one task. The best evaluation is each run's own."""
+
+    task: str
+    measure: str
+    algo: str
+    exps: list[str]
+    seeds: list[str]
+    steps: Spread  # environment steps at the last evaluation
+    final: Spread
+    best: Spread
+    steps_per_s: Spread  # environment steps/s of acting, learning and recording, without the evaluations
+
+
+class Member(NamedTuple):
+    """One run."""
+
+    curve: Curve
+    steps_per_s: float
+
+
+Groups = dict[tuple[str, str], dict[str, list[Member]]]
+"""Members by task and measure, then by algorithm."""
+
+
+def member(run: Run) -> Member:
+    """Raises RunFileError."""
+    return Member(curve(run, ("evaluations",)), _speed(run))
+
+
+def _speed(run: Run) -> float:
+    """All updates are of as many steps, so steps over time is the harmonic mean of their speeds."""
+    speeds = run.table("training").get("steps_per_s", np.zeros(0)).astype(np.float64)
+    known = speeds[speeds > 0]
+    return float(len(known) / (1 / known).sum()) if len(known) else math.nan
+
+
+def groups(members: list[Member]) -> Groups:
+    """Those with evaluations: the seeds of an algorithm in order."""
+    found: Groups = {}
+    for item in sorted(members, key=lambda m: (m.curve.env, m.curve.measure, m.curve.algo, m.curve.seed)):
+        if item.curve.values:
+            task = found.setdefault((item.curve.env, item.curve.measure), {})
+            task.setdefault(item.curve.algo, []).append(item)
+    return found
+
+
+def rows(found: Groups) -> list[Row]:
+    """By task; the highest final mean first."""
+    made = [_row(*task, algo, members) for task, algos in found.items() for algo, members in algos.items()]
+    return sorted(made, key=lambda row: (row.task, row.measure, -row.final.mean))
+
+
+def _row(task: str, measure: str, algo: str, members: list[Member]) -> Row:
+    curves = [item.curve for item in members]
+    return Row(
+        task, measure, algo, sorted({item.exp for item in curves}), [item.seed for item in curves],
+        steps=spread(item.steps[-1] for item in curves),
+        final=spread(item.values[-1] for item in curves),
+        best=spread(max(item.values) for item in curves),
+        steps_per_s=spread(item.steps_per_s for item in members),
+    )  # fmt: skip
+
+
+def show(items: list[Row], console: Console) -> None:
+    """Print a table for each task: means, and ranges where the seeds differ."""
+    for task, measure in dict.fromkeys((row.task, row.measure) for row in items):
+        table = Table(box=box.SIMPLE_HEAD, title=f"{task}, {measure}", title_justify="left", title_style="")
+        for name in ("algorithm", "seeds", "steps", "final", "best", "steps/s"):
+            table.add_column(name, justify="left" if name in ("algorithm", "seeds") else "right")
+        for row in items:
+            if (row.task, row.measure) == (task, measure):
+                table.add_row(row.algo, ", ".join(row.seeds), *_cells(row))
+        console.print(table)
+
+
+def _cells(row: Row) -> tuple[str, str, str, str]:
+    final, best = row.final.shown(".3f"), row.best.shown(".3f")
+    return row.steps.shown(",.0f"), final, best, row.steps_per_s.shown(",.0f")
+
+
+def show_notes(items: list[Row], members: list[Member], console: Console) -> None:
+    """What makes a comparison unfair, or a run missing."""
+    notes = [
+        f"{row.task}, {row.algo}: runs of several experiments are counted together: {', '.join(row.exps)}"
+        for row in items
+        if len(row.exps) > 1
+    ]
+    left_out = [item.curve.path for item in members if not item.curve.values]
+    for note in (*notes, *(f"{path}: no evaluations were recorded in this run: left out" for path in left_out)):
+        console.print(note, markup=False)
+
+
+def plot(found: Groups, target: Path) -> None:
+    """A panel a task, a line an algorithm: the mean over its seeds, and their range."""
+    figure, axes = panels([measure for _, measure in found] or ["return"])
+    for panel, ((task, _), algos) in zip(axes, found.items()):
+        panel.set_title(task)
+        for algo, members in algos.items():
+            steps, values = together([item.curve for item in members])
+            panel.plot(steps, values.mean(0), label=f"{algo} ({len(members)} run{'s' * (len(members) > 1)})")
+            panel.fill_between(steps, values.min(0), values.max(0), alpha=0.2)
+    save(figure, target)
+
+
+def together(curves: list[Curve]) -> tuple[Array, Array]:
+    """The steps (K,) that any was evaluated at and all have reached, and every one's values there (runs, K).
+
+    Between two evaluations of its own, a curve is taken as straight.
+    """
+    first, last = max(item.steps[0] for item in curves), min(item.steps[-1] for item in curves)
+    steps = np.unique([step for item in curves for step in item.steps])
+    steps = steps[(steps >= first) & (steps <= last)]
+    return steps, np.stack([np.interp(steps, item.steps, item.values) for item in curves])
+
+
+def report(runs: list[Run], args: argparse.Namespace) -> None:
+    members = [member(run) for run in runs]
+    found = groups(members)
+    items = rows(found)
+    if args.json:
+        print(program.as_json([asdict(row) for row in items]))
+    else:
+        console = program.console(WIDTH)
+        show(items, console)
+        show_notes(items, members, console)
+    if args.plot:
+        plot(found, args.plot)
+
+
+def main() -> int:
+    """Returns the exit code: 2 where a file can't be read or written."""
+    options = program.parser(__doc__)
+    options.add_argument("--plot", type=Path, metavar="FILE.png", help="draw mean and range over environment steps")
+    options.add_argument("--json", action="store_true", help="print the rows as JSON instead of the tables")
+    return program.run(options, report)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

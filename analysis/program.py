@@ -1,0 +1,50 @@
+"""What the programs here have in common: their arguments, tables, JSON and one-line errors."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from runfile import Run, RunFileError, open_run
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """Takes one run file or more; the first line of `doc` says what for."""
+    made = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
+    made.add_argument("runs", nargs="+", type=Path, metavar="RUN.h5")
+    return made
+
+
+def run(options: argparse.ArgumentParser, report: Callable[[list[Run], argparse.Namespace], None]) -> int:
+    """Open the files and report on them. Returns the exit code: 2 where a file can't be read or written."""
+    args = options.parse_args()
+    try:
+        report([open_run(path) for path in args.runs], args)
+    except (RunFileError, OSError) as error:
+        print(f"{Path(options.prog).stem}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def console(width: int) -> Console:
+    """For tables; `width` is taken where the output is no terminal."""
+    return Console(width=None if sys.stdout.isatty() else width, highlight=False)
+
+
+def as_json(value: Any) -> str:
+    """Unknown (NaN) is null."""
+    return json.dumps(_without_nan(value), indent=2)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
