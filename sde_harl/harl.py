@@ -65,7 +65,11 @@ HARL_KEYS = {
 }
 """HARL's flag -> our key."""
 
-UNSUPPORTED = {"hidden_sizes": "use policy.blocks and policy.width"}
+UNSUPPORTED = {
+    "hidden_sizes": "use policy.blocks and policy.width",
+    "agent_conf": "use env.map, as in HalfCheetah-2x3",
+    "agent_obsk": "use env.agent_obsk; HARL's agents see as with -1, whatever they are told",
+}
 """HARL's flag that has no key of ours -> what to give instead."""
 
 ENVIRONMENTS = {"pettingzoo_mpe": "mpe"}

@@ -214,6 +214,7 @@ COMMAND_LINE = {
     "--exp_nam=x": ("--exp_nam", "command line", "did you mean --exp_name?"),
     "--hidden_sizes=[128,128]": ("--hidden_sizes", "not supported", "use policy.blocks and policy.width"),
     "--hidden_sizes": ("--hidden_sizes", "not supported", "use policy.blocks and policy.width"),
+    "--agent_conf=2x3": ("--agent_conf", "not supported", "use env.map, as in HalfCheetah-2x3"),
     "--seed": ("--seed", "command line", "needs a value"),
     "-x": ("-x", "command line", "no such flag"),
     "=3": ("''", "command line", "no such key"),

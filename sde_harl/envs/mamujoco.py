@@ -59,8 +59,8 @@ class WholeRobot(BaseParallelWrapper):  # type: ignore[type-arg]
         return self._seen(), rewards, terminated, truncated, infos
 
     def _seen(self) -> dict[str, NDArray[np.float64]]:
-        numbers = np.eye(len(self.possible_agents))
-        return {agent: np.append(self.state(), number) for agent, number in zip(self.possible_agents, numbers)}
+        state, numbers = self.state(), np.eye(len(self.possible_agents))
+        return {agent: np.append(state, number) for agent, number in zip(self.possible_agents, numbers)}
 
 
 def make_game(env_config: EnvConfig) -> ParallelGame:
