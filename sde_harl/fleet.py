@@ -6,6 +6,7 @@ N agents, E environments of one slot, Z latent.
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 from collections.abc import Callable
 from typing import NamedTuple
@@ -254,7 +255,7 @@ class Fleet:
             raise WireError("length")
         chosen: np.ndarray = np.ndarray(actions.shape, actions.dtype, payload)
         their_log_probs: np.ndarray = np.ndarray(actions.shape, np.float32, payload, actions.nbytes)
-        if not (self._allowed(chosen, available) and np.isfinite(their_log_probs).all()):
+        if not (self._allowed(chosen, available) and math.isfinite(their_log_probs.sum())):
             raise WireError("action")
         actions[:], log_probs[:] = chosen, their_log_probs
         state.arrived(agent, len(payload), UNKNOWN_BITS, now_ns() - started)
@@ -264,11 +265,12 @@ class Fleet:
         if self._plan.continuous:
             return bool(np.isfinite(chosen).all())
         assert self._plan.whole
-        branches = np.array(self._plan.whole.branches)
-        if not ((chosen >= 0) & (chosen < branches)).all():
-            return False
-        places = chosen + np.cumsum(branches) - branches
-        return bool(np.take_along_axis(available, places, 1).all())
+        rows, at = np.arange(len(chosen)), 0
+        for column, size in zip(chosen.T.view(np.uint32), self._plan.whole.branches):  # unsigned, so that -1 is huge
+            if column.max() >= size or not available[rows, column + at].all():
+                return False
+            at += size
+        return True
 
     def _awaited(self, message: Message) -> tuple[Slot, int, int, memoryview]:
         """The slot, agent, rows and payload of an answer that a slot waits for. Raises WireError for any other."""

@@ -60,8 +60,9 @@ def activate(x: np.ndarray, layer_norm: bool) -> np.ndarray:
     """What a block makes of its products (n, E, W), which this overwrites: ReLU, then layer normalisation if asked."""
     np.maximum(x, 0.0, out=x)
     if layer_norm:
-        x -= x.mean(-1, keepdims=True)
-        x /= np.sqrt(np.einsum("neo,neo->ne", x, x)[..., None] / np.float32(x.shape[-1]) + np.float32(NORM_EPS))
+        share = np.float32(1.0 / x.shape[-1])
+        x -= np.add.reduce(x, -1, keepdims=True) * share  # np.mean takes three times as long on few rows
+        x *= 1.0 / np.sqrt(np.einsum("neo,neo->ne", x, x)[..., None] * share + np.float32(NORM_EPS))
     return x
 
 
