@@ -12,10 +12,12 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from sde_harl.config import (
+from sde_harl.config import Config
+from sde_harl.errors import UserError
+from sde_harl.harl import HARL_KEYS, UNSUPPORTED, experiment
+from sde_harl.layering import (
     KEYS,
     SECTIONS,
-    Config,
     Layer,
     Value,
     brief,
@@ -26,8 +28,6 @@ from sde_harl.config import (
     shown,
     to_yaml,
 )
-from sde_harl.errors import UserError
-from sde_harl.harl import HARL_KEYS, UNSUPPORTED, experiment
 
 USAGE = """usage:
   python -m sde_harl.run CONFIG.yaml [key=value ...]           train in one process, or under mpirun:

@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from sde_harl.config import Layer, Value, brief, shown
 from sde_harl.errors import UserError
+from sde_harl.layering import Layer, Value, brief, shown
 
 HARL_KEYS = {
     "algo": "algo.name",

@@ -17,13 +17,14 @@ from sde_harl.algorithms import ALGORITHMS
 from sde_harl.algorithms.rollout import Rollout
 from sde_harl.codec.tables import Tables
 from sde_harl.collector import Collector, Episodes, Seat, evaluate
-from sde_harl.config import Config, to_yaml
+from sde_harl.config import Config
 from sde_harl.decisions import Decisions
 from sde_harl.envs import make, resolve_backend
 from sde_harl.envs.base import EnvSpec
 from sde_harl.errors import UserError
 from sde_harl.executor import hello
 from sde_harl.fleet import Fleet, Plan
+from sde_harl.layering import to_yaml
 from sde_harl.link.transport import Transport
 from sde_harl.link.wire import OVERHEAD, Resources
 from sde_harl.meters.process import Process

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from sde_harl.algorithms import ALGORITHMS
 from sde_harl.command import HARL_KEYS, help_text, parse
-from sde_harl.config import KEYS, Config, Key, Value, build, from_yaml, layer_of, to_yaml
+from sde_harl.config import Config
 from sde_harl.envs import ENVS
 from sde_harl.errors import UserError
+from sde_harl.layering import KEYS, Key, Value, build, from_yaml, layer_of, to_yaml
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SMAC = str(CONFIGS / "smac.yaml")
