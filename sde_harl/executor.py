@@ -154,8 +154,7 @@ class Executor:
         for row, agent in enumerate(self._agents):
             payload = decision.actions[row].tobytes() + decision.log_probs[row].tobytes()
             self._transport.send(SERVER, CHOICES, payload, agent, step, slot, rows, version)
-            self._timings.sent(slot, decided - started, 0, decided)
-        self._timings.answered(slot, 0)  # nobody answers
+            self._timings.decided(decided - started)
 
     def _encode(self, message: Message) -> None:
         """Observations in, one FEATURES message an agent out."""
@@ -212,9 +211,13 @@ class Timings:
         self._rows.append(row)
         self._waiting.setdefault(slot, []).append((row, at_ns))
 
+    def decided(self, local_ns: int) -> None:
+        """Of a whole policy: nothing was coded, and nobody answers."""
+        self._rows.append([local_ns, 0, 0])
+
     def answered(self, slot: int, at_ns: int) -> None:
         for row, sent_ns in self._waiting.pop(slot, ()):
-            row[2] = max(0, at_ns - sent_ns)
+            row[2] = at_ns - sent_ns
 
     def take(self) -> np.ndarray:
         """(k, 3) int64, and start anew."""
