@@ -17,6 +17,9 @@ from sde_harl.meters.timing import Stages, now_ns
 from sde_harl.policy.acting import ActingPolicy, Decision
 from sde_harl.tape import Tape
 
+SLOTS = 2
+"""Half-batches in flight."""
+
 
 class Episodes(NamedTuple):
     """Episodes that ended, one row each."""
