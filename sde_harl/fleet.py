@@ -31,6 +31,7 @@ from sde_harl.link.wire import (
     Message,
     Resources,
     WireError,
+    pack_tables,
     parse_json,
     unpack_meter,
 )
@@ -119,14 +120,17 @@ class Fleet:
     def publish(self, version: int, weights: list[list[np.ndarray]], tables: list[Tables]) -> None:
         """Send every executor its agents' local nets and tables; `tables` is empty for plain codecs.
 
-        `weights[agent]`: that agent's arrays in wire order (policy/local.py).
+        `weights[agent]`: that agent's arrays in wire order (policy/local.py). An executor gets equal tables once.
         """
         self.version = version
         for rank, agents in self._executors.items():
             flat = np.concatenate([np.stack(arrays).ravel() for arrays in zip(*(weights[agent] for agent in agents))])
             self._transport.send(rank, Kind.WEIGHTS, flat.tobytes(), version=version)
+            sharing: dict[bytes, list[int]] = {}
             for agent in agents if tables else ():
-                self._transport.send(rank, Kind.TABLES, to_bytes(tables[agent]), agent=agent, version=version)
+                sharing.setdefault(to_bytes(tables[agent]), []).append(agent)
+            for coded, users in sharing.items():
+                self._transport.send(rank, Kind.TABLES, pack_tables(users, coded), version=version)
         if tables:
             self._codecs = [EntropyCoder(each, self._plan.pack) for each in tables]
 

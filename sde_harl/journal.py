@@ -160,11 +160,9 @@ def _summary(episodes: Episodes) -> dict[str, float]:
 
 def _traffic(decisions: Decisions, elements: int) -> dict[str, float]:
     """Bytes per decision of one agent, and bits per latent element by the model (NaN where the codec has none)."""
-    made = decisions.environments.sum()
-    agents = decisions.payload_bytes.shape[1]
-    ideal = decisions.ideal_bits
+    made, ideal = decisions.environments.sum(), decisions.ideal_bits
     return {
-        "bytes_per_decision": float(decisions.payload_bytes.sum() / max(made * agents, 1)),
+        "bytes_per_decision": decisions.bytes_per_decision(),
         "bits_per_element": float(ideal.sum() / max(made * elements, 1)) if (ideal >= 0).all() else float("nan"),
     }
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import yaml
 
+from sde_harl.codec.coder import least_bytes
 from sde_harl.config import Config
 from sde_harl.errors import UserError
 
@@ -220,6 +221,8 @@ def _check_together(config: Config, layer: Layer) -> None:
     chunk = config.algo.chunk if policy.recurrent else 1
     on_device, coded = local == policy.blocks, config.codec.name != "none"
     rows = train.envs * train.rollout // chunk
+    target, start = config.codec.target_bytes, config.codec.rate_coef
+    least = least_bytes(train.envs // train.slots, config.codec.pack)
     agents = sorted(agent for group in policy.groups for agent in group)
     whole = agents == [*range(len(agents))] and () not in policy.groups
     for key, value, right, wanted in (
@@ -242,6 +245,9 @@ def _check_together(config: Config, layer: Layer) -> None:
         ("algo.minibatches", minibatches, minibatches <= rows, f"{rows} (a rollout's rows or chunks) or less"),
         ("algo.critic_minibatches", critics, critics <= rows, f"{rows} (a rollout's rows or chunks) or less"),
         ("train.rollout", train.rollout, train.rollout % chunk == 0, f"a multiple of algo.chunk ({chunk})"),
+        ("codec.target_bytes", target, not target or config.codec.name == "entropy", "0 (codec.name is not entropy)"),
+        ("codec.target_bytes", target, not target or target > least, f"more than {least:g}, what no rate can save"),
+        ("codec.rate_coef", start, not target or start > 0, "a number above 0 for codec.target_bytes to start from"),
         ("record.exp", exp, "/" not in exp and exp not in (".", ".."), "the name of a folder"),
     ):
         if not right:

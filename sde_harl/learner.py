@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from sde_harl.algorithms import ALGORITHMS
+from sde_harl.algorithms.rate import RateControl
 from sde_harl.algorithms.rollout import Rollout
 from sde_harl.codec.tables import Tables
 from sde_harl.collector import Collector, Episodes, Seat, evaluate
@@ -56,6 +57,7 @@ class Learner:
         view = make_view("own" if algorithm.own_view else config.env.state_type, self.spec)
         critic = Critic(view, config.policy, share or not algorithm.own_view, self._torch)
         self.algorithm = algorithm(self.policy, critic, config.algo, config.codec, self._torch)
+        self._rate = RateControl(config.codec)
         chunks = (config.algo.chunk, config.policy.width) if config.policy.recurrent else (1, 0)
         sizes = (config.train.rollout, config.train.envs, 0 if self.fleet.whole else shape.latent_max())
         self._rollout = Rollout(self.spec, *sizes, view, *chunks)
@@ -125,13 +127,17 @@ class Learner:
         with self._stages("report"):
             decisions, resources = self.fleet.report()
             self.journal.cost(self.steps, decisions, resources, train=True)
+        progress = self.steps / self.config.train.steps
         with self._stages("learn"):
-            scalars = self.algorithm.update(self._rollout, self.steps / self.config.train.steps)
+            self.algorithm.rate_coef = self._rate.next(progress, decisions.bytes_per_decision())
+            scalars = self.algorithm.update(self._rollout, progress)
         with self._stages("publish"):
             self._publish()
         elapsed = (now_ns() - started) * 1e-9
         seconds = self._stages.take()
         scalars |= {f"share/{name}": seconds.get(name, 0.0) / elapsed for name in STAGES}
+        if self.config.codec.name == "entropy":
+            scalars["rate_coef"] = self.algorithm.rate_coef
         scalars["steps_per_s"] = self._rollout.rewards.size / elapsed
         self.journal.update(self.steps, episodes, decisions, scalars)
 

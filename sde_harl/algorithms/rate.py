@@ -1,4 +1,4 @@
-"""The rate in a policy's loss, and the entropy model's own training, of one role group.
+"""The rate in a policy's loss, its weight lambda, and the entropy model's own training, of one role group.
 
 n agents, B rows, Z latent.
 """
@@ -34,3 +34,33 @@ class RateTrainer:
         self._quantiles.zero_grad()
         self._model.aux_loss().backward()
         self._quantiles.step()
+
+
+GAIN = 0.05
+"""Of the controller, an update. Nets follow lambda within tens of updates; a quicker hand would swing."""
+LEAST_COEF, MOST_COEF = 1e-6, 1.0
+"""Where a steered lambda stays: at the top the rate outweighs any return, and a target not reached there never is."""
+
+
+class RateControl:
+    """Lambda, update by update: it warms up from 0, then is `rate_coef`, or what brings the bytes sent to a target.
+
+    The latter is integral control of log lambda: an update multiplies it by (bytes / target) ** GAIN. Where bytes
+    follow lambda at once, as c * lambda ** -k, log(bytes / target) shrinks by the factor 1 - GAIN * k an update,
+    whatever c. The bytes are a payload's as sent: the coder's own overhead is in them, and the symbols make up for it.
+    """
+
+    def __init__(self, codec: CodecConfig) -> None:
+        self._warmup, self._target, self._coef = codec.rate_warmup, codec.target_bytes, codec.rate_coef
+
+    def next(self, progress: float, sent: float) -> float:
+        """Lambda of an update at `progress` in [0, 1] of the run; `sent`, bytes a decision of the rollout before it.
+
+        While it warms up nothing is steered: bytes that lambda is not yet there to hold down would drive it up.
+        """
+        if progress < self._warmup:
+            return self._coef * progress / self._warmup
+        if self._target and sent > 0:
+            steered = self._coef * (sent / self._target) ** GAIN
+            self._coef = min(max(steered, LEAST_COEF), MOST_COEF)
+        return self._coef

@@ -71,18 +71,23 @@ class _Replace(torch.autograd.Function):
 
 
 class LatentModel(nn.Module):
-    """Entropy model of the latents of one role group: each agent and each latent element has a density of its own."""
+    """Entropy model of the latents of one role group: each latent element has a density of its own.
 
-    def __init__(self, agents: int, latent: int) -> None:
+    Each agent, too, or with `share` all agents have one: k sets of densities, n or 1.
+    """
+
+    def __init__(self, agents: int, latent: int, share: bool = False) -> None:
         super().__init__()
         self.agents = agents
         self.latent = latent
-        self.bottleneck = _Bottleneck(agents * latent, init_scale=INIT_SCALE, tail_mass=TAIL_MASS)
+        self._sets = 1 if share else agents
+        self.bottleneck = _Bottleneck(self._sets * latent, init_scale=INIT_SCALE, tail_mass=TAIL_MASS)
         self._centre()
 
     def medians(self) -> Tensor:
         """float32 (n, Z), detached. Adding zero makes a -0.0 the 0.0 that integers plus median give."""
-        return self.bottleneck.quantiles[:, 0, 1].detach().reshape(self.agents, self.latent) + 0.0
+        medians = self.bottleneck.quantiles[:, 0, 1].detach().reshape(self._sets, self.latent) + 0.0
+        return medians.expand(self.agents, -1)
 
     def quantise(self, z: Tensor) -> Tensor:
         """z (n, B, Z) -> what decoding gives, bit for bit (n, B, Z), with the gradient of z."""
@@ -97,7 +102,8 @@ class LatentModel(nn.Module):
         The gradient flows to z and to the densities. `generator` draws the noise.
         """
         noise = torch.rand(z.shape, generator=generator, device=z.device) - 0.5
-        values = (z + noise).transpose(1, 2).reshape(self.agents * self.latent, 1, -1)  # (n * Z, 1, R)
+        by_set = (z + noise).reshape(self._sets, -1, self.latent)  # (k, n / k * R, Z)
+        values = by_set.transpose(1, 2).reshape(self._sets * self.latent, 1, -1)  # (k * Z, 1, n / k * R)
         # Both ends of every interval in one pass; CompressAI's _likelihood takes two.
         ends = self.bottleneck._logits_cumulative(torch.cat((values - 0.5, values + 0.5), -1), stop_gradient=False)
         lower, upper = ends.sigmoid().chunk(2, -1)
@@ -119,7 +125,8 @@ class LatentModel(nn.Module):
     def build_tables(self, version: int) -> list[Tables]:
         """The tables of each agent, by EntropyBottleneck.update; UserError if training has broken the model.
 
-        Draws quantiles nearer than MAX_SPAN to their median first: a runaway one would make a huge table.
+        Agents that share a density share its tables, the same object. Draws quantiles nearer than MAX_SPAN to their
+        median first: a runaway one would make a huge table.
         """
         self._repair_quantiles()
         bottleneck = self.bottleneck
@@ -130,19 +137,20 @@ class LatentModel(nn.Module):
                 f"codec: the entropy model's densities have broken down ({error}); lower its rates"
             ) from error
         cdf, lengths, offsets = (
-            t.cpu().numpy().reshape(self.agents, self.latent, *t.shape[1:])
+            t.cpu().numpy().reshape(self._sets, self.latent, *t.shape[1:])
             for t in (bottleneck._quantized_cdf, bottleneck._cdf_length, bottleneck._offset)
         )
         for name in ("_quantized_cdf", "_cdf_length", "_offset"):
             # Tables in the state would give checkpoints shapes that vary, and refuse to load.
             setattr(bottleneck, name, torch.IntTensor())
         medians = self.medians().cpu().numpy()
-        return [
+        built = [
             Tables(
                 version, cdf[i, :, : lengths[i].max()].copy(), lengths[i].copy(), offsets[i].copy(), medians[i].copy()
             )
-            for i in range(self.agents)
+            for i in range(self._sets)
         ]
+        return built * (self.agents // self._sets)
 
     @torch.no_grad()
     def _centre(self) -> None:
@@ -164,8 +172,9 @@ class LatentModel(nn.Module):
         # spans of up to 1 give one and the same table, so nothing is lost by parting them again.
         wrong = ~torch.isfinite(self.bottleneck.quantiles[:, 0]).all(1) | (low > median + 1) | (high < median - 1)
         if wrong.any():
-            agent, element = divmod(int(wrong.nonzero()[0]), self.latent)
-            values = self.bottleneck.quantiles[agent * self.latent + element, 0].tolist()
+            channel = int(wrong.nonzero()[0])
+            agent, element = divmod(channel, self.latent)
+            values = self.bottleneck.quantiles[channel, 0].tolist()
             raise UserError(
                 f"codec: quantiles of agent {agent} of its group, latent element {element}, have broken down: {values}"
             )

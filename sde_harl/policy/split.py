@@ -106,7 +106,8 @@ class GroupNet(nn.Module):
         own = [spec.action_sizes[agent] for agent in members]
         dimensions = torch.tensor([[float(sizes[0] if spec.continuous else len(sizes))] for sizes in own])
         self.register_buffer("dimensions", dimensions, persistent=False)  # (n, 1) numbers of each agent's own action
-        self.latent_model = LatentModel(n, self.shape.latent_max()) if codec.name == "entropy" else None
+        coded = codec.name == "entropy"
+        self.latent_model = LatentModel(n, self.shape.latent_max(), codec.share_tables) if coded else None
 
     def forward(self, features: Tensor, recall: Recall | None = None) -> GroupOutput:
         """Outputs and latents of normalised observations (n, B, O); `recall` where the policy is recurrent."""
