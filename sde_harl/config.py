@@ -148,8 +148,8 @@ class CodecConfig:
     """Payload bytes, as sent, for a decision of one agent: lambda is steered to it, from rate_coef on. 0 = it isn't."""
     share_tables: bool = False
     """Agents of a role group share one entropy model and its tables; else each has its own."""
-    lr: float = _number(1e-3, above=0)
-    """Learning rate of the entropy model's densities."""
+    lr: float = _number(1e-2, above=0)
+    """Learning rate of the entropy model's densities: latents shrink only as fast as it follows them."""
     aux_lr: float = _number(1e-2, above=0)
     """Learning rate of its quantiles (the auxiliary loss)."""
     pack: int = _number(0, least=0)
