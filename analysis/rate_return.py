@@ -95,7 +95,7 @@ def show_left_out(points: list[Point], console: Console) -> None:
     """Say what is no point, and why."""
     for item in points:
         if item.left_out:
-            console.print(f"{item.path}: {item.left_out}: left out", markup=False)
+            console.print(f"{item.path}: {item.left_out}: left out", markup=False, soft_wrap=True)
 
 
 def report(runs: list[Run], args: argparse.Namespace) -> None:

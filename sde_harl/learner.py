@@ -175,7 +175,8 @@ class Learner:
 
     def _restore(self, path: Path) -> None:
         """Start from another run's checkpoint. Raises UserError where its nets are not this configuration's."""
-        tensors, _ = load(path, {name: tuple(each.shape) for name, each in self._state().items()})
+        shapes = {name: tuple(each.shape) for name, each in self._state().items()}
+        tensors, _ = load(path, shapes, spare="latent_model")  # of which a plain codec has none
         part = lambda head: {key[len(head) :]: each for key, each in tensors.items() if key.startswith(head)}  # noqa: E731
         self.policy.load_state_dict(part("policy."))
         self.algorithm.critic.critic.load_state_dict(part("critic."))
