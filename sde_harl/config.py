@@ -150,8 +150,6 @@ class CodecConfig:
     """Agents of a role group share one entropy model and its tables; else each has its own."""
     lr: float = _number(1e-2, above=0)
     """Learning rate of the entropy model's densities: latents shrink only as fast as it follows them."""
-    aux_lr: float = _number(1e-2, above=0)
-    """Learning rate of its quantiles (the auxiliary loss)."""
     pack: int = _number(0, least=0)
     """Rows that share one string; 0 = all rows of a message."""
     rate_rows: int = _number(256, least=1)

@@ -61,7 +61,8 @@ class FirstOrder(OnPolicy):
                     loss = loss + self.rate_coef * len(epoch) * bits[-1]
                 history.append(torch.stack([*report, self._step(index, net, loss, coded)]))
         scalars = dict(zip(REPORT, torch.stack(history).mean(0).tolist()))
-        if bits:
+        if rate:
+            rate.settle()
             scalars["rate"] = float(torch.stack(bits).detach().mean())
         # Before the first step the ratio is 1 but for rounding; more would mean that what acted is not what is trained.
         return scalars | {"ratio_error": float(history[0][REPORT.index("ratio_error")])}

@@ -148,6 +148,7 @@ class Hatrpo(OnPolicy):
             bits.backward()
             rate.step()
             total += bits.item()
+        rate.settle()
         return total / self._algo.epochs
 
 

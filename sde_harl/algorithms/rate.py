@@ -13,12 +13,11 @@ from sde_harl.config import CodecConfig
 
 
 class RateTrainer:
-    """An entropy model with its two optimisers: of its densities, which the rate trains, and of its quantiles."""
+    """An entropy model with the optimiser of its densities."""
 
     def __init__(self, model: LatentModel, codec: CodecConfig) -> None:
         self._model, self._rows = model, codec.rate_rows
-        self._density = torch.optim.Adam(model.density_parameters(), codec.lr, fused=True)
-        self._quantiles = torch.optim.Adam(model.quantile_parameters(), codec.aux_lr, fused=True)
+        self._optimizer = torch.optim.Adam(model.density_parameters(), codec.lr, fused=True)
 
     def rate(self, latents: Tensor, generator: torch.Generator) -> Tensor:
         """Bits per latent element on a random sample of rows of `latents` (n, B, Z).
@@ -29,12 +28,16 @@ class RateTrainer:
         return self._model.rate(latents[:, rows], generator)
 
     def step(self) -> None:
-        """Step the densities by the gradient that a rate has left in them, and the quantiles by their own loss."""
-        self._density.step()
-        self._quantiles.zero_grad()
-        self._model.aux_loss().backward()
-        self._quantiles.step()
+        """Step the densities by the gradient that a rate has left in them."""
+        self._optimizer.step()
 
+    def settle(self) -> None:
+        """To be called when the densities have been stepped for good: quantiles and medians move with them."""
+        self._model.settle(MEDIAN_STEP)
+
+
+MEDIAN_STEP = 0.05
+"""What a median moves in an update at most, in quantisation steps."""
 
 GAIN = 0.05
 """Of the controller, an update. Nets follow lambda within tens of updates; a quicker hand would swing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -22,6 +23,8 @@ INIT_SCALE = 4.0
 """Makes the untrained density fit latents of standard deviation 2 to 4."""
 TAIL_MASS = 1e-6
 """Probability left to the escape code. CompressAI's 1e-9 makes tables half as wide again, for 1e-5 bits an element."""
+SEARCH_RADIUS, HALVINGS = 2.0**15, 24
+"""Quantiles are looked for this far from 0, in latent units, and found to within 1/256."""
 
 
 def load_entropy_models() -> ModuleType:
@@ -109,26 +112,37 @@ class LatentModel(nn.Module):
         lower, upper = ends.sigmoid().chunk(2, -1)
         return -torch.log2(self.bottleneck.likelihood_lower_bound(upper - lower)).mean()
 
-    def aux_loss(self) -> Tensor:
-        """Scalar that pulls the quantiles to where the densities have them; only the quantiles get a gradient."""
-        return self.bottleneck.loss()
-
     def density_parameters(self) -> list[nn.Parameter]:
         """What the rate trains."""
         return [p for name, p in self.bottleneck.named_parameters() if name != "quantiles"]
 
-    def quantile_parameters(self) -> list[nn.Parameter]:
-        """What the auxiliary loss trains, with an optimiser of its own."""
-        return [self.bottleneck.quantiles]
+    @torch.no_grad()
+    def settle(self, most: float = math.inf) -> None:
+        """Move the quantiles to where the densities have them, by bisection; a median by `most` at most.
+
+        CompressAI's auxiliary loss has them follow by gradient: behind a density that narrows, tables stay twice as
+        long as need be. Medians alone are better slow: they are the grid that latents are rounded to, and a policy
+        feels it jump.
+        """
+        bottleneck = self.bottleneck
+        low = torch.full_like(bottleneck.quantiles, -SEARCH_RADIUS)
+        high = -low
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            below = bottleneck._logits_cumulative(middle, stop_gradient=True) < bottleneck.target
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        found, median = (low + high) / 2, bottleneck.quantiles[..., 1]
+        found[..., 1] = torch.clamp(found[..., 1], median - most, median + most)
+        bottleneck.quantiles.copy_(found)
 
     @torch.no_grad()
     def build_tables(self, version: int) -> list[Tables]:
         """The tables of each agent, by EntropyBottleneck.update; UserError if training has broken the model.
 
         Agents that share a density share its tables, the same object. Draws quantiles nearer than MAX_SPAN to their
-        median first: a runaway one would make a huge table.
+        median first: a runaway density would make a huge table.
         """
-        self._repair_quantiles()
+        self._bound_quantiles()
         bottleneck = self.bottleneck
         try:
             bottleneck.update(force=True)
@@ -160,24 +174,16 @@ class LatentModel(nn.Module):
         code for each symbol outside it; one too wide costs next to nothing.
         """
         bottleneck = self.bottleneck
-        bottleneck._update_quantiles()
+        self.settle()
         slope = nn.functional.softplus(bottleneck.matrices[0])
         bottleneck.biases[0] += slope * bottleneck.quantiles[:, :, 1:2]
-        bottleneck._update_quantiles()
+        self.settle()
 
-    def _repair_quantiles(self) -> None:
-        """Bring quantiles within 1e-3..MAX_SPAN of their median, or raise UserError if that would hide a breakdown."""
+    def _bound_quantiles(self) -> None:
+        """Bring quantiles within 1e-3..MAX_SPAN of their median: a table has a symbol on either side, and an end."""
         low, median, high = self.bottleneck.quantiles[:, 0].unbind(1)
-        # The quantiles of an element that has gone silent are close together, and an optimiser's step may swap them;
-        # spans of up to 1 give one and the same table, so nothing is lost by parting them again.
-        wrong = ~torch.isfinite(self.bottleneck.quantiles[:, 0]).all(1) | (low > median + 1) | (high < median - 1)
-        if wrong.any():
-            channel = int(wrong.nonzero()[0])
-            agent, element = divmod(channel, self.latent)
-            values = self.bottleneck.quantiles[channel, 0].tolist()
-            raise UserError(
-                f"codec: quantiles of agent {agent} of its group, latent element {element}, have broken down: {values}"
-            )
+        if not torch.isfinite(self.bottleneck.quantiles).all():  # from a checkpoint
+            raise UserError("codec: a quantile of the entropy model is not finite")
         low.copy_(torch.maximum(torch.minimum(low, median - 1e-3), median - MAX_SPAN))
         high.copy_(torch.minimum(torch.maximum(high, median + 1e-3), median + MAX_SPAN))
 
