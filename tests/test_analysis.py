@@ -29,7 +29,9 @@ META: dict[str, str | int | float] = {
     "obs_sizes": "[10, 30]",
     "agents": '["a", "b"]',
     "codec": "entropy",
+    "started": "2026-01-01T00:00:00.000+00:00",
 }
+NO_ENERGY = dict.fromkeys(("joules", "gpu_joules", "idle_w", "gpu_idle_w"), float("nan"))
 
 
 def record(folder: Path, rows: bool = True, win_rate: float = 0.5, **meta: str | int | float) -> Path:
@@ -47,6 +49,7 @@ def record(folder: Path, rows: bool = True, win_rate: float = 0.5, **meta: str |
                 cpu_s=cpu,
                 rss_bytes=10**6,
                 peak_rss_bytes=10**7 * (rank + 1),
+                **NO_ENERGY,
             )
         for step in (100, 200):
             file.add("evaluations", step=step, episodes=8, win_rate=win_rate * step / 200, return_mean=step / 10,
@@ -269,49 +272,57 @@ def test_curves_of_unlike_steps_are_laid_together(monkeypatch: pytest.MonkeyPatc
     assert values.tolist() == [[0.0, 1.0, 2.0], [4.0, 4.0, 5.0]]
 
 
-def rated(folder: Path, win_rate: float, codec: str = "entropy", size: int = 40, seed: int = 1, **keys: object) -> Path:
-    """A run whose last evaluation sent messages of 4 decisions: `size` bytes, by the model, if it has one, 300 bits."""
-    folder = folder / f"{codec}-{size}-{seed}-{'-'.join(keys)}"
-    folder.mkdir(parents=True)
-    config = json.dumps({"codec": {"name": codec, "rate_coef": 0.01, **keys}})
-    file = RunFile(folder / "run.h5", {**META, "config": config, "codec": codec, "seed": seed}, "stop")
-    add_decisions(file)
-    times = dict.fromkeys(("t_local", "t_encode", "t_round_trip", "t_decode", "t_policy"), np.zeros(10, np.int64))
-    bits = 300.0 if codec == "entropy" else -1.0
-    for step, more in ((100, 99), (200, 0)):
-        full = {"step": step // 2, "agent": 0, "rank": 0, "environments": 4, "payload_bytes": size + more,
-                "wire_bytes": 72, "version": 1, "train": False, "ideal_bits": bits}  # fmt: skip
-        file.add("decisions", **{name: np.full(10, value) for name, value in full.items()}, **times)
-        file.add("evaluations", step=step, episodes=8, win_rate=win_rate * step / 200, return_mean=1.0,
-                 return_std=1.0, length_mean=20.0, bits_per_element=1.0, bytes_per_decision=5.0)  # fmt: skip
+START_UNIX_S = 1767225600  # META's "started"
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Path:
+    """4,000 decisions of edge1's agent in 2 s and 10 J, of which 1 W is idle; the server has no sensor."""
+    hosts = [{"host": "server", "energy": "not measurable here: no RAPL"}, {"host": "edge1", "energy": "INA3221"}]
+    file = RunFile(tmp_path / "run.h5", {**META, "hosts": json.dumps(hosts)}, "stop")
+    times = dict.fromkeys(("t_local", "t_encode", "t_round_trip", "t_decode", "t_policy"), 1)
+    size = {"payload_bytes": 4, "wire_bytes": 36, "ideal_bits": 30.0, "version": 1, "train": True, "agent": 0}
+    for step in (0, 10, 20):  # the first and the last lie outside of what the sensor saw
+        file.add("decisions", step=step, rank=1, environments=4000, **size, **times)
+    used = {"cpu_s": 4.0, "rss_bytes": 1, "peak_rss_bytes": 1, "gpu_joules": np.nan, "gpu_idle_w": np.nan}
+    for step, time_s, joules in ((5, 1.0, 100.0), (20, 3.0, 110.0)):
+        for rank, mine, idle in ((0, np.nan, np.nan), (1, joules, 1.0)):
+            file.add("resources", rank=rank, step=step, time_s=time_s, joules=mine, idle_w=idle, **used)
     file.close()
-    return folder / "run.h5"
+    return tmp_path / "run.h5"
 
 
-def test_rate_and_return_of_codecs_and_settings(tmp_path: Path) -> None:
-    paths = [
-        rated(tmp_path, 0.5),
-        rated(tmp_path, 1.0, size=80, seed=2),
-        rated(tmp_path, 0.75, size=48, target_bytes=12.0, rate_warmup=0.25, share_tables=True),
-        rated(tmp_path, 0.8, codec="float32", size=256),
-    ]
-    text = run("rate_return.py", *paths, "--plot", tmp_path / "p.png").stdout
-    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
-    assert "smax/3m, win rate" in text and max(map(len, text.splitlines())) <= 140
-    steered, fixed, plain = json.loads(run("rate_return.py", *paths, "--json").stdout)
-    assert (fixed["codec"], fixed["seeds"], fixed["latent"]) == ("entropy, lambda 0.01", ["1", "2"], 16)
-    assert fixed["score"] == {"mean": 0.75, "low": 0.5, "high": 1.0}
-    assert fixed["bytes"] == {"mean": 15.0, "low": 10.0, "high": 20.0}
-    assert fixed["bits"]["mean"] == 120.0 and fixed["per_element"]["mean"] == 300 / 4 / 16
-    assert fixed["sent_to_model"]["low"] == pytest.approx(320 / 300)
-    assert steered["codec"] == "entropy, 12 bytes, warm-up 0.25, shared tables" and steered["bytes"]["mean"] == 12.0
-    assert (plain["codec"], plain["bytes"]["mean"], plain["per_element"]["mean"]) == ("float32", 64.0, None)
+RESOURCES, MODEL = "resource_consumption.py", "energy_model.py"
 
 
-def test_runs_whose_latents_are_not_known_are_no_points(tmp_path: Path) -> None:
-    for path in (record(tmp_path / "a"), rated(tmp_path, 0.5, codec="none")):
-        assert (
-            run("rate_return.py", path).stdout == f"{path}: its last evaluation's latents weren't recorded: left out\n"
-        )
-    broken = rated(tmp_path, 0.5, rate_coef="much")
-    assert "codec's settings" in run("rate_return.py", broken, code=2).stderr
+def test_joules_of_a_decision_with_and_without_idle(measured: Path) -> None:
+    (item,) = json.loads(run(RESOURCES, measured, "--json", "-").stdout)
+    by_host = {each["host"]: each for each in item["energy"] if each["sensor"] != "not recorded"}
+    assert by_host["server"]["joules"] is None
+    edge = by_host["edge1"]
+    assert (edge["window_s"], edge["decisions"], edge["joules"]) == (2.0, 4000, 10.0)
+    assert edge["joules_per_decision"] == pytest.approx(10 / 4000)
+    assert edge["joules_per_decision_without_idle"] == pytest.approx(8 / 4000)
+    text = " ".join(run(RESOURCES, measured).stdout.split())
+    assert "energy of edge1 (INA3221): 10.0 J in 2.0 s, 2.500 mJ a decision, 2.000 mJ without idle (1.00 W)" in text
+    assert "energy of server: not measurable here: no RAPL" in text
+
+
+def test_an_external_meter_is_integrated_over_the_run(measured: Path, tmp_path: Path) -> None:
+    csv_file = tmp_path / "meter.csv"
+    csv_file.write_text("unix_s,watts\n" + "".join(f"{START_UNIX_S + second},{second}\n" for second in range(5)))
+    arguments = (measured, "--meter", f"server={csv_file}", "--json", "-")
+    (item,) = json.loads(run(RESOURCES, *arguments).stdout)
+    (meter,) = [each for each in item["energy"] if "external" in each["sensor"]]
+    assert meter["joules"] == pytest.approx(4.0)  # of watts that rise from 1 at 1 s to 3 at 3 s
+    csv_file.write_text("unix_s,power\n1,2\n")
+    assert "meter.csv: not a meter's CSV" in run(RESOURCES, *arguments, code=2).stderr
+    assert "its hosts are edge1, server" in run(RESOURCES, measured, "--meter", f"pi={csv_file}", code=2).stderr
+
+
+def test_the_energy_model_says_that_it_estimates(measured: Path) -> None:
+    given = (MODEL, measured, "--watts", "2", "--watts", "edge1=0.5")
+    _, edge = json.loads(run(*given, "--json", "-").stdout)
+    assert (edge["joules"], edge["joules_per_decision"]) == (2.0, pytest.approx(2.0 / 12_000))
+    assert "ESTIMATE" in run(*given).stdout
+    assert "no --watts for its host server" in run(MODEL, measured, "--watts", "edge1=0.5", code=2).stderr
