@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from test_codec import Z, latents, trained_model
 from test_fleet import ROWS, SHAPE, weights
 
-from sde_harl.algorithms.rate import GAIN, LEAST_COEF, MOST_COEF, RateControl
+from sde_harl.algorithms.rate import BRAKE, GAIN, LEAST_COEF, MOST_COEF, RateControl
 from sde_harl.codec import make_codec
 from sde_harl.codec.coder import EntropyCoder, least_bytes
 from sde_harl.codec.entropy import LatentModel
@@ -65,9 +65,9 @@ def test_on_a_sluggish_coded_source_the_bytes_sent_come_to_the_target(start: flo
         sent.append(len(coder.encode((rng.random((64, symbols)) < ones).astype(np.float32))) / 64)
         coef = control.next(1.0, sent[-1])
     assert max(abs(np.array(sent[:50]) / target - 1)) > 0.3
-    assert np.mean(sent[-100:]) == pytest.approx(target, rel=0.01)
+    assert np.mean(sent[-100:]) == pytest.approx(target, rel=0.01 if start < 0.1 else 0.05)  # below, the brake is on
     ideal = least_bytes(64, 0) + symbols * (1 + 5 * 0.03 * coef**-0.5) / 8  # the string's state is paid for too
-    assert ideal == pytest.approx(target, rel=0.05)
+    assert ideal == pytest.approx(target, rel=0.08)
 
 
 def test_lambda_keeps_its_bounds_and_leaves_them_at_once() -> None:
@@ -80,6 +80,12 @@ def test_lambda_keeps_its_bounds_and_leaves_them_at_once() -> None:
     assert control.next(1.0, 0.0) == control.next(1.0, 4.0), "where nothing was sent, nothing is known"
 
 
+def test_below_the_target_lambda_gives_way_and_is_back_at_once_above() -> None:
+    control = RateControl(CodecConfig(rate_coef=1e-2, target_bytes=4.0))
+    assert control.next(1.0, 2.0) == pytest.approx(1e-2 * 0.5 ** (GAIN + BRAKE))
+    assert control.next(1.0, 4.0) == pytest.approx(1e-2 * 0.5**GAIN)
+
+
 @pytest.mark.parametrize("rows", [1, 2, 7, 64])
 @pytest.mark.parametrize("pack", [0, 1, 3, 64])
 def test_symbols_that_cost_nothing_cost_the_least(rows: int, pack: int) -> None:
@@ -90,13 +96,25 @@ def test_symbols_that_cost_nothing_cost_the_least(rows: int, pack: int) -> None:
     assert len(payload) / rows == least_bytes(rows, pack)
 
 
+@pytest.mark.parametrize("rows", [1, 5, 64])
+@pytest.mark.parametrize("scale", [0.1, 1.0, 9.0])
+def test_a_string_is_its_bits_in_whole_words_and_its_state(rows: int, scale: float) -> None:
+    """8 + 4 floor(bits / 32) bytes, give or take a word: the state has room for 32 bits of what it carries."""
+    coder = EntropyCoder(trained_model().build_tables(1)[0])
+    for seed in range(20):
+        z = latents(rows, scale, seed)
+        payload = coder.encode(z)
+        expected = 8 + 4 * (coder.decode(payload, np.empty_like(z)) // 32)
+        assert abs(len(payload) - expected) <= 4
+
+
 @pytest.mark.slow
 def test_a_policy_is_steered_to_a_target_and_still_wins() -> None:
-    """The game needs 2 bits a decision, a quarter of a byte; 256 decisions share a string, whose state is 1/32 byte."""
+    """The game needs 2 bits a decision, so the policy ends below a byte and lambda falls. 256 share a string."""
     rng, game = np.random.default_rng(0), spec(((4,), (4,)), 4)
     algorithm, rollout = learner(game, lr=5e-3, critic_lr=5e-3), new_rollout(game, 256)
     control, rewards, sizes = RateControl(CodecConfig(rate_coef=0.03, target_bytes=1.0)), [], []
-    for _ in range(250):
+    for _ in range(120):
         shown = rng.integers(0, 4, (2, 256))
         see(rollout, np.eye(4, dtype=np.float32)[shown])
         act(algorithm.policy, rollout, rng)
@@ -105,8 +123,8 @@ def test_a_policy_is_steered_to_a_target_and_still_wins() -> None:
         sizes.append(bytes_per_decision(algorithm, rollout))
         algorithm.rate_coef = control.next(1.0, sizes[-1])
         algorithm.update(rollout, 0.0)
-    assert np.mean(sizes[-20:]) == pytest.approx(1.0, rel=0.1)
-    assert np.mean(rewards[-20:]) > 0.95
+    assert sizes[0] > 2.0 and 0.5 < np.mean(sizes[-20:]) <= 1.0
+    assert algorithm.rate_coef < 0.03 and np.mean(rewards[-20:]) > 0.95
 
 
 def bytes_per_decision(algorithm: object, rollout: object) -> float:

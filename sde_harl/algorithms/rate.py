@@ -40,7 +40,10 @@ MEDIAN_STEP = 0.05
 """What a median moves in an update at most, in quantisation steps."""
 
 GAIN = 0.05
-"""Of the controller, an update. Nets follow lambda within tens of updates; a quicker hand would swing."""
+"""Of the controller's integral part, an update: nets follow lambda within tens of updates."""
+BRAKE = 8.0
+"""How hard lambda gives way below the target. Latents that have shrunk grow again only if the return asks for it: there
+the integral alone would press on for tens of updates."""
 LEAST_COEF, MOST_COEF = 1e-6, 1.0
 """Where a steered lambda stays: at the top the rate outweighs any return, and a target not reached there never is."""
 
@@ -48,9 +51,10 @@ LEAST_COEF, MOST_COEF = 1e-6, 1.0
 class RateControl:
     """Lambda, update by update: it warms up from 0, then is `rate_coef`, or what brings the bytes sent to a target.
 
-    The latter is integral control of log lambda: an update multiplies it by (bytes / target) ** GAIN. Where bytes
-    follow lambda at once, as c * lambda ** -k, log(bytes / target) shrinks by the factor 1 - GAIN * k an update,
-    whatever c. The bytes are a payload's as sent: the coder's own overhead is in them, and the symbols make up for it.
+    The latter is integral control of log lambda: an update multiplies it by (bytes / target) ** GAIN, and, while bytes
+    are below the target, for the time being by (bytes / target) ** BRAKE. Where bytes above it follow lambda at once,
+    as c * lambda ** -k, log(bytes / target) shrinks by the factor 1 - GAIN * k an update, whatever c. The bytes are a
+    payload's as sent: the coder's own overhead is in them, and the symbols make up for it.
     """
 
     def __init__(self, codec: CodecConfig) -> None:
@@ -63,7 +67,12 @@ class RateControl:
         """
         if progress < self._warmup:
             return self._coef * progress / self._warmup
-        if self._target and sent > 0:
-            steered = self._coef * (sent / self._target) ** GAIN
-            self._coef = min(max(steered, LEAST_COEF), MOST_COEF)
-        return self._coef
+        if not self._target or sent <= 0:
+            return self._coef
+        excess = sent / self._target
+        self._coef = _bounded(self._coef * excess**GAIN)
+        return _bounded(self._coef * min(excess, 1.0) ** BRAKE)
+
+
+def _bounded(coef: float) -> float:
+    return min(max(coef, LEAST_COEF), MOST_COEF)
