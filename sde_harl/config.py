@@ -119,7 +119,7 @@ class PolicyConfig:
     layer_norm: bool = False
     """Normalise what comes out of every block's ReLU over its features, in policies and critic, as HARL does."""
     recurrent: bool = False
-    """A GRU before the heads, at the server, and one in the critic."""
+    """A GRU before the heads, at the server or with all else on the device, and one in the critic."""
     head_gain: float = _number(0.01, above=0)
     """Gain of the heads' orthogonal initialisation."""
     std_x_coef: float = _number(1.0, above=0)

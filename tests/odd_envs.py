@@ -98,6 +98,34 @@ class Torque(pettingzoo.ParallelEnv):
         return actions, {agent: float(action.sum()) for agent, action in actions.items()}, *flags, {}
 
 
+class Cues(pettingzoo.ParallelEnv):
+    """Two steps: each of two agents sees one of three cues, then nothing, and is to name what it saw."""
+
+    metadata: dict[str, Any] = {"name": "cues"}
+    possible_agents = ["left", "right"]
+
+    def __init__(self) -> None:
+        self.agents: list[str] = []
+
+    def observation_space(self, agent: str) -> spaces.Space[Any]:
+        return spaces.Box(0, 1, (4,))
+
+    def action_space(self, agent: str) -> spaces.Space[Any]:
+        return spaces.Discrete(3)
+
+    def reset(self, seed: int | None = None, options: Any = None) -> tuple[Any, Any]:
+        self.agents, self.blank = list(self.possible_agents), False
+        self.cues = dict(zip(self.agents, np.random.default_rng(seed).integers(0, 3, 2)))
+        return {agent: np.eye(4)[cue] for agent, cue in self.cues.items()}, {}
+
+    def step(self, actions: dict[str, Any]) -> tuple[Any, Any, Any, Any, Any]:
+        over, self.blank = self.blank, True
+        rewards = {agent: float(over and actions[agent] == cue) for agent, cue in self.cues.items()}
+        flags = [dict.fromkeys(self.possible_agents, flag) for flag in (over, False)]
+        self.agents = [] if over else self.agents
+        return dict.fromkeys(self.possible_agents, np.eye(4)[3]), rewards, *flags, {}
+
+
 class Failing(Corridor):
     """Raises in the third step, or is killed."""
 

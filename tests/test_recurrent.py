@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -12,11 +15,14 @@ from sde_harl.algorithms import ALGORITHMS
 from sde_harl.algorithms.rollout import Rollout
 from sde_harl.algorithms.sequences import flat, kept, pick, recall_of
 from sde_harl.algorithms.values import CriticTrainer
+from sde_harl.command import parse
 from sde_harl.config import AlgoConfig, PolicyConfig
+from sde_harl.learner import Learner
 from sde_harl.policy.acting import GruArrays
 from sde_harl.policy.critic import Critic
 from sde_harl.policy.gru import Gru, Recall
 from sde_harl.policy.view import make_view
+from sde_harl.run import loopback
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -161,3 +167,22 @@ def test_only_a_policy_with_memory_names_what_it_saw_before(name: str, recurrent
         rewards.append(play(algorithm.policy, rollout, rng))
         assert algorithm.update(rollout, 0.0)["ratio_error"] < 1e-4, "what acted is not what is trained"
     assert rewards[-1] > 0.9 if recurrent else np.mean(rewards[-10:]) < 0.5
+
+
+CUES = ["--env", "pettingzoo", "env.factory=odd_envs:Cues", "train.envs=64", "train.rollout=5", "algo.chunk=5"]
+CUES += ["policy.recurrent=true", "policy.blocks=2", "policy.local_blocks=2", "codec.name=none", "policy.width=16"]
+CUES += ["algo.lr=3e-3", "algo.critic_lr=1e-2", "algo.minibatches=2", "record.tensorboard=false"]
+
+
+@pytest.mark.parametrize("name", ["happo", "mappo"])
+def test_whole_policies_remember_on_their_devices(name: str, tmp_path: Path) -> None:
+    """The same task through the whole program. Rollouts end amid episodes, and evaluations come between them."""
+    words = [*CUES, "train.steps=13000", "eval.interval=4000", "eval.episodes=64", f"record.dir={tmp_path}"]
+    config = parse(["--algo", name, *words]).config
+    assert config is not None
+    run = Learner(config, loopback())
+    run.run()
+    with h5py.File(run.folder / "run.h5") as file:
+        assert file["training"]["ratio_error"][:].max() < 1e-4, "what acted is not what is trained"
+        assert file["evaluations"]["return_mean"][-1] > 0.9
+        assert not len(file["faults"]["kind"])

@@ -71,6 +71,7 @@ class ActingPolicy:
     ) -> None:
         """`trunk`, `head`: weight (N, in, out) and bias (N, 1, out) of each block and of the head.
 
+        With an empty trunk, latents are what the last block's products are: a whole policy's.
         `branches` as in `EnvSpec`; `std` (N, 1, D) if actions are continuous.
         """
         self._trunk, self._head, self._std, self._gru, self._layer_norm = trunk, head, std, gru, layer_norm
@@ -79,9 +80,9 @@ class ActingPolicy:
 
     def outputs(self, latents: np.ndarray, memory: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
         """Logits, or means if continuous, (N, E, A) of decoded latents (N, E, Z), and the memory after them."""
-        if self._gru is None:
-            return forward(latents, [*self._trunk, self._head], self._layer_norm), None
         x = activate(forward(latents, self._trunk, self._layer_norm), self._layer_norm)
+        if self._gru is None:
+            return forward(x, [self._head], self._layer_norm), None
         if memory is None:
             memory = np.zeros((*x.shape[:2], self._gru.weight_memory.shape[1]), np.float32)
         memory = self._gru(x, memory)

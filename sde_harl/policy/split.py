@@ -7,7 +7,7 @@ trunk is conditioned on identity by a bias of the agent's own in its first block
 appended to the input amounts to. A group of one is an ordinary policy of its own. With `share` the agents of a group
 have one local net and one head in common too. What a recurrent policy remembers is kept at the server, so that a device
 is stateless: one that restarts has lost nothing. With all blocks local there is no trunk and nothing is quantised: the
-whole policy runs on the device, as in HARL.
+whole policy runs on the device, as in HARL, and each agent's GRU with it.
 
 n agents of the group, k sets of parameters (n, or 1 where they are shared), B rows, O observation, Z latent, A outputs
 of a head.
@@ -97,7 +97,7 @@ class GroupNet(nn.Module):
         widths = [self.shape.latent_max()] + [policy.width] * (policy.blocks - policy.local_blocks)
         self.trunk_weights, self.trunk_biases = stack(1, widths, [RELU_GAIN] * (len(widths) - 1), generator)
         self.identity = None if self.whole else nn.Parameter(torch.zeros(n, 1, policy.width))
-        self.gru = Gru(1, policy.width, policy.width, generator) if policy.recurrent else None
+        self.gru = Gru(k if self.whole else 1, policy.width, policy.width, generator) if policy.recurrent else None
         self.head_weight = orthogonal(k, policy.width, sum(spec.branches), policy.head_gain, generator)
         self.head_bias = nn.Parameter(torch.zeros(k, 1, sum(spec.branches)))
         self._std_coefs = (policy.std_x_coef, policy.std_y_coef)
@@ -146,16 +146,22 @@ class GroupNet(nn.Module):
 
     def decide(self, decoded: Tensor, recall: Recall | None) -> Tensor:
         """Outputs (n, B, A) from decoded latents (n, B, Z)."""
-        norm = self.shape.layer_norm
-        if self.whole:
-            return affine(activate(decoded, norm), self.head_weight, self.head_bias)
-        (weight, bias), *rest = zip(self.trunk_weights, self.trunk_biases)
-        x = activate(affine(decoded, weight / LATENT_SCALE, bias + self.identity), norm)
-        for each in rest:
-            x = activate(affine(x, *each), norm)
+        x = activate(decoded, self.shape.layer_norm) if self.whole else self._trunk(decoded)
         if self.gru and recall:
             x = self.gru(x, recall)
         return affine(x, self.head_weight, self.head_bias)
+
+    def _trunk(self, decoded: Tensor) -> Tensor:
+        """(n, B, W) from decoded latents."""
+        (weight, bias), *rest = zip(self.trunk_weights, self.trunk_biases)
+        x = activate(affine(decoded, weight / LATENT_SCALE, bias + self.identity), self.shape.layer_norm)
+        for each in rest:
+            x = activate(affine(x, *each), self.shape.layer_norm)
+        return x
+
+    def upper(self) -> list[Tensor]:
+        """All behind the local nets of whole policies, in wire order (policy/whole.py): of GRU (k, ...) and head."""
+        return [*(self.gru.arrays() if self.gru else ()), *self.head()]
 
     def head(self) -> list[Tensor]:
         """Weight (k, W, A) and bias (k, 1, A) of the heads; deviations (k, 1, D) if actions are continuous."""
@@ -186,14 +192,14 @@ class SplitPolicy(nn.Module):
         self.nets = nn.ModuleList(self.groups)  # registers their parameters; `groups` is the same list, typed
 
     def local_parameters(self) -> list[list[np.ndarray]]:
-        """Per agent, what its device holds, in wire order: local net (latent scale folded in), and head if whole."""
+        """Per agent, what its device holds, in wire order: local net (latent scale folded in), then all if whole."""
         arrays: dict[int, list[np.ndarray]] = {}
         for net in self.groups:
             n = len(net.members)
             pairs = zip(net.local_weights, net.local_biases)
             stacked = [each.expand(n, -1, -1) for weight, bias in pairs for each in (weight, bias)]
             if net.whole:
-                stacked += [each.expand(n, -1, -1) for each in net.head()]
+                stacked += [each.expand(n, -1, -1) for each in net.upper()]
             if not self.shape.local_blocks:
                 stacked = [each * net.normalise.mask for each in stacked]
             plain = [each.detach().numpy().copy() for each in stacked]
@@ -235,6 +241,5 @@ class SplitPolicy(nn.Module):
         std = by_agent(GroupNet.std) if self.groups[0].log_std is not None else None
         gru = None
         if self.groups[0].gru:
-            names = ("weight_in", "bias_in", "weight_memory", "bias_memory")
-            gru = GruArrays(*(by_agent(lambda net: getattr(net.gru, name)) for name in names))  # noqa: B023
+            gru = GruArrays(*(by_agent(lambda net: getattr(net.gru, name)) for name in GruArrays._fields))  # noqa: B023
         return ActingPolicy(layers, head, self._branches, std, gru, self.shape.layer_norm)
