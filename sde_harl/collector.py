@@ -18,6 +18,9 @@ from sde_harl.policy.acting import ActingPolicy, Decision
 from sde_harl.policy.whole import Told
 from sde_harl.tape import Tape
 
+SLOTS = 2
+"""Half-batches in flight."""
+
 
 class Episodes(NamedTuple):
     """Episodes that ended, one row each."""

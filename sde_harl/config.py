@@ -174,8 +174,10 @@ class LinkConfig:
 class TrainConfig:
     """How much is played."""
 
-    steps: int = _number(5_000_000, least=1, most=10**15)
-    """Environment steps of the run."""
+    steps: int = _number(5_000_000, least=0, most=10**15)
+    """Environment steps of the run; 0 = evaluate once and end."""
+    load: str = "none"
+    """A checkpoint (models/*.pt of a run) to start from: the nets, the entropy models and the value normalisation."""
     envs: int = _number(64, least=2)
     """Environments, in two half-batches: an even number."""
     rollout: int = _number(128, least=1)

@@ -30,8 +30,8 @@ def main() -> int:
         rollout = learner._rollout
         arrays = (rollout.latents, rollout.actions, rollout.rewards, rollout.log_probs)
         prints.append([hashlib.sha256(each.tobytes()).hexdigest() for each in arrays])
-    learner._record.close()
-    print(json.dumps({"executors": len(learner.fleet.hosts), "prints": prints, "folder": str(learner.folder)}))
+    learner.journal.close()
+    print(json.dumps({"executors": len(learner.fleet.hosts), "prints": prints, "folder": str(learner.journal.folder)}))
     dismiss(transport, "")
     return 0
 

@@ -50,6 +50,7 @@ def episode(file: RunFile, number: int, trajectories: bool) -> None:
         environments=np.full(8, 32),
         payload_bytes=np.full(8, 100),
         wire_bytes=np.full(8, 132),
+        train=np.ones(8, bool),
         ideal_bits=np.full(8, 790.0),
         t_decode=np.full(8, 5),
         t_policy=np.full(8, 6),

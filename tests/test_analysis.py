@@ -65,7 +65,7 @@ def add_decisions(file: RunFile) -> None:
         same = dict.fromkeys(("t_encode", "t_round_trip", "t_decode", "t_policy"), np.zeros(100, np.int64))
         times = {name: same[name] + us * 1000 for name, us in zip(same, (10, 500, 20, 80), strict=True)}
         full = {"agent": agent, "rank": agent + 1, "environments": 4, "payload_bytes": 20 + 20 * agent,
-                "wire_bytes": 52 + 20 * agent, "version": 1}  # fmt: skip
+                "wire_bytes": 52 + 20 * agent, "version": 1, "train": True}  # fmt: skip
         columns = {name: np.full(100, value) for name, value in full.items()}
         file.add("decisions", step=np.arange(100), ideal_bits=np.full(100, 128.0), t_local=unknown, **columns, **times)
 
@@ -141,7 +141,8 @@ def test_unknown_times_and_bits(tmp_path: Path) -> None:
     file = RunFile(tmp_path / "run.h5", META, "stop")
     times = dict.fromkeys(("t_local", "t_encode", "t_round_trip", "t_decode", "t_policy"), [0, -1])
     file.add("decisions", step=[1, 2], agent=[0, 9], rank=[0, 0], environments=[1, 1], payload_bytes=[8, 8],
-             wire_bytes=[40, 40], ideal_bits=[-1.0, float("nan")], version=[1, 1], **times)  # fmt: skip
+             wire_bytes=[40, 40], ideal_bits=[-1.0, float("nan")], version=[1, 1],
+             train=[True, True], **times)  # fmt: skip
     file.close()
     row = figures(tmp_path / "run.h5")["all"]
     assert row["latency"]["whole"] == {"p50": None, "p95": None, "p99": None, "unknown": 2}

@@ -29,14 +29,16 @@ CONTINUOUS = {"mamujoco"}
 
 
 def play(folder: Path, *words: str) -> dict[str, np.ndarray]:
-    config = parse(["env.workers=0", *words, *SMALL, f"record.dir={folder}"]).config
+    config = parse(["env.workers=0", *SMALL, *words, f"record.dir={folder}"]).config
     assert config is not None
     learner = Learner(config, loopback())
     learner.run()
-    with h5py.File(learner.folder / "run.h5") as file:
+    with h5py.File(learner.journal.folder / "run.h5") as file:
         tables = {name: file["training"][name][:] for name in file["training"]}
         assert len(file["evaluations"]["step"]) >= 1
-        assert (learner.folder / "models" / "last.pt").exists()
+        assert (learner.journal.folder / "models" / "last.pt").exists()
+    if not config.train.steps:
+        return tables
     assert np.isfinite(tables["value_loss"]).all()
     assert tables["ratio_error"].max() < 1e-3, "what acted is not what is trained"
     return tables
@@ -107,3 +109,18 @@ def test_every_algorithm_runs_whole_policies_on_the_devices(algo: str, continuou
     tables = play(tmp_path, *words, "policy.blocks=2", "policy.local_blocks=2", "codec.name=none")
     numbers = WIDEST if continuous == "true" else 1
     assert (tables["bytes_per_decision"] == 8 * numbers).all()  # an action's and its log-probability's
+
+
+def test_a_checkpoint_plays_as_the_run_that_wrote_it(tmp_path: Path) -> None:
+    words = ["--algo", "happo", "--env", "mpe", "policy.groups=[[0,2],[1]]"]
+    play(tmp_path / "first", *words)
+    (folder,) = (path.parent for path in (tmp_path / "first").rglob("run.h5"))
+    load = f"train.load={folder}/models/last.pt"
+    assert not play(tmp_path / "again", *words, load, "train.steps=0")
+    (again,) = (tmp_path / "again").rglob("run.h5")
+    with h5py.File(folder / "run.h5") as wrote, h5py.File(again) as read:
+        for name in ("return_mean", "return_std", "bytes_per_decision", "bits_per_element"):
+            assert read["evaluations"][name][:].tolist() == wrote["evaluations"][name][-1:].tolist()
+        assert not read["decisions"]["train"][:].any()
+    with pytest.raises(UserError, match="policy.nets"):
+        play(tmp_path / "other", *words, load, "policy.width=8")

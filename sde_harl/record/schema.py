@@ -36,6 +36,7 @@ TABLES: dict[str, dict[str, Column]] = {
     "decisions": {
         "step": STEP,
         "agent": Column("i4", "1", "agent that decided"),
+        "train": Column("?", "1", "true: made to learn, false: in an evaluation"),
         "rank": Column("i4", "1", "MPI rank that coded the message"),
         "environments": Column("i4", "decisions", "environments (rows) in the message"),
         "payload_bytes": Column("i4", "byte", "coded latents"),

@@ -1,0 +1,190 @@
+"""What a run writes down: run.h5, its metrics, its configuration. Knows what a row means, not how it is stored."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+from sde_harl.collector import SLOTS, Episodes
+from sde_harl.config import Config
+from sde_harl.decisions import Decisions
+from sde_harl.envs.base import EnvSpec
+from sde_harl.executor import hello
+from sde_harl.fleet import Fleet
+from sde_harl.layering import to_yaml
+from sde_harl.link.wire import OVERHEAD, Resources
+from sde_harl.meters.process import Process
+from sde_harl.meters.timing import now_ns
+from sde_harl.policy.split import local_shape
+from sde_harl.record.metrics import Metrics
+from sde_harl.record.trajectories import RunFile, run_folder
+
+
+class Journal:
+    """The record of one run, told of everything that happens in it."""
+
+    def __init__(self, config: Config, spec: EnvSpec, fleet: Fleet, backend: str) -> None:
+        """Makes the run's folder, so last of all: a run that can't start shall leave none behind."""
+        self._config, self._spec, self._fleet = config, spec, fleet
+        env, task = spec.name.split("/", 1)
+        self.folder = run_folder(Path(config.record.dir), env, task, config.algo.name, config.record.exp, config.seed)
+        (self.folder / "models").mkdir()
+        (self.folder / "config.yaml").write_text(to_yaml(config))
+        self._file = RunFile(self.folder / "run.h5", _meta(config, spec, fleet, backend), config.record.on_disk_full)
+        self._metrics = Metrics(self.folder, config.record.tensorboard, config.train.steps)
+        self._process, self._started = Process(), now_ns()
+        self._elements = sum(local_shape(spec, config.policy, tuple(range(len(spec.agents)))).latent_sizes())
+        self.note, self.trajectory = self._metrics.note, self._file.trajectory
+
+    def ended(self, step: int, episodes: Episodes) -> None:
+        """Episodes of training, as they end: once they are on disk no kill loses them."""
+        self._file.flush(wait=True)  # what ended before, so that a kill loses no more than what ends now
+        self._episodes(step, episodes, train=True)
+
+    def update(self, step: int, episodes: Episodes, decisions: Decisions, scalars: Mapping[str, float]) -> None:
+        """What one rollout brought, and what was learnt from it."""
+        row = {**scalars, **_summary(episodes), **_traffic(decisions, self._elements)}
+        self._file.add("training", step=step, **row)
+        self._metrics.log(step, row)
+
+    def evaluation(self, step: int, episodes: Episodes, decisions: Decisions) -> None:
+        """Greedy episodes."""
+        scalars = _summary(episodes) | _traffic(decisions, self._elements)
+        self._episodes(step, episodes, train=False)
+        self._file.add(
+            "evaluations",
+            step=step,
+            episodes=len(episodes.length),
+            win_rate=scalars["win_rate"],
+            return_mean=scalars["return"],
+            return_std=float(episodes.returns.std()),
+            length_mean=scalars["length"],
+            bits_per_element=scalars["bits_per_element"],
+            bytes_per_decision=scalars["bytes_per_decision"],
+        )
+        self._metrics.log(step, {f"eval/{key}": value for key, value in scalars.items()})
+
+    def cost(self, step: int, decisions: Decisions, resources: Mapping[int, Resources], train: bool) -> None:
+        """What was sent, what every rank has used so far, and what was refused."""
+        self._decisions(decisions, train)
+        self._resources(step, resources)
+        for fault in self._fleet.faults():
+            self._file.add("faults", step=fault.step, rank=fault.rank, agent=fault.agent, kind=fault.reason)
+
+    def close(self) -> None:
+        self._file.close()
+        self._metrics.close()
+
+    def _episodes(self, step: int, episodes: Episodes, train: bool) -> None:
+        count = len(episodes.length)
+        self._file.add(
+            "episodes",
+            step=np.full(count, step),
+            slot=episodes.environment // (self._config.train.envs // SLOTS),
+            env=episodes.environment,
+            train=np.full(count, train),
+            seed=episodes.seed,
+            length=episodes.length,
+            won=episodes.won,
+            policy_version=np.full(count, self._fleet.version),
+            **{"return": episodes.returns},
+        )
+
+    def _decisions(self, decisions: Decisions, train: bool) -> None:
+        count, agents = decisions.payload_bytes.shape
+        if self._config.record.decisions and count:
+            per_agent = lambda column: np.repeat(column, agents)  # noqa: E731
+            device = decisions.device_ns.reshape(-1, 3)
+            self._file.add(
+                "decisions",
+                step=per_agent(decisions.step),
+                agent=np.tile(np.arange(agents), count),
+                train=np.full(count * agents, train),
+                rank=np.tile(self._fleet.rank_of, count),
+                environments=per_agent(decisions.environments),
+                payload_bytes=decisions.payload_bytes.ravel(),
+                wire_bytes=decisions.payload_bytes.ravel() + OVERHEAD,
+                ideal_bits=decisions.ideal_bits.ravel(),
+                version=per_agent(decisions.version),
+                t_local=device[:, 0],
+                t_encode=device[:, 1],
+                t_round_trip=device[:, 2],
+                t_decode=decisions.decode_ns.ravel(),
+                t_policy=per_agent(decisions.policy_ns),
+            )
+
+    def _resources(self, step: int, resources: Mapping[int, Resources]) -> None:
+        mine = self._process.sample()
+        rows = [(0, mine.cpu_s, mine.rss_bytes, mine.peak_rss_bytes)]
+        rows += [(rank, each.cpu_s, each.rss_bytes, each.peak_rss_bytes) for rank, each in resources.items()]
+        rank, cpu, rss, peak = (np.array(column) for column in zip(*rows))
+        time_s = np.full(len(rows), (now_ns() - self._started) * 1e-9)
+        usage = {"cpu_s": cpu, "rss_bytes": rss, "peak_rss_bytes": peak}
+        self._file.add("resources", rank=rank, step=np.full(len(rows), step), time_s=time_s, **usage)
+
+
+def _meta(config: Config, spec: EnvSpec, fleet: Fleet, backend: str) -> dict[str, str | int | float]:
+    hosts = [hello()] + [each._asdict() for _, each in sorted(fleet.hosts.items())]
+    return {
+        "config": to_yaml(config),
+        "env": spec.name,
+        "algo": config.algo.name,
+        "seed": config.seed,
+        "backend": backend,
+        "placement": config.placement.mode,
+        "executors": len(fleet.hosts),
+        "hosts": json.dumps(hosts),
+        "versions": json.dumps(_versions()),
+        "git_revision": _git_revision(),
+        "codec": config.codec.name,
+        "latent": local_shape(spec, config.policy, (0,)).latent_max(),
+        "obs_sizes": json.dumps(spec.obs_sizes),
+        "agents": json.dumps(spec.agents),
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _summary(episodes: Episodes) -> dict[str, float]:
+    """Means over episodes; NaN where there is none, or winning means nothing."""
+    won = episodes.won[episodes.won >= 0]
+    means = {"return": episodes.returns, "length": episodes.length, "win_rate": won}
+    return {name: float(values.mean()) if len(values) else float("nan") for name, values in means.items()}
+
+
+def _traffic(decisions: Decisions, elements: int) -> dict[str, float]:
+    """Bytes per decision of one agent, and bits per latent element by the model (NaN where the codec has none)."""
+    made = decisions.environments.sum()
+    agents = decisions.payload_bytes.shape[1]
+    ideal = decisions.ideal_bits
+    return {
+        "bytes_per_decision": float(decisions.payload_bytes.sum() / max(made * agents, 1)),
+        "bits_per_element": float(ideal.sum() / max(made * elements, 1)) if (ideal >= 0).all() else float("nan"),
+    }
+
+
+def _versions() -> dict[str, str]:
+    names = ("sde_harl", "numpy", "torch", "compressai", "mpi4py", "h5py", "jax", "jaxmarl", "mpe2")
+    return {"python": platform.python_version()} | {name: _installed(name) for name in names}
+
+
+def _installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _git_revision() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return done.stdout.strip() or "unknown"
