@@ -23,6 +23,7 @@ from sde_harl.link.transport import Transport
 from sde_harl.link.wire import Kind, Message, Resources, WireError, pack_meter, parse_json
 from sde_harl.meters.process import Process
 from sde_harl.meters.timing import now_ns
+from sde_harl.policy.conv import Conv
 from sde_harl.policy.local import LocalNets, LocalShape
 from sde_harl.policy.whole import Streams, WholePolicy, WholeShape, read_told, told_bytes
 
@@ -58,7 +59,10 @@ class Welcome(NamedTuple):
         if set(fields) != set(cls._fields):
             raise WireError("welcome")
         whole = fields["whole"] if fields["whole"] is None else _nested(WholeShape, fields["whole"])
-        return cls(**{**_tuples(fields), "shape": _nested(LocalShape, fields["shape"]), "whole": whole})
+        shape = _nested(LocalShape, fields["shape"])
+        if shape.conv:
+            shape = shape._replace(conv=Conv(*shape.conv))
+        return cls(**{**_tuples(fields), "shape": shape, "whole": whole})
 
 
 def _nested(kind: Any, fields: Any) -> Any:
@@ -125,6 +129,7 @@ class Executor:
         self._transport.set_frame_bytes(receive=welcome.frame_bytes, send=LARGEST_SENT)
         self._sizes = self._shape.latent_sizes()
         self._features, self._padded = sum(self._shape.obs_sizes), min(self._shape.obs_sizes) < self._shape.obs
+        self._obs_dtype = self._shape.obs_dtype()
         self._whole, self._sensed = welcome.whole, self._decide if welcome.whole else self._encode
         self._memory: dict[tuple[int, bool], np.ndarray] = {}
         self._streams = Streams(welcome.whole.seed, welcome.agents) if welcome.whole else None
@@ -146,7 +151,7 @@ class Executor:
         started, whole = now_ns(), self._whole
         assert whole
         _, _, _, step, slot, rows, version = message.header
-        count, seen = len(self._agents), 4 * rows * self._features
+        count, seen = len(self._agents), self._obs_dtype.itemsize * rows * self._features
         if len(message.payload) != seen + told_bytes(whole, count, rows):
             raise WireError("length")
         obs = self._observations(message.payload[:seen], rows)
@@ -191,11 +196,11 @@ class Executor:
     def _observations(self, payload: memoryview, rows: int) -> np.ndarray:
         """(n, E, O) padded with zeros, from each agent's (E, O_i) in turn."""
         count, size = len(self._agents), self._shape.obs
-        if len(payload) != 4 * rows * self._features:
+        if len(payload) != self._obs_dtype.itemsize * rows * self._features:
             raise WireError("length")
+        values = np.frombuffer(payload, self._obs_dtype).astype(FLOAT32, copy=False)
         if not self._padded:
-            return np.ndarray((count, rows, size), FLOAT32, payload)
-        values = np.frombuffer(payload, FLOAT32)
+            return values.reshape(count, rows, size)
         obs = np.zeros((count, rows, size), np.float32)
         start = 0
         for row, size in enumerate(self._shape.obs_sizes):

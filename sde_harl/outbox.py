@@ -91,7 +91,8 @@ class Outbox:
         self._transport.send_fan(fan, write, ACTIONS, step, slot, rows, version)
 
     def _new_sensors(self, slot: int, rows: int) -> Frames:
-        made = self._sensors[slot, rows] = self._new(rows, self._plan.shape.obs_sizes, np.dtype("<f4"), told=True)
+        shape = self._plan.shape
+        made = self._sensors[slot, rows] = self._new(rows, shape.obs_sizes, shape.obs_dtype(), told=True)
         return made
 
     def _new_actions(self, slot: int, rows: int) -> Frames:
@@ -101,9 +102,10 @@ class Outbox:
         return made
 
     def _new(self, rows: int, widths: tuple[int, ...], dtype: np.dtype, told: bool) -> Frames:
-        """Frames for (E, width) four-byte numbers of each agent, and what else whole policies are told."""
+        """Frames for (E, width) numbers of each agent, and what else whole policies are told."""
         sizes = {
-            rank: 4 * rows * sum(widths[agent] for agent in agents) + (self._told_bytes(agents, rows) if told else 0)
+            rank: dtype.itemsize * rows * sum(widths[agent] for agent in agents)
+            + (self._told_bytes(agents, rows) if told else 0)
             for rank, agents in self._executors.items()
         }
         fan = self._transport.fan(sizes)
@@ -112,7 +114,7 @@ class Outbox:
             at, payload = 0, fan.frames[rank].payload
             for agent in agents:
                 places[rank].append((agent, np.ndarray((rows, widths[agent]), dtype, payload, at)))
-                at += 4 * rows * widths[agent]
+                at += dtype.itemsize * rows * widths[agent]
         return Frames(fan, places)
 
     def _told_bytes(self, agents: tuple[int, ...], rows: int) -> int:
@@ -121,7 +123,7 @@ class Outbox:
     def _largest(self, agents: tuple[int, ...]) -> int:
         """Payload bytes: observations, tables, weights or actions."""
         plan, shape = self._plan, self._plan.shape_of(agents)
-        sensed = 4 * plan.rows * sum(shape.obs_sizes) + self._told_bytes(agents, plan.rows)
+        sensed = shape.obs_dtype().itemsize * plan.rows * sum(shape.obs_sizes) + self._told_bytes(agents, plan.rows)
         upper = upper_shapes(shape, plan.whole) if plan.whole else []
         weights = sum(prod(each) for each in [*parameter_shapes(shape), *upper])
         actions = plan.rows * len(agents) * plan.action_size

@@ -10,6 +10,7 @@ import pytest
 import torch
 from games import learner, spec
 from torch import nn
+from torch.nn import functional
 
 from sde_harl.algorithms import ALGORITHMS
 from sde_harl.algorithms.rollout import Rollout
@@ -122,6 +123,16 @@ def test_a_cut_episodes_last_value_remembers_the_episode() -> None:
     np.testing.assert_allclose(returns, values[0, 2] * np.array([0.25, 0.5]), rtol=1e-5)
 
 
+def test_layer_normalisation_is_of_what_the_heads_see_and_not_of_what_is_remembered() -> None:
+    view = make_view("EP", spec(((2,), (2,)), 3))
+    critic = Critic(view, PolicyConfig(critic_width=8, recurrent=True, layer_norm=True), True, generator())
+    seen, recall = torch.randn(1, 6, 3, generator=generator(1)), Recall(torch.zeros(1, 2, 8), torch.ones(1, 2, 3))
+    values, memory = critic(seen, recall)
+    head, bias = critic.weights[-1][0], critic.biases[-1][0]
+    torch.testing.assert_close(values[0], (functional.layer_norm(memory[0], (8,)) @ head + bias)[:, 0])
+    assert memory.abs().max() < 1 and memory.std(-1).max() < 0.9
+
+
 STEPS, ENVS = 4, 64
 
 
@@ -182,7 +193,7 @@ def test_whole_policies_remember_on_their_devices(name: str, tmp_path: Path) -> 
     assert config is not None
     run = Learner(config, loopback())
     run.run()
-    with h5py.File(run.folder / "run.h5") as file:
+    with h5py.File(run.journal.folder / "run.h5") as file:
         assert file["training"]["ratio_error"][:].max() < 1e-4, "what acted is not what is trained"
         assert file["evaluations"]["return_mean"][-1] > 0.9
         assert not len(file["faults"]["kind"])

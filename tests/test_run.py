@@ -60,6 +60,7 @@ ODD = ["tests/agree_program.py", "--env", "pettingzoo", "--algo", "happo", "trai
 ODD += ["policy.width=16", "record.tensorboard=false"]
 ODDITIES = {
     "whole and recurrent": ["env.factory=odd_envs:Cues", *WHOLE, "policy.blocks=4", "policy.recurrent=true"],
+    "images": ["env.factory=odd_envs:Seekers"],
 }
 
 
