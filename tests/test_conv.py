@@ -149,7 +149,7 @@ def test_a_state_that_is_no_image_is_seen_as_before() -> None:
 
 
 SMALL = ["--env", "pettingzoo", "train.envs=32", "train.rollout=12", "policy.blocks=2", "record.tensorboard=false"]
-SMALL += ["algo.lr=2e-3", "algo.critic_lr=2e-3", "codec.rate_rows=32"]
+SMALL += ["algo.chunk=6", "algo.lr=2e-3", "algo.critic_lr=2e-3", "codec.rate_rows=32"]
 
 
 def run(folder: Path, *words: str) -> Path:
@@ -189,3 +189,11 @@ def test_who_sees_finds_the_way(name: str, tmp_path: Path) -> None:
     with h5py.File(run(tmp_path, *words)) as file:
         assert file["training"]["ratio_error"][:].max() < 1e-4, "what acted is not what is trained"
         assert file["evaluations"]["return_mean"][-1] > 5.0
+
+
+@pytest.mark.parametrize("name", ["haa2c", "hatrpo", "ippo"])
+@pytest.mark.parametrize("local_blocks", [0, 1])
+def test_every_other_algorithm_sees_too(name: str, local_blocks: int, tmp_path: Path) -> None:
+    words = ["--algo", name, "env.factory=odd_envs:Seekers", "train.steps=768", "eval.episodes=0"]
+    with h5py.File(run(tmp_path, *words, f"policy.local_blocks={local_blocks}", "policy.recurrent=true")) as file:
+        assert file["training"]["ratio_error"][:].max() < 1e-4
