@@ -50,8 +50,9 @@ class Welcome(NamedTuple):
     """Of policies that run on the device from end to end; None where they are split."""
 
     def to_json(self) -> bytes:
-        whole = self.whole and self.whole._asdict()
-        return json.dumps({**self._asdict(), "shape": self.shape._asdict(), "whole": whole}).encode()
+        whole, conv = self.whole and self.whole._asdict(), self.shape.conv and self.shape.conv._asdict()
+        shape = {**self.shape._asdict(), "conv": conv}
+        return json.dumps({**self._asdict(), "shape": shape, "whole": whole}).encode()
 
     @classmethod
     def from_json(cls, payload: memoryview) -> Welcome:
@@ -60,8 +61,8 @@ class Welcome(NamedTuple):
             raise WireError("welcome")
         whole = fields["whole"] if fields["whole"] is None else _nested(WholeShape, fields["whole"])
         shape = _nested(LocalShape, fields["shape"])
-        if shape.conv:
-            shape = shape._replace(conv=Conv(*shape.conv))
+        if shape.conv is not None:
+            shape = shape._replace(conv=_nested(Conv, shape.conv))
         return cls(**{**_tuples(fields), "shape": shape, "whole": whole})
 
 
