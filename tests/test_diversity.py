@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from games import act, learner, new_rollout, see, spec
+from games import spec
 
 from sde_harl.algorithms.rollout import Rollout
 from sde_harl.config import CodecConfig, DiversityConfig, PolicyConfig
@@ -186,7 +186,7 @@ def test_nothing_is_told_across_an_episodes_end_or_of_the_dead() -> None:
 
 
 def test_knowing_who_acts_is_worth_what_it_explains() -> None:
-    """One agent's world drifts by +1/2, the other's by -1/2 in each of 3 features: p is off by 3/4, and q by nothing."""
+    """One agent's world drifts by +1/2, the other's by -1/2 in each of 3 features: p errs by 3/4, q by nothing."""
     game = spec(((2,), (2,)), 3)
     rollout, told = episodes(game, 9, 32), predictors(game, lr=3e-3, steps=200)
     drift = np.array([0.5, -0.5], np.float32)[:, None, None, None]

@@ -3,9 +3,10 @@
     r_int = beta2 KL( pi~_i(.|tau) || p(.|tau) ) + [ beta1 log q(o'|tau, a, id) - log p(o'|tau, a) ]
     r     = r_env + beta r_int
 
-From CDS (Li et al., NeurIPS 2021, arXiv 2106.02195): what an agent does and meets shall tell who it is. pi~_i is agent i's policy sharpened, proportional to pi_i^beta1: softmax(beta1 logits), or a Gaussian of variance
-sigma^2 / beta1. p(.|tau) is the mean of the policies of all members of i's group, on what i saw. The second part is
-predictors.py's. An agent alone in its group has no reward: its identity says nothing that its group doesn't.
+From CDS (Li et al., NeurIPS 2021, arXiv 2106.02195): what an agent does and meets shall tell who it is. pi~_i is agent
+i's policy sharpened, proportional to pi_i^beta1: softmax(beta1 logits), or a Gaussian of variance sigma^2 / beta1.
+p(.|tau) is the mean of the policies of all members of i's group, on what i saw. The second part is predictors.py's. An
+agent alone in its group has no reward: its identity says nothing that its group doesn't.
 
 The KL is paid by the action that was taken: w (log pi~_i(a) - log p(a)) with w = pi~_i(a) / pi_i(a), whose mean over
 a ~ pi_i is the KL exactly, in every action space. The KL itself would be the same whatever i does, so as a reward it
