@@ -34,7 +34,7 @@ from sde_harl.policy.gru import Recall
 from sde_harl.policy.split import GroupNet, SplitPolicy
 from sde_harl.roles.predictors import Predictors, Transitions
 
-ROWS = 1 << 16
+ROWS = 1 << 14
 """Rows that go through a group's nets at a time: a group of n looks at every row n times over."""
 
 

@@ -1,8 +1,9 @@
 """What comes next, told with and without knowing who acts: q(o'|o, a, id) and p(o'|o, a) of a role group.
 
-Both are Gaussians of variance 1/2 and one net's mean, so that log q = -|o' - mean|^2 without its constant, as in the
-code of CDS, whose coefficients are made for that. A net tells the change o' - o; both begin with the same weights, that
-tell none, and learn from the same rows, so that what they come to differ by is the identity.
+Both are Gaussians of one fixed variance, half the number of an agent's own features, so that log q without its constant
+is minus the mean squared error of the net's mean. (CDS's code takes the sum: with many features it drowns the policies'
+part, which is log n at most.) A net tells the change o' - o; both begin with the same weights, which tell none, and learn
+from the same rows, so that what they come to differ by is the identity.
 
 An observation is in the environment's own units. Nothing is told of what comes behind the end of an episode or of the
 rollout, or of the dead.
@@ -24,8 +25,8 @@ from sde_harl.policy.layers import RELU_GAIN, affine, stack
 
 BATCH = 256
 """Rows of a step of learning."""
-ROWS = 1 << 13
-"""Rows that are judged at a time."""
+ROWS = 1 << 10
+"""Rows that are judged at a time: what fits the cache."""
 
 
 class Transitions(Protocol):
@@ -52,12 +53,14 @@ class Predictors:
         self._members, self._config, self._generator = list(members), config, generator
         obs, outputs = max(spec.obs_sizes), sum(spec.branches)
         self._branches = () if spec.continuous else spec.branches
-        widths = [obs + outputs + len(members), config.width, config.width, obs]
+        widths = [obs + outputs, config.width, config.width, obs]
         layers = stack(1, widths, [RELU_GAIN, RELU_GAIN, 0.0], generator)
         self._weights, self._biases = ([nn.Parameter(each.repeat(2, 1, 1)) for each in part] for part in layers)
-        self._optimizer = torch.optim.Adam([*self._weights, *self._biases], config.lr, fused=True)
+        self._identity = nn.Parameter(torch.zeros(len(members), config.width))  # what a one-hot input amounts to
+        self._optimizer = torch.optim.Adam([*self._weights, *self._biases, self._identity], config.lr, fused=True)
         sizes = np.array([spec.obs_sizes[agent] for agent in members])
-        self._own = (np.arange(obs) < sizes[:, None]).astype(np.float32)  # (n, O), 0.0 in an agent's padding
+        # (n, O): what a feature of the agent's own counts, 0.0 in its padding
+        self._share = torch.from_numpy(((np.arange(obs) < sizes[:, None]) / sizes[:, None]).astype(np.float32))
 
     def learn(self, played: Transitions) -> None:
         """Some steps on random rows of a rollout."""
@@ -87,17 +90,17 @@ class Predictors:
         return np.stack(np.nonzero(alive[:, :-1] & alive[:, 1:] & ~played.ended[:-1]))
 
     def _errors(self, played: Transitions, index: np.ndarray) -> Tensor:
-        """(2, R) squared errors of q's and of p's mean, summed over an agent's own features."""
+        """(2, R) squared errors of q's and of p's mean, the mean over an agent's own features."""
         place, time, env = index
-        agent = np.array(self._members)[place]
+        agent, who = np.array(self._members)[place], torch.from_numpy(place)
         obs, following = (torch.from_numpy(played.obs[agent, t, env]) for t in (time, time + 1))
-        actions = self._encoded(played.actions[agent, time, env])
-        identity = nn.functional.one_hot(torch.from_numpy(place), len(self._members)).float()
-        known = torch.stack((identity, torch.zeros_like(identity)))  # (2, R, n)
-        x = torch.cat((torch.cat((obs, actions), -1).expand(2, -1, -1), known), -1)
-        for layer, each in enumerate(zip(self._weights, self._biases)):
-            x = affine(torch.relu(x) if layer else x, *each)
-        return ((obs + x - following) * torch.from_numpy(self._own[place])).square().sum(-1)
+        known = torch.cat((obs, self._encoded(played.actions[agent, time, env])), -1)
+        (weight, bias), *rest = zip(self._weights, self._biases)
+        x = affine(known.expand(2, -1, -1), weight, bias)
+        x = torch.stack((x[0] + self._identity[who], x[1]))
+        for each in rest:
+            x = affine(torch.relu(x), *each)
+        return torch.linalg.vecdot((x - (following - obs)).square(), self._share[who])
 
     def _encoded(self, actions: np.ndarray) -> Tensor:
         """(R, A): the choice in each branch one-hot, or the numbers as they are."""
