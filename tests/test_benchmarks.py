@@ -12,7 +12,7 @@ from launch import ROOT, launch, needs_mpirun
 NAMES = {
     "codec": r"codec/batch\d+/\w+",
     "decision": r"decision/ranks9/batch\d+/p\d+",
-    "update": r"update/(\w+/(whole|critic|policies)|acting)",
+    "update": r"update/(\w+/(whole|critic|policies)|diversity|acting)",
     "train": r"train/happo/3m/smax(/agents4)?(/share[./]\w+)?",
 }
 ARGUMENTS = {"codec": [], "decision": ["--quick"], "update": ["--quick"], "train": ["--quick", "env.map=3m"]}
