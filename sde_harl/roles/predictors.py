@@ -2,8 +2,8 @@
 
 Both are Gaussians of one fixed variance, half the number of an agent's own features, so that log q without its constant
 is minus the mean squared error of the net's mean. (CDS's code takes the sum: with many features it drowns the policies'
-part, which is log n at most.) A net tells the change o' - o; both begin with the same weights, which tell none, and
-learn from the same rows, so that what they come to differ by is the identity.
+part, which is of the order of log n.) A net tells the change o' - o; both begin with the same weights, which tell none,
+and learn from the same rows, so that what they come to differ by is the identity.
 
 An observation is in the environment's own units, bytes as 0 to 1. Nothing is told of what comes behind the end of an
 episode or of the rollout, or of the dead.
