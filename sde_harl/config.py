@@ -152,6 +152,8 @@ class CodecConfig:
     """Share of the run over which lambda rises from 0 to rate_coef, in proportion."""
     target_bytes: float = _number(0.0, least=0)
     """Payload bytes, as sent, for a decision of one agent: lambda is steered to it, from rate_coef on. 0 = it isn't."""
+    latent_scale: float = _number(4.0, least=2**-10, most=2**10)
+    """Quantisation steps in one unit of a latent: untrained, 4 sends some 4 bits an element, 1 some 2. A power of 2."""
     share_tables: bool = False
     """Agents of a role group share one entropy model and its tables; else each has its own."""
     lr: float = _number(1e-2, above=0)

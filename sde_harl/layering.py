@@ -221,7 +221,7 @@ def _check_together(config: Config, layer: Layer) -> None:
     chunk = config.algo.chunk if policy.recurrent else 1
     on_device, coded = local == policy.blocks, config.codec.name != "none"
     rows = train.envs * train.rollout // chunk
-    target, start = config.codec.target_bytes, config.codec.rate_coef
+    target, start, scale = config.codec.target_bytes, config.codec.rate_coef, config.codec.latent_scale
     least = least_bytes(train.envs // train.slots, config.codec.pack)
     agents = sorted(agent for group in policy.groups for agent in group)
     whole = agents == [*range(len(agents))] and () not in policy.groups
@@ -246,6 +246,7 @@ def _check_together(config: Config, layer: Layer) -> None:
         ("train.rollout", train.rollout, train.rollout % chunk == 0, f"a multiple of algo.chunk ({chunk})"),
         ("codec.target_bytes", target, not target or config.codec.name == "entropy", "0 (codec.name is not entropy)"),
         ("codec.target_bytes", target, not target or target > least, f"more than {least:g}, what no rate can save"),
+        ("codec.latent_scale", scale, math.frexp(scale)[0] == 0.5, "a power of 2: weights are exact multiples then"),
         ("codec.rate_coef", start, not target or start > 0, "a number above 0 for codec.target_bytes to start from"),
         ("record.exp", exp, "/" not in exp and exp not in (".", ".."), "the name of a folder"),
     ):

@@ -197,7 +197,7 @@ def test_what_is_written_is_read_back(values: dict[str, Any]) -> None:
     whole = values.get("codec.name") == "none"
     local = max(1, values.get("policy.local_blocks", 1))
     values |= {"policy.local_blocks": local, "policy.blocks": local if whole else local + 1, "algo.minibatches": 1}
-    values |= {"algo.critic_minibatches": 0, "algo.chunk": 1, "codec.target_bytes": 0.0}
+    values |= {"algo.critic_minibatches": 0, "algo.chunk": 1, "codec.target_bytes": 0.0, "codec.latent_scale": 2.0}
     values |= {"train.envs": values.get("train.slots", 2) * values.get("train.envs", 2)}
     config = build({key: Value(value, "here") for key, value in values.items()})
     assert {key: get(config, key) for key in values} == values
@@ -238,6 +238,7 @@ COMMAND_LINE = {
     "policy.blocks=2": ("codec.name", "none", "policy.local_blocks = policy.blocks"),
     "codec.name=none": ("codec.name", "command line", "a codec", "policy.local_blocks < policy.blocks"),
     "codec.target_bytes=0.25": ("codec.target_bytes", "command line", "more than 0.25"),
+    "codec.latent_scale=3": ("codec.latent_scale", "command line", "a power of 2"),
     "codec.rate_warmup=1.5": ("codec.rate_warmup", "command line", "0 to 1"),
     "policy.groups=[0, 1]": ("policy.groups", "command line", "lists of agent indices"),
     "policy.groups=[[0], [2]]": ("policy.groups", "command line", "every agent from 0 on exactly once"),

@@ -166,7 +166,7 @@ def test_agents_that_share_a_density_share_its_tables() -> None:
 @pytest.mark.parametrize("share", [False, True])
 def test_an_executor_gets_equal_tables_once_and_codes_with_them_for_all(share: bool) -> None:
     torch.manual_seed(0)
-    tables = LatentModel(2, 4, share).build_tables(1)
+    tables = LatentModel(2, 4, share=share).build_tables(1)
     server, far = Loopback.pair()
     executor, kinds = Executor(far), []
 

@@ -19,8 +19,6 @@ from sde_harl.codec.plain import FLOAT16_MAX
 from sde_harl.codec.tables import MAX_SPAN, PRECISION, Tables
 from sde_harl.errors import UserError
 
-INIT_SCALE = 4.0
-"""Makes the untrained density fit latents of standard deviation 2 to 4."""
 TAIL_MASS = 1e-6
 """Probability left to the escape code. CompressAI's 1e-9 makes tables half as wide again, for 1e-5 bits an element."""
 SEARCH_RADIUS, HALVINGS = 2.0**15, 24
@@ -79,12 +77,13 @@ class LatentModel(nn.Module):
     Each agent, too, or with `share` all agents have one: k sets of densities, n or 1.
     """
 
-    def __init__(self, agents: int, latent: int, share: bool = False) -> None:
+    def __init__(self, agents: int, latent: int, scale: float = 4.0, share: bool = False) -> None:
+        """Densities fit latents of standard deviation scale / 2 to scale, untrained."""
         super().__init__()
         self.agents = agents
         self.latent = latent
         self._sets = 1 if share else agents
-        self.bottleneck = _Bottleneck(self._sets * latent, init_scale=INIT_SCALE, tail_mass=TAIL_MASS)
+        self.bottleneck = _Bottleneck(self._sets * latent, init_scale=scale, tail_mass=TAIL_MASS)
         self._centre()
 
     def medians(self) -> Tensor:
