@@ -6,6 +6,7 @@ python analysis/rate_return.py RUN.h5 [RUN2.h5 ...] [--plot FILE.png] [--json]
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -32,11 +33,11 @@ NOTES = (
 
 
 def show(items: list[Row], console: Console) -> None:
-    """Print a table for each task: means, and ranges where the seeds differ."""
+    """Print a table for each task: means over seeds, and the ranges of what is compared."""
     for task, measure in dict.fromkeys((row.task, row.measure) for row in items):
         table = Table(box=box.SIMPLE_HEAD, title=f"{task}, {measure}", title_justify="left", title_style="")
         for name in COLUMNS:
-            table.add_column(name, justify="left" if name in ("codec", "seeds") else "right")
+            table.add_column(name, justify="left" if name in ("codec", "seeds") else "right", no_wrap=name == "codec")
         for row in items:
             if (row.task, row.measure) == (task, measure):
                 table.add_row(row.codec, str(row.latent), ", ".join(row.seeds), *_cells(row))
@@ -46,9 +47,14 @@ def show(items: list[Row], console: Console) -> None:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    figures = ((row.steps, ",.0f"), (row.score, ".3f"), (row.bytes, ".2f"), (row.bits, ".1f"), (row.per_element, ".2f"))
-    shown = [figure.shown(form) for figure, form in figures]
-    return *shown, row.sent_to_model.shown(".3f"), f"{4 * row.latent / row.bytes.mean:.1f}"
+    spreads = ((row.steps, ",.0f"), (row.score, ".3f"), (row.bytes, ".2f"))
+    smaller = 4 * row.latent / row.bytes.mean
+    means = ((row.bits.mean, ".0f"), (row.per_element.mean, ".2f"), (row.sent_to_model.mean, ".3f"), (smaller, ".1f"))
+    return *(each.shown(form) for each, form in spreads), *(_number(*each) for each in means)
+
+
+def _number(value: float, form: str) -> str:
+    return "-" if math.isnan(value) else format(value, form)
 
 
 def plot(items: list[Row], target: Path) -> None:

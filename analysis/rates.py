@@ -92,6 +92,7 @@ def _setting(run: Run) -> str:
         codec = yaml.safe_load(str(run.meta["config"]))["codec"]
         target, warmup, shared = (codec.get(key, 0) for key in ("target_bytes", "rate_warmup", "share_tables"))
         parts = [f"{target:g} bytes" if target else f"lambda {codec['rate_coef']:g}"]
+        parts += [f"scale {codec.get('latent_scale', 4):g}"]
         return ", ".join(parts + [f"warm-up {warmup:g}"] * bool(warmup) + ["shared tables"] * bool(shared))
     except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise RunFileError(f"{run.path}: /meta config doesn't tell the codec's settings") from error

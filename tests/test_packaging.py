@@ -172,7 +172,7 @@ def test_rate_return_trains_every_codec_and_ends_with_their_curve(tmp_path: Path
     words += ["env.workers=0", "record.tensorboard=false", "algo.epochs=1", "codec.name=none"]
     done = job("rate_return.sh", tmp_path, str(ROOT / "configs" / "mpe_spread.yaml"), "3", "2e-2", *words)
     assert done.returncode == 0, done.stderr
-    for codec in ("entropy, lambda 0.02", "float32", "float16", "int8"):
+    for codec in ("entropy, lambda 0.02, scale 4", "float32", "float16", "int8"):
         assert f"  {codec}  " in done.stdout.partition("mpe/simple_spread, return")[2]
     assert (tmp_path / done.stdout.splitlines()[-1]).is_file()
     assert job("rate_return.sh", tmp_path, "configs/mpe_spread.yaml", "1").stderr.startswith("usage: ")
