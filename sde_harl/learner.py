@@ -47,7 +47,10 @@ class Learner:
         assign = dict(config.placement.assign)
         link = (SLOTS, assign, config.link.patience_s)
         actions = (len(self.spec.branches), self.spec.continuous, self._whole())
-        self.fleet = Fleet(transport, Plan(shape, config.codec.name, config.codec.pack, half, *link, *actions))
+        late = (1e-3 * config.link.deadline_ms, config.link.max_age, config.link.on_fault == "fallback")
+        emulated = (config.link.model, config.seed)
+        sent = (shape, config.codec.name, config.codec.pack, half)
+        self.fleet = Fleet(transport, Plan(*sent, *link, *actions, *late, *emulated))
         self.fleet.handshake()
         self._seed(config.seed)
         share = config.algo.share_param
