@@ -70,7 +70,7 @@ class Choices(NamedTuple):
 
 
 class Slot:
-    """One half-batch on its way, and what was last heard of each agent."""
+    """One part of the environments, on its way, and what was last heard of each agent."""
 
     def __init__(self, agents: int, rows: int, latent: int) -> None:
         self.latents = np.zeros((agents, rows, latent), np.float32)

@@ -41,6 +41,8 @@ class Hello(NamedTuple):
     package: str
     cores: int
     pid: int
+    energy: str
+    gpu_energy: str
 
 
 class Report(NamedTuple):

@@ -39,6 +39,8 @@ class Plan(NamedTuple):
     """Actions are float32, else int32."""
     whole: WholeShape | None = None
     """Of policies that run on the devices from end to end; None where they are split."""
+    idle_s: float = 0.0
+    """Pause before the run in which hosts measure their idle power."""
     deadline_s: float = 0.0
     """What a decision waits for its latents; 0 = as long as `patience_s`."""
     max_age: int = 0

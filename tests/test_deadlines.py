@@ -42,7 +42,7 @@ class Held:
         self.stopped = False
         self.server.attach(self.step)
         late = (1e-3, max_age, go_on)
-        self.fleet = Fleet(self.server, Plan(SHAPE, codec, 0, ROWS, 2, {}, patience_s, 1, False, None, *late))
+        self.fleet = Fleet(self.server, Plan(SHAPE, codec, 0, ROWS, 2, {}, patience_s, 1, False, None, 0.0, *late))
         self.fleet.handshake()
         self.fleet.publish(1, weights(), [])
         self.step()

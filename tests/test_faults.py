@@ -20,7 +20,15 @@ from launch import MPIRUN, environment, needs_mpirun
 DEADLINE_MS, GRACE_MS = 20, 100
 ENVS, ROLLOUT, UPDATES, EPISODE = 8, 50, 40, 25  # an episode of simple_spread has as many steps
 RUN = ["configs/mpe_spread.yaml", "placement.mode=agents", "record.tensorboard=false", "eval.episodes=0"]
-RUN += [f"train.envs={ENVS}", f"train.rollout={ROLLOUT}", "algo.epochs=1", "algo.minibatches=1", "train.threads=1"]
+RUN += [
+    "policy.local_blocks=1",
+    "codec.name=entropy",
+    f"train.envs={ENVS}",
+    f"train.rollout={ROLLOUT}",
+    "algo.epochs=1",
+    "algo.minibatches=1",
+    "train.threads=1",
+]
 LATE = [f"link.deadline_ms={DEADLINE_MS}", "link.patience_s=3"]
 
 # An executor that, once told to, sends what no executor would: noise, and frames that look right, as fast as it can.

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from sde_harl.errors import UserError
 from sde_harl.link.transport import Collecting, Fan, Transport
-from sde_harl.link.waiting import Waiter, keep_memory, sharpen_sleeps
+from sde_harl.link.waiting import Waiter, sharpen_sleeps
 from sde_harl.link.wire import Message, WireError, unpack
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,6 @@ def join(waiter: Waiter | None = None) -> Mpi:
     """Starts MPI and returns this rank's end. Only once in a process; only the thread that joined may use it."""
     free_single_core_binding()
     sharpen_sleeps()
-    keep_memory()
     mpi = _initialised_mpi()
     waiter = waiter or Waiter()
     return MpiExecutor(mpi, waiter) if mpi.COMM_WORLD.Get_rank() else MpiServer(mpi, waiter)
