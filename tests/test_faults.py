@@ -1,4 +1,4 @@
-"""Executors that are killed, stopped, sent garbage from, at random moments of a run under mpirun: it goes on, or ends."""
+"""Executors are killed, stopped, or send garbage, at random moments of a run under mpirun: it goes on, or ends."""
 
 from __future__ import annotations
 
@@ -20,15 +20,8 @@ from launch import MPIRUN, environment, needs_mpirun
 DEADLINE_MS, GRACE_MS = 20, 100
 ENVS, ROLLOUT, UPDATES, EPISODE = 8, 50, 40, 25  # an episode of simple_spread has as many steps
 RUN = ["configs/mpe_spread.yaml", "placement.mode=agents", "record.tensorboard=false", "eval.episodes=0"]
-RUN += [
-    "policy.local_blocks=1",
-    "codec.name=entropy",
-    f"train.envs={ENVS}",
-    f"train.rollout={ROLLOUT}",
-    "algo.epochs=1",
-    "algo.minibatches=1",
-    "train.threads=1",
-]
+RUN += ["policy.local_blocks=1", "codec.name=entropy", "algo.epochs=1", "algo.minibatches=1", "train.threads=1"]
+RUN += [f"train.envs={ENVS}", f"train.rollout={ROLLOUT}"]
 LATE = [f"link.deadline_ms={DEADLINE_MS}", "link.patience_s=3"]
 
 # An executor that, once told to, sends what no executor would: noise, and frames that look right, as fast as it can.
