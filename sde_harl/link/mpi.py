@@ -203,7 +203,9 @@ class MpiServer(Mpi, Collecting):
 
     def _finish(self) -> None:
         for source, coming in list(self._coming.items()):
-            while coming and source not in self.lost and self._received(coming[0][0]):
+            room = MATCHES_A_POLL - len(self._whole)
+            while coming and room > 0 and source not in self.lost and self._received(coming[0][0]):
+                room -= 1
                 self._whole.append((source, coming.popleft()[1]))
             if not coming or source in self.lost:
                 del self._coming[source]
