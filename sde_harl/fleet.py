@@ -27,7 +27,7 @@ from sde_harl.link.transport import Transport
 from sde_harl.link.wire import METER_BYTES, OVERHEAD, TIMING_BYTES, Kind, Resources
 from sde_harl.meters.timing import now_ns
 from sde_harl.outbox import Outbox, Plan
-from sde_harl.policy.acting import Decision
+from sde_harl.policy.whole import Told
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Model(NamedTuple):
 class Choice(NamedTuple):
     """What whole policies did."""
 
-    decision: Decision
+    choices: Choices
     ages: np.ndarray | None
     """(N, E), as in `Latents`: NONE where it is unknown."""
 
@@ -164,7 +164,7 @@ class Fleet:
 
     def sense(self, slot: int, step: int, obs: np.ndarray) -> None:
         """Hand observations (N, E, O) to the executors: the channel that stands for the devices' own sensors."""
-        self._ask(slot, step, obs, None, False)
+        self._ask(slot, step, obs, None)
 
     def latents(self, slot: int) -> Latents:
         """What of the sensed has come by the deadline, and what stands for the rest; valid until the next sense.
@@ -180,21 +180,24 @@ class Fleet:
             state.count(latents.ages)
         return latents
 
-    def decide(self, slot: int, step: int, obs: np.ndarray, available: np.ndarray, greedy: bool) -> Choice:
-        """Have whole policies act on observations (N, E, O) with available (N, E, A) bool.
+    def decide(self, slot: int, step: int, obs: np.ndarray, told: Told) -> Choice:
+        """Have whole policies act on observations (N, E, O).
 
         Where no answer has come by the deadline, nobody knows what the agent did.
         """
+        assert self._plan.whole
         state, rows = self._slots[slot], obs.shape[1]
         shape = (self._agents, rows, self._plan.action_size)
         dtype = np.float32 if self._plan.continuous else np.int32
-        state.choices = Choices(available, np.zeros(shape, dtype), np.zeros(shape, np.float32))
-        self._ask(slot, step, obs, available, greedy)
+        memory = np.zeros((self._agents, rows, self._plan.whole.memory if told.recall else 0), np.float32)
+        choices = Choices(told.available, np.zeros(shape, dtype), np.zeros(shape, np.float32), memory)
+        state.choices = choices
+        self._ask(slot, step, obs, told)
         ages = self._await_answers(state, "sent no choices", NEVER)
         if ages is not None:
             state.count(ages)
         self._log.add(state, self.version, 0)
-        return Choice(Decision(state.choices.actions, state.choices.log_probs), ages)
+        return Choice(choices, ages)
 
     def act(self, slot: int, actions: np.ndarray, policy_ns: int) -> None:
         """Answer with actions (N, E, D); `policy_ns` is what deciding them took."""
@@ -227,10 +230,10 @@ class Fleet:
         """Messages refused, and executors that left or came back, since the last call."""
         return self._transport.faults.drain()
 
-    def _ask(self, slot: int, step: int, obs: np.ndarray, available: np.ndarray | None, greedy: bool) -> None:
+    def _ask(self, slot: int, step: int, obs: np.ndarray, told: Told | None) -> None:
         state = self._slots[slot]
         state.begin(step, obs.shape[1])
-        left_out = self._outbox.sense(slot, state.number, self.version, obs, available, greedy)
+        left_out = self._outbox.sense(slot, state.number, self.version, obs, told)
         if left_out:
             self._leave_out(state, left_out)
             busy = {rank: self._questions(state, self._executors[rank]) for rank in left_out}
@@ -324,7 +327,8 @@ class Fleet:
         Symbols that all need the escape code stay under 16 bytes each.
         """
         plan, most = self._plan, max(len(agents) for agents in self._executors.values())
-        latents, choices = plan.rows * (16 * plan.shape.latent_max() + 64), 8 * plan.rows * plan.action_size
+        memory = plan.whole.memory if plan.whole else 0
+        latents, choices = 16 * plan.shape.latent_max() + 64, 8 * plan.action_size + 4 * memory
         report = METER_BYTES + TIMING_BYTES * self._log.count * most
-        largest = OVERHEAD + max(1 << 16, latents, choices, report)
+        largest = OVERHEAD + max(1 << 16, plan.rows * latents, plan.rows * choices, report)
         self._transport.set_frame_bytes(receive=largest, send=self._outbox.largest())

@@ -132,14 +132,17 @@ class Inbox:
             self._settle(message)
             return
         started = now_ns()
-        available, actions, log_probs = (each[agent] for each in state.choices)
-        if len(payload) != 2 * actions.nbytes:
+        available, actions, log_probs, memory = (each[agent] for each in state.choices)
+        if len(payload) != 2 * actions.nbytes + memory.nbytes:
             raise WireError("length")
         chosen: np.ndarray = np.ndarray(actions.shape, actions.dtype, payload)
         their_log_probs: np.ndarray = np.ndarray(actions.shape, np.float32, payload, actions.nbytes)
+        their_memory: np.ndarray = np.ndarray(memory.shape, np.float32, payload, 2 * actions.nbytes)
         if not (self._allowed(chosen, available) and math.isfinite(their_log_probs.sum())):
             raise WireError("action")
-        actions[:], log_probs[:] = chosen, their_log_probs
+        if not (np.abs(their_memory) < 1.001).all():  # a GRU's lies between an earlier one and a tanh
+            raise WireError("memory")
+        actions[:], log_probs[:], memory[:] = chosen, their_log_probs, their_memory
         state.arrived(agent, len(payload), UNKNOWN_BITS, now_ns() - started)
         self._settle(message)
 

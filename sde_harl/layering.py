@@ -230,7 +230,8 @@ def _spell(kind: Any) -> str:
 def _check_together(config: Config, layer: Layer) -> None:
     """What no single field can tell."""
     policy, train, exp, link = config.policy, config.train, config.record.exp, config.link
-    emulated = link.model != PROFILES["none"]
+    emulated, remembering = link.model != PROFILES["none"], policy.recurrent and policy.local_blocks == policy.blocks
+    remembered = "policy.recurrent, policy.local_blocks = policy.blocks: a device that misses a step remembers wrongly"
     local, minibatches, critics = policy.local_blocks, config.algo.minibatches, config.algo.critic_minibatches
     chunk = config.algo.chunk if policy.recurrent else 1
     on_device, coded = local == policy.blocks, config.codec.name != "none"
@@ -251,13 +252,14 @@ def _check_together(config: Config, layer: Layer) -> None:
             not (coded and on_device),
             "none (policy.local_blocks = policy.blocks: nothing is coded)",
         ),
-        ("policy.recurrent", policy.recurrent, not (policy.recurrent and on_device), "a block at the server"),
         ("policy.groups", policy.groups, whole, "every agent from 0 on exactly once"),
         ("train.envs", train.envs, train.envs % train.slots == 0, f"a multiple of train.slots = {train.slots}"),
         ("algo.minibatches", minibatches, minibatches <= rows, f"{rows} (a rollout's rows or chunks) or less"),
         ("algo.critic_minibatches", critics, critics <= rows, f"{rows} (a rollout's rows or chunks) or less"),
         ("train.rollout", train.rollout, train.rollout % chunk == 0, f"a multiple of algo.chunk ({chunk})"),
         ("link.deadline_ms", link.deadline_ms, link.deadline_ms > 0 or not emulated, "more than 0, with link.model"),
+        ("link.deadline_ms", link.deadline_ms, not (link.deadline_ms and remembering), f"0 ({remembered})"),
+        ("link.on_fault", link.on_fault, link.on_fault == "abort" or not remembering, f"abort ({remembered})"),
         ("link.model", link.model, not (emulated and on_device), "none (policy.local_blocks = policy.blocks)"),
         ("record.exp", exp, "/" not in exp and exp not in (".", ".."), "the name of a folder"),
     ):

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import torch
+from games import learner, new_rollout, see, spec
 from test_fleet import ROWS, SHAPE, features, weights
 
 from sde_harl import attendance
@@ -17,6 +19,7 @@ from sde_harl.executor import Executor
 from sde_harl.fleet import Fleet, Plan
 from sde_harl.link.loopback import Loopback
 from sde_harl.link.wire import Kind
+from sde_harl.policy.split import Known
 
 OBS = np.random.default_rng(1).normal(size=(2, ROWS, 5)).astype(np.float32)
 
@@ -245,3 +248,45 @@ def test_the_emulated_link_sees_no_message_that_the_real_one_lost() -> None:
     gone[1] = NONE
     latents = link.pass_on(Latents(np.ones((2, 4, 3), np.float32), gone), 0, np.zeros(4, np.int64))
     assert latents.ages is not None and latents.ages.tolist() == gone.tolist()
+
+
+@pytest.mark.parametrize("name", ["happo", "hatrpo"])
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_learning_is_on_the_latents_that_were_there(name: str, recurrent: bool) -> None:
+    """Where older ones stood for a row's own, the ratio is 1 before the first step; what nobody decided is left out."""
+    game, rng, envs = spec(((4,), (4,)), 3), np.random.default_rng(0), 64
+    trainer = learner(game, name, recurrent=recurrent, epochs=1)
+    rollout = new_rollout(game, envs)
+    if recurrent:
+        rollout.memory = np.zeros((2, 1, envs, 16), np.float32)
+    see(rollout, rng.normal(size=(2, envs, 3)).astype(np.float32))
+    rollout.stale[:] = rng.random((2, 1, envs)) < 0.5
+    rollout.decided[:] = ~rollout.stale | (rng.random((2, 1, envs)) < 0.5)
+    for net in trainer.policy.groups:
+        with torch.no_grad():
+            obs = torch.from_numpy(rollout.obs[list(net.members)]).flatten(1, 2)
+            rollout.latents[list(net.members), 0] = net.quantise(net.encode(net.normalise(obs))).numpy()
+    rollout.latents[rollout.stale] = rng.integers(-8, 8, (int(rollout.stale.sum()), 4))
+    decision = trainer.policy.acting().act(rollout.latents[:, 0], rollout.available[:, 0], rng)
+    rollout.actions[:, 0], rollout.log_probs[:, 0] = decision.actions, decision.log_probs
+    rollout.log_probs[~rollout.decided] = 0.0
+    rollout.rewards[:] = rng.normal(size=(1, envs))
+    assert trainer.update(rollout, 0.0)["ratio_error"] < 1e-5
+
+
+def test_no_gradient_reaches_a_local_net_through_what_is_stale() -> None:
+    net = learner(spec(((4,),), 3), "happo").policy.groups[0]
+    features, stale = torch.randn(1, 8, 3), torch.ones(1, 8, dtype=torch.bool)
+    net(features, None, Known(torch.ones(1, 8, 4), stale)).outputs.square().sum().backward()
+    assert not net.local_weights[0].grad.any() and net.head_weight.grad.any()
+    net(features, None, Known(torch.ones(1, 8, 4), ~stale)).outputs.square().sum().backward()
+    assert net.local_weights[0].grad.any()
+
+
+def test_an_agent_that_does_nothing_takes_the_noop_or_what_is_available_first() -> None:
+    game = spec(((5,), (3,)), 2)._replace(noop=4)
+    available = np.ones((2, 3, 5), bool)
+    available[0, 1, 4] = available[0, 1, 0] = False
+    available[1, :, 3:] = False
+    assert game.idle(available)[..., 0].tolist() == [[4, 1, 4], [0, 0, 0]]
+    assert not game._replace(continuous=True, action_sizes=((2,), (1,))).idle(available[..., :2]).any()
