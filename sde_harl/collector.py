@@ -1,6 +1,6 @@
-"""Plays environments against the fleet: two half-batches in turn, so that one is coded while the other is stepped.
+"""Plays environments against the fleet, in slots that take turns, so that one is coded while another is stepped.
 
-N agents, T time, E environments (E/2 a slot), A actions.
+N agents, T time, E environments (of a slot, or of all), A actions.
 """
 
 from __future__ import annotations
@@ -16,9 +16,6 @@ from sde_harl.fleet import Fleet
 from sde_harl.meters.timing import Stages, now_ns
 from sde_harl.policy.acting import ActingPolicy, Decision
 from sde_harl.tape import Tape
-
-SLOTS = 2
-"""Half-batches in flight."""
 
 
 class Episodes(NamedTuple):
@@ -43,6 +40,7 @@ class Seat:
 
     def __init__(self, slot: int, env: VectorEnv, fleet: Fleet, stages: Stages) -> None:
         self._slot, self._env, self._fleet, self._stages = slot, env, fleet, stages
+        self.num_envs = env.num_envs
         self.rows = slice(slot * env.num_envs, (slot + 1) * env.num_envs)
         self.reset()
 
@@ -100,7 +98,7 @@ class Seat:
 
 
 class Collector:
-    """Fills rollouts from two seats; `ended` is told of episodes as they end, for a killed run shall not lose them."""
+    """Fills rollouts from its seats; `ended` is told of episodes as they end, for a killed run shall not lose them."""
 
     def __init__(
         self,

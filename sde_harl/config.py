@@ -33,7 +33,7 @@ class EnvConfig:
     continuous_actions: bool = False
     """Continuous instead of discrete actions, where the benchmark has both (mpe)."""
     workers: int = _number(0, least=0, most=1024)
-    """Processes that step each half-batch, for benchmarks of one game at a time; 0 = none, rank 0 steps them itself."""
+    """Processes that step each slot, for benchmarks of one game at a time; 0 = none, rank 0 steps them itself."""
     agent_obsk: int = _number(1, least=-1)
     """mamujoco: joints away from its own that an agent sees; -1 = the whole robot and which agent it is, as in HARL."""
     factory: str = "none"
@@ -178,8 +178,10 @@ class TrainConfig:
     """Environment steps of the run; 0 = evaluate once and end."""
     load: str = "none"
     """A checkpoint (models/*.pt of a run) to start from: the nets, the entropy models and the value normalisation."""
-    envs: int = _number(64, least=2)
-    """Environments, in two half-batches: an even number."""
+    envs: int = _number(64, least=1)
+    """Environments, a multiple of slots."""
+    slots: int = _number(2, least=1, most=16)
+    """Parts of the environments that take turns: devices code one while another steps; 1 suits short steps (jax)."""
     rollout: int = _number(128, least=1)
     """Steps of every environment between two updates."""
     threads: int = _number(1, least=0)

@@ -43,7 +43,7 @@ class Choices(NamedTuple):
 
 
 class Slot:
-    """One half-batch on its way."""
+    """One part of the environments, on its way."""
 
     def __init__(self, agents: int, rows: int, latent: int) -> None:
         self.latents = np.zeros((agents, rows, latent), np.float32)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sde_harl.collector import SLOTS, Episodes
+from sde_harl.collector import Episodes
 from sde_harl.config import Config
 from sde_harl.decisions import Decisions
 from sde_harl.envs.base import EnvSpec
@@ -87,7 +87,7 @@ class Journal:
         self._file.add(
             "episodes",
             step=np.full(count, step),
-            slot=episodes.environment // (self._config.train.envs // SLOTS),
+            slot=episodes.environment // (self._config.train.envs // self._config.train.slots),
             env=episodes.environment,
             train=np.full(count, train),
             seed=episodes.seed,

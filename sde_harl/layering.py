@@ -238,7 +238,7 @@ def _check_together(config: Config, layer: Layer) -> None:
         ),
         ("policy.recurrent", policy.recurrent, not (policy.recurrent and on_device), "a block at the server"),
         ("policy.groups", policy.groups, whole, "every agent from 0 on exactly once"),
-        ("train.envs", train.envs, train.envs % 2 == 0, "an even number (two half-batches)"),
+        ("train.envs", train.envs, train.envs % train.slots == 0, f"a multiple of train.slots = {train.slots}"),
         ("algo.minibatches", minibatches, minibatches <= rows, f"{rows} (a rollout's rows or chunks) or less"),
         ("algo.critic_minibatches", critics, critics <= rows, f"{rows} (a rollout's rows or chunks) or less"),
         ("train.rollout", train.rollout, train.rollout % chunk == 0, f"a multiple of algo.chunk ({chunk})"),

@@ -11,10 +11,10 @@ import torch
 from sde_harl.algorithms import ALGORITHMS
 from sde_harl.algorithms.rollout import Rollout
 from sde_harl.codec.tables import Tables
-from sde_harl.collector import SLOTS, Collector, Episodes, Seat, evaluate
+from sde_harl.collector import Collector, Episodes, Seat, evaluate
 from sde_harl.config import Config
 from sde_harl.envs import make, resolve_backend
-from sde_harl.envs.base import EnvSpec
+from sde_harl.envs.base import EnvSpec, VectorEnv
 from sde_harl.errors import UserError
 from sde_harl.fleet import Fleet, Plan
 from sde_harl.journal import Journal
@@ -36,8 +36,8 @@ class Learner:
         torch.set_num_threads(config.train.threads or os.cpu_count() or 1)
         backend, line = resolve_backend(config.env)
         self._stages = Stages()
-        half = config.train.envs // SLOTS
-        self._envs = envs = [make(config.env, half, config.seed, slot * half) for slot in range(SLOTS)]
+        self._envs: list[VectorEnv] = []
+        envs = self._make_envs(first=0)
         torch.set_flush_denormal(True)  # a policy that has made up its mind is full of them, and they are slow
         self.spec: EnvSpec = envs[0].spec
         algorithm = ALGORITHMS[config.algo.name]
@@ -45,9 +45,10 @@ class Learner:
             raise UserError(f"algo.name: {config.algo.name} can't act in the continuous actions of {self.spec.name}")
         shape = local_shape(self.spec, config.policy, tuple(range(len(self.spec.agents))))
         assign = dict(config.placement.assign)
-        link = (SLOTS, assign, config.link.patience_s)
+        link = (config.train.slots, assign, config.link.patience_s)
         actions = (len(self.spec.branches), self.spec.continuous, self._whole())
-        self.fleet = Fleet(transport, Plan(shape, config.codec.name, config.codec.pack, half, *link, *actions))
+        coded = (shape, config.codec.name, config.codec.pack, envs[0].num_envs)
+        self.fleet = Fleet(transport, Plan(*coded, *link, *actions))
         self.fleet.handshake()
         self._seed(config.seed)
         share = config.algo.share_param
@@ -69,6 +70,13 @@ class Learner:
         players = f"{self.spec.name}, {config.algo.name}, {transport.size - 1} executor(s)"
         for note in (line, players, f"run folder {self.journal.folder}"):
             self.journal.note(note)
+
+    def _make_envs(self, first: int) -> list[VectorEnv]:
+        """The environments of every slot, numbered from `first`."""
+        config, rows = self.config, self.config.train.envs // self.config.train.slots
+        envs = [make(config.env, rows, config.seed, first + slot * rows) for slot in range(config.train.slots)]
+        self._envs += envs  # to be closed
+        return envs
 
     def _whole(self) -> WholeShape | None:
         """What devices have to know that run their whole policies."""
@@ -142,14 +150,11 @@ class Learner:
         if not config.eval.episodes:
             return
         if not self._eval_seats:
-            half = config.train.envs // SLOTS
-            envs = [make(config.env, half, config.seed, EVAL_FIRST_ENV + slot * half) for slot in range(SLOTS)]
-            self._envs += envs
+            envs = self._make_envs(EVAL_FIRST_ENV)
             self._eval_seats = [Seat(slot, env, self.fleet, self._stages) for slot, env in enumerate(envs)]
         tapes = None
         if config.record.trajectories == "eval":
-            half = config.train.envs // SLOTS
-            tapes = [Tape(self.spec, half, self.journal.trajectory) for _ in range(SLOTS)]
+            tapes = [Tape(self.spec, seat.num_envs, self.journal.trajectory) for seat in self._eval_seats]
         when = self.steps // config.train.envs
         episodes = evaluate(self._eval_seats, self._acting, config.eval.episodes, when, tapes)
         decisions, resources = self.fleet.report()

@@ -7,6 +7,7 @@ saved; 1 a defect.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
@@ -24,6 +25,7 @@ from sde_harl.link.loopback import Loopback
 from sde_harl.link.transport import Transport
 
 MENDABLE, INTERRUPTED, DEFECT = 2, 130, 1
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Save and end. mpirun turns Ctrl-C into SIGTERM and kills soon after; SIGUSR1 it passes on and leaves us our time."""
 
@@ -31,6 +33,7 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 def main(argv: list[str]) -> int:
     """Run this process's part of the job; returns its exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    keep_memory()
     rank, size = mpi.launched_ranks()
     if rank:
         return run_executor()
@@ -57,6 +60,14 @@ def main(argv: list[str]) -> int:
             signal.signal(number, signal.SIG_IGN)  # an executor's exit code makes mpirun end us, who are ending anyway
         if transport:
             dismiss(transport, reason)
+
+
+def keep_memory() -> None:
+    """Asks glibc to keep what is freed: by default frames and tensors go back to the kernel and are faulted in anew."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
+        libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the largest that glibc takes
 
 
 def lead(argv: list[str], transport: Transport | None) -> None:

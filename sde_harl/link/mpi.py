@@ -15,7 +15,7 @@ from collections import deque
 from typing import Any, NoReturn
 
 from sde_harl.link.transport import Collecting, Fan, Transport
-from sde_harl.link.waiting import Waiter, keep_memory, sharpen_sleeps
+from sde_harl.link.waiting import Waiter, sharpen_sleeps
 from sde_harl.link.wire import Message, WireError, unpack
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,6 @@ def join(waiter: Waiter | None = None) -> Mpi:
     """Starts MPI and returns this rank's end. Only once in a process; only the thread that joined may use it."""
     free_single_core_binding()
     sharpen_sleeps()
-    keep_memory()
     mpi = _initialised_mpi()
     waiter = waiter or Waiter()
     return MpiExecutor(mpi, waiter) if mpi.COMM_WORLD.Get_rank() else MpiServer(mpi, waiter)

@@ -24,7 +24,7 @@ RANK = Column("i4", "1", "MPI rank")
 TABLES: dict[str, dict[str, Column]] = {
     "episodes": {
         "step": STEP,
-        "slot": Column("i4", "1", "half-batch of environments"),
+        "slot": Column("i4", "1", "part of the environments that is played in turn"),
         "env": Column("i4", "1", "environment inside its slot"),
         "train": Column("?", "1", "true: played to learn, false: an evaluation"),
         "seed": Column("i8", "1", "seed of the environment"),
