@@ -15,7 +15,6 @@ train.steps=0 measures untrained policies: what they cost, not what they win.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import shlex
@@ -34,7 +33,7 @@ from sde_harl.errors import UserError
 from sde_harl.layering import shown
 from sde_harl.link.mpi import launched_ranks
 from sde_harl.run import INTERRUPTED, MENDABLE, STOPS
-from sde_harl.trials import Plan, Trial, finished, plan, result
+from sde_harl.trials import INDEX, Plan, Trial, finished, plan, result, write_index
 
 FAILED = 1
 POLL_S = 0.5
@@ -115,12 +114,9 @@ class Sweep:
         return f" (about {math.ceil(seconds / 60)} min to the sweep's end)"
 
     def _write_index(self) -> None:
-        """sweep.json: name -> run folder (from here), and of failed runs the reason."""
-        runs = {name: os.path.relpath(done.folder, self._folder) for name, done in self.done.items() if done.folder}
+        runs = {name: done.folder for name, done in self.done.items() if done.folder}
         failed = {name: done.state for name, done in self.done.items() if not done.folder}
-        part = self._folder / "sweep.json.part"
-        part.write_text(json.dumps({"runs": runs, "failed": failed}, indent=2) + "\n")
-        part.replace(self._folder / "sweep.json")
+        write_index(self._folder, runs, failed)
 
     def summary(self) -> Table:
         """A line a trial."""
@@ -181,7 +177,7 @@ def sweep(argv: list[str]) -> int:
         made.run()
     finally:
         console.print(made.summary())
-        print(f"{asked.folder / 'sweep.json'} names the runs; the same command goes on with those not finished")
+        print(f"{asked.folder / INDEX} names the runs; the same command goes on with those not finished")
     return FAILED if any(done.folder is None for done in made.done.values()) else 0
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import glob
 import itertools
+import json
 import math
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +16,7 @@ from sde_harl.errors import UserError
 from sde_harl.layering import shown, to_yaml
 from sde_harl.record.reading import read_table
 
+INDEX = "sweep.json"
 OPENING, CLOSING = "[{(", "]})"
 OWN = ("record.dir", "record.exp")
 """Keys that tell where a sweep's runs go: one value each."""
@@ -104,6 +107,25 @@ def result(folder: Path) -> Result:
     if not table:
         return Result(0, math.nan, math.nan, math.nan)
     return Result(int(table["step"][-1]), *(float(table[key][-1]) for key in Result._fields[1:]))
+
+
+def write_index(sweep: Path, runs: dict[str, Path], failed: dict[str, str]) -> None:
+    """sweep.json of a sweep's folder: name -> run folder, seen from there, and of failed runs the reason."""
+    content = {"runs": {name: os.path.relpath(folder, sweep) for name, folder in runs.items()}, "failed": failed}
+    part = sweep / f"{INDEX}.part"
+    part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    part.replace(sweep / INDEX)
+
+
+def runs_of(path: Path) -> list[Path]:
+    """A run.h5 as it is, or those of a sweep's folder. Raises UserError for a folder that is no sweep's."""
+    if not path.is_dir():
+        return [path]
+    try:
+        runs = json.loads((path / INDEX).read_text(encoding="utf-8"))["runs"]
+        return [path / str(folder) / "run.h5" for folder in dict(runs).values()]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: neither a run.h5 nor the folder of a sweep: {INDEX} can't be read") from error
 
 
 def _is_setting(word: str) -> bool:
