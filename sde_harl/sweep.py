@@ -36,7 +36,7 @@ from sde_harl.run import INTERRUPTED, MENDABLE, STOPS
 from sde_harl.trials import INDEX, Plan, Trial, finished, plan, result, write_index
 
 FAILED = 1
-POLL_S = 0.5
+POLL_S = 0.2
 GRACE_S = 30.0
 """A run that is told to stop saves what it has; then it is killed."""
 WIDTH = 120  # where the output is no terminal
