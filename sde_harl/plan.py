@@ -12,13 +12,15 @@ of E decisions then takes, with N agents each on a device and a link of its own:
     server  = N x decoding + group nets and heads                                 (all agents' messages come together)
     latency = device + link + server
 
-A policy that is whole on its device takes the device's time alone. E is train.envs / train.slots. The plan knows
-nothing of what a policy earns: that is a sweep's to tell (python -m sde_harl.sweep).
+A policy that is whole on its device takes the device's time alone. E is train.envs / train.slots. Not in it: a medium
+that devices share, lost frames, processors that others use. --against says what that came to. The plan knows nothing of
+what a policy earns: that is a sweep's to tell (python -m sde_harl.sweep).
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -182,9 +184,12 @@ def plan(argv: list[str]) -> None:
 
 
 def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise ValueError
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
     return value
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import h5py
 import pytest
 from test_split import ROWS, record
 
@@ -14,6 +15,7 @@ from sde_harl.errors import UserError
 from sde_harl.link.wire import OVERHEAD
 from sde_harl.parts import Part, count, from_run, measure
 from sde_harl.plan import Estimate, Link, against, errors, main, pick, predict
+from sde_harl.record.reading import read_table
 
 PART = Part(2, "entropy", rows=4, agents=3, local_us=30, encode_us=10, decode_us=5, policy_us=50, payload_bytes=80)
 SPEC = EnvSpec("odd/two", ("a", "b"), (6, 9), ((3,), (4,)), 5, 0, False, ("", ""), False)
@@ -94,6 +96,13 @@ def test_the_error_is_told_against_a_run(tmp_path: Path, capfd: pytest.CaptureFi
     assert main([*words, "--against", str(path)]) == 0
     out = capfd.readouterr().out
     assert "ESTIMATE, not a measurement" in out and "<- least latency" in out and "+100%" in out
+
+
+def test_rows_that_a_killed_writer_left_short_are_left_out(tmp_path: Path) -> None:
+    path = record(tmp_path / "a", 2)
+    with h5py.File(path, "r+") as file:
+        file["decisions/t_policy"].resize((150,))
+    assert {len(column) for column in read_table(path, "decisions").values()} == {150}
 
 
 @pytest.mark.parametrize(
