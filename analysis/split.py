@@ -74,7 +74,7 @@ def _warnings(items: list[Split]) -> list[str]:
 
 
 def plot(items: list[Split], target: Path) -> None:
-    """Four panels over the splits: latency by stage, bytes, processor time of the devices, and return or win rate."""
+    """Four panels over the splits: latency by stage, bytes, processor time of the devices, and return."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 8), layout="constrained")
@@ -82,10 +82,8 @@ def plot(items: list[Split], target: Path) -> None:
     names = _names(items)
     _draw_latency(latency, names, items)
     _draw_bytes(size, names, items)
-    cpu.bar(names, _means(items, "device_cpu"), color="C3")
-    cpu.set(ylabel="device CPU, us a decision")
-    measure = "return_mean" if all(math.isnan(item.figures["win_rate"].mean) for item in items) else "win_rate"
-    _draw_worth(worth, names, items, measure)
+    _draw_cpu(cpu, names, items)
+    _draw_worth(worth, names, items)
     for axes in (latency, size, cpu, worth):
         axes.set(xlabel="blocks on the device")
     figure.suptitle(f"{', '.join(dict.fromkeys(item.env for item in items))}: measured. {ENERGY}.", fontsize=10)
@@ -120,18 +118,25 @@ def _draw_bytes(axes: Any, names: list[str], items: list[Split]) -> None:
     axes.bar_label(bars, fmt="%.1f")
     axes.plot(names, _means(items, "wire"), "k_", markersize=18, label="with our header")
     axes.plot(names, _means(items, "observation"), "--", color="grey", label="raw observation, float32")
-    axes.set(ylabel="bytes up, a decision of one agent", yscale="log")
+    axes.set(ylabel="bytes up, a decision of one agent", yscale="log", ylim=(1, None))
     axes.legend()
 
 
-def _draw_worth(axes: Any, names: list[str], items: list[Split], measure: str) -> None:
+def _draw_cpu(axes: Any, names: list[str], items: list[Split]) -> None:
+    axes.bar(names, _means(items, "device_cpu"), color="C3")
+    axes.set(ylabel="device CPU, us a decision")
+    if all(math.isnan(item.figures["device_cpu"].mean) for item in items):
+        axes.text(0.5, 0.5, "unknown", transform=axes.transAxes, ha="center")
+
+
+def _draw_worth(axes: Any, names: list[str], items: list[Split]) -> None:
     """Mean over seeds, and their range where there are several."""
-    spreads = [item.figures[measure] for item in items]
+    spreads = [item.figures["return_mean"] for item in items]
     low = [each.mean - each.low for each in spreads]
     high = [each.high - each.mean for each in spreads]
     axes.errorbar(names, [each.mean for each in spreads], yerr=(low, high), fmt="o", capsize=4)
     steps = max(item.figures["steps"].high for item in items)
-    axes.set(ylabel=f"greedy {'return' if measure == 'return_mean' else 'win rate'} after {steps:,.0f} steps")
+    axes.set(ylabel=f"return of greedy play after {steps:,.0f} steps")
 
 
 def _means(items: list[Split], name: str) -> list[float]:

@@ -8,7 +8,8 @@ it goes on where it stopped: a run that is recorded to its end, with the very sa
 run that fails is named, and the others go on. policy.local_blocks = policy.blocks is run with codec.name=none.
 
 Runs are stored as always, record.exp telling their values; <record.dir>/sweeps/<record.exp>/ holds sweep.json, which
-names the finished ones' folders (the programs in analysis/ take it in place of run files), and a log of each.
+names the finished ones' folders (the programs in analysis/ take it in place of run files), and a log of each: give
+every sweep a record.exp of its own.
 train.steps=0 measures untrained policies: what they cost, not what they win.
 """
 
