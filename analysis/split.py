@@ -29,11 +29,11 @@ COLUMNS = {
     "payload B": ("payload", ".1f"),
     "wire B": ("wire", ".1f"),
     "device CPU us": ("device_cpu", ",.0f"),
+    "device mJ": ("device_mj", ".3f"),
     "return": ("return_mean", ".2f"),
     "win rate": ("win_rate", ".1%"),
     "steps": ("steps", ",.0f"),
 }
-ENERGY = "energy: not measured: this version reads no energy source"
 NOTES = (
     "measured, all of it; times are medians of a message, bytes and device CPU are for one decision of one agent",
     "device: local net and coding, the executor's clock; server: decoding, group net and head, the server's clock",
@@ -41,7 +41,7 @@ NOTES = (
     "whole: from the observation at the device to the action there; the median of the sum, not the sum of medians",
     "wire B: payload and our 32-byte header, one a message, without MPI's and TCP's",
     "device CPU: all the executor's process used between reports, waiting included, over the decisions made",
-    ENERGY,
+    "device mJ: of the executors' hosts by their own sensors, idle included, for one decision; - where there is none",
 )
 
 
@@ -65,12 +65,17 @@ def _cells(item: Split) -> list[str]:
 
 def _warnings(items: list[Split]) -> list[str]:
     """What the figures can't be taken for."""
-    found = []
+    found = _reasons(items)
     if any(item.untrained for item in items):
         found.append("untrained policies are among them: their return and bytes tell nothing of learnt ones")
     if any(item.one_process for item in items):
         found.append("one process held server and devices: its link is none, and device CPU is unknown")
     return found
+
+
+def _reasons(items: list[Split]) -> list[str]:
+    """Why energy is unknown, where it is."""
+    return list(dict.fromkeys(line for item in items for line in item.energy))
 
 
 def plot(items: list[Split], target: Path) -> None:
@@ -86,7 +91,8 @@ def plot(items: list[Split], target: Path) -> None:
     _draw_worth(worth, names, items)
     for axes in (latency, size, cpu, worth):
         axes.set(xlabel="blocks on the device")
-    figure.suptitle(f"{', '.join(dict.fromkeys(item.env for item in items))}: measured. {ENERGY}.", fontsize=10)
+    envs = ", ".join(dict.fromkeys(item.env for item in items))
+    figure.suptitle("\n".join([f"{envs}: measured", *_reasons(items)]), fontsize=8, wrap=True)
     figure.savefig(target, dpi=120)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 from consumption import stage, stage_times
 from curves import Spread, spread
+from joules import energies, sentences
 from runfile import Array, Columns, Run, RunFileError
 
 
@@ -36,6 +37,8 @@ class Cost:
     wire: float  # with our header, one a message
     observation: float  # the raw observation as float32
     device_cpu: float  # of the executors, waiting included; unknown in one process, or with one report only
+    device_mj: float  # millijoules of the executors' hosts, idle included; unknown without sensors of their own
+    energy: list[str]  # why it is unknown
     steps: int  # environment steps that the policy had learnt from
     loaded: bool  # it had begun from a checkpoint
     one_process: bool  # that held server and executors
@@ -54,12 +57,13 @@ class Split:
     rows: int
     seeds: list[str]
     figures: dict[str, Spread]  # by FIGURES
+    energy: list[str]
     untrained: bool
     one_process: bool
 
 
-FIGURES = ("device", "link", "server", "whole", "whole_p95", "payload", "wire", "observation", "device_cpu", "steps",
-           "return_mean", "win_rate")  # fmt: skip
+FIGURES = ("device", "link", "server", "whole", "whole_p95", "payload", "wire", "observation", "device_cpu",
+           "device_mj", "steps", "return_mean", "win_rate")  # fmt: skip
 
 
 def cost(run: Run) -> Cost:
@@ -70,6 +74,7 @@ def cost(run: Run) -> Cost:
         raise RunFileError(f"{run.path}: no decisions were recorded in this run (record.decisions)")
     device, link, server, whole = _ends(run, table)
     made, one_process = float(table["environments"].sum()), _one_process(run)
+    device_mj, energy = _device_energy(run)
     last = {key: float(values[-1]) for key, values in run.table("evaluations").items()}
     return Cost(
         str(run.path), run.env, int(policy["blocks"]), int(policy["local_blocks"]), str(run.meta.get("codec")),
@@ -80,6 +85,8 @@ def cost(run: Run) -> Cost:
         wire=float(table["wire_bytes"].sum()) / made,
         observation=_observation(run, table),
         device_cpu=math.nan if one_process else _device_cpu(table, run.table("resources")),
+        device_mj=device_mj,
+        energy=energy,
         steps=int(learnt["step"][-1]) if learnt else 0,
         loaded=str(train.get("load", "none")) != "none",
         one_process=one_process,
@@ -98,6 +105,7 @@ def splits(costs: list[Cost]) -> list[Split]:
             *key,
             sorted(item.seed for item in members),
             {name: spread(float(getattr(item, name)) for item in members) for name in FIGURES},
+            energy=list(dict.fromkeys(line for item in members for line in item.energy)),
             untrained=any(not item.steps and not item.loaded for item in members),
             one_process=any(item.one_process for item in members),
         )
@@ -125,6 +133,18 @@ def _device_cpu(decisions: Columns, resources: Columns) -> float:
     later = decisions["version"] > decisions["version"].min()
     made = float(decisions["environments"][later].sum())
     return 1e6 * float(sum(each[-1] - each[0] for each in used)) / made if used and made else math.nan
+
+
+def _device_energy(run: Run) -> tuple[float, list[str]]:
+    """Millijoules of a decision at the hosts that hold executors and not rank 0, and why where that is unknown."""
+    found = energies(run, {})[::2]  # of each host's two sensors, not the GPUs': nets on devices run on processors
+    apart = found[1:]  # in the order of ranks: rank 0's host is the first
+    made = sum(each.decisions for each in apart)
+    joules = sum(each.joules for each in apart)
+    if made and not math.isnan(joules):
+        return 1e3 * joules / made, []
+    unknown = [each for each in apart or found if math.isnan(each.joules)]
+    return math.nan, sentences(unknown) or ["energy of the devices: they share rank 0's host, whose sensor counts all"]
 
 
 def _one_process(run: Run) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +21,25 @@ MESSAGES = 100
 ROWS = 4
 
 
+EDGES = ({"host": "edge1", "pid": 7, "energy": "PMIC"}, {"host": "edge2", "pid": 7, "energy": "PMIC"})
+SAME = {"host": "server", "pid": 1}
+
+
 def record(
-    folder: Path, local_blocks: int, codec: str = "entropy", seed: int = 1, steps: int = 512, pid: int = 2
-) -> Path:
+    folder: Path, local_blocks: int, codec: str = "entropy", seed: int = 1, steps: int = 512, joules: float = 2.0,
+    devices: tuple[dict[str, Any], ...] = EDGES,
+) -> Path:  # fmt: skip
     """Two agents on two ranks: local net 10 us a block, coding 5, round trip 500, decoding 20, policy 80.
 
-    With version 2, half of the messages, each executor uses 0.2 s of processor; before, 1.5 s.
+    With version 2, half of the messages, each executor uses 0.2 s of processor (before, 1.5), and its host `joules`.
     """
     folder.mkdir(parents=True)
     whole = codec == "none"
     policy, coder = PolicyConfig(blocks=3, local_blocks=local_blocks), CodecConfig(name=codec)
     config = Config(policy=policy, codec=coder, train=TrainConfig(steps=steps), seed=seed)
-    hosts = [{"host": "server", "pid": 1}, {"host": "server", "pid": pid}, {"host": "edge2", "pid": 2}]
     meta: dict[str, str | int | float] = {
         "config": to_yaml(config), "env": "smax/3m", "algo": "happo", "seed": seed, "codec": codec, "latent": 16,
-        "hosts": json.dumps(hosts), "obs_sizes": "[10, 30]", "agents": '["a", "b"]',
+        "hosts": json.dumps([SAME, *devices]), "obs_sizes": "[10, 30]", "agents": '["a", "b"]',
     }  # fmt: skip
     file = RunFile(folder / "run.h5", meta, "stop")
     times = {"t_local": 10 * local_blocks, "t_encode": 0 if whole else 5, "t_round_trip": 0 if whole else 500,
@@ -47,8 +52,9 @@ def record(
             columns |= {name: us * US for name, us in times.items()}
             file.add("decisions", **{name: np.full(MESSAGES // 2, value) for name, value in columns.items()})
     for rank in (0, 1, 2):
-        for cpu in (1.5, 1.7):
-            file.add("resources", rank=rank, step=1, time_s=1.0, cpu_s=cpu * (rank > 0), rss_bytes=1, peak_rss_bytes=1)
+        for step, cpu, used in ((2, 1.5, 5.0), (3, 1.7, 5.0 + joules)):
+            file.add("resources", rank=rank, step=step, time_s=1.0, cpu_s=cpu * (rank > 0), rss_bytes=1, joules=used,
+                     peak_rss_bytes=1, gpu_joules=math.nan, idle_w=math.nan, gpu_idle_w=math.nan)  # fmt: skip
     if steps:
         file.add("training", step=steps, loss=1.0)
     file.add("evaluations", step=steps, episodes=8, win_rate=0.25 * seed, return_mean=float(seed), return_std=1.0,
@@ -72,8 +78,8 @@ def test_every_figure_is_what_was_measured(tmp_path: Path) -> None:
     made = 2 * MESSAGES / 2 * ROWS  # after the first report, by both executors, who used 0.2 s each
     assert means(split) == pytest.approx({
         "device": 25, "link": 400, "server": 100, "whole": 525, "whole_p95": 525, "payload": 28 / ROWS,
-        "wire": 60 / ROWS, "observation": 80, "device_cpu": 0.4e6 / made, "steps": 512, "return_mean": 1,
-        "win_rate": 0.25,
+        "wire": 60 / ROWS, "observation": 80, "device_cpu": 0.4e6 / made, "device_mj": 4e3 / made, "steps": 512,
+        "return_mean": 1, "win_rate": 0.25,
     })  # fmt: skip
 
 
@@ -96,18 +102,26 @@ def test_a_sweeps_folder_stands_for_its_runs_and_the_figure_is_drawn(tmp_path: P
     write_index(tmp_path / "sweep", runs, {"2": "failed"})
     text = run("split.py", tmp_path / "sweep", "--plot", tmp_path / "p.png").stdout
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
-    for line in ("0 of 3  entropy", "1 of 3  entropy", "3 of 3  none", "energy: not measured", "measured, all of it"):
+    for line in ("0 of 3  entropy", "1 of 3  entropy", "3 of 3  none", " 10.000 ", "measured, all of it"):
         assert line in text
-    assert "untrained" not in text and "one process" not in text
+    assert "untrained" not in text and "one process" not in text and "energy of" not in text
     assert max(len(line) for line in text.splitlines()) <= 150
     assert len(json.loads(run("learning_curve.py", tmp_path / "sweep", "--json").stdout)) == 3
 
 
 def test_what_the_figures_cant_be_taken_for_is_said(tmp_path: Path) -> None:
-    path = record(tmp_path / "a", 1, steps=0, pid=1)
+    path = record(tmp_path / "a", 1, steps=0, devices=(SAME, SAME))
     text = run("split.py", path).stdout
     assert "untrained policies are among them" in text and "one process held server and devices" in text
-    assert means(splits(path)[0])["device_cpu"] is None
+    assert "energy of the devices: they share rank 0's host" in text
+    figures = means(splits(path)[0])
+    assert figures["device_cpu"] is figures["device_mj"] is None
+
+
+def test_energy_that_was_not_measured_is_absent_with_its_reason(tmp_path: Path) -> None:
+    path = record(tmp_path / "a", 1, joules=math.nan, devices=tuple(each | {"energy": "no sensor"} for each in EDGES))
+    [split] = splits(path)
+    assert split["energy"] == ["energy of edge1, edge2: no sensor"] and means(split)["device_mj"] is None
 
 
 def test_what_is_no_run_and_no_sweep_is_one_line(tmp_path: Path) -> None:
