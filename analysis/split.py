@@ -19,7 +19,7 @@ from rich.table import Table
 from runfile import Run
 from splitting import Split, cost, splits
 
-WIDTH = 150  # where the output is no terminal
+WIDTH = 160  # where the output is no terminal
 COLUMNS = {
     "device us": ("device", ",.0f"),
     "link us": ("link", ",.0f"),
@@ -116,7 +116,7 @@ def _draw_latency(axes: Any, names: list[str], items: list[Split]) -> None:
         bottom = [low + high for low, high in zip(bottom, heights, strict=True)]
     axes.plot(names, _means(items, "whole"), "k_", markersize=18, label="whole")
     axes.set(ylabel="median latency of a message, us")
-    axes.legend()
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4)
 
 
 def _draw_bytes(axes: Any, names: list[str], items: list[Split]) -> None:
@@ -125,7 +125,7 @@ def _draw_bytes(axes: Any, names: list[str], items: list[Split]) -> None:
     axes.plot(names, _means(items, "wire"), "k_", markersize=18, label="with our header")
     axes.plot(names, _means(items, "observation"), "--", color="grey", label="raw observation, float32")
     axes.set(ylabel="bytes up, a decision of one agent", yscale="log", ylim=(1, None))
-    axes.legend()
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
 
 
 def _draw_cpu(axes: Any, names: list[str], items: list[Split]) -> None:

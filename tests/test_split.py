@@ -105,7 +105,7 @@ def test_a_sweeps_folder_stands_for_its_runs_and_the_figure_is_drawn(tmp_path: P
     for line in ("0 of 3  entropy", "1 of 3  entropy", "3 of 3  none", " 10.000 ", "measured, all of it"):
         assert line in text
     assert "untrained" not in text and "one process" not in text and "energy of" not in text
-    assert max(len(line) for line in text.splitlines()) <= 150
+    assert max(len(line) for line in text.splitlines()) <= 160
     assert len(json.loads(run("learning_curve.py", tmp_path / "sweep", "--json").stdout)) == 3
 
 
