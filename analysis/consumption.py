@@ -38,7 +38,7 @@ class Bytes:
     network: float  # with MPI's and TCP's, where the run measured it
     float32: float  # the same latent, uncompressed
     int8: float
-    observation: float  # the raw observation as float32
+    observation: float  # the raw observation, of float32 or, images, of bytes
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,7 @@ def _bytes(run: Run, table: Columns) -> Bytes:
     known = np.nan_to_num(table["ideal_bits"], nan=-1.0) >= 0
     covered = float(environments[known].sum())
     sizes = np.array([float(size) for size in run.listed("obs_sizes")])
+    number = 1 if run.meta.get("obs_dtype") == "uint8" else 4
     agents = table["agent"]
     listed = bool(((agents >= 0) & (agents < len(sizes))).all())
     return Bytes(
@@ -172,5 +173,5 @@ def _bytes(run: Run, table: Columns) -> Bytes:
         network=float(table["network_bytes"].sum()) / decisions if "network_bytes" in table else math.nan,
         float32=4 * latent,
         int8=latent,
-        observation=float((4 * sizes[agents] * environments).sum()) / decisions if listed else math.nan,
+        observation=float((number * sizes[agents] * environments).sum()) / decisions if listed else math.nan,
     )
