@@ -81,25 +81,36 @@ def from_run(path: Path) -> tuple[Part, Seen]:
 
 def count(config: Config) -> int:
     """How many parts `measure` yields."""
-    return config.policy.blocks * (1 + len(PLAIN)) + (not config.policy.recurrent)
+    return config.policy.blocks * (1 + len(PLAIN)) + 1
 
 
 def measure(config: Config, spec: EnvSpec) -> Iterator[Part]:
     """Every split and codec of `config`'s policy in turn, timed on this host in this process.
 
-    The nets are as they are before training, the observations standard normal: times are those of the real arrays and
+    The nets are as they are before training, the observations random: times are those of the real arrays and
     the real coder, bytes those of a policy whose rate has not been learnt.
     """
     torch.set_num_threads(1)
-    blocks, rows = config.policy.blocks, config.train.envs // config.train.slots
-    obs = np.random.default_rng(config.seed).standard_normal((1, rows, max(spec.obs_sizes)), np.float32)
-    obs[:, :, spec.obs_sizes[DEVICE] :] = 0.0
+    blocks, obs = config.policy.blocks, _observations(config, spec)
     for local_blocks in range(blocks):
         policy = replace(config.policy, local_blocks=local_blocks)
         for codec in ("entropy", *PLAIN):
             yield _split_part(config, spec, policy, replace(config.codec, name=codec), obs)
-    if not config.policy.recurrent:
-        yield _whole_part(config, spec, replace(config.policy, local_blocks=blocks), obs)
+    yield _whole_part(config, spec, replace(config.policy, local_blocks=blocks), obs)
+
+
+def _observations(config: Config, spec: EnvSpec) -> np.ndarray:
+    """(1, E, O) of the device's agent, padded with zeros."""
+    generator, shape = (
+        np.random.default_rng(config.seed),
+        (1, config.train.envs // config.train.slots, max(spec.obs_sizes)),
+    )
+    if spec.obs_dtype == "uint8":
+        obs: np.ndarray = generator.integers(0, 256, shape, np.uint8)
+    else:
+        obs = generator.standard_normal(shape, np.float32)
+    obs[:, :, spec.obs_sizes[DEVICE] :] = 0
+    return obs
 
 
 def _split_part(config: Config, spec: EnvSpec, policy: PolicyConfig, codec: CodecConfig, obs: np.ndarray) -> Part:
@@ -128,7 +139,8 @@ def _split_part(config: Config, spec: EnvSpec, policy: PolicyConfig, codec: Code
 def _whole_part(config: Config, spec: EnvSpec, policy: PolicyConfig, obs: np.ndarray) -> Part:
     made = _made(config, spec, policy, replace(config.codec, name="none"))
     flat = np.concatenate([each.ravel() for each in made.local_parameters()[DEVICE]])
-    shape, rows = WholeShape(spec.branches, spec.continuous, config.seed), obs.shape[1]
+    shape = WholeShape(spec.branches, spec.continuous, config.seed, policy.width if policy.recurrent else 0)
+    rows = obs.shape[1]
     device = WholePolicy(local_shape(spec, policy, (DEVICE,)), shape, flat)
     available = np.ones((1, rows, sum(spec.branches)), np.bool_)
     decision = device.act(obs, available, None)

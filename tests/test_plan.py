@@ -59,7 +59,7 @@ def test_every_split_and_codec_is_measured_here(recurrent: bool) -> None:
     policy = PolicyConfig(blocks=2, local_blocks=1, width=8, latent=4, recurrent=recurrent)
     config = Config(policy=policy, codec=CodecConfig(), train=TrainConfig(envs=6))
     parts = list(measure(config, SPEC))
-    assert len(parts) == count(config) == 8 + (not recurrent)
+    assert len(parts) == count(config) == 9
     assert {(part.rows, part.agents) for part in parts} == {(3, 2)}
     sizes = {(part.local_blocks, part.codec): part.payload_bytes for part in parts}
     assert sizes[0, "float32"] == 3 * 4 * 6 and sizes[1, "float32"] == 3 * 4 * 4, "agent 0 sees 6 numbers, sends 4"
@@ -67,8 +67,7 @@ def test_every_split_and_codec_is_measured_here(recurrent: bool) -> None:
     assert 0 < sizes[1, "entropy"] < sizes[1, "float32"]
     assert all(math.isfinite(part.local_us) and part.local_us > 0 for part in parts)
     assert all((part.encode_us > 0) == (part.codec != "none") for part in parts)
-    if not recurrent:
-        assert parts[-1].codec == "none" and sizes[2, "none"] == 3 * (4 + 4), "a choice and its log-probability"
+    assert parts[-1].codec == "none" and sizes[2, "none"] == 3 * (4 + 4), "a choice and its log-probability"
 
 
 def test_a_runs_parts_are_its_medians(tmp_path: Path) -> None:
