@@ -100,16 +100,12 @@ def measure(config: Config, spec: EnvSpec) -> Iterator[Part]:
 
 
 def _observations(config: Config, spec: EnvSpec) -> np.ndarray:
-    """(1, E, O) of the device's agent, padded with zeros."""
-    generator, shape = (
-        np.random.default_rng(config.seed),
-        (1, config.train.envs // config.train.slots, max(spec.obs_sizes)),
-    )
-    if spec.obs_dtype == "uint8":
-        obs: np.ndarray = generator.integers(0, 256, shape, np.uint8)
-    else:
-        obs = generator.standard_normal(shape, np.float32)
-    obs[:, :, spec.obs_sizes[DEVICE] :] = 0
+    """(1, E, O) float32 of the device's agent, padded with zeros: bytes of images, or standard normal numbers."""
+    generator = np.random.default_rng(config.seed)
+    shape = (1, config.train.envs // config.train.slots, max(spec.obs_sizes))
+    bytes_ = spec.obs_dtype == "uint8"
+    obs = (generator.integers(0, 256, shape) if bytes_ else generator.standard_normal(shape)).astype(np.float32)
+    obs[:, :, spec.obs_sizes[DEVICE] :] = 0.0
     return obs
 
 
