@@ -118,7 +118,11 @@ def test_agents_that_are_alike_earn_nothing() -> None:
     torch.testing.assert_close(earned, torch.zeros(3, 3), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("policy", [{}, {"recurrent": True}, {"local_blocks": 0}, {"local_blocks": 2}], ids=str)
+@pytest.mark.parametrize(
+    "policy",
+    [{}, {"recurrent": True}, {"local_blocks": 0}, {"local_blocks": 2}, {"local_blocks": 2, "recurrent": True}],
+    ids=str,
+)
 @pytest.mark.parametrize("share", [False, True])
 def test_members_look_at_an_agents_rows_through_their_own_nets(policy: dict[str, object], share: bool) -> None:
     """One agent after the other, its mates shown what it saw cut to their own sizes, with its memory."""
@@ -144,8 +148,8 @@ def episodes(game: EnvSpec, steps: int, envs: int) -> Rollout:
     """Random observations and actions; everybody alive, nothing ends."""
     rng = np.random.default_rng(0)
     rollout = Rollout(game, steps, envs, 4, make_view("EP", game))
-    rollout.obs[:] = rng.normal(size=rollout.obs.shape)
-    rollout.obs *= (np.arange(rollout.obs.shape[-1]) < np.array(game.obs_sizes)[:, None])[:, None, None]
+    own = np.arange(rollout.obs.shape[-1]) < np.array(game.obs_sizes)[:, None]
+    rollout.obs[:] = rng.normal(size=rollout.obs.shape) * own[:, None, None]
     rollout.available[:], rollout.active[:] = game.choices()[:, None, None], True
     rollout.actions[:] = rng.integers(0, 2, rollout.actions.shape)
     return rollout
@@ -171,6 +175,14 @@ def test_the_predictors_part_is_beta1_log_q_minus_log_p(actions: tuple[tuple[int
     own = np.arange(5) < sizes[..., None]
     knowing = ((change - c) ** 2 * own).sum(-1) / sizes
     np.testing.assert_allclose(told.reward(rollout, beta1)[:, :-1], blind - beta1 * knowing, rtol=1e-4)
+
+
+def test_bytes_are_told_as_numbers_from_0_to_1() -> None:
+    """A pixel that turns from 255 to 0 is off by 1, and no difference of bytes."""
+    game = spec(((2,), (2,)), 1)._replace(obs_dtype="uint8")
+    rollout = Rollout(game, 2, 1, 4, make_view("EP", game))
+    rollout.obs[:, 0], rollout.active[:] = 255, True
+    np.testing.assert_allclose(predictors(game).reward(rollout, 3.0)[:, 0], -2.0)
 
 
 def test_nothing_is_told_across_an_episodes_end_or_of_the_dead() -> None:

@@ -2,11 +2,11 @@
 
 Both are Gaussians of one fixed variance, half the number of an agent's own features, so that log q without its constant
 is minus the mean squared error of the net's mean. (CDS's code takes the sum: with many features it drowns the policies'
-part, which is log n at most.) A net tells the change o' - o; both begin with the same weights, which tell none, and
-learn from the same rows, so that what they come to differ by is the identity.
+part, which is of the order of log n.) A net tells the change o' - o; both begin with the same weights, which tell none,
+and learn from the same rows, so that what they come to differ by is the identity.
 
-An observation is in the environment's own units. Nothing is told of what comes behind the end of an episode or of the
-rollout, or of the dead.
+An observation is in the environment's own units, bytes as 0 to 1. Nothing is told of what comes behind the end of an
+episode or of the rollout, or of the dead.
 
 n agents of the group, T time, E environments, R rows, O observation, A choices (or numbers) of an action, W width.
 """
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from sde_harl.config import DiversityConfig
 from sde_harl.envs.base import EnvSpec
-from sde_harl.policy.layers import RELU_GAIN, affine, stack
+from sde_harl.policy.layers import RELU_GAIN, UNIT, affine, stack
 
 BATCH = 256
 """Rows of a step of learning."""
@@ -52,6 +52,7 @@ class Predictors:
     ) -> None:
         self._members, self._config, self._generator = list(members), config, generator
         obs, outputs = max(spec.obs_sizes), sum(spec.branches)
+        self._unit = UNIT[spec.obs_dtype]
         self._branches = () if spec.continuous else spec.branches
         widths = [obs + outputs, config.width, config.width, obs]
         layers = stack(1, widths, [RELU_GAIN, RELU_GAIN, 0.0], generator)
@@ -93,7 +94,7 @@ class Predictors:
         """(2, R) squared errors of q's and of p's mean, the mean over an agent's own features."""
         place, time, env = index
         agent, who = np.array(self._members)[place], torch.from_numpy(place)
-        obs, following = (torch.from_numpy(played.obs[agent, t, env]) for t in (time, time + 1))
+        obs, following = (torch.from_numpy(played.obs[agent, t, env]).float() * self._unit for t in (time, time + 1))
         known = torch.cat((obs, self._encoded(played.actions[agent, time, env])), -1)
         (weight, bias), *rest = zip(self._weights, self._biases)
         x = affine(known.expand(2, -1, -1), weight, bias)
