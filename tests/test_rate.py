@@ -181,7 +181,7 @@ def test_an_executor_gets_equal_tables_once_and_codes_with_them_for_all(share: b
     fleet.publish(1, weights(), tables)
     obs = np.random.default_rng(1).normal(size=(2, ROWS, 5)).astype(np.float32)
     fleet.sense(0, 1, obs)
-    found = fleet.latents(0)
+    found = fleet.latents(0).values
     assert kinds.count(Kind.TABLES) == (1 if share else 2)
     for agent in range(2):
         symbols = found[agent] - tables[agent].medians

@@ -182,6 +182,7 @@ def test_meter() -> None:
 NO_TIMES = np.zeros((1, 3), int)
 BAD_METERS = [pack_meter(Resources(math.nan, *[0] * 7), NO_TIMES)]
 BAD_METERS += [pack_meter(Resources(*[0] * 8, joules=-math.inf), NO_TIMES)]
+BAD_METERS += [pack_meter(Resources(0.0, 2**63, *[0] * 6), NO_TIMES)]  # more than run.h5 can hold
 
 
 @pytest.mark.parametrize("payload", [b"", bytes(95), bytes(97), bytes(100), *BAD_METERS])

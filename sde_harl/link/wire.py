@@ -151,6 +151,7 @@ class Resources(NamedTuple):
 RESOURCES = struct.Struct("<dQQdQQQQdddd")
 TIMINGS = np.dtype("<u4")
 TIMINGS_A_ROW = 3  # local net, encode, round trip
+LARGEST_BYTES = 1 << 50  # of memory; what is said to be more would not even fit the record
 METER_BYTES, TIMING_BYTES = RESOURCES.size, TIMINGS_A_ROW * TIMINGS.itemsize
 """Of a METER payload without its timings, and of each row of these."""
 
@@ -166,7 +167,7 @@ def unpack_meter(payload: memoryview) -> tuple[Resources, NDArray[np.uint32]]:
         raise WireError("meter")
     resources = Resources(*RESOURCES.unpack_from(payload))
     finite = math.isfinite(resources.cpu_s) and math.isfinite(resources.sleep_s)
-    if not finite or any(math.isinf(each) for each in resources[-4:]):
+    if not finite or any(math.isinf(each) for each in resources[-4:]) or max(resources[1:3]) > LARGEST_BYTES:
         raise WireError("meter")
     timings = np.frombuffer(payload, TIMINGS, offset=RESOURCES.size).reshape(-1, TIMINGS_A_ROW)
     return resources, timings.astype(np.uint32)
