@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from test_analysis import META, add_decisions, record, run
+from test_analysis import META, run
 
+from sde_harl.record.schema import TABLES
 from sde_harl.record.trajectories import RunFile
+
+
+def rows(table: str, count: int, **known: float) -> dict[str, Any]:
+    """That many equal rows of a table, 0 where nothing is known."""
+    return {name: np.full(count, known.get(name, 0)).astype(each.dtype) for name, each in TABLES[table].items()}
 
 
 def rated(folder: Path, win_rate: float, codec: str = "entropy", size: int = 40, seed: int = 1, **keys: object) -> Path:
@@ -18,15 +25,11 @@ def rated(folder: Path, win_rate: float, codec: str = "entropy", size: int = 40,
     folder.mkdir(parents=True)
     config = json.dumps({"codec": {"name": codec, "rate_coef": 0.01, **keys}})
     file = RunFile(folder / "run.h5", {**META, "config": config, "codec": codec, "seed": seed}, "stop")
-    add_decisions(file)
-    times = dict.fromkeys(("t_local", "t_encode", "t_round_trip", "t_decode", "t_policy"), np.zeros(10, np.int64))
-    bits = 300.0 if codec == "entropy" else -1.0
+    sent = {"environments": 4, "ideal_bits": 300.0 if codec == "entropy" else -1.0}
+    file.add("decisions", **rows("decisions", 10, train=True, payload_bytes=9, step=50, **sent))
     for step, more in ((100, 99), (200, 0)):
-        full = {"step": step // 2, "agent": 0, "rank": 0, "environments": 4, "payload_bytes": size + more,
-                "wire_bytes": 72, "version": 1, "train": False, "ideal_bits": bits}  # fmt: skip
-        file.add("decisions", **{name: np.full(10, value) for name, value in full.items()}, **times)
-        file.add("evaluations", step=step, episodes=8, win_rate=win_rate * step / 200, return_mean=1.0,
-                 return_std=1.0, length_mean=20.0, bits_per_element=1.0, bytes_per_decision=5.0)  # fmt: skip
+        file.add("decisions", **rows("decisions", 10, step=step // 2, payload_bytes=size + more, **sent))
+        file.add("evaluations", **rows("evaluations", 1, step=step, win_rate=win_rate * step / 200))
     file.close()
     return folder / "run.h5"
 
@@ -55,8 +58,8 @@ def test_rate_and_return_of_codecs_and_settings(tmp_path: Path) -> None:
 
 
 def test_runs_whose_latents_are_not_known_are_no_points(tmp_path: Path) -> None:
-    for path in (record(tmp_path / "a"), rated(tmp_path, 0.5, codec="none")):
-        text = run("rate_return.py", path).stdout
-        assert text == f"{path}: its last evaluation's latents weren't recorded: left out\n"
+    path = rated(tmp_path, 0.5, codec="none")
+    text = run("rate_return.py", path).stdout
+    assert text == f"{path}: its last evaluation's latents weren't recorded: left out\n"
     broken = rated(tmp_path, 0.5, rate_coef="much")
     assert "codec's settings" in run("rate_return.py", broken, code=2).stderr
