@@ -20,6 +20,7 @@ from sde_harl.codec.tables import from_bytes
 from sde_harl.errors import UserError
 from sde_harl.link.transport import Transport
 from sde_harl.link.wire import Kind, Message, Resources, WireError, pack_meter, parse_json
+from sde_harl.meters.network import Network
 from sde_harl.meters.process import Process
 from sde_harl.meters.timing import now_ns
 from sde_harl.policy.local import LocalNets, LocalShape
@@ -90,7 +91,7 @@ class Executor:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        self._process = Process()
+        self._process, self._network = Process(), Network()
         self._timings = Timings()
         self.farewell: str | None = None
         """Why the server ended the run ("" when all was well), once it has."""
@@ -193,9 +194,8 @@ class Executor:
     def _report(self) -> None:
         sample, link = self._process.sample(), self._transport
         waiter = link.waiter
-        resources = Resources(
-            *sample, waiter.slept_s, waiter.sleeps, link.faults.total, link.sent[SERVER], link.received[SERVER]
-        )
+        used = (*sample, waiter.slept_s, waiter.sleeps, link.faults.total)
+        resources = Resources(*used, *link.traffic(), *self._network.sample())
         self._transport.send(SERVER, Kind.METER, pack_meter(resources, self._timings.take()))
 
 

@@ -22,7 +22,7 @@ from sde_harl.decisions import Choices, DecisionLog, Decisions, Slot
 from sde_harl.errors import UserError
 from sde_harl.executor import Welcome
 from sde_harl.link.faults import Fault
-from sde_harl.link.transport import Transport
+from sde_harl.link.transport import Traffic, Transport
 from sde_harl.link.wire import (
     METER_BYTES,
     OVERHEAD,
@@ -175,6 +175,10 @@ class Fleet:
             if len(report.timings) == self._log.count:  # another count means rejected frames: their times stay unknown
                 device[:, list(self._executors[rank])] = report.timings
         return self._log.take(device), {rank: each.resources for rank, each in self._reports.items()}
+
+    def traffic(self) -> Traffic:
+        """What this rank has sent and received."""
+        return self._transport.traffic()
 
     def faults(self) -> list[Fault]:
         """Messages refused since the last call."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -19,12 +20,17 @@ from sde_harl.envs.base import EnvSpec
 from sde_harl.executor import hello
 from sde_harl.fleet import Fleet
 from sde_harl.layering import to_yaml
+from sde_harl.link.transport import Traffic
 from sde_harl.link.wire import OVERHEAD, Resources
+from sde_harl.meters.network import Carried, Network
 from sde_harl.meters.process import Process
 from sde_harl.meters.timing import now_ns
 from sde_harl.policy.split import local_shape
 from sde_harl.record.metrics import Metrics
 from sde_harl.record.trajectories import RunFile, run_folder
+
+EMULATED = "SDE_HARL_EMULATED"
+"""Set where links or devices are emulated, to what they are meant to be: the record of such a run says so."""
 
 
 class Journal:
@@ -39,7 +45,7 @@ class Journal:
         (self.folder / "config.yaml").write_text(to_yaml(config))
         self._file = RunFile(self.folder / "run.h5", _meta(config, spec, fleet, backend), config.record.on_disk_full)
         self._metrics = Metrics(self.folder, config.record.tensorboard, config.train.steps)
-        self._process, self._started = Process(), now_ns()
+        self._process, self._network, self._started = Process(), Network(), now_ns()
         self._elements = sum(local_shape(spec, config.policy, tuple(range(len(spec.agents)))).latent_sizes())
         self.note, self.trajectory = self._metrics.note, self._file.trajectory
 
@@ -75,6 +81,7 @@ class Journal:
         """What was sent, what every rank has used so far, and what was refused."""
         self._decisions(decisions, train)
         self._resources(step, resources)
+        self._carried(step, resources)
         for fault in self._fleet.faults():
             self._file.add("faults", step=fault.step, rank=fault.rank, agent=fault.agent, kind=fault.reason)
 
@@ -130,6 +137,14 @@ class Journal:
         self._file.add("resources", rank=rank, step=np.full(len(rows), step), time_s=time_s, **usage)
 
 
+    def _carried(self, step: int, resources: Mapping[int, Resources]) -> None:
+        columns = (*Traffic._fields, *(f"carried_{name}" for name in Carried._fields))
+        mine = (*self._fleet.traffic(), *self._network.sample())
+        rows = [(0, *mine), *((rank, *(getattr(each, key) for key in columns)) for rank, each in resources.items())]
+        rank, *values = (np.array(column) for column in zip(*rows))
+        self._file.add("traffic", rank=rank, step=np.full(len(rows), step), **dict(zip(columns, values, strict=True)))
+
+
 def _meta(config: Config, spec: EnvSpec, fleet: Fleet, backend: str) -> dict[str, str | int | float]:
     hosts = [hello()] + [each._asdict() for _, each in sorted(fleet.hosts.items())]
     return {
@@ -138,6 +153,7 @@ def _meta(config: Config, spec: EnvSpec, fleet: Fleet, backend: str) -> dict[str
         "algo": config.algo.name,
         "seed": config.seed,
         "backend": backend,
+        "emulated": os.environ.get(EMULATED, ""),
         "placement": config.placement.mode,
         "executors": len(fleet.hosts),
         "hosts": json.dumps(hosts),

@@ -167,18 +167,21 @@ def test_json_noise(noise: bytes) -> None:
 
 
 def test_meter() -> None:
-    used = Resources(1.5, 80 << 20, 90 << 20, 0.25, 7, 1, 100, 101)
+    used = Resources(1.5, 80 << 20, 90 << 20, 0.25, 7, 1, 100, 101, 2**40, 3, 4, -1, -1, 5)
     timings = np.array([[1, 2, 3], [4, 5, 2**40]])
     payload = pack_meter(used, timings)
-    assert len(payload) == 64 + 2 * 12
+    assert len(payload) == 112 + 2 * 12
     got, nanoseconds = unpack_meter(memoryview(payload))
     assert got == used
     assert nanoseconds.tolist() == [[1, 2, 3], [4, 5, 2**32 - 1]]
     assert unpack_meter(memoryview(pack_meter(used, timings[:0])))[1].shape == (0, 3)
 
 
+ENDLESS = Resources(math.nan, *[0] * 13)
+
+
 @pytest.mark.parametrize(
-    "payload", [b"", bytes(63), bytes(65), bytes(68), pack_meter(Resources(math.nan, *[0] * 7), np.zeros((1, 3), int))]
+    "payload", [b"", bytes(111), bytes(113), bytes(116), pack_meter(ENDLESS, np.zeros((1, 3), int))]
 )
 def test_a_bad_meter_is_refused(payload: bytes) -> None:
     with pytest.raises(WireError, match="meter"):

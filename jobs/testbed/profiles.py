@@ -1,12 +1,13 @@
-"""Links and devices by name: profiles.toml, and figures in their place. A wrong word is a ProfileError that names it."""
+"""Links and devices by name: profiles.toml, and figures in their place. A wrong word is named by a ProfileError."""
 
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import tomllib
 
 FILE = Path(__file__).with_name("profiles.toml")
 MEDIA = 64  # netemu.c

@@ -19,12 +19,12 @@ def make(host: str, cores: float) -> Path:
     """The group of one host, with so much of a core."""
     quota = round(cores * PERIOD_US)
     if _version() == 1:
-        group, limits = V1 / f"{PREFIX}{host}", {"cpu.cfs_period_us": PERIOD_US, "cpu.cfs_quota_us": quota}
+        group, limits = V1 / f"{PREFIX}{host}", {"cpu.cfs_period_us": f"{PERIOD_US}", "cpu.cfs_quota_us": f"{quota}"}
     else:
         group, limits = V2 / f"{PREFIX}{host}", {"cpu.max": f"{quota} {PERIOD_US}"}
     group.mkdir()
     for file, value in limits.items():
-        (group / file).write_text(str(value))
+        (group / file).write_text(value)
     return group
 
 

@@ -1,10 +1,9 @@
 """An emulated cluster on one machine: a server and edge hosts with links, addresses and processors of their own.
 
-  testbed.py up [EDGES] [--link NAME [FIGURE=VALUE ...]] [--device NAME]     8 hosts on wifi5-20mhz unless told otherwise
+  testbed.py up [EDGES] [--link NAME [FIGURE=VALUE ...]] [--device NAME]     8 hosts on wifi5-20mhz by default
   testbed.py shape HOST[,HOST...]|edges NAME [FIGURE=VALUE ...]              another link, while they run
-  testbed.py mpirun ARGUMENT...               mpirun on the server, over all hosts; ranks need python's full path
-  testbed.py exec HOST COMMAND...             a command on one host
-  testbed.py status                           hosts, links, counters
+  testbed.py exec HOST COMMAND...             a command on one host, such as mpirun on the server
+  testbed.py status                           hosts, links, counters, where the hostfile is
   testbed.py down                             remove it, and whatever runs in it
   testbed.py check                            whether this machine can have one
 
@@ -15,10 +14,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import cluster
 import profiles
@@ -41,10 +38,10 @@ def shape(args: argparse.Namespace) -> None:
     cluster.shape(names, profiles.link(args.name, args.changes))
 
 
-def mpirun(args: argparse.Namespace) -> None:
-    launcher = shutil.which("mpirun", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
-    if not launcher:
-        raise ClusterError("mpirun is not installed")
+def execute(args: argparse.Namespace) -> None:
+    """Become a command on a host, in an environment where mpirun knows its way over the cluster."""
+    if args.host not in [host.name for host in cluster.hosts()]:
+        raise ClusterError(f"{args.host}: no such host")
     settings = {
         "PRTE_MCA_plm_ssh_agent": str(cluster.HERE / "nsrsh"),
         "PRTE_MCA_rmaps_default_mapping_policy": "slot:OVERSUBSCRIBE",  # every host counts the same few cores
@@ -55,23 +52,12 @@ def mpirun(args: argparse.Namespace) -> None:
         EMULATED: cluster.label(),
     }
     os.environ.update(settings)
-    enter(SERVER, [launcher, "--hostfile", str(STATE / "hostfile"), *args.arguments])
-
-
-def execute(args: argparse.Namespace) -> None:
-    if args.host not in [host.name for host in cluster.hosts()]:
-        raise ClusterError(f"{args.host}: no such host")
-    enter(args.host, args.arguments)
-
-
-def enter(host: str, command: list[str]) -> None:
-    """Become a command on a host."""
     script = str(cluster.HERE / "onhost")
-    os.execv(script, [script, host, *command])
+    os.execv(script, [script, args.host, *args.command])
 
 
 def status(args: argparse.Namespace) -> None:
-    print(f"{cluster.label()}; state in {STATE}")
+    print(f"{cluster.label()}; hostfile {STATE / 'hostfile'}")
     for host in cluster.hosts():
         rx, rx_packets, tx, tx_packets = cluster.counters(host.name)
         traffic = f"sent {tx:>12,} B in {tx_packets:>9,} frames   received {rx:>12,} B in {rx_packets:>9,}"
@@ -104,11 +90,9 @@ def parser() -> argparse.ArgumentParser:
     reshape.add_argument("hosts", metavar="HOSTS")
     reshape.add_argument("name", metavar="NAME")
     reshape.add_argument("changes", nargs="*", metavar="FIGURE=VALUE")
-    none_of_ours = "\0"  # what looks like an option is the command's
-    command("mpirun", mpirun, none_of_ours).add_argument("arguments", nargs="+", metavar="ARGUMENT")
-    on_host = command("exec", execute, none_of_ours)
+    on_host = command("exec", execute, options="\0")  # what looks like an option is the command's
     on_host.add_argument("host", metavar="HOST")
-    on_host.add_argument("arguments", nargs="+", metavar="COMMAND")
+    on_host.add_argument("command", nargs="+", metavar="COMMAND")
     for name, run in (("status", status), ("down", down), ("check", check)):
         command(name, run)
     return made

@@ -111,7 +111,7 @@ def _no_constant(name: str) -> None:
 
 
 class Resources(NamedTuple):
-    """What one executor has used since its start: the head of a METER payload, 64 bytes."""
+    """What one executor has used since its start: the head of a METER payload, 112 bytes."""
 
     cpu_s: float
     rss_bytes: int
@@ -121,9 +121,17 @@ class Resources(NamedTuple):
     rejected: int
     sent: int
     received: int
+    sent_bytes: int
+    """Of its frames, as `received_bytes`."""
+    received_bytes: int
+    carried_sent_bytes: int
+    """By the interfaces it talks over (meters/network.py), as what follows; -1: unknown."""
+    carried_received_bytes: int
+    carried_sent_packets: int
+    carried_received_packets: int
 
 
-RESOURCES = struct.Struct("<dQQdQQQQ")
+RESOURCES = struct.Struct("<dQQdQQQQQQqqqq")
 TIMINGS = np.dtype("<u4")
 TIMINGS_A_ROW = 3  # local net, encode, round trip
 METER_BYTES, TIMING_BYTES = RESOURCES.size, TIMINGS_A_ROW * TIMINGS.itemsize

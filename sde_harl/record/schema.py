@@ -57,6 +57,18 @@ TABLES: dict[str, dict[str, Column]] = {
         "rss_bytes": Column("i8", "byte", "resident memory"),
         "peak_rss_bytes": Column("i8", "byte", "largest resident memory so far"),
     },
+    "traffic": {
+        "rank": RANK,
+        "step": STEP,
+        "sent": Column("i8", "messages", "messages sent so far"),
+        "received": Column("i8", "messages", "messages received so far"),
+        "sent_bytes": Column("i8", "byte", "frames sent so far, of every kind: header and payload"),
+        "received_bytes": Column("i8", "byte", "frames received so far"),
+        "carried_sent_bytes": Column("i8", "byte", "sent so far by the interfaces used, all headers; -1: unknown"),
+        "carried_received_bytes": Column("i8", "byte", "received so far by the interfaces used; -1: unknown"),
+        "carried_sent_packets": Column("i8", "packets", "sent so far by the interfaces used; -1: unknown"),
+        "carried_received_packets": Column("i8", "packets", "received so far by the interfaces used; -1: unknown"),
+    },
     "training": {},  # named by the first row
     "evaluations": {
         "step": STEP,
