@@ -132,7 +132,7 @@ def _latency(table: Columns) -> dict[str, Stage]:
     link = known["round_trip"] - known["decode"] - known["policy"]
     whole = known["local"] + known["encode"] + known["round_trip"]
     times = (known["local"], known["encode"], link, known["decode"], known["policy"], whole)
-    return {name: _stage(values) for name, values in zip(STAGES, times, strict=True)}
+    return {name: stage(values) for name, values in zip(STAGES, times, strict=True)}
 
 
 def _known(nanoseconds: Array) -> Array:
@@ -141,7 +141,8 @@ def _known(nanoseconds: Array) -> Array:
     return np.where(values > 0, values / 1000.0, np.nan)
 
 
-def _stage(values: Array) -> Stage:
+def stage(values: Array) -> Stage:
+    """Quantiles of the known ones."""
     measured = values[~np.isnan(values)]
     p50, p95, p99 = np.percentile(measured, QUANTILES) if len(measured) else (math.nan,) * 3
     return Stage(float(p50), float(p95), float(p99), len(values) - len(measured))
