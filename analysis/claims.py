@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import yaml
 from consumption import Stage, stage
+from joules import energies
 from runfile import Array, Columns, Run, RunFileError
 from traffic import Span, spans
 
@@ -31,6 +32,7 @@ class Setup:
     network: float  # what the devices' interfaces sent, acknowledgements too
     excess: float  # the largest, of any interface's count over what is claimed
     device_cpu_us: float
+    device_mj: float  # of the devices' whole hosts
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class _Part:
     sent: int
     spans: list[Span]
     cpu_s: float
+    joules: float
 
 
 def setups(runs: list[Run]) -> list[Setup]:
@@ -72,6 +75,7 @@ def _joined(name: str, run: Run, parts: list[_Part]) -> Setup:
         network=sum(part.sent for part in parts) / made if known else math.nan,
         excess=max(excesses, default=math.nan),
         device_cpu_us=1e6 * sum(part.cpu_s for part in parts) / made,
+        device_mj=1e3 * sum(part.joules for part in parts) / made,
     )  # fmt: skip
 
 
@@ -89,7 +93,16 @@ def _part(run: Run) -> _Part:
         sent=sum(span.counted_bytes for span in traffic if span.rank and span.way == "sent"),
         spans=traffic,
         cpu_s=sum(_growth(resources, rank) for rank in np.unique(resources["rank"]) if rank),
+        joules=_joules(run),
     )
+
+
+def _joules(run: Run) -> float:
+    """Of all hosts but the server's; NaN where one has no sensor. Emulated hosts share one machine, and its sensor."""
+    server, *devices = [(str(host.get("host")), str(host.get("energy"))) for host in run.listed("hosts")] or [("", "")]
+    apart = [device for device in devices if device[0] != server[0]]
+    found = [each.joules for each in energies(run, {}) if (each.host, each.sensor) in apart]
+    return sum(found) if found and not run.emulated else math.nan
 
 
 def _latency_us(run: Run, table: Columns) -> Array:

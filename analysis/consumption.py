@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from joules import Energy, energies
 from runfile import Array, Columns, Run
 from traffic import Span, spans
 
@@ -68,10 +70,11 @@ class Report:
     codec: str
     rows: list[Row]
     traffic: list[Span]
+    energy: list[Energy]
 
 
-def summarise(run: Run) -> Report:
-    """Read and sum up one run. Raises RunFileError for a damaged file."""
+def summarise(run: Run, meters: dict[str, Path] | None = None) -> Report:
+    """Read and sum up one run; `meters` as in `energies`. Raises RunFileError for a damaged file."""
     decisions, resources = run.table("decisions"), run.table("resources")
     hosts = [
         str(host["host"]) if isinstance(host, dict) and "host" in host else str(host) for host in run.listed("hosts")
@@ -84,7 +87,7 @@ def summarise(run: Run) -> Report:
     meta = run.meta
     return Report(
         str(run.path), run.env, run.algo, str(meta.get("placement", "unknown")), run.emulated, hosts,
-        int(meta.get("latent", 0)), str(meta.get("codec", "unknown")), rows, traffic,
+        int(meta.get("latent", 0)), str(meta.get("codec", "unknown")), rows, traffic, energies(run, meters or {}),
     )  # fmt: skip
 
 

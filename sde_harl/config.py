@@ -171,6 +171,14 @@ class LinkConfig:
 
 
 @dataclass(frozen=True)
+class MetersConfig:
+    """How the cost is measured."""
+
+    idle_s: float = _number(0.0, least=0, most=3600)
+    """Pause before the run in which every host measures its idle power, where it has a sensor; 0 = none."""
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """How much is played."""
 
@@ -228,6 +236,7 @@ class Config:
     codec: CodecConfig = field(default_factory=CodecConfig)
     placement: PlacementConfig = field(default_factory=PlacementConfig)
     link: LinkConfig = field(default_factory=LinkConfig)
+    meters: MetersConfig = field(default_factory=MetersConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     record: RecordConfig = field(default_factory=RecordConfig)

@@ -30,7 +30,7 @@ LINE = re.compile(r"(?P<name>[\w.:-]+)(\s+(slots|max_slots)\s*=\s*\d+)*")
 MIXED = "add to mpirun: --pmixmca gds hash --mca pml ob1 --mca btl tcp,self"
 CLOCK_S = 1.0
 COLUMNS = ("host", "arch", "cores", "memory", "Open MPI", "sde_harl", "python", "numpy", "interface", "round trip us",
-           "clock ms", "coder", "energy")  # fmt: skip
+           "clock ms", "coder")  # fmt: skip
 
 
 class Unreached(NamedTuple):
@@ -146,12 +146,21 @@ def _cells(answers: Answers, name: str, probe: Probe) -> list[str]:
         others = (each.server.interfaces for each in answers.values() if isinstance(each, Probe))
         interfaces = sorted({interface for each in others for interface in each})
     link = [f"{probe.round_trip_us:,.0f}", f"{probe.clock_s * 1e3:+.1f}"] if apart else ["-", "-"]
-    energy = ", ".join(host.energy) + " (not read yet)" if host.energy else f"none: {host.no_energy}"
     return [
         name, host.arch, str(host.cores), f"{host.memory_bytes / 1e9:.1f} GB", host.mpi.replace("Open MPI v", ""),
         host.package, host.python, host.numpy, ", ".join(interfaces) or "none (one host)", *link,
-        "good" if host.coder else "BAD", energy,
+        "good" if host.coder else "BAD",
     ]  # fmt: skip
+
+
+def energy(answers: Answers) -> list[str]:
+    """What hosts' sensors cover, or why there are none; hosts that say the same share a line."""
+    said: dict[str, list[str]] = {}
+    for name, answer in answers.items():
+        if isinstance(answer, Probe):
+            for text in (f"energy: {answer.host.energy}", f"GPU's energy: {answer.host.gpu_energy}"):
+                said.setdefault(text, []).append(name)
+    return [f"{', '.join(names)}: {text}" for text, names in said.items()]
 
 
 def diagnose(names: list[str], question: Callable[[str], Probe | Unreached], console: Console) -> int:
@@ -160,6 +169,8 @@ def diagnose(names: list[str], question: Callable[[str], Probe | Unreached], con
         answers: Answers = dict(zip(names, pool.map(question, names)))
     findings = examine(answers)
     console.print(table(answers))
+    for line in energy(answers):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     for level, host, text in findings:
         console.print(f"{level}: {host}: {text}", markup=False, highlight=False, soft_wrap=True)
     bad = {finding.host for finding in findings if finding.level == "error"}

@@ -20,6 +20,7 @@ from sde_harl.codec.tables import from_bytes
 from sde_harl.errors import UserError
 from sde_harl.link.transport import Transport
 from sde_harl.link.wire import Kind, Message, Resources, WireError, pack_meter, parse_json
+from sde_harl.meters.energy import NOTHING, Energy
 from sde_harl.meters.network import Network
 from sde_harl.meters.process import Process
 from sde_harl.meters.timing import now_ns
@@ -47,6 +48,8 @@ class Welcome(NamedTuple):
     """The largest frame that the server sends."""
     whole: WholeShape | None
     """Of policies that run on the device from end to end; None where they are split."""
+    idle_s: float
+    """Pause in which the idle power is measured."""
 
     def to_json(self) -> bytes:
         whole = self.whole and self.whole._asdict()
@@ -73,8 +76,8 @@ def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
 
 
-def hello() -> dict[str, str | int]:
-    """Who this executor is: what the server checks and records of it."""
+def hello(energy: Energy) -> dict[str, str | int]:
+    """Who this executor is, and how its energy is measured: what the server checks and records of it."""
     return {
         "host": socket.gethostname(),
         "arch": platform.machine(),
@@ -83,6 +86,8 @@ def hello() -> dict[str, str | int]:
         "package": __version__,
         "cores": os.cpu_count() or 1,
         "pid": os.getpid(),
+        "energy": energy.host_scope,
+        "gpu_energy": energy.gpu_scope,
     }
 
 
@@ -91,13 +96,14 @@ class Executor:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        self._process, self._network = Process(), Network()
+        self._process, self._network, self._energy = Process(), Network(), Energy()
+        self._idle_watts = NOTHING
         self._timings = Timings()
         self.farewell: str | None = None
         """Why the server ended the run ("" when all was well), once it has."""
         self.actions: dict[int, bytes] = {}
         """Slot -> the last actions (n, E, D) this executor was told to take, as they came."""
-        transport.send(SERVER, Kind.HELLO, json.dumps(hello()).encode())
+        transport.send(SERVER, Kind.HELLO, json.dumps(hello(self._energy)).encode())
 
     def handle(self, message: Message) -> None:
         """Do what one frame of the server says; an ill-formed one raises ValueError."""
@@ -130,6 +136,7 @@ class Executor:
         self._streams = Streams(welcome.whole.seed, welcome.agents) if welcome.whole else None
         plain = PLAIN.get(welcome.codec)  # entropy coders come with their tables
         self._codecs = {row: plain(size) for row, size in enumerate(self._sizes)} if plain else {}
+        self._idle_watts = self._energy.idle_watts(welcome.idle_s)
 
     def _set_tables(self, message: Message) -> None:
         row, tables = self._agents.index(message.header.agent), from_bytes(message.payload)
@@ -195,7 +202,8 @@ class Executor:
         sample, link = self._process.sample(), self._transport
         waiter = link.waiter
         used = (*sample, waiter.slept_s, waiter.sleeps, link.faults.total)
-        resources = Resources(*used, *link.traffic(), *self._network.sample())
+        carried = (*link.traffic(), *self._network.sample())
+        resources = Resources(*used, *carried, *self._energy.joules(), *self._idle_watts)
         self._transport.send(SERVER, Kind.METER, pack_meter(resources, self._timings.take()))
 
 

@@ -54,6 +54,8 @@ class Hello(NamedTuple):
     package: str
     cores: int
     pid: int
+    energy: str
+    gpu_energy: str
 
 
 class Report(NamedTuple):
@@ -112,7 +114,8 @@ class Fleet:
         self._transport.run_id = secrets.randbits(32)
         for rank, agents in self._executors.items():
             plan = self._plan
-            what = (agents, plan.shape_of(agents), plan.codec, plan.pack, self._outbox.largest(), plan.whole)
+            coded = (agents, plan.shape_of(agents), plan.codec, plan.pack)
+            what = (*coded, self._outbox.largest(), plan.whole, plan.idle_s)
             self._transport.send(rank, Kind.WELCOME, Welcome(self._transport.run_id, *what).to_json())
         self._make_room()
 

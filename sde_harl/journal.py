@@ -22,6 +22,7 @@ from sde_harl.fleet import Fleet
 from sde_harl.layering import to_yaml
 from sde_harl.link.transport import Traffic
 from sde_harl.link.wire import OVERHEAD, Resources
+from sde_harl.meters.energy import Energy
 from sde_harl.meters.network import Carried, Network
 from sde_harl.meters.process import Process
 from sde_harl.meters.timing import now_ns
@@ -32,18 +33,24 @@ from sde_harl.record.trajectories import RunFile, run_folder
 EMULATED = "SDE_HARL_EMULATED"
 """Set where links or devices are emulated, to what they are meant to be: the record of such a run says so."""
 
+USAGE = ("cpu_s", "rss_bytes", "peak_rss_bytes", "joules", "gpu_joules", "idle_w", "gpu_idle_w")
+"""What a rank uses, as columns of /resources and fields of `Resources`."""
+
 
 class Journal:
     """The record of one run, told of everything that happens in it."""
 
     def __init__(self, config: Config, spec: EnvSpec, fleet: Fleet, backend: str) -> None:
         """Makes the run's folder, so last of all: a run that can't start shall leave none behind."""
+        self._energy = Energy()
+        self._idle_watts = self._energy.idle_watts(config.meters.idle_s)
         self._config, self._spec, self._fleet = config, spec, fleet
         env, task = spec.name.split("/", 1)
         self.folder = run_folder(Path(config.record.dir), env, task, config.algo.name, config.record.exp, config.seed)
         (self.folder / "models").mkdir()
         (self.folder / "config.yaml").write_text(to_yaml(config))
-        self._file = RunFile(self.folder / "run.h5", _meta(config, spec, fleet, backend), config.record.on_disk_full)
+        meta = _meta(config, spec, fleet, hello(self._energy), backend)
+        self._file = RunFile(self.folder / "run.h5", meta, config.record.on_disk_full)
         self._metrics = Metrics(self.folder, config.record.tensorboard, config.train.steps)
         self._process, self._network, self._started = Process(), Network(), now_ns()
         self._elements = sum(local_shape(spec, config.policy, tuple(range(len(spec.agents)))).latent_sizes())
@@ -111,7 +118,7 @@ class Journal:
             device = decisions.device_ns.reshape(-1, 3)
             self._file.add(
                 "decisions",
-                step=per_agent(decisions.step),
+                step=per_agent(decisions.step * self._config.train.envs),
                 agent=np.tile(np.arange(agents), count),
                 train=np.full(count * agents, train),
                 rank=np.tile(self._fleet.rank_of, count),
@@ -128,25 +135,25 @@ class Journal:
             )
 
     def _resources(self, step: int, resources: Mapping[int, Resources]) -> None:
-        mine = self._process.sample()
-        rows = [(0, mine.cpu_s, mine.rss_bytes, mine.peak_rss_bytes)]
-        rows += [(rank, each.cpu_s, each.rss_bytes, each.peak_rss_bytes) for rank, each in resources.items()]
-        rank, cpu, rss, peak = (np.array(column) for column in zip(*rows))
-        time_s = np.full(len(rows), (now_ns() - self._started) * 1e-9)
-        usage = {"cpu_s": cpu, "rss_bytes": rss, "peak_rss_bytes": peak}
-        self._file.add("resources", rank=rank, step=np.full(len(rows), step), time_s=time_s, **usage)
-
+        mine = (*self._process.sample(), *self._energy.joules(), *self._idle_watts)
+        theirs = [tuple(getattr(each, name) for name in USAGE) for each in resources.values()]
+        usage = dict(zip(USAGE, (np.array(column) for column in zip(mine, *theirs))))
+        count = 1 + len(theirs)
+        time_s = np.full(count, (now_ns() - self._started) * 1e-9)
+        self._file.add("resources", rank=[0, *resources], step=np.full(count, step), time_s=time_s, **usage)
 
     def _carried(self, step: int, resources: Mapping[int, Resources]) -> None:
         columns = (*Traffic._fields, *(f"carried_{name}" for name in Carried._fields))
         mine = (*self._fleet.traffic(), *self._network.sample())
-        rows = [(0, *mine), *((rank, *(getattr(each, key) for key in columns)) for rank, each in resources.items())]
-        rank, *values = (np.array(column) for column in zip(*rows))
-        self._file.add("traffic", rank=rank, step=np.full(len(rows), step), **dict(zip(columns, values, strict=True)))
+        theirs = [tuple(getattr(each, name) for name in columns) for each in resources.values()]
+        values = dict(zip(columns, (np.array(column) for column in zip(mine, *theirs))))
+        self._file.add("traffic", rank=[0, *resources], step=np.full(1 + len(theirs), step), **values)
 
 
-def _meta(config: Config, spec: EnvSpec, fleet: Fleet, backend: str) -> dict[str, str | int | float]:
-    hosts = [hello()] + [each._asdict() for _, each in sorted(fleet.hosts.items())]
+def _meta(
+    config: Config, spec: EnvSpec, fleet: Fleet, server: Mapping[str, str | int], backend: str
+) -> dict[str, str | int | float]:
+    hosts = [server] + [each._asdict() for _, each in sorted(fleet.hosts.items())]
     return {
         "config": to_yaml(config),
         "env": spec.name,
@@ -163,7 +170,7 @@ def _meta(config: Config, spec: EnvSpec, fleet: Fleet, backend: str) -> dict[str
         "latent": local_shape(spec, config.policy, (0,)).latent_max(),
         "obs_sizes": json.dumps(spec.obs_sizes),
         "agents": json.dumps(spec.agents),
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "started": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
     }
 
 

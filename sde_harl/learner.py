@@ -48,7 +48,7 @@ class Learner:
         link = (config.train.slots, assign, config.link.patience_s)
         actions = (len(self.spec.branches), self.spec.continuous, self._whole())
         coded = (shape, config.codec.name, config.codec.pack, envs[0].num_envs)
-        self.fleet = Fleet(transport, Plan(*coded, *link, *actions))
+        self.fleet = Fleet(transport, Plan(*coded, *link, *actions, config.meters.idle_s))
         self.fleet.handshake()
         self._seed(config.seed)
         share = config.algo.share_param

@@ -38,6 +38,8 @@ class Plan(NamedTuple):
     """Actions are float32, else int32."""
     whole: WholeShape | None = None
     """Of policies that run on the devices from end to end; None where they are split."""
+    idle_s: float = 0.0
+    """Pause before the run in which hosts measure their idle power."""
 
     def shape_of(self, agents: tuple[int, ...]) -> LocalShape:
         """Of some agents' local nets."""

@@ -19,7 +19,7 @@ from sde_harl.executor import hello
 from sde_harl.link import mpi
 from sde_harl.link.transport import Transport
 from sde_harl.link.wire import Kind, Message, parse_json
-from sde_harl.meters.energy import sources
+from sde_harl.meters.energy import Energy
 from sde_harl.meters.network import Network
 
 SERVER, OTHER = 0, 1
@@ -51,9 +51,9 @@ class Host(NamedTuple):
     """Whether mpirun was told which interfaces to take."""
     coder: bool
     """Whether its rANS coder makes the bytes it must."""
-    energy: list[str]
-    no_energy: str
-    """Why there is no source, where there is none."""
+    energy: str
+    """What its sensor covers, or why it has none."""
+    gpu_energy: str
 
 
 class Probe(NamedTuple):
@@ -68,9 +68,8 @@ class Probe(NamedTuple):
 
 def describe(network: Network) -> Host:
     """This host."""
-    said = {key: value for key, value in hello().items() if key != "pid"}
+    said = {key: value for key, value in hello(Energy()).items() if key != "pid"}
     network.sample()
-    energy, no_energy = sources()
     return Host(
         **said,  # type: ignore[arg-type]
         mpi=mpi.library_version(),
@@ -79,8 +78,6 @@ def describe(network: Network) -> Host:
         bridges=[name for name, state in psutil.net_if_stats().items() if name.startswith(BRIDGES) and state.isup],
         chosen=any(os.environ.get(name) for name in CHOSEN),
         coder=coder_agrees(),
-        energy=energy,
-        no_energy=no_energy,
     )
 
 
@@ -99,7 +96,7 @@ def from_json(text: str) -> Probe:
 def host_from(fields: Any) -> Host:
     """Raises ValueError where the fields are not a host's, by name and type."""
     kinds = {"cores": int, "memory_bytes": int, "chosen": bool, "coder": bool}
-    kinds |= dict.fromkeys(("interfaces", "bridges", "energy"), list)
+    kinds |= dict.fromkeys(("interfaces", "bridges"), list)
     if not isinstance(fields, dict) or set(fields) != set(Host._fields):
         raise ValueError("not a host")
     for key, value in fields.items():

@@ -199,7 +199,7 @@ def test_what_is_written_is_read_back(values: dict[str, Any]) -> None:
     values |= {"policy.local_blocks": local, "policy.blocks": local if whole else local + 1, "algo.minibatches": 1}
     values |= {"policy.recurrent": False} if whole else {}
     values |= {"algo.critic_minibatches": 0, "algo.chunk": 1}
-    values |= {"train.envs": 2 * values.get("train.envs", 2)}
+    values |= {"train.envs": values.get("train.slots", 2) * values.get("train.envs", 2)}
     config = build({key: Value(value, "here") for key, value in values.items()})
     assert {key: get(config, key) for key in values} == values
     assert from_yaml(to_yaml(config), "there") == config
@@ -226,7 +226,7 @@ COMMAND_LINE = {
     "train.envs=2.5": ("train.envs", "command line", "a whole number"),
     "train.envs=true": ("train.envs", "command line", "a whole number"),
     "train.envs=7": ("train.envs", "command line", "a multiple of train.slots = 2"),
-    "train.envs=0": ("train.envs", "command line", "2 or more"),
+    "train.envs=0": ("train.envs", "command line", "1 or more"),
     "algo.lr=": ("algo.lr", "command line", "a number"),
     "algo.lr=0": ("algo.lr", "command line", "above 0"),
     "algo.lr=.nan": ("algo.lr", "command line", "above 0"),

@@ -16,12 +16,11 @@ from sde_harl.codec import golden
 from sde_harl.codec.entropy import load_entropy_models
 from sde_harl.doctor import Unreached, ask, diagnose, examine, main, read_hosts
 from sde_harl.errors import UserError
-from sde_harl.meters.energy import sources
 from sde_harl.probe import Host, Probe, from_json, to_json
 
 SERVER = Host("server", "x86_64", "3.11.2", "1.26.4", "0.1.0", "Open MPI v5.0.11", 16, 64 * 10**9, ["eth0"], [], False,
-              True, ["rapl"], "")  # fmt: skip
-BOARD = SERVER._replace(host="edge1", cores=4, memory_bytes=8 * 10**9, energy=[], no_energy="no meter")
+              True, "RAPL counters", "no GPU")  # fmt: skip
+BOARD = SERVER._replace(host="edge1", cores=4, memory_bytes=8 * 10**9, energy="not measurable here: no meter")
 FIRST = Probe(SERVER, SERVER._replace(interfaces=[]), 0.0, 0.0)
 
 
@@ -40,8 +39,9 @@ def test_hosts_in_good_health() -> None:
     code, text = diagnosed({"server": FIRST, "edge1": answer()})
     assert code == 0
     lines = {line.split()[0]: line for line in text.splitlines() if line.split()}
-    assert "eth0" in lines["server"] and "rapl (not read yet)" in lines["server"]
-    assert "812" in lines["edge1"] and "+2.1" in lines["edge1"] and "none: no meter" in lines["edge1"]
+    assert "eth0" in lines["server"] and "812" in lines["edge1"] and "+2.1" in lines["edge1"]
+    assert "server: energy: RAPL counters" in text and "edge1: energy: not measurable here: no meter" in text
+    assert "server, edge1: GPU's energy: no GPU" in text
     assert "8.0 GB" in lines["edge1"] and "5.0.11" in lines["edge1"]
     assert "2 of 2 hosts are fit for a run" in text and "error" not in text and "warning" not in text
 
@@ -139,14 +139,6 @@ def test_the_golden_bytes_are_compressais() -> None:
 def test_another_coder_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(golden, "PAYLOAD", golden.PAYLOAD[:-1] + b"\0")
     assert not golden.coder_agrees()
-
-
-def test_energy_sources_are_found_and_their_absence_explained(tmp_path: Path) -> None:
-    assert sources(tmp_path)[0] == [] and "no RAPL" in sources(tmp_path)[1]
-    for path in ("sys/class/powercap/intel-rapl:0/energy_uj", "sys/bus/i2c/drivers/ina3221x/1-0040/hwmon"):
-        (tmp_path / path).parent.mkdir(parents=True)
-        (tmp_path / path).write_text("1")
-    assert sources(tmp_path) == (["rapl", "ina3221"], "")
 
 
 @needs_mpirun

@@ -15,6 +15,7 @@ from sde_harl.fleet import Fleet, Plan, deal
 from sde_harl.link.loopback import Loopback
 from sde_harl.link.transport import Transport
 from sde_harl.link.wire import Kind
+from sde_harl.meters.energy import Energy
 from sde_harl.policy.local import LocalShape, parameter_shapes
 from sde_harl.policy.whole import WholeShape, head_shapes
 
@@ -169,7 +170,7 @@ def test_no_message_of_a_device_can_hurt(kind: Kind, payload: bytes, fields: tup
 def test_a_hello_of_another_shape_is_refused(change: dict[str, object]) -> None:
     server, far = Loopback.pair()
     fleet = Fleet(server, Plan(SHAPE, "float32", 0, ROWS, 2, {}, 0.2))
-    far.send(0, Kind.HELLO, json.dumps({**hello(), **change}).encode())
+    far.send(0, Kind.HELLO, json.dumps({**hello(Energy()), **change}).encode())
     with pytest.raises(UserError, match="executor 1"):
         fleet.handshake()
     assert [fault.reason for fault in fleet.faults()] == ["hello"]
@@ -179,7 +180,7 @@ def test_a_silent_executor_is_named_with_its_host() -> None:
     fleet, server, far, _ = start(patience_s=0.2)
     server.attach(lambda: None)
     fleet.sense(0, 1, np.zeros((2, ROWS, 5), np.float32))
-    with pytest.raises(UserError, match=str(hello()["host"])):
+    with pytest.raises(UserError, match=str(hello(Energy())["host"])):
         fleet.latents(0)
 
 

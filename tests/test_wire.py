@@ -170,19 +170,21 @@ def test_meter() -> None:
     used = Resources(1.5, 80 << 20, 90 << 20, 0.25, 7, 1, 100, 101, 2**40, 3, 4, -1, -1, 5)
     timings = np.array([[1, 2, 3], [4, 5, 2**40]])
     payload = pack_meter(used, timings)
-    assert len(payload) == 112 + 2 * 12
+    assert len(payload) == 144 + 2 * 12
     got, nanoseconds = unpack_meter(memoryview(payload))
-    assert got == used
+    assert got[:-4] == used[:-4]
+    assert np.isnan(got[-4:]).all()  # no sensor
+    assert unpack_meter(memoryview(pack_meter(used._replace(joules=2.5), timings)))[0].joules == 2.5
     assert nanoseconds.tolist() == [[1, 2, 3], [4, 5, 2**32 - 1]]
     assert unpack_meter(memoryview(pack_meter(used, timings[:0])))[1].shape == (0, 3)
 
 
-ENDLESS = Resources(math.nan, *[0] * 13)
+NO_TIMES = np.zeros((1, 3), int)
+BAD_METERS = [pack_meter(Resources(math.nan, *[0] * 13), NO_TIMES)]
+BAD_METERS += [pack_meter(Resources(*[0] * 14, joules=-math.inf), NO_TIMES)]
 
 
-@pytest.mark.parametrize(
-    "payload", [b"", bytes(111), bytes(113), bytes(116), pack_meter(ENDLESS, np.zeros((1, 3), int))]
-)
+@pytest.mark.parametrize("payload", [b"", bytes(143), bytes(145), bytes(148), *BAD_METERS])
 def test_a_bad_meter_is_refused(payload: bytes) -> None:
     with pytest.raises(WireError, match="meter"):
         unpack_meter(memoryview(payload))

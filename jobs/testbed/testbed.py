@@ -29,7 +29,7 @@ def up(args: argparse.Namespace) -> None:
     name, *changes = args.link
     device = profiles.device(args.device) if args.device else None
     cluster.up(args.edges, profiles.link(name, changes), profiles.link("ethernet"), device)
-    print(f"{args.edges + 1} hosts are up: {cluster.label()}")
+    print(f"{args.edges + 1} hosts are up: {cluster.label()}; hostfile {STATE / 'hostfile'}")
 
 
 def shape(args: argparse.Namespace) -> None:
@@ -38,10 +38,11 @@ def shape(args: argparse.Namespace) -> None:
     cluster.shape(names, profiles.link(args.name, args.changes))
 
 
-def execute(args: argparse.Namespace) -> None:
+def execute(host: str, *command: str) -> None:
     """Become a command on a host, in an environment where mpirun knows its way over the cluster."""
-    if args.host not in [host.name for host in cluster.hosts()]:
-        raise ClusterError(f"{args.host}: no such host")
+    names = [each.name for each in cluster.hosts()]
+    if host not in names or not command:
+        raise ClusterError(f"{host}: expected a host ({', '.join(names)}) and a command")
     settings = {
         "PRTE_MCA_plm_ssh_agent": str(cluster.HERE / "nsrsh"),
         "PRTE_MCA_rmaps_default_mapping_policy": "slot:OVERSUBSCRIBE",  # every host counts the same few cores
@@ -53,7 +54,7 @@ def execute(args: argparse.Namespace) -> None:
     }
     os.environ.update(settings)
     script = str(cluster.HERE / "onhost")
-    os.execv(script, [script, args.host, *args.command])
+    os.execv(script, [script, host, *command])
 
 
 def status(args: argparse.Namespace) -> None:
@@ -77,8 +78,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = made.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, run: Callable[[argparse.Namespace], None], options: str = "-") -> argparse.ArgumentParser:
-        added = commands.add_parser(name, prefix_chars=options, add_help=False)
+    def command(name: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+        added = commands.add_parser(name)
         added.set_defaults(run=run)
         return added
 
@@ -90,9 +91,6 @@ def parser() -> argparse.ArgumentParser:
     reshape.add_argument("hosts", metavar="HOSTS")
     reshape.add_argument("name", metavar="NAME")
     reshape.add_argument("changes", nargs="*", metavar="FIGURE=VALUE")
-    on_host = command("exec", execute, options="\0")  # what looks like an option is the command's
-    on_host.add_argument("host", metavar="HOST")
-    on_host.add_argument("command", nargs="+", metavar="COMMAND")
     for name, run in (("status", status), ("down", down), ("check", check)):
         command(name, run)
     return made
@@ -100,8 +98,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     """Returns the exit code: 2 for what can't be done, said in one line."""
-    args = parser().parse_args(argv)
     try:
+        if argv[:1] == ["exec"]:  # whose words are the command's, options and all
+            execute(*(argv[1:] or [""]))
+        args = parser().parse_args(argv)
         args.run(args)
     except (ClusterError, ProfileError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -111,7 +111,7 @@ def _no_constant(name: str) -> None:
 
 
 class Resources(NamedTuple):
-    """What one executor has used since its start: the head of a METER payload, 112 bytes."""
+    """What one executor has used since its start: the head of a METER payload, 144 bytes."""
 
     cpu_s: float
     rss_bytes: int
@@ -129,9 +129,15 @@ class Resources(NamedTuple):
     carried_received_bytes: int
     carried_sent_packets: int
     carried_received_packets: int
+    joules: float = math.nan
+    """Of its whole host, counted from some moment before; here and below NaN where it has no sensor."""
+    gpu_joules: float = math.nan
+    idle_w: float = math.nan
+    """Of its host before the run began."""
+    gpu_idle_w: float = math.nan
 
 
-RESOURCES = struct.Struct("<dQQdQQQQQQqqqq")
+RESOURCES = struct.Struct("<dQQdQQQQQQqqqqdddd")
 TIMINGS = np.dtype("<u4")
 TIMINGS_A_ROW = 3  # local net, encode, round trip
 METER_BYTES, TIMING_BYTES = RESOURCES.size, TIMINGS_A_ROW * TIMINGS.itemsize
@@ -148,7 +154,8 @@ def unpack_meter(payload: memoryview) -> tuple[Resources, NDArray[np.uint32]]:
     if len(payload) < RESOURCES.size or (len(payload) - RESOURCES.size) % (TIMINGS_A_ROW * TIMINGS.itemsize):
         raise WireError("meter")
     resources = Resources(*RESOURCES.unpack_from(payload))
-    if not (math.isfinite(resources.cpu_s) and math.isfinite(resources.sleep_s)):
+    finite = math.isfinite(resources.cpu_s) and math.isfinite(resources.sleep_s)
+    if not finite or any(math.isinf(each) for each in resources[-4:]):
         raise WireError("meter")
     timings = np.frombuffer(payload, TIMINGS, offset=RESOURCES.size).reshape(-1, TIMINGS_A_ROW)
     return resources, timings.astype(np.uint32)

@@ -56,6 +56,10 @@ TABLES: dict[str, dict[str, Column]] = {
         "cpu_s": Column("f8", "s", "processor time of the process so far, user and system"),
         "rss_bytes": Column("i8", "byte", "resident memory"),
         "peak_rss_bytes": Column("i8", "byte", "largest resident memory so far"),
+        "joules": Column("f8", "J", "used by the rank's whole host so far, by its sensor; NaN: /meta hosts says why"),
+        "gpu_joules": Column("f8", "J", "used by the host's GPUs so far; NaN: /meta hosts says why"),
+        "idle_w": Column("f8", "W", "of the host before the run began; NaN: not measured"),
+        "gpu_idle_w": Column("f8", "W", "of the host's GPUs before the run began; NaN: not measured"),
     },
     "traffic": {
         "rank": RANK,
