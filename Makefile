@@ -18,11 +18,12 @@ $(shell $(GOOD_VENV) || rm -f $(STAMP))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run test test-slow lint clean
+.PHONY: help venv run prototype test test-slow lint clean
 
 help:
 	@echo 'make venv       install into .venv (the other targets do so themselves)'
 	@echo 'make run        train the main job for $(STEPS) environment steps (STEPS=n) on nine ranks, print its cost'
+	@echo 'make prototype  the same on an emulated server and eight boards over Wi-Fi, on this machine; needs root'
 	@echo 'make test       the tests, in minutes'
 	@echo 'make test-slow  the tests that train for long'
 	@echo 'make lint       ruff and mypy'
@@ -58,6 +59,9 @@ run: venv
 	@python analysis/resource_consumption.py "$$(python -c 'from pathlib import Path; \
 		print(max(Path("results").rglob("run.h5"), key=lambda path: path.stat().st_mtime))')"
 
+prototype: venv
+	jobs/testbed/prototype.sh
+
 test: venv
 	python -m pytest -q -m 'not slow'
 
@@ -66,7 +70,7 @@ test-slow: venv
 
 lint: venv
 	python -m ruff check .
-	python -m mypy sde_harl analysis
+	python -m mypy sde_harl analysis jobs/testbed/*.py
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
