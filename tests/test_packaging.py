@@ -124,7 +124,8 @@ JOBS = sorted(path for end in ("sh", "slurm") for path in (ROOT / "jobs").rglob(
 @pytest.mark.parametrize("script", [*JOBS, *(ROOT / "jobs/testbed" / name for name in ("nsrsh", "onhost"))], ids=str)
 def test_scripts_parse(script: Path) -> None:
     assert subprocess.run(["bash", "-n", script], capture_output=True).stderr == b""
-    assert script.read_text().startswith("#!/usr/bin/env bash\n") and os.access(script, os.X_OK)
+    assert script.read_text().startswith("#!/usr/bin/env bash\n")
+    assert os.access(script, os.X_OK) or script.suffix == ".slurm"  # sbatch reads it
 
 
 @pytest.mark.parametrize("script", JOBS, ids=lambda path: path.name)

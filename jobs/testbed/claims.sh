@@ -6,6 +6,7 @@
 set -euo pipefail
 checkpoint=$([[ ! ${1-} ]] || realpath "$1")
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+# shellcheck disable=SC1091  # make venv makes it
 [[ ! -e .venv ]] || source .venv/bin/activate
 testbed=(python jobs/testbed/testbed.py)
 "${testbed[@]}" check

@@ -5,6 +5,7 @@
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+# shellcheck disable=SC1091  # make venv makes it
 [[ ! -e .venv ]] || source .venv/bin/activate
 testbed=(python jobs/testbed/testbed.py)
 
