@@ -39,7 +39,7 @@ class Bytes:
     network: float  # by the devices' interfaces: all they sent, acknowledgements and reports too
     float32: float  # the same latent, uncompressed
     int8: float
-    observation: float  # the raw observation as float32
+    observation: float  # the raw observation, of float32 or, images, of bytes
 
 
 @dataclass(frozen=True)
@@ -160,6 +160,7 @@ def _bytes(run: Run, table: Columns, sent: list[Span]) -> Bytes:
     known = np.nan_to_num(table["ideal_bits"], nan=-1.0) >= 0
     covered = float(environments[known].sum())
     sizes = np.array([float(size) for size in run.listed("obs_sizes")])
+    number = 1 if run.meta.get("obs_dtype") == "uint8" else 4
     agents = table["agent"]
     listed = bool(((agents >= 0) & (agents < len(sizes))).all())
     return Bytes(
@@ -169,5 +170,5 @@ def _bytes(run: Run, table: Columns, sent: list[Span]) -> Bytes:
         network=sum(each.counted_bytes for each in sent if each.rank) / decisions if sent else math.nan,
         float32=4 * latent,
         int8=latent,
-        observation=float((4 * sizes[agents] * environments).sum()) / decisions if listed else math.nan,
+        observation=float((number * sizes[agents] * environments).sum()) / decisions if listed else math.nan,
     )

@@ -101,7 +101,7 @@ def _comparisons(item: Report) -> list[str]:
     others = {
         "latent as float32": size.float32,
         "latent as int8": size.int8,
-        "raw observation as float32": size.observation,
+        "raw observation": size.observation,
     }
     return [
         f"{name}: {value:.1f} bytes, {value / size.payload:.1f} times the payload ({item.codec})"

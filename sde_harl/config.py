@@ -117,9 +117,15 @@ class PolicyConfig:
     feature_norm: bool = True
     """Normalise observations and states over their features."""
     layer_norm: bool = False
-    """Normalise what comes out of every block's ReLU over its features, in policies and critic, as HARL does."""
+    """Normalise what comes out of every block's ReLU, and of the GRU, over its features, as HARL does; critic too."""
     recurrent: bool = False
-    """A GRU before the heads, at the server, and one in the critic."""
+    """A GRU before the heads, at the server or with all else on the device, and one in the critic."""
+    conv_channels: int = _number(32, least=0)
+    """Channels of the convolution before the first block, of observations that are images; 0 = none, plain numbers."""
+    conv_kernel: int = _number(3, least=1)
+    """Its kernel's height and width."""
+    conv_stride: int = _number(1, least=1)
+    """Its stride; the block behind it has this squared times fewer weights."""
     head_gain: float = _number(0.01, above=0)
     """Gain of the heads' orthogonal initialisation."""
     std_x_coef: float = _number(1.0, above=0)

@@ -169,6 +169,7 @@ def _meta(
         "codec": config.codec.name,
         "latent": local_shape(spec, config.policy, (0,)).latent_max(),
         "obs_sizes": json.dumps(spec.obs_sizes),
+        "obs_dtype": spec.obs_dtype,
         "agents": json.dumps(spec.agents),
         "started": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
     }

@@ -236,7 +236,6 @@ def _check_together(config: Config, layer: Layer) -> None:
             not (coded and on_device),
             "none (policy.local_blocks = policy.blocks: nothing is coded)",
         ),
-        ("policy.recurrent", policy.recurrent, not (policy.recurrent and on_device), "a block at the server"),
         ("policy.groups", policy.groups, whole, "every agent from 0 on exactly once"),
         ("train.envs", train.envs, train.envs % train.slots == 0, f"a multiple of train.slots = {train.slots}"),
         ("algo.minibatches", minibatches, minibatches <= rows, f"{rows} (a rollout's rows or chunks) or less"),

@@ -82,7 +82,8 @@ class Learner:
         """What devices have to know that run their whole policies."""
         if self.config.policy.local_blocks < self.config.policy.blocks:
             return None
-        return WholeShape(self.spec.branches, self.spec.continuous, self.config.seed)
+        memory = self.config.policy.width if self.config.policy.recurrent else 0
+        return WholeShape(self.spec.branches, self.spec.continuous, self.config.seed, memory)
 
     def _seed(self, seed: int) -> None:
         sequence = np.random.SeedSequence(seed)
