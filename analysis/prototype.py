@@ -97,17 +97,18 @@ def plot(items: list[Setup], target: Path) -> None:
 
     figure = Figure(figsize=(11, 4), layout="constrained")
     latency, size, cpu = figure.subplots(1, 3)
-    names = [item.name.replace(", ", "\n") for item in items]
+    names = [item.name.replace(", ", ",\n").replace("all on ", "all on\n") for item in items]
     medians = [item.latency.p50 / 1e3 for item in items]
     above = [item.latency.p99 / 1e3 - median for item, median in zip(items, medians)]
     latency.bar(names, medians, yerr=[[0.0] * len(items), above], capsize=4)
-    latency.set(ylabel="latency of a decision, ms: median, and up to p99")
+    latency.set(ylabel="latency of a decision, ms\nmedian, and up to p99")
     size.bar(names, [item.network for item in items], label="headers and acknowledgements", color="0.7")
     size.bar_label(size.bar(names, [item.payload for item in items], label="payload"), fmt="%.0f")
     size.set(ylabel="bytes up for a decision")
+    size.margins(y=0.3)  # room for the legend
     size.legend()
     cpu.bar(names, [item.device_cpu_us for item in items])
-    cpu.set(ylabel="device's processor time for a decision, us")
+    cpu.set(ylabel="processor time of the device\nfor a decision, us")
     for axes in (latency, size, cpu):
         axes.tick_params(axis="x", labelsize=7)
     first = items[0]

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # The paper's claims on the emulated prototype: the split policy as SDE-HARL sends it, with float32 latents, all on the
 # server, all on the devices; every one in turn, twice, in one session. Ends with their table. Needs root.
-#   jobs/testbed/claims.sh [CHECKPOINT.pt]      of configs/prototype.yaml; without one, it trains it first, in minutes
+#   jobs/testbed/claims.sh [CHECKPOINT.pt [LINK [FIGURE=VALUE ...]]]
+# The checkpoint is of configs/prototype.yaml; without one, it trains it first, in minutes. The link is wifi5-20mhz.
 
 set -euo pipefail
 checkpoint=$([[ ! ${1-} ]] || realpath "$1")
+links=("${@:2}")
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # shellcheck disable=SC1091  # make venv makes it
 [[ ! -e .venv ]] || source .venv/bin/activate
@@ -20,7 +22,7 @@ if [[ ! $checkpoint ]]; then
     checkpoint=$(find "$folder/training" -name last.pt)
 fi
 
-"${testbed[@]}" up 8 --link wifi5-20mhz --device raspberry-pi-5
+"${testbed[@]}" up 8 --link "${links[@]:-wifi5-20mhz}" --device raspberry-pi-5
 trap '"${testbed[@]}" down' EXIT
 measure() {
     echo "== $*"
