@@ -92,7 +92,7 @@ def _show_notes(item: Report, console: Console) -> None:
         notes.append(f"messages without a time, left out: {', '.join(missing)} of {total.messages:,}")
     notes += sentences(item.energy)
     for note in notes:
-        console.print(f"  {note}", markup=False, highlight=False)
+        console.print(f"  {note}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _comparisons(item: Report) -> list[str]:

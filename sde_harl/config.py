@@ -159,6 +159,24 @@ class CodecConfig:
 
 
 @dataclass(frozen=True)
+class DiversityConfig:
+    """An intrinsic reward for being told apart from the other agents of one's role group."""
+
+    coef: float = _number(0.0, least=0)
+    """Beta: weight of the intrinsic reward beside the environment's; 0 = none."""
+    beta1: float = _number(1.0, above=0)
+    """How much the identity's own part counts: sharpens the agent's policy, and weighs the predictor that knows it."""
+    beta2: float = _number(1.0, least=0)
+    """Weight of the policies' part (KL from the group's mean) beside the predictors' (of the next observation)."""
+    lr: float = _number(3e-4, above=0)
+    """Learning rate of the predictors (Adam)."""
+    width: int = _number(64, least=1)
+    """Width of the predictors' two layers."""
+    steps: int = _number(16, least=1)
+    """Steps of the predictors for each rollout, on 256 random rows each."""
+
+
+@dataclass(frozen=True)
 class PlacementConfig:
     """Who computes what."""
 
@@ -240,6 +258,7 @@ class Config:
     algo: AlgoConfig = field(default_factory=AlgoConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     codec: CodecConfig = field(default_factory=CodecConfig)
+    diversity: DiversityConfig = field(default_factory=DiversityConfig)
     placement: PlacementConfig = field(default_factory=PlacementConfig)
     link: LinkConfig = field(default_factory=LinkConfig)
     meters: MetersConfig = field(default_factory=MetersConfig)

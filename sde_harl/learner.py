@@ -25,6 +25,7 @@ from sde_harl.policy.split import SplitPolicy, local_shape
 from sde_harl.policy.view import make_view
 from sde_harl.policy.whole import WholeShape
 from sde_harl.record.checkpoint import load, save
+from sde_harl.roles.diversity import Diversity
 from sde_harl.tape import Tape
 
 
@@ -56,6 +57,8 @@ class Learner:
         view = make_view("own" if algorithm.own_view else config.env.state_type, self.spec)
         critic = Critic(view, config.policy, share or not algorithm.own_view, self._torch)
         self.algorithm = algorithm(self.policy, critic, config.algo, config.codec, self._torch)
+        diversity = config.diversity
+        self._diversity = Diversity(self.policy, self.spec, diversity, self._torch) if diversity.coef else None
         chunks = (config.algo.chunk, config.policy.width) if config.policy.recurrent else (1, 0)
         sizes = (config.train.rollout, config.train.envs, 0 if self.fleet.whole else shape.latent_max())
         self._rollout = Rollout(self.spec, *sizes, view, *chunks)
@@ -127,8 +130,10 @@ class Learner:
         with self._stages("report"):
             decisions, resources = self.fleet.report()
             self.journal.cost(self.steps, decisions, resources, train=True)
+        with self._stages("diversity"):
+            scalars = self._diversify()
         with self._stages("learn"):
-            scalars = self.algorithm.update(self._rollout, self.steps / self.config.train.steps)
+            scalars |= self.algorithm.update(self._rollout, self.steps / self.config.train.steps)
         with self._stages("publish"):
             self._publish()
         elapsed = (now_ns() - started) * 1e-9
@@ -136,6 +141,14 @@ class Learner:
         scalars |= {f"share/{name}": seconds.get(name, 0.0) / elapsed for name in STAGES}
         scalars["steps_per_s"] = self._rollout.rewards.size / elapsed
         self.journal.update(self.steps, episodes, decisions, scalars)
+
+    def _diversify(self) -> dict[str, float]:
+        """Add the intrinsic reward, if there is one, to the team's; scalars to log."""
+        if not self._diversity:
+            return {}
+        intrinsic = self._diversity.reward(self._rollout)
+        self._rollout.rewards += intrinsic.rewards
+        return intrinsic.scalars
 
     def _publish(self) -> None:
         """A new version of everything that acts: local nets and tables to the executors, the rest to this process."""
@@ -196,7 +209,7 @@ class Learner:
             self.journal.note(str(error))
 
 
-STAGES = ("environment", "send", "latents", "policy", "devices", "report", "learn", "publish")
+STAGES = ("environment", "send", "latents", "policy", "devices", "report", "diversity", "learn", "publish")
 """Where the learner's time goes; what is left over is evaluation, checkpoints and logging."""
 EVAL_FIRST_ENV = 1 << 20
 """Evaluation environments are numbered from here, so that none shares a random stream with training."""

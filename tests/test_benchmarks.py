@@ -13,7 +13,7 @@ NAMES = {
     "codec": r"codec/batch\d+/\w+",
     "conv": r"conv/\d+x\d+x\d+-k\d+-s\d+/batch\d+",
     "decision": r"decision/ranks9/batch\d+/p\d+",
-    "update": r"update/(\w+/(whole|critic|policies)|acting)",
+    "update": r"update/(\w+/(whole|critic|policies)|diversity|acting)",
     "train": r"train/happo/3m/smax(/agents4)?(/share[./]\w+)?",
 }
 QUICK = ["--quick"]

@@ -37,7 +37,7 @@ class Critic(nn.Module):
         leaves as they are, of bytes too.
         """
         *inner, last = zip(self.weights, self.biases)
-        x = self.conv(features) if self.conv else features.float()
+        x = self.conv(features) if self.conv else features.to(self.biases[0].dtype)
         for each in inner:
             x = activate(affine(x, *each), self._layer_norm)
         if self.gru and recall:

@@ -116,7 +116,7 @@ class ConvLayer(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(n, B, H W C), of bytes too -> (n, B, size)."""
         height, width, channels, _, kernel, stride = self.shape
-        pixels = images.float().reshape(-1, height, width, channels).permute(0, 3, 1, 2)  # (n B, C, H, W)
+        pixels = images.to(self.weight.dtype).reshape(-1, height, width, channels).permute(0, 3, 1, 2)  # (n B, C, H, W)
         weights = self.arrays()[0].unflatten(1, (kernel, kernel, channels)).permute(0, 4, 3, 1, 2)  # (k, F, C, K, K)
         # one call a set of parameters: torch's grouped convolution takes longer
         parts = zip(pixels.chunk(len(weights)), weights, self.bias[:, 0])

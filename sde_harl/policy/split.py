@@ -150,7 +150,7 @@ class GroupNet(nn.Module):
         *inner, (weight, bias) = zip(self.local_weights, self.local_biases)
         if not self.shape.local_blocks:
             return (features * (weight * self.unit) + bias) * (self.normalise.mask * LATENT_SCALE)
-        x = self.conv(features) if self.conv else features.float()
+        x = self.conv(features) if self.conv else features.to(self.head_bias.dtype)
         for each in inner:
             x = activate(affine(x, *each), self.shape.layer_norm)
         return affine(x, weight * self._scale, bias * self._scale)
