@@ -74,7 +74,7 @@ def show(items: list[Setup], console: Console) -> None:
     if not math.isnan(worst):
         agreement = f"interface bytes are within {worst:.1%} of those claimed (analysis/traffic.py)"
     for note in (*NOTES, agreement):
-        console.print(f"  {note}", markup=False, highlight=False)
+        console.print(f"  {note}", markup=False, highlight=False, soft_wrap=True)
 
 
 def against(item: Setup, items: list[Setup]) -> dict[str, float]:
