@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from consumption import Stage, stage
+from consumption import Stage, stage, stage_times
 from joules import energies
 from runfile import Array, Columns, Run, RunFileError
 from traffic import Span, spans
@@ -87,7 +87,7 @@ def _part(run: Run) -> _Part:
     return _Part(
         name=_name(run),
         decisions=int(table["environments"].sum()),
-        latency_us=_latency_us(run, table),
+        latency_us=stage_times(run, table)["whole"],
         payload=int(table["payload_bytes"].sum()),
         frame=int(table["wire_bytes"].sum()),
         sent=sum(span.counted_bytes for span in traffic if span.rank and span.way == "sent"),
@@ -103,13 +103,6 @@ def _joules(run: Run) -> float:
     apart = [device for device in devices if device[0] != server[0]]
     found = [each.joules for each in energies(run, {}) if (each.host, each.sensor) in apart]
     return sum(found) if found and not run.emulated else math.nan
-
-
-def _latency_us(run: Run, table: Columns) -> Array:
-    """From the observation at the device to the action there, on the device's clock; NaN: unknown."""
-    names = ("t_local",) if run.meta.get("codec") == "none" else ("t_local", "t_encode", "t_round_trip")
-    times = np.stack([table[name] for name in names]).astype(np.float64)
-    return np.where((times > 0).all(0), times.sum(0) / 1e3, np.nan)
 
 
 def _growth(resources: Columns, rank: int) -> float:

@@ -105,7 +105,7 @@ def _row(
         host=host,
         decisions=int(environments.sum()),
         messages=len(environments),
-        latency=_latency(mine),
+        latency=_latency(run, mine),
         bytes=_bytes(run, mine, [each for each in traffic if each.way == "sent" and rank in (each.rank, None)]),
         cpu_s=_cpu_seconds(used),
         peak_bytes=float(used["peak_rss_bytes"].max()) if used else math.nan,
@@ -126,16 +126,25 @@ def _cpu_seconds(used: Columns) -> float:
     return float(sum(used["cpu_s"][used["rank"] == rank].max() for rank in np.unique(used["rank"])))
 
 
-def _latency(table: Columns) -> dict[str, Stage]:
-    """Stages of a message. The link is what the round trip leaves when the server's own stages are taken off it: it
-    holds the waiting for other agents' messages too."""
+def _latency(run: Run, table: Columns) -> dict[str, Stage]:
     if not table:
         return dict.fromkeys(STAGES, Stage(math.nan, math.nan, math.nan, 0))
+    return {name: stage(values) for name, values in stage_times(run, table).items()}
+
+
+def stage_times(run: Run, table: Columns) -> dict[str, Array]:
+    """Microseconds of each stage, by STAGES, of every message (K,); NaN: unknown, or not a stage of this run's.
+
+    The link is what the round trip (executor's clock) leaves when the server's own stages (server's clock) are taken
+    off it: differences of one clock each, so that no two hosts' clocks are compared. It holds the waiting for other
+    agents' messages too. A whole policy acts on its device and waits for nobody: its local net is all.
+    """
     known = {name: _known(table[f"t_{name}"]) for name in ("local", "encode", "round_trip", "decode", "policy")}
     link = known["round_trip"] - known["decode"] - known["policy"]
-    whole = known["local"] + known["encode"] + known["round_trip"]
+    on_device = run.meta.get("codec") == "none"
+    whole = known["local"] if on_device else known["local"] + known["encode"] + known["round_trip"]
     times = (known["local"], known["encode"], link, known["decode"], known["policy"], whole)
-    return {name: stage(values) for name, values in zip(STAGES, times, strict=True)}
+    return dict(zip(STAGES, times, strict=True))
 
 
 def _known(nanoseconds: Array) -> Array:
