@@ -48,8 +48,10 @@ class Learner:
         assign = dict(config.placement.assign)
         link = (config.train.slots, assign, config.link.patience_s)
         actions = (len(self.spec.branches), self.spec.continuous, self._whole())
+        late = (1e-3 * config.link.deadline_ms, config.link.max_age, config.link.on_fault == "fallback")
+        emulated = (config.link.model, config.seed)
         coded = (shape, config.codec.name, config.codec.pack, envs[0].num_envs)
-        self.fleet = Fleet(transport, Plan(*coded, *link, *actions, config.meters.idle_s))
+        self.fleet = Fleet(transport, Plan(*coded, *link, *actions, config.meters.idle_s, *late, *emulated))
         self.fleet.handshake()
         self._seed(config.seed)
         share = config.algo.share_param

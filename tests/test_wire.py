@@ -182,6 +182,8 @@ def test_meter() -> None:
 NO_TIMES = np.zeros((1, 3), int)
 BAD_METERS = [pack_meter(Resources(math.nan, *[0] * 13), NO_TIMES)]
 BAD_METERS += [pack_meter(Resources(*[0] * 14, joules=-math.inf), NO_TIMES)]
+BAD_METERS += [pack_meter(Resources(0.0, 2**63, *[0] * 12), NO_TIMES)]  # more than run.h5 can hold
+BAD_METERS += [pack_meter(Resources(*[0] * 9, 2**63, *[0] * 4), NO_TIMES)]
 
 
 @pytest.mark.parametrize("payload", [b"", bytes(143), bytes(145), bytes(148), *BAD_METERS])

@@ -140,6 +140,7 @@ class Resources(NamedTuple):
 RESOURCES = struct.Struct("<dQQdQQQQQQqqqqdddd")
 TIMINGS = np.dtype("<u4")
 TIMINGS_A_ROW = 3  # local net, encode, round trip
+LARGEST_BYTES = 1 << 50  # of memory; what is said to be more would not even fit the record
 METER_BYTES, TIMING_BYTES = RESOURCES.size, TIMINGS_A_ROW * TIMINGS.itemsize
 """Of a METER payload without its timings, and of each row of these."""
 
@@ -155,7 +156,8 @@ def unpack_meter(payload: memoryview) -> tuple[Resources, NDArray[np.uint32]]:
         raise WireError("meter")
     resources = Resources(*RESOURCES.unpack_from(payload))
     finite = math.isfinite(resources.cpu_s) and math.isfinite(resources.sleep_s)
-    if not finite or any(math.isinf(each) for each in resources[-4:]):
+    counts = (*resources[1:3], *resources[6:10])  # what run.h5 keeps of the unsigned ones
+    if not finite or any(math.isinf(each) for each in resources[-4:]) or max(counts) > LARGEST_BYTES:
         raise WireError("meter")
     timings = np.frombuffer(payload, TIMINGS, offset=RESOURCES.size).reshape(-1, TIMINGS_A_ROW)
     return resources, timings.astype(np.uint32)
