@@ -21,7 +21,8 @@ def measured(folder: Path, config: str = SPLIT, codec: str = "entropy", **meta: 
     file = RunFile(folder / "run.h5", {**META, "config": config, "codec": codec, "hosts": hosts, **meta}, "stop")
     times = {"t_local": 1_000_000, "t_encode": 10_000, "t_round_trip": 8_990_000, "t_decode": 1000, "t_policy": 5000}
     other = {"agent": 0, "rank": 1, "environments": 1, "payload_bytes": 20, "wire_bytes": 52, "ideal_bits": 100.0,
-             "version": 1, "train": False}  # fmt: skip
+             "version": 1, "train": False, "t_decision": 9_000_000,
+             **dict.fromkeys(("deadline_missed", "late", "idle", "latent_age"), 0)}  # fmt: skip
     columns = {name: np.full(10, value) for name, value in {**times, **other}.items()}
     file.add("decisions", step=np.arange(10), **columns)
     unknown = dict.fromkeys(("joules", "gpu_joules", "idle_w", "gpu_idle_w"), np.nan)
