@@ -166,7 +166,10 @@ def test_a_run_without_rows_says_so(tmp_path: Path) -> None:
     assert text == f"{path}: no evaluations were recorded in this run: left out\n"
 
 
-@pytest.mark.parametrize("program", ["resource_consumption.py", "learning_curve.py", "compare.py", "rate_return.py"])
+PROGRAMS = ["resource_consumption.py", "learning_curve.py", "compare.py", "prototype.py", "rate_return.py"]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("content", [None, b"", b"text", "cut", "other", "headless"])
 def test_bad_files_give_one_line(tmp_path: Path, program: str, content: bytes | str | None) -> None:
     good, path = record(tmp_path / "good"), tmp_path / "bad.h5"
