@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filled import add
 from test_analysis import META, record, run
 
 from sde_harl.record.trajectories import RunFile
@@ -24,14 +25,14 @@ def measured(folder: Path, config: str = SPLIT, codec: str = "entropy", **meta: 
              "version": 1, "train": False, "t_decision": 9_000_000,
              **dict.fromkeys(("deadline_missed", "late", "idle", "latent_age"), 0)}  # fmt: skip
     columns = {name: np.full(10, value) for name, value in {**times, **other}.items()}
-    file.add("decisions", step=np.arange(10), **columns)
+    add(file, "decisions", step=np.arange(10), **columns)
     unknown = dict.fromkeys(("joules", "gpu_joules", "idle_w", "gpu_idle_w"), np.nan)
     for k in range(2):
-        file.add("resources", rank=[0, 1], step=[k, k], time_s=[k, k], cpu_s=[9.0 * k, 0.5 + 0.001 * k],
+        add(file, "resources", rank=[0, 1], step=[k, k], time_s=[k, k], cpu_s=[9.0 * k, 0.5 + 0.001 * k],
                  rss_bytes=[1, 1], peak_rss_bytes=[1, 1], **{key: [v, v] for key, v in unknown.items()})  # fmt: skip
         for rank, packets in ((0, 18), (1, 20)):
             claimed = 520 + 22 * 10 + 66 * packets
-            file.add("traffic", rank=rank, step=k, sent=5 + 10 * k, received=0, sent_bytes=100 + 520 * k,
+            add(file, "traffic", rank=rank, step=k, sent=5 + 10 * k, received=0, sent_bytes=100 + 520 * k,
                      received_bytes=0, carried_sent_bytes=7 + (claimed + 41) * k, carried_received_bytes=-1,
                      carried_sent_packets=3 + packets * k, carried_received_packets=-1)  # fmt: skip
     file.close()
