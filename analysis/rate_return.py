@@ -23,7 +23,7 @@ from runfile import Run
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-WIDTH = 140  # where the output is no terminal
+WIDTH = 150  # where the output is no terminal
 COLUMNS = ("codec", "latent", "seeds", "steps", "last", "bytes", "bits", "bits/element", "sent/model", "float32 is")
 NOTES = (
     "last: of the last evaluation; bytes and bits: sent for a decision of one agent there, payloads without headers",
