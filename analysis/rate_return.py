@@ -64,8 +64,12 @@ def plot(items: list[Row], target: Path) -> None:
     tasks = list(dict.fromkeys((row.task, row.measure) for row in items)) or [("", "return")]
     figure = Figure(figsize=(8, 4.5 * len(tasks)), layout="constrained")
     for axes, (task, measure) in zip(figure.subplots(len(tasks), squeeze=False)[:, 0], tasks, strict=True):
-        axes.set(title=task, xlabel="bytes sent for a decision of one agent", ylabel=measure, xscale="log")
-        axes.secondary_xaxis("top", functions=(_bits, _bytes)).set_xlabel("bits")
+        axes.set(title=task, xlabel="bytes sent for a decision of one agent", ylabel=measure)
+        axes.set_xscale("log", base=2)
+        bits = axes.secondary_xaxis("top", functions=(_bits, _bytes))
+        bits.set_xlabel("bits")
+        for axis in (axes.xaxis, bits.xaxis):
+            axis.set_major_formatter("{x:g}")
         _draw(axes, [row for row in items if (row.task, row.measure) == (task, measure)])
     save(figure, target)
 
@@ -77,7 +81,7 @@ def _draw(axes: Axes, items: list[Row]) -> None:
             _errorbars(axes, line, f"entropy, latent {latent}", "o-")
             for row in line:
                 axes.annotate(row.codec.partition(", ")[2], (row.bytes.mean, row.score.mean), fontsize=7,
-                              xytext=(4, -10), textcoords="offset points")  # fmt: skip
+                              rotation=-30, va="top", xytext=(3, -3), textcoords="offset points")  # fmt: skip
     for row in items:
         if not row.trained:
             _errorbars(axes, [row], f"{row.codec}, latent {row.latent}", "s")
