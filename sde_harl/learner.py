@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from sde_harl.policy.split import SplitPolicy, local_shape
 from sde_harl.policy.view import make_view
 from sde_harl.policy.whole import WholeShape
 from sde_harl.record.checkpoint import load, save
+from sde_harl.roles.grouping import Roles, find_roles
 from sde_harl.tape import Tape
 
 
@@ -51,6 +53,8 @@ class Learner:
         self.fleet = Fleet(transport, Plan(*coded, *link, *actions, config.meters.idle_s))
         self.fleet.handshake()
         self._seed(config.seed)
+        roles = find_roles(config, envs)
+        self.config = config = _with_groups(config, roles)
         share = config.algo.share_param
         self.policy = SplitPolicy(self.spec, config.policy, config.codec, share, self._torch)
         view = make_view("own" if algorithm.own_view else config.env.state_type, self.spec)
@@ -66,9 +70,9 @@ class Learner:
         self.steps = 0
         if config.train.load != "none":
             self._restore(Path(config.train.load))
-        self.journal = Journal(config, self.spec, self.fleet, backend)
+        self.journal = Journal(config, self.spec, self.fleet, backend, roles)
         players = f"{self.spec.name}, {config.algo.name}, {transport.size - 1} executor(s)"
-        for note in (line, players, f"run folder {self.journal.folder}"):
+        for note in (line, players, roles.line(), f"run folder {self.journal.folder}"):
             self.journal.note(note)
 
     def _make_envs(self, first: int) -> list[VectorEnv]:
@@ -192,6 +196,14 @@ class Learner:
             if self.config.record.on_disk_full == "stop":
                 raise
             self.journal.note(str(error))
+
+
+def _with_groups(config: Config, roles: Roles) -> Config:
+    """The configuration with the groups that were found, so that to run it again is to have the same nets."""
+    if roles.source == "config":
+        return config
+    policy, given = replace(config.policy, groups=roles.groups), replace(config.roles, source="config", count=0)
+    return replace(config, policy=policy, roles=replace(given, from_="none"))
 
 
 STAGES = ("environment", "send", "latents", "policy", "devices", "report", "learn", "publish")
