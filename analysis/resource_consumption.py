@@ -72,7 +72,7 @@ def _show_notes(item: Report, console: Console) -> None:
         notes.append(f"messages without a time, left out: {', '.join(missing)} of {total.messages:,}")
     notes += sentences(item.energy)
     for note in notes:
-        console.print(f"  {note}", markup=False, highlight=False)
+        console.print(f"  {note}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _comparisons(item: Report) -> list[str]:
@@ -81,7 +81,7 @@ def _comparisons(item: Report) -> list[str]:
     others = {
         "latent as float32": size.float32,
         "latent as int8": size.int8,
-        "raw observation as float32": size.observation,
+        "raw observation": size.observation,
     }
     return [
         f"{name}: {value:.1f} bytes, {value / size.payload:.1f} times the payload ({item.codec})"

@@ -15,6 +15,7 @@ from sde_harl.envs.base import Step, VectorEnv
 from sde_harl.fleet import Fleet
 from sde_harl.meters.timing import Stages, now_ns
 from sde_harl.policy.acting import ActingPolicy, Decision
+from sde_harl.policy.whole import Told
 from sde_harl.tape import Tape
 
 
@@ -48,18 +49,21 @@ class Seat:
         self.step: Step = self._env.reset()
         self.seeds = self._env.episode_seeds().copy()
         """(E,) of the episodes going on."""
-        self.memory: np.ndarray | None = None
-        """(N, E, H) of a recurrent policy, None before its first decision."""
+        self._began = np.ones(self._env.num_envs, bool)
+        self._memory: np.ndarray | None = None
+        self.recall: np.ndarray | None = None
+        """(N, E, H) that a recurrent policy's last decision was made with; None before the first."""
 
     def decide(
-        self, step: int, policy: ActingPolicy, generator: np.random.Generator | None
+        self, step: int, policy: ActingPolicy, generator: np.random.Generator | None, recall: bool = False
     ) -> tuple[Decision, np.ndarray]:
         """Sense, gather the latents, choose actions, start the environments; the decision and the latents (N, E, Z).
 
-        Whole policies choose for themselves, and send no latents.
+        Whole policies choose for themselves, send no latents, and only where asked the `recall`.
         """
         if self._fleet.whole:
-            return self._delegate(step, generator is None), np.zeros((len(self.step.obs[0]), len(self.step.obs), 0))
+            nothing = np.zeros((len(self.step.obs[0]), len(self.step.obs), 0))
+            return self._delegate(step, generator is None, recall), nothing
         with self._stages("send"):
             self._fleet.sense(self._slot, step, self.step.obs.swapaxes(0, 1))
         with self._stages("latents"):
@@ -67,31 +71,33 @@ class Seat:
         with self._stages("policy"):
             started = now_ns()
             available = self.step.available_actions.swapaxes(0, 1)
-            decision = policy.act(latents, available, generator, self.memory)
-            self.memory = decision.memory
+            decision = policy.act(latents, available, generator, self._memory)
+            self.recall, self._memory = self._memory, decision.memory
             policy_ns = now_ns() - started
         with self._stages("send"):
             self._env.send(np.ascontiguousarray(decision.actions.swapaxes(0, 1)))
             self._fleet.act(self._slot, decision.actions, policy_ns)
         return decision, latents
 
-    def _delegate(self, step: int, greedy: bool) -> Decision:
-        obs, available = self.step.obs.swapaxes(0, 1), self.step.available_actions.swapaxes(0, 1)
+    def _delegate(self, step: int, greedy: bool, recall: bool) -> Decision:
+        told = Told(self.step.available_actions.swapaxes(0, 1), self._began, greedy, recall)
         with self._stages("devices"):
-            decision = self._fleet.decide(self._slot, step, obs, available, greedy)
+            choices = self._fleet.decide(self._slot, step, self.step.obs.swapaxes(0, 1), told)
+            self.recall = choices.memory
         with self._stages("send"):
-            self._env.send(np.ascontiguousarray(decision.actions.swapaxes(0, 1)))
-        return decision
+            self._env.send(np.ascontiguousarray(choices.actions.swapaxes(0, 1)))
+        return Decision(choices.actions, choices.log_probs)
 
     def advance(self) -> Episodes | None:
         """Wait for the environments; the episodes that ended, if any."""
         with self._stages("environment"):
             self.step = self._env.recv()
-        ended = np.flatnonzero(self.step.terminated | self.step.truncated)
+        self._began = self.step.terminated | self.step.truncated
+        ended = np.flatnonzero(self._began)
         if not len(ended):
             return None
-        if self.memory is not None:
-            self.memory[:, ended] = 0.0
+        if self._memory is not None:
+            self._memory[:, ended] = 0.0
         seeds, self.seeds = self.seeds[ended], self._env.episode_seeds().copy()
         lengths, won = self.step.lengths[ended].astype(np.int64), self.step.won[ended].astype(np.int64)
         return Episodes(self.rows.start + ended, seeds, lengths, self.step.returns[ended], won)
@@ -127,9 +133,10 @@ class Collector:
         rollout.available[:, t, rows] = now.available_actions.swapaxes(0, 1)
         rollout.active[:, t, rows] = now.active.T
         rollout.seen[:, t, rows] = rollout.view(now.state, now.obs)
-        if seat.memory is not None and t % rollout.chunk == 0:
-            rollout.memory[:, t // rollout.chunk, rows] = seat.memory
-        decision, latents = seat.decide(step, policy, self._generator)
+        begins = rollout.memory.size > 0 and t % rollout.chunk == 0
+        decision, latents = seat.decide(step, policy, self._generator, begins)
+        if begins and seat.recall is not None:
+            rollout.memory[:, t // rollout.chunk, rows] = seat.recall
         rollout.actions[:, t, rows] = decision.actions
         rollout.log_probs[:, t, rows] = decision.log_probs
         rollout.latents[:, t, rows] = latents

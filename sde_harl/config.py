@@ -117,9 +117,15 @@ class PolicyConfig:
     feature_norm: bool = True
     """Normalise observations and states over their features."""
     layer_norm: bool = False
-    """Normalise what comes out of every block's ReLU over its features, in policies and critic, as HARL does."""
+    """Normalise what comes out of every block's ReLU, and of the GRU, over its features, as HARL does; critic too."""
     recurrent: bool = False
-    """A GRU before the heads, at the server, and one in the critic."""
+    """A GRU before the heads, at the server or with all else on the device, and one in the critic."""
+    conv_channels: int = _number(32, least=0)
+    """Channels of the convolution before the first block, of observations that are images; 0 = none, plain numbers."""
+    conv_kernel: int = _number(3, least=1)
+    """Its kernel's height and width."""
+    conv_stride: int = _number(1, least=1)
+    """Its stride; the block behind it has this squared times fewer weights."""
     head_gain: float = _number(0.01, above=0)
     """Gain of the heads' orthogonal initialisation."""
     std_x_coef: float = _number(1.0, above=0)
@@ -164,6 +170,24 @@ class CodecConfig:
     """Rows that share one string; 0 = all rows of a message."""
     rate_rows: int = _number(256, least=1)
     """Rows of a minibatch on which the rate is estimated."""
+
+
+@dataclass(frozen=True)
+class DiversityConfig:
+    """An intrinsic reward for being told apart from the other agents of one's role group."""
+
+    coef: float = _number(0.0, least=0)
+    """Beta: weight of the intrinsic reward beside the environment's; 0 = none."""
+    beta1: float = _number(1.0, above=0)
+    """How much the identity's own part counts: sharpens the agent's policy, and weighs the predictor that knows it."""
+    beta2: float = _number(1.0, least=0)
+    """Weight of the policies' part (KL from the group's mean) beside the predictors' (of the next observation)."""
+    lr: float = _number(3e-4, above=0)
+    """Learning rate of the predictors (Adam)."""
+    width: int = _number(64, least=1)
+    """Width of the predictors' two layers."""
+    steps: int = _number(16, least=1)
+    """Steps of the predictors for each rollout, on 256 random rows each."""
 
 
 @dataclass(frozen=True)
@@ -249,6 +273,7 @@ class Config:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     roles: RolesConfig = field(default_factory=RolesConfig)
     codec: CodecConfig = field(default_factory=CodecConfig)
+    diversity: DiversityConfig = field(default_factory=DiversityConfig)
     placement: PlacementConfig = field(default_factory=PlacementConfig)
     link: LinkConfig = field(default_factory=LinkConfig)
     meters: MetersConfig = field(default_factory=MetersConfig)

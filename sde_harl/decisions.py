@@ -40,6 +40,8 @@ class Choices(NamedTuple):
     """(N, E, D)."""
     log_probs: np.ndarray
     """(N, E, D)."""
+    memory: np.ndarray
+    """(N, E, H) that it was done with; H = 0 where that was not asked for."""
 
 
 class Slot:

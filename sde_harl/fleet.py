@@ -36,7 +36,7 @@ from sde_harl.link.wire import (
 )
 from sde_harl.meters.timing import now_ns
 from sde_harl.outbox import Outbox, Plan
-from sde_harl.policy.acting import Decision
+from sde_harl.policy.whole import Told
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ class Fleet:
     def sense(self, slot: int, step: int, obs: np.ndarray) -> None:
         """Hand observations (N, E, O) to the executors: the channel that stands for the devices' own sensors."""
         self._slots[slot].begin(step, obs.shape[1])
-        self._outbox.sense(slot, step, self.version, obs, None, False)
+        self._outbox.sense(slot, step, self.version, obs, None)
 
     def latents(self, slot: int) -> np.ndarray:
         """Decoded latents (N, E, Z) of what was sensed, once all agents' have come; valid until the next sense."""
@@ -144,17 +144,20 @@ class Fleet:
         self._await_agents(state, "sent no latents")
         return state.latents[:, : state.rows]
 
-    def decide(self, slot: int, step: int, obs: np.ndarray, available: np.ndarray, greedy: bool) -> Decision:
-        """Have whole policies act on observations (N, E, O) with available (N, E, A) bool."""
+    def decide(self, slot: int, step: int, obs: np.ndarray, told: Told) -> Choices:
+        """Have whole policies act on observations (N, E, O)."""
+        assert self._plan.whole
         state, rows = self._slots[slot], obs.shape[1]
         state.begin(step, rows)
         shape = (self._agents, rows, self._plan.action_size)
         dtype = np.float32 if self._plan.continuous else np.int32
-        state.choices = Choices(available, np.zeros(shape, dtype), np.zeros(shape, np.float32))
-        self._outbox.sense(slot, step, self.version, obs, available, greedy)
+        memory = np.zeros((self._agents, rows, self._plan.whole.memory if told.recall else 0), np.float32)
+        choices = Choices(told.available, np.zeros(shape, dtype), np.zeros(shape, np.float32), memory)
+        state.choices = choices
+        self._outbox.sense(slot, step, self.version, obs, told)
         self._await_agents(state, "sent no choices")
         self._log.add(state, self.version, 0)
-        return Decision(state.choices.actions, state.choices.log_probs)
+        return choices
 
     def act(self, slot: int, actions: np.ndarray, policy_ns: int) -> None:
         """Answer with actions (N, E, D); `policy_ns` is what deciding them took."""
@@ -189,9 +192,10 @@ class Fleet:
         Symbols that all need the escape code stay under 16 bytes each.
         """
         plan, most = self._plan, max(len(agents) for agents in self._executors.values())
-        latents, choices = plan.rows * (16 * plan.shape.latent_max() + 64), 8 * plan.rows * plan.action_size
+        memory = plan.whole.memory if plan.whole else 0
+        latents, choices = 16 * plan.shape.latent_max() + 64, 8 * plan.action_size + 4 * memory
         report = METER_BYTES + TIMING_BYTES * self._log.count * most
-        largest = OVERHEAD + max(1 << 16, latents, choices, report)
+        largest = OVERHEAD + max(1 << 16, plan.rows * latents, plan.rows * choices, report)
         self._transport.set_frame_bytes(receive=largest, send=self._outbox.largest())
 
     def _missing_hello(self) -> list[int]:
@@ -253,14 +257,17 @@ class Fleet:
         if not state.choices:
             raise WireError("kind")
         started = now_ns()
-        available, actions, log_probs = (each[agent] for each in state.choices)
-        if len(payload) != 2 * actions.nbytes:
+        available, actions, log_probs, memory = (each[agent] for each in state.choices)
+        if len(payload) != 2 * actions.nbytes + memory.nbytes:
             raise WireError("length")
         chosen: np.ndarray = np.ndarray(actions.shape, actions.dtype, payload)
         their_log_probs: np.ndarray = np.ndarray(actions.shape, np.float32, payload, actions.nbytes)
+        their_memory: np.ndarray = np.ndarray(memory.shape, np.float32, payload, 2 * actions.nbytes)
         if not (self._allowed(chosen, available) and math.isfinite(their_log_probs.sum())):
             raise WireError("action")
-        actions[:], log_probs[:] = chosen, their_log_probs
+        if not (np.abs(their_memory) < 1.001).all():  # a GRU's lies between an earlier one and a tanh
+            raise WireError("memory")
+        actions[:], log_probs[:], memory[:] = chosen, their_log_probs, their_memory
         state.arrived(agent, len(payload), UNKNOWN_BITS, now_ns() - started)
 
     def _allowed(self, chosen: np.ndarray, available: np.ndarray) -> bool:

@@ -167,6 +167,7 @@ def _meta(
         "codec": config.codec.name,
         "latent": local_shape(spec, config.policy, (0,)).latent_max(),
         "obs_sizes": json.dumps(spec.obs_sizes),
+        "obs_dtype": spec.obs_dtype,
         "agents": json.dumps(spec.agents),
         "unit_types": json.dumps(spec.unit_types),
         "groups": json.dumps(roles.groups),

@@ -245,7 +245,6 @@ def _check_together(config: Config, layer: Layer) -> None:
             not (coded and on_device),
             "none (policy.local_blocks = policy.blocks: nothing is coded)",
         ),
-        ("policy.recurrent", policy.recurrent, not (policy.recurrent and on_device), "a block at the server"),
         ("policy.groups", policy.groups, whole, "every agent from 0 on exactly once"),
         ("policy.groups", policy.groups, given or not groups, "none, for roles.source or roles.from gives them"),
         ("roles.source", source, source == "config" or config.roles.from_ == "none", "config, to have roles.from"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +25,8 @@ from sde_harl.policy.split import SplitPolicy, local_shape
 from sde_harl.policy.view import make_view
 from sde_harl.policy.whole import WholeShape
 from sde_harl.record.checkpoint import load, save
-from sde_harl.roles.grouping import Roles, find_roles
+from sde_harl.roles.diversity import Diversity
+from sde_harl.roles.grouping import find_roles
 from sde_harl.tape import Tape
 
 
@@ -54,12 +54,14 @@ class Learner:
         self.fleet.handshake()
         self._seed(config.seed)
         roles = find_roles(config, envs)
-        self.config = config = _with_groups(config, roles)
+        self.config = config = roles.settled(config)
         share = config.algo.share_param
         self.policy = SplitPolicy(self.spec, config.policy, config.codec, share, self._torch)
         view = make_view("own" if algorithm.own_view else config.env.state_type, self.spec)
         critic = Critic(view, config.policy, share or not algorithm.own_view, self._torch)
         self.algorithm = algorithm(self.policy, critic, config.algo, config.codec, self._torch)
+        diversity = config.diversity
+        self._diversity = Diversity(self.policy, self.spec, diversity, self._torch) if diversity.coef else None
         chunks = (config.algo.chunk, config.policy.width) if config.policy.recurrent else (1, 0)
         sizes = (config.train.rollout, config.train.envs, 0 if self.fleet.whole else shape.latent_max())
         self._rollout = Rollout(self.spec, *sizes, view, *chunks)
@@ -86,7 +88,8 @@ class Learner:
         """What devices have to know that run their whole policies."""
         if self.config.policy.local_blocks < self.config.policy.blocks:
             return None
-        return WholeShape(self.spec.branches, self.spec.continuous, self.config.seed)
+        memory = self.config.policy.width if self.config.policy.recurrent else 0
+        return WholeShape(self.spec.branches, self.spec.continuous, self.config.seed, memory)
 
     def _seed(self, seed: int) -> None:
         sequence = np.random.SeedSequence(seed)
@@ -129,8 +132,10 @@ class Learner:
         with self._stages("report"):
             decisions, resources = self.fleet.report()
             self.journal.cost(self.steps, decisions, resources, train=True)
+        with self._stages("diversity"):
+            scalars = self._diversify()
         with self._stages("learn"):
-            scalars = self.algorithm.update(self._rollout, self.steps / self.config.train.steps)
+            scalars |= self.algorithm.update(self._rollout, self.steps / self.config.train.steps)
         with self._stages("publish"):
             self._publish()
         elapsed = (now_ns() - started) * 1e-9
@@ -138,6 +143,14 @@ class Learner:
         scalars |= {f"share/{name}": seconds.get(name, 0.0) / elapsed for name in STAGES}
         scalars["steps_per_s"] = self._rollout.rewards.size / elapsed
         self.journal.update(self.steps, episodes, decisions, scalars)
+
+    def _diversify(self) -> dict[str, float]:
+        """Add the intrinsic reward, if there is one, to the team's; scalars to log."""
+        if not self._diversity:
+            return {}
+        intrinsic = self._diversity.reward(self._rollout)
+        self._rollout.rewards += intrinsic.rewards
+        return intrinsic.scalars
 
     def _publish(self) -> None:
         """A new version of everything that acts: local nets and tables to the executors, the rest to this process."""
@@ -198,15 +211,7 @@ class Learner:
             self.journal.note(str(error))
 
 
-def _with_groups(config: Config, roles: Roles) -> Config:
-    """The configuration with the groups that were found, so that to run it again is to have the same nets."""
-    if roles.source == "config":
-        return config
-    policy, given = replace(config.policy, groups=roles.groups), replace(config.roles, source="config", count=0)
-    return replace(config, policy=policy, roles=replace(given, from_="none"))
-
-
-STAGES = ("environment", "send", "latents", "policy", "devices", "report", "learn", "publish")
+STAGES = ("environment", "send", "latents", "policy", "devices", "report", "diversity", "learn", "publish")
 """Where the learner's time goes; what is left over is evaluation, checkpoints and logging."""
 EVAL_FIRST_ENV = 1 << 20
 """Evaluation environments are numbered from here, so that none shares a random stream with training."""

@@ -205,7 +205,6 @@ def test_what_is_written_is_read_back(values: dict[str, Any]) -> None:
     whole = values.get("codec.name") == "none"
     local = max(1, values.get("policy.local_blocks", 1))
     values |= {"policy.local_blocks": local, "policy.blocks": local if whole else local + 1, "algo.minibatches": 1}
-    values |= {"policy.recurrent": False} if whole else {}
     values |= {"algo.critic_minibatches": 0, "algo.chunk": 1}
     values |= {"roles.count": 0, "roles.from": "none"}
     values |= {"roles.source": "config"} if values.get("policy.groups") else {}

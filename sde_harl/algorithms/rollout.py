@@ -22,14 +22,14 @@ class Rollout:
         n, sizes = len(spec.agents), (steps, envs)
         self.view, self.chunk = view, chunk
         self.memory = np.zeros((n, steps // chunk, envs, memory), np.float32)  # (N, T / chunk, E, H) at each start
-        self.obs = np.zeros((n, *sizes, max(spec.obs_sizes)), np.float32)  # (N, T, E, O)
+        self.obs = np.zeros((n, *sizes, max(spec.obs_sizes)), spec.obs_dtype)  # (N, T, E, O)
         self.available = np.zeros((n, *sizes, sum(spec.branches)), bool)  # (N, T, E, A)
         self.active = np.zeros((n, *sizes), bool)  # (N, T, E) alive when it decided
         self.actions = np.zeros((n, *sizes, len(spec.branches)), np.float32 if spec.continuous else np.int32)
         self.log_probs = np.zeros(self.actions.shape, np.float32)  # of the policy that acted on the decoded latents
         self.latents = np.zeros((n, *sizes, latent), np.float32)  # (N, T, E, Z) decoded: what the devices really sent
-        self.seen = np.zeros((len(view.sizes), steps + 1, envs, view.size), np.float32)  # (V, T+1, E, W) by the critic
-        self.final_seen = np.zeros((len(view.sizes), *sizes, view.size), np.float32)  # read where truncated
+        self.seen = np.zeros((len(view.sizes), steps + 1, envs, view.size), view.dtype)  # (V, T+1, E, W) by the critic
+        self.final_seen = np.zeros((len(view.sizes), *sizes, view.size), view.dtype)  # read where truncated
         self.rewards = np.zeros(sizes, np.float32)
         self.terminated = np.zeros(sizes, bool)
         self.truncated = np.zeros(sizes, bool)

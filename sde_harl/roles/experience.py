@@ -36,7 +36,8 @@ def play_at_random(envs: Sequence[VectorEnv], steps: int, generator: np.random.G
     moments: list[list[Experience]] = []
     for _ in counted(times, "roles: random play"):
         actions = [random_actions(spec, step.available_actions, generator) for step in now]
-        before = [(step.obs.copy(), step.active.copy()) for step in now]  # a vector may write over what it has shown
+        # copies, since a vector may write over what it has shown; of bytes no change could be told
+        before = [(step.obs.astype(np.float32), step.active.copy()) for step in now]
         for env, chosen in zip(envs, actions):
             env.send(chosen)
         now = [env.recv() for env in envs]
@@ -64,7 +65,7 @@ def _moment(
 ) -> Experience:
     """One step of one vector: Experience without T."""
     ended = (after.terminated | after.truncated)[:, None, None]
-    next_obs = np.where(ended, after.final_obs, after.obs)
+    next_obs = np.where(ended, after.final_obs, after.obs).astype(np.float32)
     return Experience(before[0], _described(spec, actions), next_obs, after.rewards.copy(), before[1])
 
 

@@ -5,7 +5,9 @@ They are found before anything is learnt, from `roles.source` and `roles.from`, 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,15 +17,13 @@ from sde_harl.config import Config, RolesConfig
 from sde_harl.envs.base import EnvSpec, VectorEnv, stream
 from sde_harl.errors import UserError
 from sde_harl.policy.split import role_groups
-from sde_harl.record.meta import read_lists
+from sde_harl.record.reading import read_meta
 from sde_harl.roles.clusters import Groups, Score, as_groups, cluster
 from sde_harl.roles.experience import play_at_random
 from sde_harl.roles.identity import Embedding, embed
 
 STREAM = 1 << 30
 """Index of the random stream that groups are learnt with; environments' are far below."""
-STARTING = ("agents", "groups")
-"""What another run's /meta must hold."""
 
 
 class Roles(NamedTuple):
@@ -35,6 +35,13 @@ class Roles(NamedTuple):
     embedding: Embedding | None = None
     """Where the groups are learnt."""
     scores: tuple[Score, ...] = ()
+
+    def settled(self, config: Config) -> Config:
+        """The configuration with these groups in it, so that to run it again is to have the same nets."""
+        if self.source == "config":
+            return config
+        policy, given = replace(config.policy, groups=self.groups), RolesConfig(steps=config.roles.steps)
+        return replace(config, policy=policy, roles=given)
 
     def line(self) -> str:
         """One plain sentence."""
@@ -85,13 +92,24 @@ def _of_types(spec: EnvSpec) -> Groups:
 
 def _of_run(path: Path, spec: EnvSpec) -> Groups:
     """The groups that another run had."""
-    agents, groups = read_lists(path, STARTING)
+    meta = read_meta(path)
+    agents, groups = (_list(path, name, meta.get(name, "")) for name in ("agents", "groups"))
     if agents != list(spec.agents):
         raise UserError(f"roles.from: {path} is of {_few(agents)}, and not of {_few(spec.agents)}")
     members = [agent for group in groups if isinstance(group, list) for agent in group]
     if [type(agent) for agent in members] != [int] * len(agents) or sorted(members) != list(range(len(agents))):
         raise UserError(f"roles.from: the groups of {path} don't hold each of its {len(agents)} agents once")
     return tuple(tuple(group) for group in groups if group)
+
+
+def _list(path: Path, name: str, text: str) -> list[Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, list):
+        raise UserError(f"roles.from: {path} has no list {name} in /meta; is it of an earlier version?")
+    return value
 
 
 def _few(agents: Sequence[Any]) -> str:
