@@ -195,7 +195,7 @@ def _traffic(decisions: Decisions, elements: int) -> dict[str, float]:
 
 
 def _versions() -> dict[str, str]:
-    names = ("sde_harl", "numpy", "torch", "compressai", "mpi4py", "h5py", "jax", "jaxmarl", "mpe2")
+    names = ("sde_harl", "numpy", "torch", "compressai", "mpi4py", "h5py", "jax", "jaxmarl", "mpe2", "scikit-learn")
     return {"python": platform.python_version()} | {name: _installed(name) for name in names}
 
 

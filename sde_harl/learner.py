@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,9 +56,8 @@ class Learner:
         self.fleet.handshake()
         self._seed(config.seed)
         roles = find_roles(config, envs)
-        self.config = config = roles.settled(config)
-        share = config.algo.share_param
-        self.policy = SplitPolicy(self.spec, config.policy, config.codec, share, self._torch)
+        share, nets = config.algo.share_param, replace(config.policy, groups=roles.groups)
+        self.policy = SplitPolicy(self.spec, nets, config.codec, share, self._torch)
         view = make_view("own" if algorithm.own_view else config.env.state_type, self.spec)
         critic = Critic(view, config.policy, share or not algorithm.own_view, self._torch)
         self.algorithm = algorithm(self.policy, critic, config.algo, config.codec, self._torch)
@@ -184,9 +185,16 @@ class Learner:
         tensors |= {f"critic.{key}": value for key, value in self.algorithm.critic.critic.state_dict().items()}
         return tensors | {"value_norm": self.algorithm.critic.norm.state()}
 
+    def _groups(self) -> str:
+        """As a checkpoint tells them."""
+        return json.dumps([net.members for net in self.policy.groups])
+
     def _restore(self, path: Path) -> None:
         """Start from another run's checkpoint. Raises UserError where its nets are not this configuration's."""
-        tensors, _ = load(path, {name: tuple(each.shape) for name, each in self._state().items()})
+        tensors, meta = load(path, {name: tuple(each.shape) for name, each in self._state().items()})
+        groups = self._groups()
+        if meta.get("groups", groups) != groups:
+            raise UserError(f"train.load: {path} was learnt in the role groups {meta['groups']}, not {groups}")
         part = lambda head: {key[len(head) :]: each for key, each in tensors.items() if key.startswith(head)}  # noqa: E731
         self.policy.load_state_dict(part("policy."))
         self.algorithm.critic.critic.load_state_dict(part("critic."))
@@ -202,6 +210,7 @@ class Learner:
             "algo": self.config.algo.name,
             "steps": self.steps,
             "version": self.fleet.version,
+            "groups": self._groups(),
         }
         try:
             save(self.journal.folder / "models" / f"{name or self.steps}.pt", self._state(), meta)

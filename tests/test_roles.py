@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -15,14 +17,15 @@ from sde_harl.config import Config, EnvConfig, PolicyConfig, RolesConfig
 from sde_harl.envs import VectorEnv, make
 from sde_harl.envs.base import EnvSpec
 from sde_harl.errors import UserError
-from sde_harl.layering import from_yaml
 from sde_harl.learner import Learner
+from sde_harl.record.trajectories import RunFile
 from sde_harl.roles import identity
 from sde_harl.roles.clusters import as_groups, cluster
 from sde_harl.roles.experience import play_at_random, random_actions
 from sde_harl.roles.grouping import Roles, find_roles
 from sde_harl.run import loopback
 
+ROOT = Path(__file__).parents[1]
 KINDS = (0, 1, 2) * 4
 STEPS = 6400
 
@@ -242,8 +245,52 @@ def test_a_run_learns_its_roles_and_writes_them_down(tmp_path: Path, monkeypatch
         assert mu.shape == (4, identity.SIZE) and file["roles"]["agent"][:].tolist() == [0, 0, 1, 1]
         assert f"mu_{identity.SIZE}" not in file["roles"] and (file["roles"]["sigma_0"][:] > 0).all()
         assert file["role_scores"]["groups"][:].tolist() == [2] and np.isfinite(file["role_scores"]["index"][:]).all()
-    resolved = from_yaml((first / "config.yaml").read_text(), "config.yaml")
-    assert resolved.policy.groups == ((0, 1),) and resolved.roles.source == "config"
-    assert "roles (learnt): 1 group of 2 agents: [0, 1]" in (first / "log.txt").read_text()
-    run("second", f"roles.from={first}/run.h5")
+    assert "roles (learnt): 1 group of 2 agents" in run_log(first)
+    assert run_log(run("second", f"roles.from={first}/run.h5")).count("roles (") == 1
     run("third", "roles.source=one")
+    learnt = ["roles.source=learnt", "roles.count=1", f"train.load={first}/models/last.pt"]
+    monkeypatch.setattr("sde_harl.roles.grouping.play_at_random", None)  # the checkpoint tells
+    assert f"roles ({first}/models/last.pt): 1 group" in run_log(run("fourth", *learnt))
+    with pytest.raises(UserError, match=r"last\.pt was learnt in the role groups \[\[0, 1\]\], not \[\[1, 0\]\]"):
+        run("fifth", "policy.groups=[[1, 0]]", f"train.load={first}/models/last.pt")
+
+
+def test_the_analysis_shows_what_was_learnt(tmp_path: Path) -> None:
+    """Three agents at 0, 3 and 4 on a line, halves 0.02 apart; the last two are a group."""
+    meta = {"env": "t/t", "agents": '["a", "b", "c"]', "unit_types": '["x", "", ""]', "groups": "[[0], [1, 2]]"}
+    file = RunFile(tmp_path / "run.h5", {**meta, "seed": 5, "roles_source": "learnt"}, "stop")
+    mu = np.zeros((6, identity.SIZE), np.float32)
+    mu[:, 0], mu[:, 1] = [0, 0, 3, 3, 4, 4], [0.01, -0.01] * 3
+    numbers = {f"{name}_{k}": mu[:, k] for name in ("mu", "sigma") for k in range(identity.SIZE)}
+    file.add("roles", agent=[0, 0, 1, 1, 2, 2], half=[0, 1] * 3, **numbers)
+    file.add("role_scores", groups=[2, 3], index=[0.25, 0.5])
+    file.close()
+    command = [
+        sys.executable,
+        "analysis/roles.py",
+        str(tmp_path / "run.h5"),
+        "--json",
+        "--plot",
+        str(tmp_path / "a.png"),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    [told] = json.loads(done.stdout)
+    places = [[each[key] for key in ("to_itself", "to_own_group", "to_next_group")] for each in told["agents"]]
+    np.testing.assert_allclose(places[0][::2], [0.02, 3.5], rtol=1e-5)
+    np.testing.assert_allclose(places[1:], [[0.02, 1, 3], [0.02, 1, 4]], rtol=1e-5)
+    assert places[0][1] is None and told["index"] == {"2": 0.25, "3": 0.5}
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    table = subprocess.run(command[:3], cwd=ROOT, capture_output=True, text=True, timeout=60).stdout
+    assert "seed 5; 2 group(s), learnt" in table and "0.250" in table
+
+
+def test_the_analysis_takes_runs_whose_groups_were_not_learnt(tmp_path: Path) -> None:
+    for name, groups, code in (("good", [[0, 1], [2]], 0), ("bad", [[0], [2]], 2)):
+        path = write_run(tmp_path / f"{name}.h5", agents=NAMES, groups=groups, env="t/t")
+        command = [sys.executable, "analysis/roles.py", str(path), "--plot", str(tmp_path / "a.png")]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert done.returncode == code and done.stderr.count("\n") == (code > 0), done.stderr
+
+
+def run_log(folder: Path) -> str:
+    return (folder / "log.txt").read_text()

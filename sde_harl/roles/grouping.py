@@ -1,13 +1,13 @@
 """Role groups, whose agents share a group net: from the configuration, the units' types, another run, or learnt.
 
-They are found before anything is learnt, from `roles.source` and `roles.from`, and stay what they are.
+They are found before anything else is learnt, from `roles.source` and `roles.from`, and stay what they are; a
+checkpoint holds them, since its nets mean nothing in other groups.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from sde_harl.config import Config, RolesConfig
 from sde_harl.envs.base import EnvSpec, VectorEnv, stream
 from sde_harl.errors import UserError
 from sde_harl.policy.split import role_groups
+from sde_harl.record.checkpoint import load
 from sde_harl.record.reading import read_meta
 from sde_harl.roles.clusters import Groups, Score, as_groups, cluster
 from sde_harl.roles.experience import play_at_random
@@ -30,18 +31,11 @@ class Roles(NamedTuple):
     """Who shares a group net, and how that was found."""
 
     source: str
-    """As in `roles.source`, or the file of `roles.from`."""
+    """As in `roles.source`, or the file they were taken from."""
     groups: Groups
     embedding: Embedding | None = None
     """Where the groups are learnt."""
     scores: tuple[Score, ...] = ()
-
-    def settled(self, config: Config) -> Config:
-        """The configuration with these groups in it, so that to run it again is to have the same nets."""
-        if self.source == "config":
-            return config
-        policy, given = replace(config.policy, groups=self.groups), RolesConfig(steps=config.roles.steps)
-        return replace(config, policy=policy, roles=given)
 
     def line(self) -> str:
         """One plain sentence."""
@@ -55,12 +49,15 @@ class Roles(NamedTuple):
 def find_roles(config: Config, envs: Sequence[VectorEnv]) -> Roles:
     """The role groups of a run. Learning them plays `envs` at random, from their reset on.
 
-    Raises UserError where the groups asked for can't be had.
+    Where they were learnt and the run starts from a checkpoint, they are the checkpoint's. Raises UserError where the
+    groups asked for can't be had.
     """
     roles, spec = config.roles, envs[0].spec
     agents = len(spec.agents)
     if roles.from_ != "none":
         return Roles(roles.from_, _of_run(Path(roles.from_), spec))
+    if roles.source == "learnt" and config.train.load != "none":
+        return Roles(config.train.load, _of_checkpoint(Path(config.train.load), agents))
     if roles.source == "learnt":
         return _learnt(roles, envs, config.seed)
     if roles.source == "types":
@@ -92,23 +89,33 @@ def _of_types(spec: EnvSpec) -> Groups:
 
 def _of_run(path: Path, spec: EnvSpec) -> Groups:
     """The groups that another run had."""
-    meta = read_meta(path)
-    agents, groups = (_list(path, name, meta.get(name, "")) for name in ("agents", "groups"))
+    meta, said = read_meta(path), f"roles.from: {path}"
+    agents, groups = (_list(meta.get(name, ""), f"{said} has no list {name} in /meta") for name in ("agents", "groups"))
     if agents != list(spec.agents):
-        raise UserError(f"roles.from: {path} is of {_few(agents)}, and not of {_few(spec.agents)}")
+        raise UserError(f"{said} is of {_few(agents)}, and not of {_few(spec.agents)}")
+    return _checked(groups, len(agents), said)
+
+
+def _of_checkpoint(path: Path, agents: int) -> Groups:
+    """The groups that a checkpoint's nets were learnt in."""
+    (_, meta), said = load(path, None), f"train.load: {path}"
+    return _checked(_list(str(meta.get("groups", "")), f"{said} tells no groups"), agents, said)
+
+
+def _checked(groups: list[Any], agents: int, said: str) -> Groups:
     members = [agent for group in groups if isinstance(group, list) for agent in group]
-    if [type(agent) for agent in members] != [int] * len(agents) or sorted(members) != list(range(len(agents))):
-        raise UserError(f"roles.from: the groups of {path} don't hold each of its {len(agents)} agents once")
+    if [type(agent) for agent in members] != [int] * agents or sorted(members) != list(range(agents)):
+        raise UserError(f"{said} has groups that don't hold each of {agents} agents once")
     return tuple(tuple(group) for group in groups if group)
 
 
-def _list(path: Path, name: str, text: str) -> list[Any]:
+def _list(text: str, otherwise: str) -> list[Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, list):
-        raise UserError(f"roles.from: {path} has no list {name} in /meta; is it of an earlier version?")
+        raise UserError(f"{otherwise}; is it of an earlier version?")
     return value
 
 
