@@ -248,6 +248,8 @@ def test_a_run_learns_its_roles_and_writes_them_down(tmp_path: Path, monkeypatch
     assert "roles (learnt): 1 group of 2 agents" in run_log(first)
     assert run_log(run("second", f"roles.from={first}/run.h5")).count("roles (") == 1
     run("third", "roles.source=one")
+    by_hand = run("by hand", "policy.groups=[[0, 1]]")
+    np.testing.assert_array_equal(trained(first), trained(by_hand))  # random play leaves no trace in the games
     learnt = ["roles.source=learnt", "roles.count=1", f"train.load={first}/models/last.pt"]
     monkeypatch.setattr("sde_harl.roles.grouping.play_at_random", None)  # the checkpoint tells
     assert f"roles ({first}/models/last.pt): 1 group" in run_log(run("fourth", *learnt))
@@ -290,6 +292,11 @@ def test_the_analysis_takes_runs_whose_groups_were_not_learnt(tmp_path: Path) ->
         command = [sys.executable, "analysis/roles.py", str(path), "--plot", str(tmp_path / "a.png")]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
         assert done.returncode == code and done.stderr.count("\n") == (code > 0), done.stderr
+
+
+def trained(folder: Path) -> np.ndarray:
+    with h5py.File(folder / "run.h5") as file:
+        return np.array([file["training"][name][:] for name in ("return", "value_loss", "policy_loss", "entropy")])
 
 
 def run_log(folder: Path) -> str:
