@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sde_harl.algorithms.rollout import Rollout
+from sde_harl.decisions import NONE, Latents
 from sde_harl.envs.base import Step, VectorEnv
 from sde_harl.fleet import Fleet
 from sde_harl.meters.timing import Stages, now_ns
@@ -53,17 +54,18 @@ class Seat:
         self._memory: np.ndarray | None = None
         self.recall: np.ndarray | None = None
         """(N, E, H) that a recurrent policy's last decision was made with; None before the first."""
+        self._fleet.forget(self._slot)
 
     def decide(
         self, step: int, policy: ActingPolicy, generator: np.random.Generator | None, recall: bool = False
-    ) -> tuple[Decision, np.ndarray]:
+    ) -> tuple[Decision, Latents]:
         """Sense, gather the latents, choose actions, start the environments; the decision and the latents (N, E, Z).
 
-        Whole policies choose for themselves, send no latents, and only where asked the `recall`.
+        Whole policies choose for themselves, send no latents, and only where asked the `recall`. An agent of which
+        nothing is known does nothing.
         """
         if self._fleet.whole:
-            nothing = np.zeros((len(self.step.obs[0]), len(self.step.obs), 0))
-            return self._delegate(step, generator is None, recall), nothing
+            return self._delegate(step, generator is None, recall)
         with self._stages("send"):
             self._fleet.sense(self._slot, step, self.step.obs.swapaxes(0, 1))
         with self._stages("latents"):
@@ -71,22 +73,33 @@ class Seat:
         with self._stages("policy"):
             started = now_ns()
             available = self.step.available_actions.swapaxes(0, 1)
-            decision = policy.act(latents, available, generator, self._memory)
+            decision = policy.act(latents.values, available, generator, self._memory)
             self.recall, self._memory = self._memory, decision.memory
+            decision = self._idle(decision, available, latents.ages)
             policy_ns = now_ns() - started
         with self._stages("send"):
             self._env.send(np.ascontiguousarray(decision.actions.swapaxes(0, 1)))
             self._fleet.act(self._slot, decision.actions, policy_ns)
         return decision, latents
 
-    def _delegate(self, step: int, greedy: bool, recall: bool) -> Decision:
-        told = Told(self.step.available_actions.swapaxes(0, 1), self._began, greedy, recall)
+    def _delegate(self, step: int, greedy: bool, recall: bool) -> tuple[Decision, Latents]:
+        available = self.step.available_actions.swapaxes(0, 1)
         with self._stages("devices"):
-            choices = self._fleet.decide(self._slot, step, self.step.obs.swapaxes(0, 1), told)
+            told = Told(available, self._began, greedy, recall)
+            choices, ages = self._fleet.decide(self._slot, step, self.step.obs.swapaxes(0, 1), told)
             self.recall = choices.memory
+            decision = self._idle(Decision(choices.actions, choices.log_probs), available, ages)
         with self._stages("send"):
-            self._env.send(np.ascontiguousarray(choices.actions.swapaxes(0, 1)))
-        return Decision(choices.actions, choices.log_probs)
+            self._env.send(np.ascontiguousarray(decision.actions.swapaxes(0, 1)))
+        return decision, Latents(np.zeros((*available.shape[:2], 0), np.float32), ages)
+
+    def _idle(self, decision: Decision, available: np.ndarray, ages: np.ndarray | None) -> Decision:
+        """The decision, but for the agents of which nothing is known: those do nothing."""
+        if ages is None or (ages != NONE).all():
+            return decision
+        unknown = (ages == NONE)[..., None]  # (N, E, 1)
+        actions = np.where(unknown, self._env.spec.idle(available), decision.actions)
+        return decision._replace(actions=actions, log_probs=np.where(unknown, np.float32(0.0), decision.log_probs))
 
     def advance(self) -> Episodes | None:
         """Wait for the environments; the episodes that ended, if any."""
@@ -98,6 +111,7 @@ class Seat:
             return None
         if self._memory is not None:
             self._memory[:, ended] = 0.0
+        self._fleet.forget(self._slot, ended)
         seeds, self.seeds = self.seeds[ended], self._env.episode_seeds().copy()
         lengths, won = self.step.lengths[ended].astype(np.int64), self.step.won[ended].astype(np.int64)
         return Episodes(self.rows.start + ended, seeds, lengths, self.step.returns[ended], won)
@@ -139,7 +153,9 @@ class Collector:
             rollout.memory[:, t // rollout.chunk, rows] = seat.recall
         rollout.actions[:, t, rows] = decision.actions
         rollout.log_probs[:, t, rows] = decision.log_probs
-        rollout.latents[:, t, rows] = latents
+        rollout.latents[:, t, rows] = latents.values
+        rollout.stale[:, t, rows] = False if latents.ages is None else latents.ages != 0
+        rollout.decided[:, t, rows] = True if latents.ages is None else latents.ages != NONE
 
     def _finish(self, seat: Seat, t: int) -> None:
         ended = seat.advance()

@@ -201,11 +201,40 @@ class PlacementConfig:
 
 
 @dataclass(frozen=True)
+class LinkProfile:
+    """A radio link, to be emulated."""
+
+    loss: float = _number(0.0, least=0, most=0.9)
+    """Share of the messages that are lost and have to be sent again."""
+    delay_ms: float = _number(0.0, least=0, most=60_000)
+    """On the way to the server."""
+    jitter_ms: float = _number(0.0, least=0, most=60_000)
+    """The delay is uniform within this much of delay_ms."""
+
+
+PROFILES = {
+    "none": LinkProfile(),
+    "good": LinkProfile(0.0, 1.0, 0.5),
+    "lossy": LinkProfile(0.01, 2.0, 1.0),
+    "poor": LinkProfile(0.05, 8.0, 4.0),
+}
+"""Links by name. They are examples, not measurements."""
+
+
+@dataclass(frozen=True)
 class LinkConfig:
     """The link between rank 0 and the executors."""
 
     patience_s: float = _number(60.0, above=0)
-    """Seconds that rank 0 waits for an executor before it ends the run and names it."""
+    """Seconds that rank 0 waits for an executor before it gives it up: see link.on_fault."""
+    deadline_ms: float = _number(0.0, least=0, most=3_600_000)
+    """What a decision waits for latents; an agent's last ones stand for those that come later. 0 = link.patience_s."""
+    max_age: int = _number(8, least=0, most=1000)
+    """Steps for which an agent's last latents may stand for later ones; then it does nothing."""
+    on_fault: str = _choice("abort", "fallback")
+    """When an executor is given up: abort, all ranks end; fallback, the run goes on and its agents do nothing."""
+    model: LinkProfile = PROFILES["none"]
+    """Emulate a link in front of the server: none, good, lossy, poor, or {loss: 0.01, delay_ms: 2, jitter_ms: 1}."""
 
 
 @dataclass(frozen=True)

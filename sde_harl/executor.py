@@ -22,6 +22,7 @@ from sde_harl.errors import UserError
 from sde_harl.link.transport import Transport
 from sde_harl.link.wire import Kind, Message, Resources, WireError, pack_meter, parse_json
 from sde_harl.meters.energy import NOTHING, Energy
+from sde_harl.meters.network import Network
 from sde_harl.meters.process import Process
 from sde_harl.meters.timing import now_ns
 from sde_harl.policy.conv import Conv
@@ -101,7 +102,7 @@ class Executor:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        self._process, self._energy = Process(), Energy()
+        self._process, self._network, self._energy = Process(), Network(), Energy()
         self._idle_watts = NOTHING
         self._timings = Timings()
         self.farewell: str | None = None
@@ -122,7 +123,7 @@ class Executor:
         elif kind is Kind.TABLES:
             self._set_tables(message)
         elif kind is Kind.METER:
-            self._report()
+            self._report(message.header.step)
         elif kind is Kind.WELCOME:
             self._begin(Welcome.from_json(message.payload))
         elif kind is Kind.BYE:
@@ -221,20 +222,13 @@ class Executor:
         self._timings.answered(slot, now_ns())
         self.actions[slot] = bytes(message.payload)
 
-    def _report(self) -> None:
+    def _report(self, number: int) -> None:
         sample, link = self._process.sample(), self._transport
         waiter = link.waiter
-        resources = Resources(
-            *sample,
-            waiter.slept_s,
-            waiter.sleeps,
-            link.faults.total,
-            link.sent[SERVER],
-            link.received[SERVER],
-            *self._energy.joules(),
-            *self._idle_watts,
-        )
-        self._transport.send(SERVER, Kind.METER, pack_meter(resources, self._timings.take()))
+        used = (*sample, waiter.slept_s, waiter.sleeps, link.faults.total)
+        carried = (*link.traffic(), *self._network.sample())
+        resources = Resources(*used, *carried, *self._energy.joules(), *self._idle_watts)
+        self._transport.send(SERVER, Kind.METER, pack_meter(resources, self._timings.take()), step=number)
 
 
 class Timings:
@@ -266,13 +260,19 @@ class Timings:
 
 
 def serve(transport: Transport, idle_s: float = 3600.0) -> str:
-    """Run an executor until the server says goodbye; returns its reason ("" when all was well)."""
-    executor = Executor(transport)
+    """Run an executor until the server says goodbye; returns its reason ("" when all was well).
+
+    Raises UserError where the server gave one, has ended, or has been silent for `idle_s`: nobody would end us then.
+    """
+    executor, heard_ns = Executor(transport), now_ns()
     while executor.farewell is None:
         for message in transport.wait(idle_s):
+            heard_ns = now_ns()
             executor.handle(message)
             if executor.farewell is not None:
                 break
+        if now_ns() - heard_ns >= idle_s * 1e9:
+            raise UserError(f"the server has been silent for {idle_s:.0f} s")
     transport.flush(1.0)
     if executor.farewell:
         raise UserError(executor.farewell)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -13,20 +14,25 @@ from pathlib import Path
 import numpy as np
 
 from sde_harl.collector import Episodes
-from sde_harl.config import Config
+from sde_harl.config import Config, LinkProfile
 from sde_harl.decisions import Decisions
 from sde_harl.envs.base import EnvSpec
 from sde_harl.executor import hello
 from sde_harl.fleet import Fleet
 from sde_harl.layering import to_yaml
+from sde_harl.link.transport import Traffic
 from sde_harl.link.wire import OVERHEAD, Resources
 from sde_harl.meters.energy import Energy
+from sde_harl.meters.network import Carried, Network
 from sde_harl.meters.process import Process
 from sde_harl.meters.timing import now_ns
 from sde_harl.policy.split import local_shape
 from sde_harl.record.metrics import Metrics
 from sde_harl.record.trajectories import RunFile, run_folder
 from sde_harl.roles.grouping import Roles
+
+EMULATED = "SDE_HARL_EMULATED"
+"""Set where links or devices are emulated, to what they are meant to be: the record of such a run says so."""
 
 USAGE = ("cpu_s", "rss_bytes", "peak_rss_bytes", "joules", "gpu_joules", "idle_w", "gpu_idle_w")
 """What a rank uses, as columns of /resources and fields of `Resources`."""
@@ -47,8 +53,8 @@ class Journal:
         meta = _meta(config, spec, fleet, hello(self._energy), backend, roles)
         self._file = RunFile(self.folder / "run.h5", meta, config.record.on_disk_full)
         self._metrics = Metrics(self.folder, config.record.tensorboard, config.train.steps)
-        self._process, self._started = Process(), now_ns()
-        self._elements = sum(local_shape(spec, config.policy, tuple(range(len(spec.agents)))).latent_sizes())
+        self._process, self._network, self._started = Process(), Network(), now_ns()
+        self._latents = np.array(local_shape(spec, config.policy, tuple(range(len(spec.agents)))).latent_sizes())
         self.note, self.trajectory = self._metrics.note, self._file.trajectory
         self._roles(roles)
 
@@ -70,13 +76,13 @@ class Journal:
 
     def update(self, step: int, episodes: Episodes, decisions: Decisions, scalars: Mapping[str, float]) -> None:
         """What one rollout brought, and what was learnt from it."""
-        row = {**scalars, **_summary(episodes), **_traffic(decisions, self._elements)}
+        row = {**scalars, **_summary(episodes), **_traffic(decisions, self._latents)}
         self._file.add("training", step=step, **row)
         self._metrics.log(step, row)
 
     def evaluation(self, step: int, episodes: Episodes, decisions: Decisions) -> None:
         """Greedy episodes."""
-        scalars = _summary(episodes) | _traffic(decisions, self._elements)
+        scalars = _summary(episodes) | _traffic(decisions, self._latents)
         self._episodes(step, episodes, train=False)
         self._file.add(
             "evaluations",
@@ -88,6 +94,8 @@ class Journal:
             length_mean=scalars["length"],
             bits_per_element=scalars["bits_per_element"],
             bytes_per_decision=scalars["bytes_per_decision"],
+            missed=scalars["link/missed"],
+            idle=scalars["link/idle"],
         )
         self._metrics.log(step, {f"eval/{key}": value for key, value in scalars.items()})
 
@@ -95,8 +103,9 @@ class Journal:
         """What was sent, what every rank has used so far, and what was refused."""
         self._decisions(decisions, train)
         self._resources(step, resources)
+        self._carried(step, resources)
         for fault in self._fleet.faults():
-            self._file.add("faults", step=fault.step, rank=fault.rank, agent=fault.agent, kind=fault.reason)
+            self._file.add("faults", step=step, rank=fault.rank, agent=fault.agent, kind=fault.reason)
 
     def close(self) -> None:
         self._file.close()
@@ -130,7 +139,7 @@ class Journal:
                 rank=np.tile(self._fleet.rank_of, count),
                 environments=per_agent(decisions.environments),
                 payload_bytes=decisions.payload_bytes.ravel(),
-                wire_bytes=decisions.payload_bytes.ravel() + OVERHEAD,
+                wire_bytes=(decisions.payload_bytes + OVERHEAD * decisions.messages).ravel(),
                 ideal_bits=decisions.ideal_bits.ravel(),
                 version=per_agent(decisions.version),
                 t_local=device[:, 0],
@@ -138,6 +147,11 @@ class Journal:
                 t_round_trip=device[:, 2],
                 t_decode=decisions.decode_ns.ravel(),
                 t_policy=per_agent(decisions.policy_ns),
+                t_decision=per_agent(decisions.decision_ns),
+                latent_age=decisions.age.ravel(),
+                deadline_missed=decisions.missed.ravel(),
+                idle=decisions.idle.ravel(),
+                late=decisions.late.ravel(),
             )
 
     def _resources(self, step: int, resources: Mapping[int, Resources]) -> None:
@@ -147,6 +161,13 @@ class Journal:
         count = 1 + len(theirs)
         time_s = np.full(count, (now_ns() - self._started) * 1e-9)
         self._file.add("resources", rank=[0, *resources], step=np.full(count, step), time_s=time_s, **usage)
+
+    def _carried(self, step: int, resources: Mapping[int, Resources]) -> None:
+        columns = (*Traffic._fields, *(f"carried_{name}" for name in Carried._fields))
+        mine = (*self._fleet.traffic(), *self._network.sample())
+        theirs = [tuple(getattr(each, name) for name in columns) for each in resources.values()]
+        values = dict(zip(columns, (np.array(column) for column in zip(mine, *theirs))))
+        self._file.add("traffic", rank=[0, *resources], step=np.full(1 + len(theirs), step), **values)
 
 
 def _meta(
@@ -159,6 +180,7 @@ def _meta(
         "algo": config.algo.name,
         "seed": config.seed,
         "backend": backend,
+        "emulated": _emulated(config),
         "placement": config.placement.mode,
         "executors": len(fleet.hosts),
         "hosts": json.dumps(hosts),
@@ -176,6 +198,15 @@ def _meta(
     }
 
 
+def _emulated(config: Config) -> str:
+    """What is emulated, below the program or by it; empty: nothing."""
+    model = config.link.model
+    found = [os.environ.get(EMULATED, "")]
+    if model != LinkProfile():
+        found.append(f"latents {model.delay_ms:g} +- {model.jitter_ms:g} ms late, {model.loss:.1%} sent again")
+    return "; ".join(filter(None, found))
+
+
 def _summary(episodes: Episodes) -> dict[str, float]:
     """Means over episodes; NaN where there is none, or winning means nothing."""
     won = episodes.won[episodes.won >= 0]
@@ -183,14 +214,23 @@ def _summary(episodes: Episodes) -> dict[str, float]:
     return {name: float(values.mean()) if len(values) else float("nan") for name, values in means.items()}
 
 
-def _traffic(decisions: Decisions, elements: int) -> dict[str, float]:
-    """Bytes per decision of one agent, and bits per latent element by the model (NaN where the codec has none)."""
-    made = decisions.environments.sum()
+def _traffic(decisions: Decisions, latents: np.ndarray) -> dict[str, float]:
+    """What crossed the link; `latents` (N,) are the elements of an agent's.
+
+    Bytes per decision of one agent; bits per latent element by the model (NaN where the codec has none); the shares of
+    decisions whose latents came too late and in which an agent did nothing therefore; late messages.
+    """
     agents = decisions.payload_bytes.shape[1]
-    ideal = decisions.ideal_bits
+    made = max(int(decisions.environments.sum()) * agents, 1)
+    heard = decisions.messages > decisions.late
+    elements = (decisions.environments[:, None] * latents)[heard].sum()
+    ideal = decisions.ideal_bits[heard]
     return {
-        "bytes_per_decision": float(decisions.payload_bytes.sum() / max(made * agents, 1)),
-        "bits_per_element": float(ideal.sum() / max(made * elements, 1)) if (ideal >= 0).all() else float("nan"),
+        "bytes_per_decision": float(decisions.payload_bytes.sum() / made),
+        "bits_per_element": float(ideal.sum() / max(elements, 1)) if (ideal >= 0).all() else float("nan"),
+        "link/missed": float(decisions.missed.sum() / made),
+        "link/idle": float(decisions.idle.sum() / made),
+        "link/late": float(decisions.late.sum()),
     }
 
 

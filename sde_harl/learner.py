@@ -51,8 +51,10 @@ class Learner:
         assign = dict(config.placement.assign)
         link = (config.train.slots, assign, config.link.patience_s)
         actions = (len(self.spec.branches), self.spec.continuous, self._whole())
+        late = (1e-3 * config.link.deadline_ms, config.link.max_age, config.link.on_fault == "fallback")
+        emulated = (config.link.model, config.seed)
         coded = (shape, config.codec.name, config.codec.pack, envs[0].num_envs)
-        self.fleet = Fleet(transport, Plan(*coded, *link, *actions, config.meters.idle_s))
+        self.fleet = Fleet(transport, Plan(*coded, *link, *actions, config.meters.idle_s, *late, *emulated))
         self.fleet.handshake()
         self._seed(config.seed)
         roles = find_roles(config, envs)
@@ -112,6 +114,7 @@ class Learner:
 
     def _train(self) -> None:
         self._publish()
+        self.journal.cost(0, *self.fleet.report(), train=True)  # what the start has cost, to be told from what follows
         if not self.config.train.steps:
             self._evaluate()
         while self.steps < self.config.train.steps:

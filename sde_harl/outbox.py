@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sde_harl.codec.tables import largest_bytes
+from sde_harl.config import LinkProfile
 from sde_harl.link.transport import Fan, Transport
 from sde_harl.link.wire import OVERHEAD, Kind
 from sde_harl.policy.local import LocalShape, parameter_shapes
@@ -40,6 +41,21 @@ class Plan(NamedTuple):
     """Of policies that run on the devices from end to end; None where they are split."""
     idle_s: float = 0.0
     """Pause before the run in which hosts measure their idle power."""
+    deadline_s: float = 0.0
+    """What a decision waits for its latents; 0 = as long as `patience_s`."""
+    max_age: int = 0
+    """Steps for which an agent's last latents may stand for those that have not come."""
+    go_on: bool = False
+    """Without executors that are lost; else the run ends."""
+    profile: LinkProfile = LinkProfile()
+    """Of the links to be emulated, if any."""
+    seed: int = 0
+    """Of the emulated links."""
+
+    @property
+    def wait_s(self) -> float:
+        """What a decision waits for its latents at most."""
+        return min(self.deadline_s or self.patience_s, self.patience_s)
 
     def shape_of(self, agents: tuple[int, ...]) -> LocalShape:
         """Of some agents' local nets."""
@@ -60,6 +76,8 @@ class Outbox:
     def __init__(self, transport: Transport, plan: Plan, executors: dict[int, tuple[int, ...]]) -> None:
         """`executors`: agents by rank."""
         self._transport, self._plan, self._executors = transport, plan, executors
+        # Who answers in time has taken what it was sent before: with a deadline there is nothing to wait for.
+        self._patience_s = 0.0 if plan.deadline_s else plan.patience_s
         self._sensors: dict[tuple[int, int], Frames] = {}
         self._actions: dict[tuple[int, int], Frames] = {}
 
@@ -67,8 +85,11 @@ class Outbox:
         """Bytes of the largest frame that any executor gets, of any kind; a WELCOME's or a reason's are few."""
         return OVERHEAD + max(1 << 16, *(self._largest(agents) for agents in self._executors.values()))
 
-    def sense(self, slot: int, step: int, version: int, obs: np.ndarray, told: Told | None) -> None:
-        """Send observations (N, E, O), and to whole policies what they are told beside."""
+    def sense(self, slot: int, number: int, version: int, obs: np.ndarray, told: Told | None) -> list[int]:
+        """Send observations (N, E, O), and to whole policies what they are told beside.
+
+        Returns the ranks that were left out, as `Transport.send_fan` does.
+        """
         rows = obs.shape[1]
         fan, places = self._sensors.get((slot, rows)) or self._new_sensors(slot, rows)
 
@@ -79,10 +100,10 @@ class Outbox:
                 beside = told.to_bytes(list(self._executors[rank]))
                 fan.frames[rank].payload[-len(beside) :] = beside
 
-        self._transport.send_fan(fan, write, SENSOR, step, slot, rows, version)
+        return self._transport.send_fan(fan, write, SENSOR, number, slot, rows, version, self._patience_s)
 
-    def act(self, slot: int, step: int, version: int, actions: np.ndarray) -> None:
-        """Send actions (N, E, D)."""
+    def act(self, slot: int, number: int, version: int, actions: np.ndarray) -> None:
+        """Send actions (N, E, D) to those who can take them."""
         rows = actions.shape[1]
         fan, places = self._actions.get((slot, rows)) or self._new_actions(slot, rows)
 
@@ -90,7 +111,7 @@ class Outbox:
             for agent, place in places[rank]:
                 place[:] = actions[agent]
 
-        self._transport.send_fan(fan, write, ACTIONS, step, slot, rows, version)
+        self._transport.send_fan(fan, write, ACTIONS, number, slot, rows, version, self._patience_s)
 
     def _new_sensors(self, slot: int, rows: int) -> Frames:
         shape = self._plan.shape

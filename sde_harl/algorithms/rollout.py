@@ -28,6 +28,8 @@ class Rollout:
         self.actions = np.zeros((n, *sizes, len(spec.branches)), np.float32 if spec.continuous else np.int32)
         self.log_probs = np.zeros(self.actions.shape, np.float32)  # of the policy that acted on the decoded latents
         self.latents = np.zeros((n, *sizes, latent), np.float32)  # (N, T, E, Z) decoded: what the devices really sent
+        self.stale = np.zeros((n, *sizes), bool)  # (N, T, E) where older latents, or none, stood for the observation's
+        self.decided = np.ones((n, *sizes), bool)  # (N, T, E) False where the policy had no part in what was done
         self.seen = np.zeros((len(view.sizes), steps + 1, envs, view.size), view.dtype)  # (V, T+1, E, W) by the critic
         self.final_seen = np.zeros((len(view.sizes), *sizes, view.size), view.dtype)  # read where truncated
         self.rewards = np.zeros(sizes, np.float32)

@@ -71,6 +71,7 @@ class EnvSpec(NamedTuple):
     obs_dtype: str = "float32"  # or "uint8", where all are images of bytes
     state_image: tuple[int, ...] = ()  # (H, W, C) of the state; () where it is no image
     state_dtype: str = "float32"
+    noop: int = 0  # the choice of every branch that does nothing, where it is available
 
     @property
     def branches(self) -> tuple[int, ...]:
@@ -78,6 +79,19 @@ class EnvSpec(NamedTuple):
         if self.continuous:
             return (1,) * max(dimensions for (dimensions,) in self.action_sizes)
         return tuple(max(column) for column in itertools.zip_longest(*self.action_sizes, fillvalue=1))
+
+    def idle(self, available: NDArray[np.bool_]) -> NDArray[np.generic]:
+        """Actions (..., D) that do nothing, or as little as can be: `noop`, or the first choice that is `available`.
+
+        available (..., A); continuous actions are 0.
+        """
+        if self.continuous:
+            return np.zeros((*available.shape[:-1], len(self.branches)), np.float32)
+        ends = np.cumsum(self.branches)[:-1]
+        branches = np.split(available, ends, -1)
+        noops = [min(self.noop, branch.shape[-1] - 1) for branch in branches]
+        columns = [np.where(each[..., noop], noop, each.argmax(-1)) for each, noop in zip(branches, noops)]
+        return np.stack(columns, -1).astype(np.int32)
 
     def choices(self) -> NDArray[np.bool_]:
         """(N, A) what each agent has of the layout. In a branch that it lacks, choice 0 stands for doing nothing."""

@@ -57,6 +57,15 @@ class GroupOutput(NamedTuple):
     """(n, B, Z), before quantisation: what the rate is taken of."""
 
 
+class Known(NamedTuple):
+    """Latents that the server had, where those of the rows had not come."""
+
+    latents: Tensor
+    """(n, B, Z), decoded."""
+    stale: Tensor
+    """(n, B) bool, where they stand for the rows' own."""
+
+
 def role_groups(groups: tuple[tuple[int, ...], ...], agents: int, share: bool) -> tuple[tuple[int, ...], ...]:
     """The groups of the config, or all agents in one where they `share` parameters, or every agent alone.
 
@@ -128,10 +137,16 @@ class GroupNet(nn.Module):
         self.register_buffer("dimensions", dimensions, persistent=False)  # (n, 1) numbers of each agent's own action
         self.latent_model = LatentModel(n, self.shape.latent_max()) if codec.name == "entropy" else None
 
-    def forward(self, features: Tensor, recall: Recall | None = None) -> GroupOutput:
-        """Outputs and latents of normalised observations (n, B, O); `recall` where the policy is recurrent."""
+    def forward(self, features: Tensor, recall: Recall | None = None, known: Known | None = None) -> GroupOutput:
+        """Outputs and latents of normalised observations (n, B, O); `recall` where the policy is recurrent.
+
+        Where `known` stands for latents, the trunk learns to act on it, and no gradient reaches the local net.
+        """
         latents = self.encode(features)
-        return GroupOutput(self.decide(self.quantise(latents), recall), latents)
+        decoded = self.quantise(latents)
+        if known:
+            decoded = torch.where(known.stale[..., None], known.latents, decoded)
+        return GroupOutput(self.decide(decoded, recall), latents)
 
     def distribution(self, outputs: Tensor, available: Tensor | None) -> Distribution:
         """What outputs (n, B, A) say of actions; `available` (n, B, A) bool, None where everything is."""

@@ -48,6 +48,11 @@ TABLES: dict[str, dict[str, Column]] = {
         "t_round_trip": Column("i8", "ns", "sent until the actions are back, executor's clock; 0 or less: unknown"),
         "t_decode": Column("i8", "ns", "check and decode, server's clock; 0 or less: unknown"),
         "t_policy": Column("i8", "ns", "group nets and heads, server's clock; 0 or less: unknown"),
+        "t_decision": Column("i8", "ns", "from the observations to the actions, server's clock; 0 or less: unknown"),
+        "latent_age": Column("f4", "steps", "mean age of the latents used; 0 fresh, NaN: there were none"),
+        "deadline_missed": Column("i4", "decisions", "environments whose latents had not come by the deadline"),
+        "idle": Column("i4", "decisions", "environments in which the agent did nothing, for want of a latent"),
+        "late": Column("i4", "messages", "answers to earlier decisions that came since; payload_bytes has them too"),
     },
     "resources": {
         "rank": RANK,
@@ -61,6 +66,18 @@ TABLES: dict[str, dict[str, Column]] = {
         "idle_w": Column("f8", "W", "of the host before the run began; NaN: not measured"),
         "gpu_idle_w": Column("f8", "W", "of the host's GPUs before the run began; NaN: not measured"),
     },
+    "traffic": {
+        "rank": RANK,
+        "step": STEP,
+        "sent": Column("i8", "messages", "messages sent so far"),
+        "received": Column("i8", "messages", "messages received so far"),
+        "sent_bytes": Column("i8", "byte", "frames sent so far, of every kind: header and payload"),
+        "received_bytes": Column("i8", "byte", "frames received so far"),
+        "carried_sent_bytes": Column("i8", "byte", "sent so far by the interfaces used, all headers; -1: unknown"),
+        "carried_received_bytes": Column("i8", "byte", "received so far by the interfaces used; -1: unknown"),
+        "carried_sent_packets": Column("i8", "packets", "sent so far by the interfaces used; -1: unknown"),
+        "carried_received_packets": Column("i8", "packets", "received so far by the interfaces used; -1: unknown"),
+    },
     "training": {},  # named by the first row
     "evaluations": {
         "step": STEP,
@@ -71,6 +88,8 @@ TABLES: dict[str, dict[str, Column]] = {
         "length_mean": Column("f8", "environment steps", "mean episode length"),
         "bits_per_element": Column("f8", "bit", "ideal bits for one latent element"),
         "bytes_per_decision": Column("f8", "byte", "payload for one decision of one agent"),
+        "missed": Column("f8", "1", "share of the agents' decisions whose latents came too late"),
+        "idle": Column("f8", "1", "share in which the agent did nothing, for want of a latent"),
     },
     "roles": {
         "agent": Column("i4", "1", "agent"),
