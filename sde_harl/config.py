@@ -141,6 +141,20 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True)
+class RolesConfig:
+    """Which agents share a group net."""
+
+    source: str = _choice("config", "learnt", "types", "alone", "one")
+    """Role groups: config (policy.groups), learnt (from random play), types (the units'), alone (none), one (all)."""
+    count: int = _number(0, least=0)
+    """learnt: number of groups; 0 = chosen by an index."""
+    steps: int = _number(12_800, least=1, most=10**9)
+    """learnt: environment steps of random play that are learnt from, all kept in memory."""
+    from_: str = "none"
+    """run.h5 of a run with the same agents, to take the groups from; leave source at config."""
+
+
+@dataclass(frozen=True)
 class CodecConfig:
     """How latents become bytes."""
 
@@ -292,6 +306,7 @@ class Config:
     env: EnvConfig = field(default_factory=EnvConfig)
     algo: AlgoConfig = field(default_factory=AlgoConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    roles: RolesConfig = field(default_factory=RolesConfig)
     codec: CodecConfig = field(default_factory=CodecConfig)
     diversity: DiversityConfig = field(default_factory=DiversityConfig)
     placement: PlacementConfig = field(default_factory=PlacementConfig)

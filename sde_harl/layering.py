@@ -43,8 +43,14 @@ SECTIONS: dict[str, Any] = {
 }
 """Every section's class."""
 
+
+def _spelt(field: str) -> str:
+    """A field's name in a file: words that are Python's own have a _ behind them here, and none there (roles.from)."""
+    return field.rstrip("_")
+
+
 KEYS = {
-    f"{section}.{item.name}": Key(section, item, get_type_hints(owner)[item.name])
+    f"{section}.{_spelt(item.name)}": Key(section, item, get_type_hints(owner)[item.name])
     for section, owner in SECTIONS.items()
     for item in dataclasses.fields(owner)
 }
@@ -73,6 +79,7 @@ def to_yaml(config: Config) -> str:
     """The complete file; `from_yaml` reads it back to an equal Config."""
     plain: dict[str, Any] = dataclasses.asdict(config)
     plain["policy"]["groups"] = [list(group) for group in config.policy.groups]
+    plain["roles"] = {_spelt(name): value for name, value in plain["roles"].items()}
     return str(yaml.safe_dump(plain, sort_keys=False, default_flow_style=None))
 
 
@@ -241,6 +248,8 @@ def _check_together(config: Config, layer: Layer) -> None:
     least = least_bytes(train.envs // train.slots, config.codec.pack)
     agents = sorted(agent for group in policy.groups for agent in group)
     whole = agents == [*range(len(agents))] and () not in policy.groups
+    source, count, groups = config.roles.source, config.roles.count, policy.groups
+    given = source == "config" and config.roles.from_ == "none"
     for key, value, right, wanted in (
         ("policy.local_blocks", local, local <= policy.blocks, f"policy.blocks ({policy.blocks}) or less"),
         (
@@ -256,6 +265,9 @@ def _check_together(config: Config, layer: Layer) -> None:
             "none (policy.local_blocks = policy.blocks: nothing is coded)",
         ),
         ("policy.groups", policy.groups, whole, "every agent from 0 on exactly once"),
+        ("policy.groups", policy.groups, given or not groups, "none, for roles.source or roles.from gives them"),
+        ("roles.source", source, source == "config" or config.roles.from_ == "none", "config, to have roles.from"),
+        ("roles.count", count, not count or source != "config", "0, for roles.source = config counts none"),
         ("train.envs", train.envs, train.envs % train.slots == 0, f"a multiple of train.slots = {train.slots}"),
         ("algo.minibatches", minibatches, minibatches <= rows, f"{rows} (a rollout's rows or chunks) or less"),
         ("algo.critic_minibatches", critics, critics <= rows, f"{rows} (a rollout's rows or chunks) or less"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,7 @@ from sde_harl.policy.view import make_view
 from sde_harl.policy.whole import WholeShape
 from sde_harl.record.checkpoint import load, save
 from sde_harl.roles.diversity import Diversity
+from sde_harl.roles.grouping import find_roles
 from sde_harl.tape import Tape
 
 
@@ -55,8 +58,9 @@ class Learner:
         self.fleet = Fleet(transport, Plan(*coded, *link, *actions, config.meters.idle_s, *late, *emulated))
         self.fleet.handshake()
         self._seed(config.seed)
-        share = config.algo.share_param
-        self.policy = SplitPolicy(self.spec, config.policy, config.codec, share, self._torch)
+        roles = find_roles(config, envs)
+        share, nets = config.algo.share_param, replace(config.policy, groups=roles.groups)
+        self.policy = SplitPolicy(self.spec, nets, config.codec, share, self._torch)
         view = make_view("own" if algorithm.own_view else config.env.state_type, self.spec)
         critic = Critic(view, config.policy, share or not algorithm.own_view, self._torch)
         self.algorithm = algorithm(self.policy, critic, config.algo, config.codec, self._torch)
@@ -73,9 +77,9 @@ class Learner:
         self.steps = 0
         if config.train.load != "none":
             self._restore(Path(config.train.load))
-        self.journal = Journal(config, self.spec, self.fleet, backend)
+        self.journal = Journal(config, self.spec, self.fleet, backend, roles)
         players = f"{self.spec.name}, {config.algo.name}, {transport.size - 1} executor(s)"
-        for note in (line, players, f"run folder {self.journal.folder}"):
+        for note in (line, players, roles.line(), f"run folder {self.journal.folder}"):
             self.journal.note(note)
 
     def _make_envs(self, first: int) -> list[VectorEnv]:
@@ -190,10 +194,17 @@ class Learner:
         tensors |= {f"critic.{key}": value for key, value in self.algorithm.critic.critic.state_dict().items()}
         return tensors | {"value_norm": self.algorithm.critic.norm.state()}
 
+    def _groups(self) -> str:
+        """As a checkpoint tells them."""
+        return json.dumps([net.members for net in self.policy.groups])
+
     def _restore(self, path: Path) -> None:
         """Start from another run's checkpoint. Raises UserError where its nets are not this configuration's."""
         shapes = {name: tuple(each.shape) for name, each in self._state().items()}
-        tensors, _ = load(path, shapes, spare="latent_model")  # of which a plain codec has none
+        tensors, meta = load(path, shapes, spare="latent_model")  # of which a plain codec has none
+        groups = self._groups()
+        if meta.get("groups", groups) != groups:
+            raise UserError(f"train.load: {path} was learnt in the role groups {meta['groups']}, not {groups}")
         part = lambda head: {key[len(head) :]: each for key, each in tensors.items() if key.startswith(head)}  # noqa: E731
         self.policy.load_state_dict(part("policy."))
         self.algorithm.critic.critic.load_state_dict(part("critic."))
@@ -209,6 +220,7 @@ class Learner:
             "algo": self.config.algo.name,
             "steps": self.steps,
             "version": self.fleet.version,
+            "groups": self._groups(),
         }
         try:
             save(self.journal.folder / "models" / f"{name or self.steps}.pt", self._state(), meta)
