@@ -18,11 +18,12 @@ $(shell $(GOOD_VENV) || rm -f $(STAMP))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run test test-slow lint clean
+.PHONY: help venv run split test test-slow lint clean
 
 help:
 	@echo 'make venv       install into .venv (the other targets do so themselves)'
 	@echo 'make run        train the main job for $(STEPS) environment steps (STEPS=n) on nine ranks, print its cost'
+	@echo 'make split      train the paper'"'"'s policy at seven splits on nine ranks, print and draw what each costs'
 	@echo 'make test       the tests, in minutes'
 	@echo 'make test-slow  the tests that train for long'
 	@echo 'make lint       ruff and mypy'
@@ -57,6 +58,12 @@ run: venv
 	mpirun -np 9 --hostfile hostfiles/localhost python -m sde_harl.run configs/smac.yaml train.steps=$(STEPS)
 	@python analysis/resource_consumption.py "$$(python -c 'from pathlib import Path; \
 		print(max(Path("results").rglob("run.h5"), key=lambda path: path.stat().st_mtime))')"
+
+# Started again, it goes on where it stopped.
+split: venv
+	python -m sde_harl.sweep configs/split.yaml policy.local_blocks=0,1,2,3,4,5,10 \
+		--mpirun 'mpirun -np 9 --hostfile hostfiles/localhost'
+	python analysis/split.py results/sweeps/split --plot results/sweeps/split/split.png
 
 test: venv
 	python -m pytest -q -m 'not slow'

@@ -115,7 +115,7 @@ def show_notes(items: list[Row], members: list[Member], console: Console) -> Non
     ]
     left_out = [item.curve.path for item in members if not item.curve.values]
     for note in (*notes, *(f"{path}: no evaluations were recorded in this run: left out" for path in left_out)):
-        console.print(note, markup=False)
+        console.print(note, markup=False, soft_wrap=True)
 
 
 def plot(found: Groups, target: Path) -> None:

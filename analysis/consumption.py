@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from joules import Energy, energies
 from runfile import Array, Columns, Run
 
 STAGES = ("local net", "encode", "link", "decode", "policy", "whole")
@@ -36,7 +38,7 @@ class Bytes:
     network: float  # with MPI's and TCP's, where the run measured it
     float32: float  # the same latent, uncompressed
     int8: float
-    observation: float  # the raw observation as float32
+    observation: float  # the raw observation, of float32 or, images, of bytes
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,11 @@ class Report:
     latent: int
     codec: str
     rows: list[Row]
+    energy: list[Energy]
 
 
-def summarise(run: Run) -> Report:
-    """Read and sum up one run. Raises RunFileError for a damaged file."""
+def summarise(run: Run, meters: dict[str, Path] | None = None) -> Report:
+    """Read and sum up one run; `meters` as in `energies`. Raises RunFileError for a damaged file."""
     decisions, resources = run.table("decisions"), run.table("resources")
     hosts = [
         str(host["host"]) if isinstance(host, dict) and "host" in host else str(host) for host in run.listed("hosts")
@@ -80,7 +83,7 @@ def summarise(run: Run) -> Report:
     meta = run.meta
     return Report(
         str(run.path), run.env, run.algo, str(meta.get("placement", "unknown")), hosts, int(meta.get("latent", 0)),
-        str(meta.get("codec", "unknown")), rows,
+        str(meta.get("codec", "unknown")), rows, energies(run, meters or {}),
     )  # fmt: skip
 
 
@@ -96,7 +99,7 @@ def _row(run: Run, decisions: Columns, resources: Columns, rank: int | None, hos
         host=host,
         decisions=int(environments.sum()),
         messages=len(environments),
-        latency=_latency(mine),
+        latency=_latency(run, mine),
         bytes=_bytes(run, mine),
         cpu_s=_cpu_seconds(used),
         peak_bytes=float(used["peak_rss_bytes"].max()) if used else math.nan,
@@ -117,16 +120,25 @@ def _cpu_seconds(used: Columns) -> float:
     return float(sum(used["cpu_s"][used["rank"] == rank].max() for rank in np.unique(used["rank"])))
 
 
-def _latency(table: Columns) -> dict[str, Stage]:
-    """Stages of a message. The link is what the round trip leaves when the server's own stages are taken off it: it
-    holds the waiting for other agents' messages too."""
+def _latency(run: Run, table: Columns) -> dict[str, Stage]:
     if not table:
         return dict.fromkeys(STAGES, Stage(math.nan, math.nan, math.nan, 0))
+    return {name: stage(values) for name, values in stage_times(run, table).items()}
+
+
+def stage_times(run: Run, table: Columns) -> dict[str, Array]:
+    """Microseconds of each stage, by STAGES, of every message (K,); NaN: unknown, or not a stage of this run's.
+
+    The link is what the round trip (executor's clock) leaves when the server's own stages (server's clock) are taken
+    off it: differences of one clock each, so that no two hosts' clocks are compared. It holds the waiting for other
+    agents' messages too. A whole policy acts on its device and waits for nobody: its local net is all.
+    """
     known = {name: _known(table[f"t_{name}"]) for name in ("local", "encode", "round_trip", "decode", "policy")}
     link = known["round_trip"] - known["decode"] - known["policy"]
-    whole = known["local"] + known["encode"] + known["round_trip"]
+    on_device = run.meta.get("codec") == "none"
+    whole = known["local"] if on_device else known["local"] + known["encode"] + known["round_trip"]
     times = (known["local"], known["encode"], link, known["decode"], known["policy"], whole)
-    return {name: _stage(values) for name, values in zip(STAGES, times, strict=True)}
+    return dict(zip(STAGES, times, strict=True))
 
 
 def _known(nanoseconds: Array) -> Array:
@@ -135,7 +147,8 @@ def _known(nanoseconds: Array) -> Array:
     return np.where(values > 0, values / 1000.0, np.nan)
 
 
-def _stage(values: Array) -> Stage:
+def stage(values: Array) -> Stage:
+    """Quantiles of the known ones."""
     measured = values[~np.isnan(values)]
     p50, p95, p99 = np.percentile(measured, QUANTILES) if len(measured) else (math.nan,) * 3
     return Stage(float(p50), float(p95), float(p99), len(values) - len(measured))
@@ -150,6 +163,7 @@ def _bytes(run: Run, table: Columns) -> Bytes:
     known = np.nan_to_num(table["ideal_bits"], nan=-1.0) >= 0
     covered = float(environments[known].sum())
     sizes = np.array([float(size) for size in run.listed("obs_sizes")])
+    number = 1 if run.meta.get("obs_dtype") == "uint8" else 4
     agents = table["agent"]
     listed = bool(((agents >= 0) & (agents < len(sizes))).all())
     return Bytes(
@@ -159,5 +173,5 @@ def _bytes(run: Run, table: Columns) -> Bytes:
         network=float(table["network_bytes"].sum()) / decisions if "network_bytes" in table else math.nan,
         float32=4 * latent,
         int8=latent,
-        observation=float((4 * sizes[agents] * environments).sum()) / decisions if listed else math.nan,
+        observation=float((number * sizes[agents] * environments).sum()) / decisions if listed else math.nan,
     )

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from runfile import Run, RunFileError, open_run
+from runfile import Run, RunFileError, open_run, run_files
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
     """Takes one run file or more; the first line of `doc` says what for."""
     made = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
-    made.add_argument("runs", nargs="+", type=Path, metavar="RUN.h5")
+    made.add_argument("runs", nargs="+", type=Path, metavar="RUN.h5", help="a run's record, or the folder of a sweep")
     return made
 
 
@@ -25,7 +25,7 @@ def run(options: argparse.ArgumentParser, report: Callable[[list[Run], argparse.
     """Open the files and report on them. Returns the exit code: 2 where a file can't be read or written."""
     args = options.parse_args()
     try:
-        report([open_run(path) for path in args.runs], args)
+        report([open_run(file) for path in args.runs for file in run_files(path)], args)
     except (RunFileError, OSError) as error:
         print(f"{Path(options.prog).stem}: {error}", file=sys.stderr)
         return 2

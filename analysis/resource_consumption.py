@@ -1,6 +1,7 @@
-"""What a run's decisions cost: latency by stage, bytes on the link, processor time and memory, by rank and in all.
+"""What a run's decisions cost: latency by stage, bytes on the link, processor time, memory, energy, by rank and in all.
 
 python analysis/resource_consumption.py RUN.h5 [RUN2.h5 ...] [--json FILE|-] [--csv FILE] [--plot DIR]
+    [--meter HOST=FILE]
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import program
 from consumption import ALL, STAGES, Report, Row, Stage, summarise
+from joules import meter, sentences
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -68,8 +70,9 @@ def _show_notes(item: Report, console: Console) -> None:
     missing = [f"{name} {stage.unknown:,}" for name, stage in total.latency.items() if stage.unknown]
     if missing:
         notes.append(f"messages without a time, left out: {', '.join(missing)} of {total.messages:,}")
+    notes += sentences(item.energy)
     for note in notes:
-        console.print(f"  {note}", markup=False, highlight=False)
+        console.print(f"  {note}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _comparisons(item: Report) -> list[str]:
@@ -78,7 +81,7 @@ def _comparisons(item: Report) -> list[str]:
     others = {
         "latent as float32": size.float32,
         "latent as int8": size.int8,
-        "raw observation as float32": size.observation,
+        "raw observation": size.observation,
     }
     return [
         f"{name}: {value:.1f} bytes, {value / size.payload:.1f} times the payload ({item.codec})"
@@ -172,7 +175,7 @@ def _draw_bytes(axes: Any, item: Report) -> None:
 
 
 def report(runs: list[Run], args: argparse.Namespace) -> None:
-    items = [summarise(run) for run in runs]
+    items = [summarise(run, dict(args.meter)) for run in runs]
     if args.json != "-":
         console = program.console(WIDTH)
         for item in items:
@@ -191,6 +194,10 @@ def main() -> int:
     options.add_argument("--json", metavar="FILE", help="write JSON; - for standard output, without tables")
     options.add_argument("--csv", type=Path, metavar="FILE", help="write one line a run and rank")
     options.add_argument("--plot", type=Path, metavar="DIR", help="draw PNG files into DIR")
+    options.add_argument(
+        "--meter", type=meter, action="append", default=[], metavar="HOST=FILE",
+        help="an external power meter of a host: columns unix_s (the server's clock) and watts",
+    )  # fmt: skip
     return program.run(options, report)
 
 

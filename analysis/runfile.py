@@ -70,6 +70,18 @@ class Run:
         return parents[1].name if len(parents) > 1 else ""
 
 
+def run_files(path: Path) -> list[Path]:
+    """The files to open for what was named: a sweep's folder stands for its finished runs. Raises RunFileError."""
+    if not path.is_dir():
+        return [path]
+    index = path / "sweep.json"
+    try:
+        runs = json.loads(index.read_text(encoding="utf-8"))["runs"]
+        return [path / str(folder) / "run.h5" for folder in dict(runs).values()]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunFileError(f"{path}: neither a run.h5 nor the folder of a sweep: {index.name} can't be read") from error
+
+
 def open_run(path: Path) -> Run:
     """Check that the file is a run's and read /meta. Raises RunFileError."""
     if not path.exists():

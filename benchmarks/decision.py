@@ -131,7 +131,7 @@ class Server:
             self._step += 1
             started = now_ns()
             self.fleet.sense(0, self._step, obs)
-            latents = self.fleet.latents(0)
+            latents = self.fleet.latents(0).values
             decision = self._policy.act(latents, available, self._generator)
             self.fleet.act(0, decision.actions, 0)
             taken.append(now_ns() - started)

@@ -1,7 +1,7 @@
 """Environment steps per second of training, by the run's own record, with learning, coding and recording included.
 
 `train/ALGO/TASK/BACKEND` is one process, the median over the updates after the first two (which compile); its floor is
-the bare environment: the same half-batches stepped in turn by random actions, in the same session. Below it stand the
+the bare environment: the same slots stepped in turn by random actions, in the same session. Below it stand the
 shares of time of its stages. Battles (the default) are also trained on a rank for each agent, `.../agents9`, which has
 the first figure as its floor; `--config configs/mpe_spread.yaml` is HARL's own setting.
 
@@ -66,9 +66,9 @@ def train(ranks: int, words: list[str]) -> Trained:
 
 
 def bare(config: Config, seconds: float) -> tuple[EnvSpec, float]:
-    """The task, and its environments' steps per second: two half-batches in turn, as a run has them."""
-    half = config.train.envs // 2
-    vectors = [make(config.env, half, config.seed, slot * half) for slot in range(2)]
+    """The task, and its environments' steps per second: slots in turn, as a run has them."""
+    slots, rows = config.train.slots, config.train.envs // config.train.slots
+    vectors = [make(config.env, rows, config.seed, slot * rows) for slot in range(slots)]
     spec, rng = vectors[0].spec, np.random.default_rng(0)
     steps = [vector.reset() for vector in vectors]
     count, started = 0, time.perf_counter()

@@ -4,6 +4,7 @@ A rollout of HARL's defaults: 20 environments, 200 steps, 3 agents (18 observati
 of two blocks of 128, five epochs. `update/ALGO/whole` is an update; `critic` and `policies` are its parts. The floor is
 the bare matrix products, forward and backward, of the same nets as often as HAPPO needs them: what is above it is not
 arithmetic. `update/acting` is the server's half of the policy for one slot of 10 environments, sampling included.
+`update/diversity` is the intrinsic reward of the three as one group, beside happo's whole update of them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -21,12 +23,13 @@ from rows import Row, report
 from sde_harl.algorithms import ALGORITHMS
 from sde_harl.algorithms.on_policy import OnPolicy
 from sde_harl.algorithms.rollout import Rollout
-from sde_harl.config import AlgoConfig, CodecConfig, PolicyConfig
+from sde_harl.config import AlgoConfig, CodecConfig, DiversityConfig, PolicyConfig
 from sde_harl.envs.base import EnvSpec
 from sde_harl.policy.acting import ActingPolicy
 from sde_harl.policy.critic import Critic
 from sde_harl.policy.split import SplitPolicy
 from sde_harl.policy.view import make_view
+from sde_harl.roles.diversity import Diversity
 
 STEPS, ENVS, SLOT = 200, 20, 10
 AGENTS, OBS, STATE, ACTIONS, WIDTH, EPOCHS = 3, 18, 54, 5, 128, 5
@@ -41,13 +44,13 @@ class Problem(NamedTuple):
     rollout: Rollout
 
 
-def problem(name: str) -> Problem:
+def problem(name: str, shape: PolicyConfig = POLICY) -> Problem:
     """An algorithm and a rollout that its policy acted in."""
     generator, rng = torch.Generator().manual_seed(0), np.random.default_rng(0)
     share, kind = name in ("mappo", "ippo"), ALGORITHMS[name]
     view = make_view("own" if kind.own_view else "EP", GAME)
     codec = CodecConfig(name="float32")
-    policy = SplitPolicy(GAME, POLICY, codec, share, generator)
+    policy = SplitPolicy(GAME, shape, codec, share, generator)
     algo = AlgoConfig(name=name, share_param=share, epochs=EPOCHS)
     critic = Critic(view, POLICY, share or not kind.own_view, generator)
     rollout = Rollout(GAME, STEPS, ENVS, WIDTH, view)
@@ -118,6 +121,15 @@ def learning(name: str, rounds: int) -> list[Row]:
     ]
 
 
+def diversity(rounds: int) -> Row:
+    algorithm, rollout = problem("happo", replace(POLICY, groups=((0, 1, 2),)))
+    intrinsic = Diversity(algorithm.policy, GAME, DiversityConfig(coef=0.1), torch.Generator().manual_seed(0))
+    calls = {"reward": lambda: intrinsic.reward(rollout), "update": lambda: algorithm.update(rollout, 0.0)}
+    taken = cpu_us(calls, rounds)
+    value, update = (taken[name] / (STEPS * ENVS) for name in calls)
+    return Row("update/diversity", value, "us/step", update, value / update)
+
+
 def acting(rounds: int) -> Row:
     rng = np.random.default_rng(0)
     policy: ActingPolicy = problem("happo").algorithm.policy.acting()
@@ -143,7 +155,7 @@ def main(argv: list[str]) -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     rows = [row for name in ALGORITHMS for row in learning(name, rounds)]
-    report([*rows, acting(rounds)], argv)
+    report([*rows, diversity(rounds), acting(rounds)], argv)
 
 
 if __name__ == "__main__":

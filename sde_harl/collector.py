@@ -1,6 +1,6 @@
-"""Plays environments against the fleet: two half-batches in turn, so that one is coded while the other is stepped.
+"""Plays environments against the fleet, in slots that take turns, so that one is coded while another is stepped.
 
-N agents, T time, E environments (E/2 a slot), A actions.
+N agents, T time, E environments (of a slot, or of all), A actions.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from typing import NamedTuple
 import numpy as np
 
 from sde_harl.algorithms.rollout import Rollout
+from sde_harl.decisions import NONE, Latents
 from sde_harl.envs.base import Step, VectorEnv
 from sde_harl.fleet import Fleet
 from sde_harl.meters.timing import Stages, now_ns
 from sde_harl.policy.acting import ActingPolicy, Decision
+from sde_harl.policy.whole import Told
 from sde_harl.tape import Tape
-
-SLOTS = 2
-"""Half-batches in flight."""
 
 
 class Episodes(NamedTuple):
@@ -43,6 +42,7 @@ class Seat:
 
     def __init__(self, slot: int, env: VectorEnv, fleet: Fleet, stages: Stages) -> None:
         self._slot, self._env, self._fleet, self._stages = slot, env, fleet, stages
+        self.num_envs = env.num_envs
         self.rows = slice(slot * env.num_envs, (slot + 1) * env.num_envs)
         self.reset()
 
@@ -50,18 +50,22 @@ class Seat:
         self.step: Step = self._env.reset()
         self.seeds = self._env.episode_seeds().copy()
         """(E,) of the episodes going on."""
-        self.memory: np.ndarray | None = None
-        """(N, E, H) of a recurrent policy, None before its first decision."""
+        self._began = np.ones(self._env.num_envs, bool)
+        self._memory: np.ndarray | None = None
+        self.recall: np.ndarray | None = None
+        """(N, E, H) that a recurrent policy's last decision was made with; None before the first."""
+        self._fleet.forget(self._slot)
 
     def decide(
-        self, step: int, policy: ActingPolicy, generator: np.random.Generator | None
-    ) -> tuple[Decision, np.ndarray]:
+        self, step: int, policy: ActingPolicy, generator: np.random.Generator | None, recall: bool = False
+    ) -> tuple[Decision, Latents]:
         """Sense, gather the latents, choose actions, start the environments; the decision and the latents (N, E, Z).
 
-        Whole policies choose for themselves, and send no latents.
+        Whole policies choose for themselves, send no latents, and only where asked the `recall`. An agent of which
+        nothing is known does nothing.
         """
         if self._fleet.whole:
-            return self._delegate(step, generator is None), np.zeros((len(self.step.obs[0]), len(self.step.obs), 0))
+            return self._delegate(step, generator is None, recall)
         with self._stages("send"):
             self._fleet.sense(self._slot, step, self.step.obs.swapaxes(0, 1))
         with self._stages("latents"):
@@ -69,38 +73,52 @@ class Seat:
         with self._stages("policy"):
             started = now_ns()
             available = self.step.available_actions.swapaxes(0, 1)
-            decision = policy.act(latents, available, generator, self.memory)
-            self.memory = decision.memory
+            decision = policy.act(latents.values, available, generator, self._memory)
+            self.recall, self._memory = self._memory, decision.memory
+            decision = self._idle(decision, available, latents.ages)
             policy_ns = now_ns() - started
         with self._stages("send"):
             self._env.send(np.ascontiguousarray(decision.actions.swapaxes(0, 1)))
             self._fleet.act(self._slot, decision.actions, policy_ns)
         return decision, latents
 
-    def _delegate(self, step: int, greedy: bool) -> Decision:
-        obs, available = self.step.obs.swapaxes(0, 1), self.step.available_actions.swapaxes(0, 1)
+    def _delegate(self, step: int, greedy: bool, recall: bool) -> tuple[Decision, Latents]:
+        available = self.step.available_actions.swapaxes(0, 1)
         with self._stages("devices"):
-            decision = self._fleet.decide(self._slot, step, obs, available, greedy)
+            told = Told(available, self._began, greedy, recall)
+            choices, ages = self._fleet.decide(self._slot, step, self.step.obs.swapaxes(0, 1), told)
+            self.recall = choices.memory
+            decision = self._idle(Decision(choices.actions, choices.log_probs), available, ages)
         with self._stages("send"):
             self._env.send(np.ascontiguousarray(decision.actions.swapaxes(0, 1)))
-        return decision
+        return decision, Latents(np.zeros((*available.shape[:2], 0), np.float32), ages)
+
+    def _idle(self, decision: Decision, available: np.ndarray, ages: np.ndarray | None) -> Decision:
+        """The decision, but for the agents of which nothing is known: those do nothing."""
+        if ages is None or (ages != NONE).all():
+            return decision
+        unknown = (ages == NONE)[..., None]  # (N, E, 1)
+        actions = np.where(unknown, self._env.spec.idle(available), decision.actions)
+        return decision._replace(actions=actions, log_probs=np.where(unknown, np.float32(0.0), decision.log_probs))
 
     def advance(self) -> Episodes | None:
         """Wait for the environments; the episodes that ended, if any."""
         with self._stages("environment"):
             self.step = self._env.recv()
-        ended = np.flatnonzero(self.step.terminated | self.step.truncated)
+        self._began = self.step.terminated | self.step.truncated
+        ended = np.flatnonzero(self._began)
         if not len(ended):
             return None
-        if self.memory is not None:
-            self.memory[:, ended] = 0.0
+        if self._memory is not None:
+            self._memory[:, ended] = 0.0
+        self._fleet.forget(self._slot, ended)
         seeds, self.seeds = self.seeds[ended], self._env.episode_seeds().copy()
         lengths, won = self.step.lengths[ended].astype(np.int64), self.step.won[ended].astype(np.int64)
         return Episodes(self.rows.start + ended, seeds, lengths, self.step.returns[ended], won)
 
 
 class Collector:
-    """Fills rollouts from two seats; `ended` is told of episodes as they end, for a killed run shall not lose them."""
+    """Fills rollouts from its seats; `ended` is told of episodes as they end, for a killed run shall not lose them."""
 
     def __init__(
         self,
@@ -129,12 +147,15 @@ class Collector:
         rollout.available[:, t, rows] = now.available_actions.swapaxes(0, 1)
         rollout.active[:, t, rows] = now.active.T
         rollout.seen[:, t, rows] = rollout.view(now.state, now.obs)
-        if seat.memory is not None and t % rollout.chunk == 0:
-            rollout.memory[:, t // rollout.chunk, rows] = seat.memory
-        decision, latents = seat.decide(step, policy, self._generator)
+        begins = rollout.memory.size > 0 and t % rollout.chunk == 0
+        decision, latents = seat.decide(step, policy, self._generator, begins)
+        if begins and seat.recall is not None:
+            rollout.memory[:, t // rollout.chunk, rows] = seat.recall
         rollout.actions[:, t, rows] = decision.actions
         rollout.log_probs[:, t, rows] = decision.log_probs
-        rollout.latents[:, t, rows] = latents
+        rollout.latents[:, t, rows] = latents.values
+        rollout.stale[:, t, rows] = False if latents.ages is None else latents.ages != 0
+        rollout.decided[:, t, rows] = True if latents.ages is None else latents.ages != NONE
 
     def _finish(self, seat: Seat, t: int) -> None:
         ended = seat.advance()

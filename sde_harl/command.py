@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from sde_harl.config import Config
+from sde_harl.config import Config, LinkProfile
 from sde_harl.errors import UserError
 from sde_harl.harl import HARL_KEYS, UNSUPPORTED, experiment
 from sde_harl.layering import (
@@ -68,7 +68,7 @@ def help_text() -> str:
     meanings = {section: _meanings(owner) for section, owner in {**SECTIONS, "": Config}.items()}
     for name, key in KEYS.items():
         default = getattr(SECTIONS.get(key.section, Config)(), key.field.name)
-        spelt = default if isinstance(default, str) else json.dumps(default)
+        spelt = default if isinstance(default, str) else "none" if key.kind is LinkProfile else json.dumps(default)
         lines.append(f"  {name:<28} {key.kind.__name__:<6} {spelt:<10} {meanings[key.section][key.field.name]}")
     lines += ["", f"HARL's flags understood: {', '.join('--' + key for key in HARL_KEYS)}"]
     return "\n".join(lines)

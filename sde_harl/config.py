@@ -33,7 +33,7 @@ class EnvConfig:
     continuous_actions: bool = False
     """Continuous instead of discrete actions, where the benchmark has both (mpe)."""
     workers: int = _number(0, least=0, most=1024)
-    """Processes that step each half-batch, for benchmarks of one game at a time; 0 = none, rank 0 steps them itself."""
+    """Processes that step each slot, for benchmarks of one game at a time; 0 = none, rank 0 steps them itself."""
     agent_obsk: int = _number(1, least=-1)
     """mamujoco: joints away from its own that an agent sees; -1 = the whole robot and which agent it is, as in HARL."""
     factory: str = "none"
@@ -117,9 +117,15 @@ class PolicyConfig:
     feature_norm: bool = True
     """Normalise observations and states over their features."""
     layer_norm: bool = False
-    """Normalise what comes out of every block's ReLU over its features, in policies and critic, as HARL does."""
+    """Normalise what comes out of every block's ReLU, and of the GRU, over its features, as HARL does; critic too."""
     recurrent: bool = False
-    """A GRU before the heads, at the server, and one in the critic."""
+    """A GRU before the heads, at the server or with all else on the device, and one in the critic."""
+    conv_channels: int = _number(32, least=0)
+    """Channels of the convolution before the first block, of observations that are images; 0 = none, plain numbers."""
+    conv_kernel: int = _number(3, least=1)
+    """Its kernel's height and width."""
+    conv_stride: int = _number(1, least=1)
+    """Its stride; the block behind it has this squared times fewer weights."""
     head_gain: float = _number(0.01, above=0)
     """Gain of the heads' orthogonal initialisation."""
     std_x_coef: float = _number(1.0, above=0)
@@ -153,6 +159,24 @@ class CodecConfig:
 
 
 @dataclass(frozen=True)
+class DiversityConfig:
+    """An intrinsic reward for being told apart from the other agents of one's role group."""
+
+    coef: float = _number(0.0, least=0)
+    """Beta: weight of the intrinsic reward beside the environment's; 0 = none."""
+    beta1: float = _number(1.0, above=0)
+    """How much the identity's own part counts: sharpens the agent's policy, and weighs the predictor that knows it."""
+    beta2: float = _number(1.0, least=0)
+    """Weight of the policies' part (KL from the group's mean) beside the predictors' (of the next observation)."""
+    lr: float = _number(3e-4, above=0)
+    """Learning rate of the predictors (Adam)."""
+    width: int = _number(64, least=1)
+    """Width of the predictors' two layers."""
+    steps: int = _number(16, least=1)
+    """Steps of the predictors for each rollout, on 256 random rows each."""
+
+
+@dataclass(frozen=True)
 class PlacementConfig:
     """Who computes what."""
 
@@ -163,11 +187,48 @@ class PlacementConfig:
 
 
 @dataclass(frozen=True)
+class LinkProfile:
+    """A radio link, to be emulated."""
+
+    loss: float = _number(0.0, least=0, most=0.9)
+    """Share of the messages that are lost and have to be sent again."""
+    delay_ms: float = _number(0.0, least=0, most=60_000)
+    """On the way to the server."""
+    jitter_ms: float = _number(0.0, least=0, most=60_000)
+    """The delay is uniform within this much of delay_ms."""
+
+
+PROFILES = {
+    "none": LinkProfile(),
+    "good": LinkProfile(0.0, 1.0, 0.5),
+    "lossy": LinkProfile(0.01, 2.0, 1.0),
+    "poor": LinkProfile(0.05, 8.0, 4.0),
+}
+"""Links by name. They are examples, not measurements."""
+
+
+@dataclass(frozen=True)
 class LinkConfig:
     """The link between rank 0 and the executors."""
 
     patience_s: float = _number(60.0, above=0)
-    """Seconds that rank 0 waits for an executor before it ends the run and names it."""
+    """Seconds that rank 0 waits for an executor before it gives it up: see link.on_fault."""
+    deadline_ms: float = _number(0.0, least=0, most=3_600_000)
+    """What a decision waits for latents; an agent's last ones stand for those that come later. 0 = link.patience_s."""
+    max_age: int = _number(8, least=0, most=1000)
+    """Steps for which an agent's last latents may stand for later ones; then it does nothing."""
+    on_fault: str = _choice("abort", "fallback")
+    """When an executor is given up: abort, all ranks end; fallback, the run goes on and its agents do nothing."""
+    model: LinkProfile = PROFILES["none"]
+    """Emulate a link in front of the server: none, good, lossy, poor, or {loss: 0.01, delay_ms: 2, jitter_ms: 1}."""
+
+
+@dataclass(frozen=True)
+class MetersConfig:
+    """How the cost is measured."""
+
+    idle_s: float = _number(0.0, least=0, most=3600)
+    """Pause before the run in which every host measures its idle power, where it has a sensor; 0 = none."""
 
 
 @dataclass(frozen=True)
@@ -178,8 +239,10 @@ class TrainConfig:
     """Environment steps of the run; 0 = evaluate once and end."""
     load: str = "none"
     """A checkpoint (models/*.pt of a run) to start from: the nets, the entropy models and the value normalisation."""
-    envs: int = _number(64, least=2)
-    """Environments, in two half-batches: an even number."""
+    envs: int = _number(64, least=1)
+    """Environments, a multiple of slots."""
+    slots: int = _number(2, least=1, most=16)
+    """Parts of the environments that take turns: devices code one while another steps; 1 suits short steps (jax)."""
     rollout: int = _number(128, least=1)
     """Steps of every environment between two updates."""
     threads: int = _number(1, least=0)
@@ -224,8 +287,10 @@ class Config:
     algo: AlgoConfig = field(default_factory=AlgoConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     codec: CodecConfig = field(default_factory=CodecConfig)
+    diversity: DiversityConfig = field(default_factory=DiversityConfig)
     placement: PlacementConfig = field(default_factory=PlacementConfig)
     link: LinkConfig = field(default_factory=LinkConfig)
+    meters: MetersConfig = field(default_factory=MetersConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     record: RecordConfig = field(default_factory=RecordConfig)

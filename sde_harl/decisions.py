@@ -5,9 +5,15 @@ N agents, E environments of a slot, Z latent, K half-steps.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 import numpy as np
+
+from sde_harl.meters.timing import now_ns
+
+NONE = -1
+"""Age of a latent where there is none that may be used."""
 
 
 class Decisions(NamedTuple):
@@ -27,8 +33,29 @@ class Decisions(NamedTuple):
     """(K, N)."""
     policy_ns: np.ndarray
     """(K,)."""
+    decision_ns: np.ndarray
+    """(K,) from the observations to the actions, on the server's clock."""
+    age: np.ndarray
+    """(K, N) mean steps between the latents used and the observations they stand for; NaN where none could be used."""
+    missed: np.ndarray
+    """(K, N) environments whose latents had not come by the deadline."""
+    idle: np.ndarray
+    """(K, N) environments in which the agent did nothing, for want of a latent."""
+    messages: np.ndarray
+    """(K, N) answers that payload_bytes are of: this decision's, if it came in time, and `late` ones."""
+    late: np.ndarray
+    """(K, N) answers to earlier decisions that came since the slot's last one."""
     device_ns: np.ndarray
     """(K, N, 3): local net, encode, round trip, on the executor's clock."""
+
+
+class Latents(NamedTuple):
+    """What a slot's agents are known to have sensed."""
+
+    values: np.ndarray
+    """(N, E, Z) decoded; 0 where there are none."""
+    ages: np.ndarray | None = None
+    """(N, E) int32, steps since what they are of; NONE where there are none. None where all are 0."""
 
 
 class Choices(NamedTuple):
@@ -40,33 +67,89 @@ class Choices(NamedTuple):
     """(N, E, D)."""
     log_probs: np.ndarray
     """(N, E, D)."""
+    memory: np.ndarray
+    """(N, E, H) that it was done with; H = 0 where that was not asked for."""
 
 
 class Slot:
-    """One half-batch on its way."""
+    """One part of the environments, on its way, and what was last heard of each agent."""
 
     def __init__(self, agents: int, rows: int, latent: int) -> None:
         self.latents = np.zeros((agents, rows, latent), np.float32)
+        """The last ones of each agent; `came` says of which decision."""
+        self.came = [NONE] * agents
+        self.began = np.zeros(rows, np.int64)
+        """The decision that each environment's episode began with."""
         self.choices: Choices | None = None
         """What whole policies do, if they do."""
-        self.step, self.rows = -1, 0
+        self.number, self.step, self.rows = -1, -1, rows
+        """`number` counts the slot's decisions; `step` is the environments', which an evaluation stops."""
+        self.asked_ns = 0
         self.missing: set[int] = set()
-        self.payload_bytes: list[int] = []
-        self.ideal_bits: list[float] = []
-        self.decode_ns: list[int] = []
+        self.left_out: Collection[int] = ()
+        """Ranks that were not asked."""
+        self._new_counts(agents)
+
+    def _new_counts(self, agents: int) -> None:
+        self.payload_bytes, self.ideal_bits, self.decode_ns = [0] * agents, [-1.0] * agents, [0] * agents
+        self.missed, self.idle, self.messages, self.late = ([0] * agents for _ in range(4))
+        self.age = [0.0] * agents
 
     def begin(self, step: int, rows: int) -> None:
+        """Observations of `rows` environments are about to be sent; all agents' answers are missing."""
         agents = len(self.latents)
-        self.step, self.rows, self.missing = step, rows, set(range(agents))
-        self.payload_bytes, self.ideal_bits, self.decode_ns = [0] * agents, [-1.0] * agents, [0] * agents
+        self.number, self.step, self.missing, self.left_out = self.number + 1, step, set(range(agents)), ()
+        self.asked_ns = now_ns()
+        if rows != self.rows:
+            self.rows = rows
+            self.forget()
+
+    def forget(self, environments: np.ndarray | None = None) -> None:
+        """Episodes begin with the next decision, in some environments or in all: nothing before it may be used."""
+        self.began[slice(None) if environments is None else environments] = self.number + 1
+
+    def leave_out(self, ranks: Collection[int], agents: Iterable[int]) -> None:
+        """Nobody waits for the ranks' agents."""
+        self.left_out = {*self.left_out, *ranks}
+        self.missing.difference_update(agents)
 
     def arrived(self, agent: int, payload_bytes: int, ideal_bits: float, decode_ns: int) -> None:
-        self.payload_bytes[agent], self.ideal_bits[agent] = payload_bytes, ideal_bits
-        self.decode_ns[agent] = decode_ns
+        """An agent's answer is here."""
+        self.payload_bytes[agent] += payload_bytes
+        self.messages[agent] += 1
+        self.ideal_bits[agent], self.decode_ns[agent] = ideal_bits, decode_ns
+        self.came[agent] = self.number
         self.missing.discard(agent)
 
-    def missing_ranks(self, rank_of: np.ndarray) -> list[int]:
-        return sorted({int(rank_of[agent]) for agent in self.missing})
+    def arrived_late(self, agent: int, payload_bytes: int, number: int | None) -> None:
+        """The answer to an earlier question, whose latents are now the last ones of decision `number`, or unusable."""
+        self.payload_bytes[agent] += payload_bytes
+        self.messages[agent] += 1
+        self.late[agent] += 1
+        if number is not None:
+            self.came[agent] = number
+
+    def substitute(self, agents: Iterable[int], max_age: int) -> np.ndarray:
+        """Ages (N, E) of the latents there are, where the answers of `agents` are not; zeroes what may not be used."""
+        ages = np.zeros((len(self.latents), self.rows), np.int32)
+        for agent in agents:
+            came = self.came[agent]
+            age = self.number - came
+            usable = (self.began[: self.rows] <= came) & (came != NONE and age <= max_age)
+            ages[agent] = np.where(usable, age, NONE)
+            self.latents[agent, : self.rows][~usable] = 0.0
+        return ages
+
+    def count(self, ages: np.ndarray) -> None:
+        """Note the ages (N, E) of the latents that are used."""
+        for agent in np.flatnonzero(ages.any(1)).tolist():
+            known = ages[agent][ages[agent] != NONE]
+            self.age[agent] = float(known.mean()) if len(known) else float("nan")
+            self.missed[agent], self.idle[agent] = int((ages[agent] != 0).sum()), self.rows - len(known)
+
+    def end(self) -> None:
+        """Its decision has been noted; the lists that were handed out are the log's."""
+        self._new_counts(len(self.latents))
 
 
 class DecisionLog:
@@ -74,28 +157,40 @@ class DecisionLog:
 
     def __init__(self, agents: int) -> None:
         self._agents = agents
-        self._rows: list[tuple[int, int, int, int]] = []
-        self._payload_bytes: list[list[int]] = []
+        self._rows: list[tuple[int, int, int, int, int]] = []
+        self._agent_rows: dict[str, list[list[int]]] = {name: [] for name in AGENT_COLUMNS}
         self._ideal_bits: list[list[float]] = []
-        self._decode_ns: list[list[int]] = []
+        self._age: list[list[float]] = []
+        self._left_out: list[Collection[int]] = []
 
     @property
     def count(self) -> int:
         return len(self._rows)
 
     def add(self, slot: Slot, version: int, policy_ns: int) -> None:
-        """Note a slot whose decision has been taken; the next `begin` gives it new lists."""
-        self._rows.append((slot.step, slot.rows, version, policy_ns))
-        self._payload_bytes.append(slot.payload_bytes)
+        """Note a slot whose decision has been taken."""
+        self._rows.append((slot.step, slot.rows, version, policy_ns, now_ns() - slot.asked_ns))
+        for name, rows in self._agent_rows.items():
+            rows.append(getattr(slot, name))
         self._ideal_bits.append(slot.ideal_bits)
-        self._decode_ns.append(slot.decode_ns)
+        self._age.append(slot.age)
+        self._left_out.append(slot.left_out)
+        slot.end()
+
+    def asked(self, rank: int) -> np.ndarray:
+        """(K,) bool, which of the half-steps an executor was asked about."""
+        return np.array([rank not in ranks for ranks in self._left_out], bool)
 
     def take(self, device_ns: np.ndarray) -> Decisions:
         """The rows as arrays; then start anew."""
         count, agents = len(self._rows), self._agents
-        step, rows, version, policy = np.array(self._rows, np.int64).reshape(count, 4).T
-        payload = np.array(self._payload_bytes, np.int64).reshape(count, agents)
-        decode = np.array(self._decode_ns, np.int64).reshape(count, agents)
-        ideal = np.array(self._ideal_bits, np.float32).reshape(count, agents)
+        step, rows, version, policy, decision = np.array(self._rows, np.int64).reshape(count, 5).T
+        own = {name: np.array(each, np.int64).reshape(count, agents) for name, each in self._agent_rows.items()}
+        ideal, age = (np.array(each, np.float32).reshape(count, agents) for each in (self._ideal_bits, self._age))
         self.__init__(agents)  # type: ignore[misc]
-        return Decisions(step, rows, version, payload, ideal, decode, policy, device_ns)
+        times = {"policy_ns": policy, "decision_ns": decision, "device_ns": device_ns}
+        return Decisions(step=step, environments=rows, version=version, ideal_bits=ideal, age=age, **own, **times)
+
+
+AGENT_COLUMNS = ("payload_bytes", "decode_ns", "missed", "idle", "messages", "late")
+"""Lists of a slot, one whole number an agent."""

@@ -1,6 +1,7 @@
 """Rank r's side of the wire: receive an observation, compute the local nets, code the latents, send them, act.
 
-numpy only. An executor is stateless but for what the server published: one that starts again has lost nothing.
+numpy only. An executor is stateless but for what the server published: one that starts again has lost nothing. Only
+whole policies that are recurrent remember what they saw, and begin anew then.
 `Executor.handle` is the whole behaviour; `serve` drives it from a transport, a loopback drives it from the server.
 """
 
@@ -20,10 +21,12 @@ from sde_harl.codec.tables import from_bytes
 from sde_harl.errors import UserError
 from sde_harl.link.transport import Transport
 from sde_harl.link.wire import Kind, Message, Resources, WireError, pack_meter, parse_json
+from sde_harl.meters.energy import NOTHING, Energy
 from sde_harl.meters.process import Process
 from sde_harl.meters.timing import now_ns
+from sde_harl.policy.conv import Conv
 from sde_harl.policy.local import LocalNets, LocalShape
-from sde_harl.policy.whole import Streams, WholePolicy, WholeShape
+from sde_harl.policy.whole import Streams, WholePolicy, WholeShape, read_told, told_bytes
 
 SERVER = 0
 FLOAT32 = np.dtype("<f4")
@@ -46,10 +49,13 @@ class Welcome(NamedTuple):
     """The largest frame that the server sends."""
     whole: WholeShape | None
     """Of policies that run on the device from end to end; None where they are split."""
+    idle_s: float
+    """Pause in which the idle power is measured."""
 
     def to_json(self) -> bytes:
-        whole = self.whole and self.whole._asdict()
-        return json.dumps({**self._asdict(), "shape": self.shape._asdict(), "whole": whole}).encode()
+        whole, conv = self.whole and self.whole._asdict(), self.shape.conv and self.shape.conv._asdict()
+        shape = {**self.shape._asdict(), "conv": conv}
+        return json.dumps({**self._asdict(), "shape": shape, "whole": whole}).encode()
 
     @classmethod
     def from_json(cls, payload: memoryview) -> Welcome:
@@ -57,7 +63,10 @@ class Welcome(NamedTuple):
         if set(fields) != set(cls._fields):
             raise WireError("welcome")
         whole = fields["whole"] if fields["whole"] is None else _nested(WholeShape, fields["whole"])
-        return cls(**{**_tuples(fields), "shape": _nested(LocalShape, fields["shape"]), "whole": whole})
+        shape = _nested(LocalShape, fields["shape"])
+        if shape.conv is not None:
+            shape = shape._replace(conv=_nested(Conv, shape.conv))
+        return cls(**{**_tuples(fields), "shape": shape, "whole": whole})
 
 
 def _nested(kind: Any, fields: Any) -> Any:
@@ -72,8 +81,8 @@ def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
 
 
-def hello() -> dict[str, str | int]:
-    """Who this executor is: what the server checks and records of it."""
+def hello(energy: Energy) -> dict[str, str | int]:
+    """Who this executor is, and how its energy is measured: what the server checks and records of it."""
     return {
         "host": socket.gethostname(),
         "arch": platform.machine(),
@@ -82,6 +91,8 @@ def hello() -> dict[str, str | int]:
         "package": __version__,
         "cores": os.cpu_count() or 1,
         "pid": os.getpid(),
+        "energy": energy.host_scope,
+        "gpu_energy": energy.gpu_scope,
     }
 
 
@@ -90,13 +101,14 @@ class Executor:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        self._process = Process()
+        self._process, self._energy = Process(), Energy()
+        self._idle_watts = NOTHING
         self._timings = Timings()
         self.farewell: str | None = None
         """Why the server ended the run ("" when all was well), once it has."""
         self.actions: dict[int, bytes] = {}
         """Slot -> the last actions (n, E, D) this executor was told to take, as they came."""
-        transport.send(SERVER, Kind.HELLO, json.dumps(hello()).encode())
+        transport.send(SERVER, Kind.HELLO, json.dumps(hello(self._energy)).encode())
 
     def handle(self, message: Message) -> None:
         """Do what one frame of the server says; an ill-formed one raises ValueError."""
@@ -110,7 +122,7 @@ class Executor:
         elif kind is Kind.TABLES:
             self._set_tables(message)
         elif kind is Kind.METER:
-            self._report()
+            self._report(message.header.step)
         elif kind is Kind.WELCOME:
             self._begin(Welcome.from_json(message.payload))
         elif kind is Kind.BYE:
@@ -124,11 +136,13 @@ class Executor:
         self._transport.set_frame_bytes(receive=welcome.frame_bytes, send=LARGEST_SENT)
         self._sizes = self._shape.latent_sizes()
         self._features, self._padded = sum(self._shape.obs_sizes), min(self._shape.obs_sizes) < self._shape.obs
+        self._obs_dtype = self._shape.obs_dtype()
         self._whole, self._sensed = welcome.whole, self._decide if welcome.whole else self._encode
-        self._choices = sum(welcome.whole.branches) if welcome.whole else 0
+        self._memory: dict[tuple[int, bool], np.ndarray] = {}
         self._streams = Streams(welcome.whole.seed, welcome.agents) if welcome.whole else None
         plain = PLAIN.get(welcome.codec)  # entropy coders come with their tables
         self._codecs = {row: plain(size) for row, size in enumerate(self._sizes)} if plain else {}
+        self._idle_watts = self._energy.idle_watts(welcome.idle_s)
 
     def _set_tables(self, message: Message) -> None:
         row, tables = self._agents.index(message.header.agent), from_bytes(message.payload)
@@ -142,19 +156,36 @@ class Executor:
 
     def _decide(self, message: Message) -> None:
         """Observations in, what each agent does out, as one CHOICES message an agent."""
-        started = now_ns()
+        started, whole = now_ns(), self._whole
+        assert whole
         _, _, _, step, slot, rows, version = message.header
-        count, seen = len(self._agents), 4 * rows * self._features
-        if len(message.payload) != seen + count * rows * self._choices + 1:
+        count, seen = len(self._agents), self._obs_dtype.itemsize * rows * self._features
+        if len(message.payload) != seen + told_bytes(whole, count, rows):
             raise WireError("length")
         obs = self._observations(message.payload[:seen], rows)
-        available: np.ndarray = np.ndarray((count, rows, self._choices), np.bool_, message.payload, seen)
-        decision = self._policy.act(obs, available, None if message.payload[-1] else self._streams)
+        told = read_told(message.payload[seen:], whole, count, rows)
+        memory = self._remembered((slot, told.greedy), told.begins, whole.memory)
+        decision = self._policy.act(obs, told.available, None if told.greedy else self._streams, memory)
+        if decision.memory is not None:
+            self._memory[slot, told.greedy] = decision.memory
         decided = now_ns()
         for row, agent in enumerate(self._agents):
             payload = decision.actions[row].tobytes() + decision.log_probs[row].tobytes()
+            if told.recall:
+                payload += memory[row].tobytes()
             self._transport.send(SERVER, CHOICES, payload, agent, step, slot, rows, version)
             self._timings.decided(decided - started)
+
+    def _remembered(self, where: tuple[int, bool], begins: np.ndarray, size: int) -> np.ndarray:
+        """(n, E, H) of a slot, greedy or not: zero where an episode `begins` (E,), and before anything was seen.
+
+        Greedy play is an evaluation, during which the games that are learnt from stand still.
+        """
+        memory = self._memory.get(where)
+        if memory is None or memory.shape[1] != len(begins):
+            return np.zeros((len(self._agents), len(begins), size), np.float32)
+        memory[:, begins] = 0.0
+        return memory
 
     def _encode(self, message: Message) -> None:
         """Observations in, one FEATURES message an agent out."""
@@ -173,11 +204,11 @@ class Executor:
     def _observations(self, payload: memoryview, rows: int) -> np.ndarray:
         """(n, E, O) padded with zeros, from each agent's (E, O_i) in turn."""
         count, size = len(self._agents), self._shape.obs
-        if len(payload) != 4 * rows * self._features:
+        if len(payload) != self._obs_dtype.itemsize * rows * self._features:
             raise WireError("length")
+        values = np.frombuffer(payload, self._obs_dtype).astype(FLOAT32, copy=False)
         if not self._padded:
-            return np.ndarray((count, rows, size), FLOAT32, payload)
-        values = np.frombuffer(payload, FLOAT32)
+            return values.reshape(count, rows, size)
         obs = np.zeros((count, rows, size), np.float32)
         start = 0
         for row, size in enumerate(self._shape.obs_sizes):
@@ -190,13 +221,20 @@ class Executor:
         self._timings.answered(slot, now_ns())
         self.actions[slot] = bytes(message.payload)
 
-    def _report(self) -> None:
+    def _report(self, number: int) -> None:
         sample, link = self._process.sample(), self._transport
         waiter = link.waiter
         resources = Resources(
-            *sample, waiter.slept_s, waiter.sleeps, link.faults.total, link.sent[SERVER], link.received[SERVER]
+            *sample,
+            waiter.slept_s,
+            waiter.sleeps,
+            link.faults.total,
+            link.sent[SERVER],
+            link.received[SERVER],
+            *self._energy.joules(),
+            *self._idle_watts,
         )
-        self._transport.send(SERVER, Kind.METER, pack_meter(resources, self._timings.take()))
+        self._transport.send(SERVER, Kind.METER, pack_meter(resources, self._timings.take()), step=number)
 
 
 class Timings:
@@ -228,13 +266,19 @@ class Timings:
 
 
 def serve(transport: Transport, idle_s: float = 3600.0) -> str:
-    """Run an executor until the server says goodbye; returns its reason ("" when all was well)."""
-    executor = Executor(transport)
+    """Run an executor until the server says goodbye; returns its reason ("" when all was well).
+
+    Raises UserError where the server gave one, has ended, or has been silent for `idle_s`: nobody would end us then.
+    """
+    executor, heard_ns = Executor(transport), now_ns()
     while executor.farewell is None:
         for message in transport.wait(idle_s):
+            heard_ns = now_ns()
             executor.handle(message)
             if executor.farewell is not None:
                 break
+        if now_ns() - heard_ns >= idle_s * 1e9:
+            raise UserError(f"the server has been silent for {idle_s:.0f} s")
     transport.flush(1.0)
     if executor.farewell:
         raise UserError(executor.farewell)

@@ -1,67 +1,58 @@
-"""Rank 0's side of the wire: what the executors are told and what they answer. Knows frames and codecs, not learning.
+"""Rank 0's side of the wire: what the executors are told, and how long their answers are waited for.
 
-N agents, E environments of one slot, Z latent.
+Knows frames and codecs, not learning. N agents, E environments of one slot, Z latent.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
 
-from sde_harl import __version__
-from sde_harl.codec import PLAIN, Codec
+from sde_harl.attendance import REPORT, Attendance, Question
+from sde_harl.codec import PLAIN
 from sde_harl.codec.coder import EntropyCoder
-from sde_harl.codec.plain import UNKNOWN_BITS
 from sde_harl.codec.tables import Tables, to_bytes
-from sde_harl.decisions import Choices, DecisionLog, Decisions, Slot
+from sde_harl.config import LinkProfile
+from sde_harl.decisions import Choices, DecisionLog, Decisions, Latents, Slot
+from sde_harl.emulation import EmulatedLink
 from sde_harl.errors import UserError
 from sde_harl.executor import Welcome
+from sde_harl.inbox import Hello, Inbox
 from sde_harl.link.faults import Fault
 from sde_harl.link.transport import Transport
-from sde_harl.link.wire import (
-    METER_BYTES,
-    OVERHEAD,
-    TIMING_BYTES,
-    Kind,
-    Message,
-    Resources,
-    WireError,
-    parse_json,
-    unpack_meter,
-)
+from sde_harl.link.wire import METER_BYTES, OVERHEAD, TIMING_BYTES, Kind, Resources
 from sde_harl.meters.timing import now_ns
 from sde_harl.outbox import Outbox, Plan
-from sde_harl.policy.acting import Decision
+from sde_harl.policy.whole import Told
 
 log = logging.getLogger(__name__)
 
-# at hand: an Enum looks them up in Python
-FEATURES, CHOICES = Kind.FEATURES, Kind.CHOICES
+POLL_S = 0.1  # MPI tells of a dead process between two waits
+REPORT_S = 1.0  # with a deadline, nobody waits longer for what an executor has measured
 
 
-class Hello(NamedTuple):
-    """What an executor said of itself."""
-
-    host: str
-    arch: str
-    python: str
-    numpy: str
-    package: str
-    cores: int
-    pid: int
+NEVER = -1  # an age that nothing has
+LINKS = 1 << 20  # the emulated links' random streams, under the run's seed
 
 
-class Report(NamedTuple):
-    """One executor's answer to METER."""
+class Model(NamedTuple):
+    """What was published last."""
 
-    resources: Resources
-    timings: np.ndarray
-    """(k, n, 3) uint32 ns for each half-step and agent of the executor: local net, encode, round trip."""
+    version: int
+    weights: list[list[np.ndarray]]
+    tables: list[Tables]
+
+
+class Choice(NamedTuple):
+    """What whole policies did."""
+
+    choices: Choices
+    ages: np.ndarray | None
+    """(N, E), as in `Latents`: NONE where it is unknown."""
 
 
 def deal(agents: int, executors: int, assign: dict[int, int]) -> list[tuple[int, ...]]:
@@ -90,95 +81,245 @@ class Fleet:
     def __init__(self, transport: Transport, plan: Plan) -> None:
         self._transport, self._plan = transport, plan
         self._agents = len(plan.shape.obs_sizes)
-        self._latent_sizes = plan.shape.latent_sizes()
         self._executors = dict(enumerate(deal(self._agents, transport.size - 1, plan.assign), start=1))
         self._outbox = Outbox(transport, plan, self._executors)
         self.rank_of = np.zeros(self._agents, np.int32)
         for rank, agents in self._executors.items():
             self.rank_of[list(agents)] = rank
-        plain = PLAIN.get(plan.codec)  # entropy coders come with their tables
-        self._codecs: list[Codec] = [plain(size) for size in self._latent_sizes] if plain else []
         self._slots = [Slot(self._agents, plan.rows, plan.shape.latent_max()) for _ in range(plan.slots)]
-        self._reports: dict[int, Report] = {}
+        self._attendance = Attendance(self._executors, transport.absent, int(plan.patience_s * 1e9))
+        self._links = self._emulated() if plan.profile != LinkProfile() else []
+        self._inbox = Inbox(transport, plan, self._executors, self._slots, self._attendance)
+        plain = PLAIN.get(plan.codec)  # entropy coders come with their tables
+        if plain:
+            self._inbox.codecs = [plain(size) for size in plan.shape.latent_sizes()]
         self._log = DecisionLog(self._agents)
+        self._model = Model(0, [], [])
+        self._behind: set[int] = set()  # ranks that have an older model
+        self._lost: set[int] = set()  # whose end has been noted
         self.whole = plan.whole is not None
         """Whether policies run on the devices from end to end: then `decide`, else `sense`, `latents` and `act`."""
-        self.version = 0
-        self.hosts: dict[int, Hello] = {}
+
+    @property
+    def version(self) -> int:
+        """Of the published model."""
+        return self._inbox.version
+
+    @property
+    def hosts(self) -> dict[int, Hello]:
+        """What executors have said of themselves, by rank."""
+        return self._inbox.hosts
+
+    @property
+    def absent(self) -> list[int]:
+        """Ranks that don't answer."""
+        return sorted(self._transport.absent)
+
+    def _emulated(self) -> list[EmulatedLink]:
+        """A link for each slot."""
+        plan, sequence = self._plan, np.random.SeedSequence(self._plan.seed, spawn_key=(LINKS,))
+        sizes = (self._agents, plan.rows, plan.shape.latent_max())
+        generators = [np.random.Generator(np.random.PCG64(each)) for each in sequence.spawn(plan.slots)]
+        return [EmulatedLink(plan.profile, 1e3 * plan.deadline_s, plan.max_age, sizes, each) for each in generators]
 
     def handshake(self) -> None:
         """Meet every executor and tell it what to be. Raises UserError where one is missing or of another version."""
-        self._wait(lambda: len(self.hosts) == len(self._executors), lambda: "did not say hello", self._missing_hello)
+        deadline = now_ns() + int(self._plan.patience_s * 1e9)
+        if not self._wait(lambda: len(self.hosts) == len(self._executors), deadline):
+            missing = set(self._executors) - set(self.hosts)
+            self._transport.absent |= missing
+            raise self._gone(min(missing), "did not say hello")
         self._transport.run_id = secrets.randbits(32)
         for rank, agents in self._executors.items():
             plan = self._plan
-            what = (agents, plan.shape_of(agents), plan.codec, plan.pack, self._outbox.largest(), plan.whole)
+            coded = (agents, plan.shape_of(agents), plan.codec, plan.pack)
+            what = (*coded, self._outbox.largest(), plan.whole, plan.idle_s)
             self._transport.send(rank, Kind.WELCOME, Welcome(self._transport.run_id, *what).to_json())
         self._make_room()
 
     def publish(self, version: int, weights: list[list[np.ndarray]], tables: list[Tables]) -> None:
         """Send every executor its agents' local nets and tables; `tables` is empty for plain codecs.
 
-        `weights[agent]`: that agent's arrays in wire order (policy/local.py).
+        `weights[agent]`: that agent's arrays in wire order (policy/local.py). Who is absent gets them when it is back.
         """
-        self.version = version
-        for rank, agents in self._executors.items():
-            flat = np.concatenate([np.stack(arrays).ravel() for arrays in zip(*(weights[agent] for agent in agents))])
-            self._transport.send(rank, Kind.WEIGHTS, flat.tobytes(), version=version)
-            for agent in agents if tables else ():
-                self._transport.send(rank, Kind.TABLES, to_bytes(tables[agent]), agent=agent, version=version)
+        self._inbox.version = version
+        self._model = Model(version, weights, tables)
         if tables:
-            self._codecs = [EntropyCoder(each, self._plan.pack) for each in tables]
+            self._inbox.codecs = [EntropyCoder(each, self._plan.pack) for each in tables]
+        self._behind = set(self._executors) & self._transport.absent
+        for rank in set(self._executors) - self._behind:
+            self._hand_over(rank)
+
+    def _hand_over(self, rank: int) -> None:
+        """The model, to one executor."""
+        agents, model, send = self._executors[rank], self._model, self._transport.send
+        flat = np.concatenate([np.stack(arrays).ravel() for arrays in zip(*(model.weights[each] for each in agents))])
+        send(rank, Kind.WEIGHTS, flat.tobytes(), version=model.version)
+        for agent in agents if model.tables else ():
+            send(rank, Kind.TABLES, to_bytes(model.tables[agent]), agent=agent, version=model.version)
+
+    def forget(self, slot: int, environments: np.ndarray | None = None) -> None:
+        """Episodes begin with a slot's next decision, in some environments (indices) or in all."""
+        self._slots[slot].forget(environments)
 
     def sense(self, slot: int, step: int, obs: np.ndarray) -> None:
         """Hand observations (N, E, O) to the executors: the channel that stands for the devices' own sensors."""
-        self._slots[slot].begin(step, obs.shape[1])
-        self._outbox.sense(slot, step, self.version, obs, None, False)
+        self._ask(slot, step, obs, None)
 
-    def latents(self, slot: int) -> np.ndarray:
-        """Decoded latents (N, E, Z) of what was sensed, once all agents' have come; valid until the next sense."""
+    def latents(self, slot: int) -> Latents:
+        """What of the sensed has come by the deadline, and what stands for the rest; valid until the next sense.
+
+        Raises UserError where an executor is lost and the run may not go on without it.
+        """
         state = self._slots[slot]
-        self._await_agents(state, "sent no latents")
-        return state.latents[:, : state.rows]
+        ages = self._await_answers(state, "sent no latents", self._plan.max_age)
+        latents = Latents(state.latents[:, : state.rows], ages)
+        if self._links:
+            latents = self._links[slot].pass_on(latents, state.number, state.began)
+        if latents.ages is not None:
+            state.count(latents.ages)
+        return latents
 
-    def decide(self, slot: int, step: int, obs: np.ndarray, available: np.ndarray, greedy: bool) -> Decision:
-        """Have whole policies act on observations (N, E, O) with available (N, E, A) bool."""
+    def decide(self, slot: int, step: int, obs: np.ndarray, told: Told) -> Choice:
+        """Have whole policies act on observations (N, E, O).
+
+        Where no answer has come by the deadline, nobody knows what the agent did.
+        """
+        assert self._plan.whole
         state, rows = self._slots[slot], obs.shape[1]
-        state.begin(step, rows)
         shape = (self._agents, rows, self._plan.action_size)
         dtype = np.float32 if self._plan.continuous else np.int32
-        state.choices = Choices(available, np.zeros(shape, dtype), np.zeros(shape, np.float32))
-        self._outbox.sense(slot, step, self.version, obs, available, greedy)
-        self._await_agents(state, "sent no choices")
+        memory = np.zeros((self._agents, rows, self._plan.whole.memory if told.recall else 0), np.float32)
+        choices = Choices(told.available, np.zeros(shape, dtype), np.zeros(shape, np.float32), memory)
+        state.choices = choices
+        self._ask(slot, step, obs, told)
+        ages = self._await_answers(state, "sent no choices", NEVER)
+        if ages is not None:
+            state.count(ages)
         self._log.add(state, self.version, 0)
-        return Decision(state.choices.actions, state.choices.log_probs)
+        return Choice(choices, ages)
 
     def act(self, slot: int, actions: np.ndarray, policy_ns: int) -> None:
         """Answer with actions (N, E, D); `policy_ns` is what deciding them took."""
         state = self._slots[slot]
-        self._outbox.act(slot, state.step, self.version, actions)
+        self._outbox.act(slot, state.number, self.version, actions)
         self._log.add(state, self.version, policy_ns)
 
     def report(self) -> tuple[Decisions, dict[int, Resources]]:
-        """Everything since the last report: decisions (K, N) and each executor's resources."""
-        self._reports.clear()
+        """Everything since the last report: decisions (K, N) and the resources of each executor that is there."""
+        inbox = self._inbox
+        inbox.reports.clear()
+        inbox.report_number += 1
         self._make_room()
-        for rank in self._executors:
-            self._transport.send(rank, Kind.METER, b"")
-        self._wait(
-            lambda: len(self._reports) == len(self._executors),
-            lambda: "did not report its resources",
-            lambda: sorted(set(self._executors) - set(self._reports)),
-        )
+        asked, since = set(self._executors) - self._transport.absent, now_ns()
+        for rank in asked:
+            self._transport.send(rank, Kind.METER, b"", step=inbox.report_number)
+        wait_s = max(self._plan.deadline_s, REPORT_S) if self._plan.deadline_s else self._plan.patience_s
+        done = lambda: len(inbox.reports) == len(asked - self._transport.absent)  # noqa: E731
+        if not self._wait(done, since + int(wait_s * 1e9)):
+            question = Question(REPORT, inbox.report_number, 0)
+            self._missed({rank: [question] for rank in asked - set(inbox.reports)}, since, "did not report")
         device = np.zeros((self._log.count, self._agents, 3), np.uint32)
-        for rank, report in self._reports.items():
-            if len(report.timings) == self._log.count:  # another count means rejected frames: their times stay unknown
-                device[:, list(self._executors[rank])] = report.timings
-        return self._log.take(device), {rank: each.resources for rank, each in self._reports.items()}
+        for rank, report in inbox.reports.items():
+            rows = self._log.asked(rank)
+            if len(report.timings) == rows.sum():  # another count means answers that never came: times stay unknown
+                device[np.ix_(np.flatnonzero(rows), np.array(self._executors[rank]))] = report.timings
+        return self._log.take(device), {rank: each.resources for rank, each in inbox.reports.items()}
 
     def faults(self) -> list[Fault]:
-        """Messages refused since the last call."""
+        """Messages refused, and executors that left or came back, since the last call."""
         return self._transport.faults.drain()
+
+    def _ask(self, slot: int, step: int, obs: np.ndarray, told: Told | None) -> None:
+        state = self._slots[slot]
+        state.begin(step, obs.shape[1])
+        left_out = self._outbox.sense(slot, state.number, self.version, obs, told)
+        if left_out:
+            self._leave_out(state, left_out)
+            busy = {rank: self._questions(state, self._executors[rank]) for rank in left_out}
+            busy = {rank: each for rank, each in busy.items() if rank not in self._transport.absent}
+            self._missed(busy, state.asked_ns, "took no observations")
+
+    def _await_answers(self, state: Slot, what: str, max_age: int) -> np.ndarray | None:
+        """Wait for a slot's answers until the deadline; ages (N, E), or None where all have come."""
+        alone = len(state.left_out) == len(self._executors)  # nobody was asked, but one may come back
+        if state.missing or alone:
+            done = lambda: not (state.missing or alone and len(self.absent) == len(self._executors))  # noqa: E731
+            self._wait(done, state.asked_ns + int(self._plan.wait_s * 1e9))
+        if not state.missing and not state.left_out:
+            return None
+        missing, state.missing = state.missing, set()
+        late = {rank: [each for each in agents if each in missing] for rank, agents in self._executors.items()}
+        late = {rank: agents for rank, agents in late.items() if agents}
+        questions = {rank: self._questions(state, agents) for rank, agents in late.items()}
+        self._missed(questions, state.asked_ns, f"{what} for step {state.step}")
+        left_out = [agent for rank in state.left_out for agent in self._executors[rank]]
+        return state.substitute([*missing, *left_out], max_age)
+
+    def _questions(self, state: Slot, agents: Iterable[int]) -> list[Question]:
+        slot = self._slots.index(state)
+        return [Question(slot, state.number, agent) for agent in agents]
+
+    def _leave_out(self, state: Slot, ranks: Iterable[int]) -> None:
+        state.leave_out([*ranks], [agent for rank in ranks for agent in self._executors[rank]])
+
+    def _missed(self, questions: dict[int, list[Question]], since_ns: int, what: str) -> None:
+        """Note what was not answered in time. Raises UserError where that ends the run."""
+        now = now_ns()
+        for rank, each in questions.items():
+            if self._attendance.missed(rank, each, now, since_ns):
+                self._event(rank, "absent", f"{what}; its agents do without it until it answers")
+        for rank in self._attendance.impatient(now):
+            if not self._plan.go_on:
+                self._transport.absent.add(rank)
+                raise self._gone(rank, what)
+
+    def _event(self, rank: int, kind: str, told: str) -> None:
+        self._transport.faults.note(rank, kind, f"executor {rank} ({self._host(rank)}): {kind}: {told}")
+
+    def _gone(self, rank: int, what: str) -> UserError:
+        patience = f"link.patience_s = {self._plan.patience_s:g} s"
+        return UserError(f"executor {rank} ({self._host(rank)}) {what} within {patience}")
+
+    def _host(self, rank: int) -> str:
+        return self.hosts[rank].host if rank in self.hosts else "unknown host"
+
+    def _wait(self, done: Callable[[], bool], until_ns: int) -> bool:
+        """Take in what comes until `done`; False if it isn't when the time is over, which is looked at last of all."""
+        while not done():
+            left = (until_ns - now_ns()) * 1e-9
+            for message in self._transport.wait(min(left, POLL_S)):
+                self._inbox.receive(message)
+            if self._inbox.returned:
+                self._take_back()
+            if len(self._transport.lost) > len(self._lost):
+                self._lose()
+            if left <= 0:
+                return done()
+        return True
+
+    def _take_back(self) -> None:
+        """Executors that were absent have answered all they owed."""
+        for rank in self._inbox.returned:
+            self._event(rank, "back", "answers again")
+            if rank in self._behind:
+                self._behind.discard(rank)
+                self._hand_over(rank)
+        self._inbox.returned.clear()
+
+    def _lose(self) -> None:
+        """MPI has told of processes that have ended. Raises UserError where the run may not go on without them."""
+        new = self._transport.lost - self._lost
+        self._lost |= new
+        if len(self._lost) == len(self._executors):
+            raise UserError("every executor's process has ended")
+        for rank in new:
+            if not self._plan.go_on:
+                raise UserError(f"executor {rank} ({self._host(rank)}): its process has ended")
+            self._event(rank, "lost", "its process has ended; its agents do without it")
+        for state in self._slots:
+            if state.missing:
+                self._leave_out(state, new)
 
     def _make_room(self) -> None:
         """Take frames as large as an executor may send by now: latents, choices, or the times since the last report.
@@ -186,120 +327,8 @@ class Fleet:
         Symbols that all need the escape code stay under 16 bytes each.
         """
         plan, most = self._plan, max(len(agents) for agents in self._executors.values())
-        latents, choices = plan.rows * (16 * plan.shape.latent_max() + 64), 8 * plan.rows * plan.action_size
+        memory = plan.whole.memory if plan.whole else 0
+        latents, choices = 16 * plan.shape.latent_max() + 64, 8 * plan.action_size + 4 * memory
         report = METER_BYTES + TIMING_BYTES * self._log.count * most
-        largest = OVERHEAD + max(1 << 16, latents, choices, report)
+        largest = OVERHEAD + max(1 << 16, plan.rows * latents, plan.rows * choices, report)
         self._transport.set_frame_bytes(receive=largest, send=self._outbox.largest())
-
-    def _missing_hello(self) -> list[int]:
-        return sorted(set(self._executors) - set(self.hosts))
-
-    def _wait(self, done: Callable[[], bool], what: Callable[[], str], missing: Callable[[], list[int]]) -> None:
-        deadline = now_ns() + int(self._plan.patience_s * 1e9)
-        while not done():
-            left = (deadline - now_ns()) * 1e-9
-            for message in self._transport.wait(min(left, 1.0)):
-                self._receive(message)
-            if left <= 0 and not done():
-                rank = missing()[0]
-                host = self.hosts[rank].host if rank in self.hosts else "unknown host"
-                patience = f"link.patience_s = {self._plan.patience_s:g} s"
-                raise UserError(f"executor {rank} ({host}) {what()} within {patience}")
-
-    def _await_agents(self, state: Slot, what: str) -> None:
-        self._wait(
-            lambda: not state.missing,
-            lambda: f"{what} for step {state.step}",
-            lambda: state.missing_ranks(self.rank_of),
-        )
-
-    def _receive(self, message: Message) -> None:
-        """Act on one frame of an executor; whatever is not right about it is counted and dropped."""
-        kind = message.header.kind
-        try:
-            if kind is FEATURES:
-                self._features(message)
-            elif kind is CHOICES:
-                self._chosen(message)
-            elif kind is Kind.METER:
-                self._meter(message)
-            elif kind is Kind.HELLO:
-                self._hello(message)
-            else:
-                raise WireError("kind")
-        except WireError as error:
-            self._reject(message, error.reason)
-        except ValueError as error:
-            self._reject(message, "decode")
-            log.debug("rank %d: %s", message.source, error)
-
-    def _reject(self, message: Message, reason: str) -> None:
-        header = message.header
-        self._transport.faults.count(message.source, reason, step=header.step, agent=header.agent)
-
-    def _features(self, message: Message) -> None:
-        state, agent, rows, payload = self._awaited(message)
-        if state.choices:
-            raise WireError("kind")
-        started = now_ns()
-        bits = self._codecs[agent].decode(payload, state.latents[agent, :rows, : self._latent_sizes[agent]])
-        state.arrived(agent, len(payload), bits, now_ns() - started)
-
-    def _chosen(self, message: Message) -> None:
-        state, agent, rows, payload = self._awaited(message)
-        if not state.choices:
-            raise WireError("kind")
-        started = now_ns()
-        available, actions, log_probs = (each[agent] for each in state.choices)
-        if len(payload) != 2 * actions.nbytes:
-            raise WireError("length")
-        chosen: np.ndarray = np.ndarray(actions.shape, actions.dtype, payload)
-        their_log_probs: np.ndarray = np.ndarray(actions.shape, np.float32, payload, actions.nbytes)
-        if not (self._allowed(chosen, available) and math.isfinite(their_log_probs.sum())):
-            raise WireError("action")
-        actions[:], log_probs[:] = chosen, their_log_probs
-        state.arrived(agent, len(payload), UNKNOWN_BITS, now_ns() - started)
-
-    def _allowed(self, chosen: np.ndarray, available: np.ndarray) -> bool:
-        """Whether actions (E, D) are finite, or choices in their branches that are available (E, A)."""
-        if self._plan.continuous:
-            return bool(np.isfinite(chosen).all())
-        assert self._plan.whole
-        rows, at = np.arange(len(chosen)), 0
-        for column, size in zip(chosen.T.view(np.uint32), self._plan.whole.branches):  # unsigned, so that -1 is huge
-            if column.max() >= size or not available[rows, column + at].all():
-                return False
-            at += size
-        return True
-
-    def _awaited(self, message: Message) -> tuple[Slot, int, int, memoryview]:
-        """The slot, agent, rows and payload of an answer that a slot waits for. Raises WireError for any other."""
-        source, (_, agent, _, step, slot, rows, version), payload = message
-        if slot >= len(self._slots) or agent not in self._executors[source]:
-            raise WireError("agent")
-        state = self._slots[slot]
-        if version != self.version:
-            raise WireError("version")
-        if step != state.step or rows != state.rows or agent not in state.missing:
-            raise WireError("step")
-        return state, agent, rows, payload
-
-    def _meter(self, message: Message) -> None:
-        resources, timings = unpack_meter(message.payload)
-        agents = len(self._executors[message.source])
-        if len(timings) % agents:
-            raise WireError("meter")
-        self._reports[message.source] = Report(resources, timings.reshape(-1, agents, 3))
-
-    def _hello(self, message: Message) -> None:
-        fields = parse_json(message.payload)
-        numbers = ("cores", "pid")
-        if set(fields) != set(Hello._fields) or any(
-            type(value) is not (int if key in numbers else str) for key, value in fields.items()
-        ):
-            raise WireError("hello")
-        hello = Hello(**fields)
-        if hello.package != __version__:
-            theirs = f"executor {message.source} ({hello.host[:64]}) has sde_harl {hello.package[:32]}"
-            raise UserError(f"{theirs}, the server {__version__}")
-        self.hosts[message.source] = hello

@@ -177,14 +177,14 @@ def _agent_obsk(entry: Entry, given: dict[str, Any]) -> Layer:
 
 
 def _hidden_sizes(entry: Entry, given: dict[str, Any]) -> Layer:
-    """All sizes must be the same. Its policies are not split; recurrent ones can only be here."""
+    """All sizes must be the same. Its policies are not split."""
     sizes = entry.value
     if not isinstance(sizes, list) or not sizes or any(size != sizes[0] for size in sizes):
         return {}
     blocks, width = Value(len(sizes), entry.where), Value(sizes[0], entry.where)
-    whole: Layer = {"policy.local_blocks": blocks, "codec.name": Value("none", entry.where)}
     return {
-        **({} if given.get("use_recurrent_policy") or given.get("use_naive_recurrent_policy") else whole),
+        "policy.local_blocks": blocks,
+        "codec.name": Value("none", entry.where),
         "policy.layer_norm": Value(True, entry.where),
         "policy.blocks": blocks,
         "policy.width": width,

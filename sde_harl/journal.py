@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sde_harl.collector import SLOTS, Episodes
+from sde_harl.collector import Episodes
 from sde_harl.config import Config
 from sde_harl.decisions import Decisions
 from sde_harl.envs.base import EnvSpec
@@ -20,11 +20,15 @@ from sde_harl.executor import hello
 from sde_harl.fleet import Fleet
 from sde_harl.layering import to_yaml
 from sde_harl.link.wire import OVERHEAD, Resources
+from sde_harl.meters.energy import Energy
 from sde_harl.meters.process import Process
 from sde_harl.meters.timing import now_ns
 from sde_harl.policy.split import local_shape
 from sde_harl.record.metrics import Metrics
 from sde_harl.record.trajectories import RunFile, run_folder
+
+USAGE = ("cpu_s", "rss_bytes", "peak_rss_bytes", "joules", "gpu_joules", "idle_w", "gpu_idle_w")
+"""What a rank uses, as columns of /resources and fields of `Resources`."""
 
 
 class Journal:
@@ -32,15 +36,18 @@ class Journal:
 
     def __init__(self, config: Config, spec: EnvSpec, fleet: Fleet, backend: str) -> None:
         """Makes the run's folder, so last of all: a run that can't start shall leave none behind."""
+        self._energy = Energy()
+        self._idle_watts = self._energy.idle_watts(config.meters.idle_s)
         self._config, self._spec, self._fleet = config, spec, fleet
         env, task = spec.name.split("/", 1)
         self.folder = run_folder(Path(config.record.dir), env, task, config.algo.name, config.record.exp, config.seed)
         (self.folder / "models").mkdir()
         (self.folder / "config.yaml").write_text(to_yaml(config))
-        self._file = RunFile(self.folder / "run.h5", _meta(config, spec, fleet, backend), config.record.on_disk_full)
+        meta = _meta(config, spec, fleet, hello(self._energy), backend)
+        self._file = RunFile(self.folder / "run.h5", meta, config.record.on_disk_full)
         self._metrics = Metrics(self.folder, config.record.tensorboard, config.train.steps)
         self._process, self._started = Process(), now_ns()
-        self._elements = sum(local_shape(spec, config.policy, tuple(range(len(spec.agents)))).latent_sizes())
+        self._latents = np.array(local_shape(spec, config.policy, tuple(range(len(spec.agents)))).latent_sizes())
         self.note, self.trajectory = self._metrics.note, self._file.trajectory
 
     def ended(self, step: int, episodes: Episodes) -> None:
@@ -50,13 +57,13 @@ class Journal:
 
     def update(self, step: int, episodes: Episodes, decisions: Decisions, scalars: Mapping[str, float]) -> None:
         """What one rollout brought, and what was learnt from it."""
-        row = {**scalars, **_summary(episodes), **_traffic(decisions, self._elements)}
+        row = {**scalars, **_summary(episodes), **_traffic(decisions, self._latents)}
         self._file.add("training", step=step, **row)
         self._metrics.log(step, row)
 
     def evaluation(self, step: int, episodes: Episodes, decisions: Decisions) -> None:
         """Greedy episodes."""
-        scalars = _summary(episodes) | _traffic(decisions, self._elements)
+        scalars = _summary(episodes) | _traffic(decisions, self._latents)
         self._episodes(step, episodes, train=False)
         self._file.add(
             "evaluations",
@@ -68,6 +75,8 @@ class Journal:
             length_mean=scalars["length"],
             bits_per_element=scalars["bits_per_element"],
             bytes_per_decision=scalars["bytes_per_decision"],
+            missed=scalars["link/missed"],
+            idle=scalars["link/idle"],
         )
         self._metrics.log(step, {f"eval/{key}": value for key, value in scalars.items()})
 
@@ -76,7 +85,7 @@ class Journal:
         self._decisions(decisions, train)
         self._resources(step, resources)
         for fault in self._fleet.faults():
-            self._file.add("faults", step=fault.step, rank=fault.rank, agent=fault.agent, kind=fault.reason)
+            self._file.add("faults", step=step, rank=fault.rank, agent=fault.agent, kind=fault.reason)
 
     def close(self) -> None:
         self._file.close()
@@ -87,7 +96,7 @@ class Journal:
         self._file.add(
             "episodes",
             step=np.full(count, step),
-            slot=episodes.environment // (self._config.train.envs // SLOTS),
+            slot=episodes.environment // (self._config.train.envs // self._config.train.slots),
             env=episodes.environment,
             train=np.full(count, train),
             seed=episodes.seed,
@@ -104,13 +113,13 @@ class Journal:
             device = decisions.device_ns.reshape(-1, 3)
             self._file.add(
                 "decisions",
-                step=per_agent(decisions.step),
+                step=per_agent(decisions.step * self._config.train.envs),
                 agent=np.tile(np.arange(agents), count),
                 train=np.full(count * agents, train),
                 rank=np.tile(self._fleet.rank_of, count),
                 environments=per_agent(decisions.environments),
                 payload_bytes=decisions.payload_bytes.ravel(),
-                wire_bytes=decisions.payload_bytes.ravel() + OVERHEAD,
+                wire_bytes=(decisions.payload_bytes + OVERHEAD * decisions.messages).ravel(),
                 ideal_bits=decisions.ideal_bits.ravel(),
                 version=per_agent(decisions.version),
                 t_local=device[:, 0],
@@ -118,20 +127,26 @@ class Journal:
                 t_round_trip=device[:, 2],
                 t_decode=decisions.decode_ns.ravel(),
                 t_policy=per_agent(decisions.policy_ns),
+                t_decision=per_agent(decisions.decision_ns),
+                latent_age=decisions.age.ravel(),
+                deadline_missed=decisions.missed.ravel(),
+                idle=decisions.idle.ravel(),
+                late=decisions.late.ravel(),
             )
 
     def _resources(self, step: int, resources: Mapping[int, Resources]) -> None:
-        mine = self._process.sample()
-        rows = [(0, mine.cpu_s, mine.rss_bytes, mine.peak_rss_bytes)]
-        rows += [(rank, each.cpu_s, each.rss_bytes, each.peak_rss_bytes) for rank, each in resources.items()]
-        rank, cpu, rss, peak = (np.array(column) for column in zip(*rows))
-        time_s = np.full(len(rows), (now_ns() - self._started) * 1e-9)
-        usage = {"cpu_s": cpu, "rss_bytes": rss, "peak_rss_bytes": peak}
-        self._file.add("resources", rank=rank, step=np.full(len(rows), step), time_s=time_s, **usage)
+        mine = (*self._process.sample(), *self._energy.joules(), *self._idle_watts)
+        theirs = [tuple(getattr(each, name) for name in USAGE) for each in resources.values()]
+        usage = dict(zip(USAGE, (np.array(column) for column in zip(mine, *theirs))))
+        count = 1 + len(theirs)
+        time_s = np.full(count, (now_ns() - self._started) * 1e-9)
+        self._file.add("resources", rank=[0, *resources], step=np.full(count, step), time_s=time_s, **usage)
 
 
-def _meta(config: Config, spec: EnvSpec, fleet: Fleet, backend: str) -> dict[str, str | int | float]:
-    hosts = [hello()] + [each._asdict() for _, each in sorted(fleet.hosts.items())]
+def _meta(
+    config: Config, spec: EnvSpec, fleet: Fleet, server: Mapping[str, str | int], backend: str
+) -> dict[str, str | int | float]:
+    hosts = [server] + [each._asdict() for _, each in sorted(fleet.hosts.items())]
     return {
         "config": to_yaml(config),
         "env": spec.name,
@@ -146,8 +161,9 @@ def _meta(config: Config, spec: EnvSpec, fleet: Fleet, backend: str) -> dict[str
         "codec": config.codec.name,
         "latent": local_shape(spec, config.policy, (0,)).latent_max(),
         "obs_sizes": json.dumps(spec.obs_sizes),
+        "obs_dtype": spec.obs_dtype,
         "agents": json.dumps(spec.agents),
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "started": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
     }
 
 
@@ -158,14 +174,23 @@ def _summary(episodes: Episodes) -> dict[str, float]:
     return {name: float(values.mean()) if len(values) else float("nan") for name, values in means.items()}
 
 
-def _traffic(decisions: Decisions, elements: int) -> dict[str, float]:
-    """Bytes per decision of one agent, and bits per latent element by the model (NaN where the codec has none)."""
-    made = decisions.environments.sum()
+def _traffic(decisions: Decisions, latents: np.ndarray) -> dict[str, float]:
+    """What crossed the link; `latents` (N,) are the elements of an agent's.
+
+    Bytes per decision of one agent; bits per latent element by the model (NaN where the codec has none); the shares of
+    decisions whose latents came too late and in which an agent did nothing therefore; late messages.
+    """
     agents = decisions.payload_bytes.shape[1]
-    ideal = decisions.ideal_bits
+    made = max(int(decisions.environments.sum()) * agents, 1)
+    heard = decisions.messages > decisions.late
+    elements = (decisions.environments[:, None] * latents)[heard].sum()
+    ideal = decisions.ideal_bits[heard]
     return {
-        "bytes_per_decision": float(decisions.payload_bytes.sum() / max(made * agents, 1)),
-        "bits_per_element": float(ideal.sum() / max(made * elements, 1)) if (ideal >= 0).all() else float("nan"),
+        "bytes_per_decision": float(decisions.payload_bytes.sum() / made),
+        "bits_per_element": float(ideal.sum() / max(elements, 1)) if (ideal >= 0).all() else float("nan"),
+        "link/missed": float(decisions.missed.sum() / made),
+        "link/idle": float(decisions.idle.sum() / made),
+        "link/late": float(decisions.late.sum()),
     }
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import yaml
 
-from sde_harl.config import Config
+from sde_harl.config import PROFILES, Config, LinkProfile
 from sde_harl.errors import UserError
 
 
@@ -159,11 +159,24 @@ def did_you_mean(word: str, valid: Iterable[str], cutoff: float = 0.6) -> str:
 
 def _checked(name: str, given: Value, key: Key) -> Any:
     """The value in the key's type and within its bounds."""
-    value = _convert(given.value, key.kind)
+    value = _profile(given.value) if key.kind is LinkProfile else _convert(given.value, key.kind)
     wanted = _spell(key.kind) if value is None else _broken_bound(value, key.field)
     if wanted:
         raise UserError(f"{name}: expected {wanted}, got {brief(given.value)} ({given.source})")
     return value
+
+
+def _profile(raw: Any) -> LinkProfile | None:
+    """A link by name, or by its numbers; None where it is neither."""
+    if isinstance(raw, str):
+        return PROFILES.get(raw)
+    fields = {item.name: item for item in dataclasses.fields(LinkProfile)}
+    if not isinstance(raw, dict) or not set(raw) <= set(fields):
+        return None
+    numbers = {name: _convert(value, float) for name, value in raw.items()}
+    if any(value is None or _broken_bound(value, fields[name]) for name, value in numbers.items()):
+        return None
+    return LinkProfile(**numbers)
 
 
 def _broken_bound(value: Any, item: dataclasses.Field[Any]) -> str:
@@ -210,12 +223,15 @@ def _spell(kind: Any) -> str:
         str: "text",
         tuple: "lists of agent indices",
         dict: "a map of agent to rank, each agent once",
+        LinkProfile: f"one of {', '.join(PROFILES)}, or some of loss (0 to 0.9), delay_ms and jitter_ms",
     }[get_origin(kind) or kind]
 
 
 def _check_together(config: Config, layer: Layer) -> None:
     """What no single field can tell."""
-    policy, train, exp = config.policy, config.train, config.record.exp
+    policy, train, exp, link = config.policy, config.train, config.record.exp, config.link
+    emulated, remembering = link.model != PROFILES["none"], policy.recurrent and policy.local_blocks == policy.blocks
+    remembered = "policy.recurrent, policy.local_blocks = policy.blocks: a device that misses a step remembers wrongly"
     local, minibatches, critics = policy.local_blocks, config.algo.minibatches, config.algo.critic_minibatches
     chunk = config.algo.chunk if policy.recurrent else 1
     on_device, coded = local == policy.blocks, config.codec.name != "none"
@@ -236,12 +252,15 @@ def _check_together(config: Config, layer: Layer) -> None:
             not (coded and on_device),
             "none (policy.local_blocks = policy.blocks: nothing is coded)",
         ),
-        ("policy.recurrent", policy.recurrent, not (policy.recurrent and on_device), "a block at the server"),
         ("policy.groups", policy.groups, whole, "every agent from 0 on exactly once"),
-        ("train.envs", train.envs, train.envs % 2 == 0, "an even number (two half-batches)"),
+        ("train.envs", train.envs, train.envs % train.slots == 0, f"a multiple of train.slots = {train.slots}"),
         ("algo.minibatches", minibatches, minibatches <= rows, f"{rows} (a rollout's rows or chunks) or less"),
         ("algo.critic_minibatches", critics, critics <= rows, f"{rows} (a rollout's rows or chunks) or less"),
         ("train.rollout", train.rollout, train.rollout % chunk == 0, f"a multiple of algo.chunk ({chunk})"),
+        ("link.deadline_ms", link.deadline_ms, link.deadline_ms > 0 or not emulated, "more than 0, with link.model"),
+        ("link.deadline_ms", link.deadline_ms, not (link.deadline_ms and remembering), f"0 ({remembered})"),
+        ("link.on_fault", link.on_fault, link.on_fault == "abort" or not remembering, f"abort ({remembered})"),
+        ("link.model", link.model, not (emulated and on_device), "none (policy.local_blocks = policy.blocks)"),
         ("record.exp", exp, "/" not in exp and exp not in (".", ".."), "the name of a folder"),
     ):
         if not right:

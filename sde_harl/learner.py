@@ -11,10 +11,10 @@ import torch
 from sde_harl.algorithms import ALGORITHMS
 from sde_harl.algorithms.rollout import Rollout
 from sde_harl.codec.tables import Tables
-from sde_harl.collector import SLOTS, Collector, Episodes, Seat, evaluate
+from sde_harl.collector import Collector, Episodes, Seat, evaluate
 from sde_harl.config import Config
 from sde_harl.envs import make, resolve_backend
-from sde_harl.envs.base import EnvSpec
+from sde_harl.envs.base import EnvSpec, VectorEnv
 from sde_harl.errors import UserError
 from sde_harl.fleet import Fleet, Plan
 from sde_harl.journal import Journal
@@ -25,6 +25,7 @@ from sde_harl.policy.split import SplitPolicy, local_shape
 from sde_harl.policy.view import make_view
 from sde_harl.policy.whole import WholeShape
 from sde_harl.record.checkpoint import load, save
+from sde_harl.roles.diversity import Diversity
 from sde_harl.tape import Tape
 
 
@@ -36,8 +37,8 @@ class Learner:
         torch.set_num_threads(config.train.threads or os.cpu_count() or 1)
         backend, line = resolve_backend(config.env)
         self._stages = Stages()
-        half = config.train.envs // SLOTS
-        self._envs = envs = [make(config.env, half, config.seed, slot * half) for slot in range(SLOTS)]
+        self._envs: list[VectorEnv] = []
+        envs = self._make_envs(first=0)
         torch.set_flush_denormal(True)  # a policy that has made up its mind is full of them, and they are slow
         self.spec: EnvSpec = envs[0].spec
         algorithm = ALGORITHMS[config.algo.name]
@@ -45,9 +46,12 @@ class Learner:
             raise UserError(f"algo.name: {config.algo.name} can't act in the continuous actions of {self.spec.name}")
         shape = local_shape(self.spec, config.policy, tuple(range(len(self.spec.agents))))
         assign = dict(config.placement.assign)
-        link = (SLOTS, assign, config.link.patience_s)
+        link = (config.train.slots, assign, config.link.patience_s)
         actions = (len(self.spec.branches), self.spec.continuous, self._whole())
-        self.fleet = Fleet(transport, Plan(shape, config.codec.name, config.codec.pack, half, *link, *actions))
+        late = (1e-3 * config.link.deadline_ms, config.link.max_age, config.link.on_fault == "fallback")
+        emulated = (config.link.model, config.seed)
+        coded = (shape, config.codec.name, config.codec.pack, envs[0].num_envs)
+        self.fleet = Fleet(transport, Plan(*coded, *link, *actions, config.meters.idle_s, *late, *emulated))
         self.fleet.handshake()
         self._seed(config.seed)
         share = config.algo.share_param
@@ -55,6 +59,8 @@ class Learner:
         view = make_view("own" if algorithm.own_view else config.env.state_type, self.spec)
         critic = Critic(view, config.policy, share or not algorithm.own_view, self._torch)
         self.algorithm = algorithm(self.policy, critic, config.algo, config.codec, self._torch)
+        diversity = config.diversity
+        self._diversity = Diversity(self.policy, self.spec, diversity, self._torch) if diversity.coef else None
         chunks = (config.algo.chunk, config.policy.width) if config.policy.recurrent else (1, 0)
         sizes = (config.train.rollout, config.train.envs, 0 if self.fleet.whole else shape.latent_max())
         self._rollout = Rollout(self.spec, *sizes, view, *chunks)
@@ -70,11 +76,19 @@ class Learner:
         for note in (line, players, f"run folder {self.journal.folder}"):
             self.journal.note(note)
 
+    def _make_envs(self, first: int) -> list[VectorEnv]:
+        """The environments of every slot, numbered from `first`."""
+        config, rows = self.config, self.config.train.envs // self.config.train.slots
+        envs = [make(config.env, rows, config.seed, first + slot * rows) for slot in range(config.train.slots)]
+        self._envs += envs  # to be closed
+        return envs
+
     def _whole(self) -> WholeShape | None:
         """What devices have to know that run their whole policies."""
         if self.config.policy.local_blocks < self.config.policy.blocks:
             return None
-        return WholeShape(self.spec.branches, self.spec.continuous, self.config.seed)
+        memory = self.config.policy.width if self.config.policy.recurrent else 0
+        return WholeShape(self.spec.branches, self.spec.continuous, self.config.seed, memory)
 
     def _seed(self, seed: int) -> None:
         sequence = np.random.SeedSequence(seed)
@@ -117,8 +131,10 @@ class Learner:
         with self._stages("report"):
             decisions, resources = self.fleet.report()
             self.journal.cost(self.steps, decisions, resources, train=True)
+        with self._stages("diversity"):
+            scalars = self._diversify()
         with self._stages("learn"):
-            scalars = self.algorithm.update(self._rollout, self.steps / self.config.train.steps)
+            scalars |= self.algorithm.update(self._rollout, self.steps / self.config.train.steps)
         with self._stages("publish"):
             self._publish()
         elapsed = (now_ns() - started) * 1e-9
@@ -126,6 +142,14 @@ class Learner:
         scalars |= {f"share/{name}": seconds.get(name, 0.0) / elapsed for name in STAGES}
         scalars["steps_per_s"] = self._rollout.rewards.size / elapsed
         self.journal.update(self.steps, episodes, decisions, scalars)
+
+    def _diversify(self) -> dict[str, float]:
+        """Add the intrinsic reward, if there is one, to the team's; scalars to log."""
+        if not self._diversity:
+            return {}
+        intrinsic = self._diversity.reward(self._rollout)
+        self._rollout.rewards += intrinsic.rewards
+        return intrinsic.scalars
 
     def _publish(self) -> None:
         """A new version of everything that acts: local nets and tables to the executors, the rest to this process."""
@@ -142,14 +166,11 @@ class Learner:
         if not config.eval.episodes:
             return
         if not self._eval_seats:
-            half = config.train.envs // SLOTS
-            envs = [make(config.env, half, config.seed, EVAL_FIRST_ENV + slot * half) for slot in range(SLOTS)]
-            self._envs += envs
+            envs = self._make_envs(EVAL_FIRST_ENV)
             self._eval_seats = [Seat(slot, env, self.fleet, self._stages) for slot, env in enumerate(envs)]
         tapes = None
         if config.record.trajectories == "eval":
-            half = config.train.envs // SLOTS
-            tapes = [Tape(self.spec, half, self.journal.trajectory) for _ in range(SLOTS)]
+            tapes = [Tape(self.spec, seat.num_envs, self.journal.trajectory) for seat in self._eval_seats]
         when = self.steps // config.train.envs
         episodes = evaluate(self._eval_seats, self._acting, config.eval.episodes, when, tapes)
         decisions, resources = self.fleet.report()
@@ -189,7 +210,7 @@ class Learner:
             self.journal.note(str(error))
 
 
-STAGES = ("environment", "send", "latents", "policy", "devices", "report", "learn", "publish")
+STAGES = ("environment", "send", "latents", "policy", "devices", "report", "diversity", "learn", "publish")
 """Where the learner's time goes; what is left over is evaluation, checkpoints and logging."""
 EVAL_FIRST_ENV = 1 << 20
 """Evaluation environments are numbered from here, so that none shares a random stream with training."""

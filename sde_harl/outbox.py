@@ -11,10 +11,11 @@ from typing import NamedTuple
 import numpy as np
 
 from sde_harl.codec.tables import largest_bytes
+from sde_harl.config import LinkProfile
 from sde_harl.link.transport import Fan, Transport
 from sde_harl.link.wire import OVERHEAD, Kind
 from sde_harl.policy.local import LocalShape, parameter_shapes
-from sde_harl.policy.whole import WholeShape, head_shapes
+from sde_harl.policy.whole import Told, WholeShape, told_bytes, upper_shapes
 
 SENSOR, ACTIONS = Kind.SENSOR, Kind.ACTIONS  # at hand: an Enum looks them up in Python
 
@@ -38,6 +39,23 @@ class Plan(NamedTuple):
     """Actions are float32, else int32."""
     whole: WholeShape | None = None
     """Of policies that run on the devices from end to end; None where they are split."""
+    idle_s: float = 0.0
+    """Pause before the run in which hosts measure their idle power."""
+    deadline_s: float = 0.0
+    """What a decision waits for its latents; 0 = as long as `patience_s`."""
+    max_age: int = 0
+    """Steps for which an agent's last latents may stand for those that have not come."""
+    go_on: bool = False
+    """Without executors that are lost; else the run ends."""
+    profile: LinkProfile = LinkProfile()
+    """Of the links to be emulated, if any."""
+    seed: int = 0
+    """Of the emulated links."""
+
+    @property
+    def wait_s(self) -> float:
+        """What a decision waits for its latents at most."""
+        return min(self.deadline_s or self.patience_s, self.patience_s)
 
     def shape_of(self, agents: tuple[int, ...]) -> LocalShape:
         """Of some agents' local nets."""
@@ -58,6 +76,8 @@ class Outbox:
     def __init__(self, transport: Transport, plan: Plan, executors: dict[int, tuple[int, ...]]) -> None:
         """`executors`: agents by rank."""
         self._transport, self._plan, self._executors = transport, plan, executors
+        # Who answers in time has taken what it was sent before: with a deadline there is nothing to wait for.
+        self._patience_s = 0.0 if plan.deadline_s else plan.patience_s
         self._sensors: dict[tuple[int, int], Frames] = {}
         self._actions: dict[tuple[int, int], Frames] = {}
 
@@ -65,25 +85,25 @@ class Outbox:
         """Bytes of the largest frame that any executor gets, of any kind; a WELCOME's or a reason's are few."""
         return OVERHEAD + max(1 << 16, *(self._largest(agents) for agents in self._executors.values()))
 
-    def sense(
-        self, slot: int, step: int, version: int, obs: np.ndarray, available: np.ndarray | None, greedy: bool
-    ) -> None:
-        """Send observations (N, E, O), and, to whole policies, what is available (N, E, A) and whether to be greedy."""
+    def sense(self, slot: int, number: int, version: int, obs: np.ndarray, told: Told | None) -> list[int]:
+        """Send observations (N, E, O), and to whole policies what they are told beside.
+
+        Returns the ranks that were left out, as `Transport.send_fan` does.
+        """
         rows = obs.shape[1]
         fan, places = self._sensors.get((slot, rows)) or self._new_sensors(slot, rows)
 
         def write(rank: int) -> None:
             for agent, place in places[rank]:
                 place[:] = obs[agent, :, : place.shape[1]]
-            if available is not None:
-                told, payload = available[list(self._executors[rank])], fan.frames[rank].payload
-                payload[-1 - told.size : -1] = told.tobytes()
-                payload[-1] = greedy
+            if told:
+                beside = told.to_bytes(list(self._executors[rank]))
+                fan.frames[rank].payload[-len(beside) :] = beside
 
-        self._transport.send_fan(fan, write, SENSOR, step, slot, rows, version)
+        return self._transport.send_fan(fan, write, SENSOR, number, slot, rows, version, self._patience_s)
 
-    def act(self, slot: int, step: int, version: int, actions: np.ndarray) -> None:
-        """Send actions (N, E, D)."""
+    def act(self, slot: int, number: int, version: int, actions: np.ndarray) -> None:
+        """Send actions (N, E, D) to those who can take them."""
         rows = actions.shape[1]
         fan, places = self._actions.get((slot, rows)) or self._new_actions(slot, rows)
 
@@ -91,10 +111,11 @@ class Outbox:
             for agent, place in places[rank]:
                 place[:] = actions[agent]
 
-        self._transport.send_fan(fan, write, ACTIONS, step, slot, rows, version)
+        self._transport.send_fan(fan, write, ACTIONS, number, slot, rows, version, self._patience_s)
 
     def _new_sensors(self, slot: int, rows: int) -> Frames:
-        made = self._sensors[slot, rows] = self._new(rows, self._plan.shape.obs_sizes, np.dtype("<f4"), told=True)
+        shape = self._plan.shape
+        made = self._sensors[slot, rows] = self._new(rows, shape.obs_sizes, shape.obs_dtype(), told=True)
         return made
 
     def _new_actions(self, slot: int, rows: int) -> Frames:
@@ -104,9 +125,10 @@ class Outbox:
         return made
 
     def _new(self, rows: int, widths: tuple[int, ...], dtype: np.dtype, told: bool) -> Frames:
-        """Frames for (E, width) four-byte numbers of each agent, and what else whole policies are told."""
+        """Frames for (E, width) numbers of each agent, and what else whole policies are told."""
         sizes = {
-            rank: 4 * rows * sum(widths[agent] for agent in agents) + (self._told_bytes(agents, rows) if told else 0)
+            rank: dtype.itemsize * rows * sum(widths[agent] for agent in agents)
+            + (self._told_bytes(agents, rows) if told else 0)
             for rank, agents in self._executors.items()
         }
         fan = self._transport.fan(sizes)
@@ -115,18 +137,17 @@ class Outbox:
             at, payload = 0, fan.frames[rank].payload
             for agent in agents:
                 places[rank].append((agent, np.ndarray((rows, widths[agent]), dtype, payload, at)))
-                at += 4 * rows * widths[agent]
+                at += dtype.itemsize * rows * widths[agent]
         return Frames(fan, places)
 
     def _told_bytes(self, agents: tuple[int, ...], rows: int) -> int:
-        whole = self._plan.whole
-        return rows * len(agents) * sum(whole.branches) + 1 if whole else 0
+        return told_bytes(self._plan.whole, len(agents), rows) if self._plan.whole else 0
 
     def _largest(self, agents: tuple[int, ...]) -> int:
         """Payload bytes: observations, tables, weights or actions."""
         plan, shape = self._plan, self._plan.shape_of(agents)
-        sensed = 4 * plan.rows * sum(shape.obs_sizes) + self._told_bytes(agents, plan.rows)
-        heads = head_shapes(shape, plan.whole) if plan.whole else []
-        weights = sum(prod(each) for each in [*parameter_shapes(shape), *heads])
+        sensed = shape.obs_dtype().itemsize * plan.rows * sum(shape.obs_sizes) + self._told_bytes(agents, plan.rows)
+        upper = upper_shapes(shape, plan.whole) if plan.whole else []
+        weights = sum(prod(each) for each in [*parameter_shapes(shape), *upper])
         actions = plan.rows * len(agents) * plan.action_size
         return max(sensed, largest_bytes(shape.latent_max()), 4 * weights, 4 * actions)

@@ -1,12 +1,13 @@
 """The program: `python -m sde_harl.run CONFIG [key=value ...]`, alone or under mpirun. Runs this rank's role.
 
 Rank 0 is the learner; every other rank is an executor, which reads no file: rank 0 tells it what to be. Exit codes:
-0 done; 2 something the user can mend (one line on rank 0); 130 stopped by Ctrl-C, SIGTERM or SIGUSR1 with everything
-saved; 1 a defect.
+0 done; 2 something the user can mend (one line on rank 0); 3 done, but without executors that were absent at the end;
+130 stopped by Ctrl-C, SIGTERM or SIGUSR1 with everything saved; 1 a defect.
 """
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
@@ -23,7 +24,8 @@ from sde_harl.link import mpi
 from sde_harl.link.loopback import Loopback
 from sde_harl.link.transport import Transport
 
-MENDABLE, INTERRUPTED, DEFECT = 2, 130, 1
+MENDABLE, BEREFT, INTERRUPTED, DEFECT = 2, 3, 130, 1
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Save and end. mpirun turns Ctrl-C into SIGTERM and kills soon after; SIGUSR1 it passes on and leaves us our time."""
 
@@ -31,48 +33,63 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 def main(argv: list[str]) -> int:
     """Run this process's part of the job; returns its exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    keep_memory()
     rank, size = mpi.launched_ranks()
     if rank:
         return run_executor()
     for number in STOPS:
         signal.signal(number, _interrupt)
     transport: Transport | None = None
-    reason = ""
+    reason, code = "", DEFECT
     try:
         transport = mpi.join() if size > 1 else None
-        lead(argv, transport)
-        return 0
+        code = lead(argv, transport)
     except UserError as error:
-        reason = str(error)
+        reason, code = str(error), MENDABLE
         print(f"error: {reason}", file=sys.stderr)
-        return MENDABLE
     except KeyboardInterrupt:
+        code = INTERRUPTED
         print("interrupted: everything so far is saved", file=sys.stderr)
-        return INTERRUPTED
     except BaseException as error:
         reason = f"rank 0 failed: {type(error).__name__}: {error}"
+        if transport and transport.absent:
+            traceback.print_exc()  # the job is about to be ended from under us
         raise
     finally:
         for number in STOPS:
             signal.signal(number, signal.SIG_IGN)  # an executor's exit code makes mpirun end us, who are ending anyway
         if transport:
-            dismiss(transport, reason)
+            dismiss(transport, reason, code)
+    return code
 
 
-def lead(argv: list[str], transport: Transport | None) -> None:
-    """Rank 0: read the command line, then train. Raises UserError for whatever the user can mend."""
+def keep_memory() -> None:
+    """Asks glibc to keep what is freed: by default frames and tensors go back to the kernel and are faulted in anew."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
+        libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the largest that glibc takes
+
+
+def lead(argv: list[str], transport: Transport | None) -> int:
+    """Rank 0: read the command line, then train; the exit code. Raises UserError for whatever the user can mend."""
     from sde_harl.command import parse
 
     request = parse(argv)
     if request.text:
         print(request.text)
     if request.config is None:
-        return
+        return 0
     if transport and request.config.placement.mode == "local":
         raise UserError(f"placement.mode: local is one process, mpirun started {transport.size}; use mode agents")
     from sde_harl.learner import Learner
 
-    Learner(request.config, transport or loopback()).run()
+    learner = Learner(request.config, transport or loopback())
+    learner.run()
+    absent = learner.fleet.absent
+    if absent:
+        print(f"done, but without executors {', '.join(map(str, absent))}: no answer", file=sys.stderr)
+    return BEREFT if absent else 0
 
 
 def loopback() -> Transport:
@@ -110,14 +127,14 @@ def run_executor() -> int:
     return code
 
 
-def dismiss(transport: Transport, reason: str) -> None:
-    """Send every executor home, then leave MPI."""
+def dismiss(transport: Transport, reason: str, code: int = 0) -> None:
+    """Send every executor home, then leave MPI; where some are absent, end the job with `code`."""
     from sde_harl.link.wire import Kind
 
-    for rank in range(1, transport.size):
+    for rank in {*range(1, transport.size)} - transport.absent:
         transport.send(rank, Kind.BYE, reason.encode()[:4096])
     transport.flush(2.0)
-    transport.close()
+    transport.close(code)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

@@ -24,13 +24,19 @@ def spec(actions: tuple[tuple[int, ...], ...], obs: int, continuous: bool = Fals
 
 
 def learner(
-    game: EnvSpec, name: str = "happo", codec: str = "entropy", seed: int = 0, recurrent: bool = False, **algo: Any
+    game: EnvSpec,
+    name: str = "happo",
+    codec: str = "entropy",
+    seed: int = 0,
+    recurrent: bool = False,
+    groups: tuple[tuple[int, ...], ...] = (),
+    **algo: Any,
 ) -> Any:
     """An algorithm, by name in ALGORITHMS, with small nets; `algo` as in AlgoConfig."""
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     kind, config = ALGORITHMS[name], AlgoConfig(name=name, **algo)
-    policy_config = PolicyConfig(blocks=2, local_blocks=1, width=16, latent=4, recurrent=recurrent)
+    policy_config = PolicyConfig(blocks=2, local_blocks=1, width=16, latent=4, recurrent=recurrent, groups=groups)
     codec_config = CodecConfig(name=codec, rate_rows=32)
     policy = SplitPolicy(game, policy_config, codec_config, config.share_param, generator)
     view = make_view("own" if kind.own_view else "EP", game)

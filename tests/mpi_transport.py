@@ -112,7 +112,7 @@ def check_fan(server: Transport, peers: list[int]) -> None:
         def write(peer: int, step: int = step) -> None:
             fan.frames[peer].payload[:] = bytes([step]) * (4 + peer)
 
-        server.send_fan(fan, write, Kind.SENSOR, step, 1, 2, 3)
+        assert server.send_fan(fan, write, Kind.SENSOR, step, 1, 2, 3, TIMEOUT_S) == []
         answers = {source: body for source, _, _, body in gather(server, len(peers))}
         assert answers == {peer: bytes([step]) * (4 + peer) for peer in peers}
     with pytest.raises(ValueError, match="room for"):

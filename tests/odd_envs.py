@@ -98,6 +98,111 @@ class Torque(pettingzoo.ParallelEnv):
         return actions, {agent: float(action.sum()) for agent, action in actions.items()}, *flags, {}
 
 
+class Cues(pettingzoo.ParallelEnv):
+    """Two steps: each of two agents sees one of three cues, then nothing, and is to name what it saw."""
+
+    metadata: dict[str, Any] = {"name": "cues"}
+    possible_agents = ["left", "right"]
+
+    def __init__(self) -> None:
+        self.agents: list[str] = []
+
+    def observation_space(self, agent: str) -> spaces.Space[Any]:
+        return spaces.Box(0, 1, (4,))
+
+    def action_space(self, agent: str) -> spaces.Space[Any]:
+        return spaces.Discrete(3)
+
+    def reset(self, seed: int | None = None, options: Any = None) -> tuple[Any, Any]:
+        self.agents, self.blank = list(self.possible_agents), False
+        self.cues = dict(zip(self.agents, np.random.default_rng(seed).integers(0, 3, 2)))
+        return {agent: np.eye(4)[cue] for agent, cue in self.cues.items()}, {}
+
+    def step(self, actions: dict[str, Any]) -> tuple[Any, Any, Any, Any, Any]:
+        over, self.blank = self.blank, True
+        rewards = {agent: float(over and actions[agent] == cue) for agent, cue in self.cues.items()}
+        flags = [dict.fromkeys(self.possible_agents, flag) for flag in (over, False)]
+        self.agents = [] if over else self.agents
+        return dict.fromkeys(self.possible_agents, np.eye(4)[3]), rewards, *flags, {}
+
+
+class Seekers(pettingzoo.ParallelEnv):
+    """Two agents on grids of 5 by 5, each with a lamp to walk to, and another one once it is there.
+
+    An agent sees its grid as an image of bytes, itself in one channel and the lamp in the other. A step nearer is worth
+    1, a step away -1: whoever sees gets 1 in each of the six steps, whoever doesn't about 0.
+    """
+
+    metadata: dict[str, Any] = {"name": "seekers"}
+    possible_agents = ["left", "right"]
+    moves = np.array([(0, 1), (0, -1), (1, 0), (-1, 0)])
+    shape: tuple[int, ...] = (5, 5, 2)
+
+    def __init__(self) -> None:
+        self.agents: list[str] = []
+
+    def observation_space(self, agent: str) -> spaces.Space[Any]:
+        return spaces.Box(0, 255, self.shape, np.uint8)
+
+    def action_space(self, agent: str) -> spaces.Space[Any]:
+        return spaces.Discrete(4)
+
+    def _obs(self, agent: str) -> np.ndarray:
+        image = np.zeros((5, 5, 2), np.uint8)
+        image[(*self.at[agent], 0)], image[(*self.lamp[agent], 1)] = 255, 200
+        return image
+
+    def _elsewhere(self, at: np.ndarray) -> np.ndarray:
+        lamp = self.rng.integers(0, 5, 2)
+        return lamp if (lamp != at).any() else self._elsewhere(at)
+
+    def reset(self, seed: int | None = None, options: Any = None) -> tuple[Any, Any]:
+        self.rng, self.step_count, self.agents = np.random.default_rng(seed), 0, list(self.possible_agents)
+        self.at = {agent: self.rng.integers(0, 5, 2) for agent in self.agents}
+        self.lamp = {agent: self._elsewhere(self.at[agent]) for agent in self.agents}
+        return {agent: self._obs(agent) for agent in self.agents}, {}
+
+    def step(self, actions: dict[str, Any]) -> tuple[Any, Any, Any, Any, Any]:
+        self.step_count += 1
+        rewards = {agent: self._walk(agent, self.moves[action]) for agent, action in actions.items()}
+        flags = [dict.fromkeys(self.possible_agents, flag) for flag in (False, self.step_count == LIMIT)]
+        self.agents = [] if self.step_count == LIMIT else self.agents
+        return {agent: self._obs(agent) for agent in self.possible_agents}, rewards, *flags, {}
+
+    def _walk(self, agent: str, move: np.ndarray) -> float:
+        before = np.abs(self.lamp[agent] - self.at[agent]).sum()
+        self.at[agent] = np.clip(self.at[agent] + move, 0, 4)
+        after = np.abs(self.lamp[agent] - self.at[agent]).sum()
+        if not after:
+            self.lamp[agent] = self._elsewhere(self.at[agent])
+        return float(before - after)
+
+
+class ChannelsFirst(Seekers):
+    """The same with images (C, H, W) of floats, and a state that shows only the first agent's."""
+
+    shape = (2, 5, 5)
+
+    def observation_space(self, agent: str) -> spaces.Space[Any]:
+        return spaces.Box(0, 1, self.shape)
+
+    def _obs(self, agent: str) -> np.ndarray:
+        return np.moveaxis(super()._obs(agent), -1, 0) / np.float32(255)
+
+    def state(self) -> np.ndarray:
+        return self._obs("left")
+
+
+class Sizes(Seekers):
+    """Images of two sizes."""
+
+    def observation_space(self, agent: str) -> spaces.Space[Any]:
+        return spaces.Box(0, 255, self.shape if agent == "left" else (4, 5, 2), np.uint8)
+
+    def _obs(self, agent: str) -> np.ndarray:
+        return super()._obs(agent)[: 5 if agent == "left" else 4]
+
+
 class Failing(Corridor):
     """Raises in the third step, or is killed."""
 

@@ -29,7 +29,9 @@ META: dict[str, str | int | float] = {
     "obs_sizes": "[10, 30]",
     "agents": '["a", "b"]',
     "codec": "entropy",
+    "started": "2026-01-01T00:00:00.000+00:00",
 }
+NO_ENERGY = dict.fromkeys(("joules", "gpu_joules", "idle_w", "gpu_idle_w"), float("nan"))
 
 
 def record(folder: Path, rows: bool = True, win_rate: float = 0.5, **meta: str | int | float) -> Path:
@@ -47,6 +49,7 @@ def record(folder: Path, rows: bool = True, win_rate: float = 0.5, **meta: str |
                 cpu_s=cpu,
                 rss_bytes=10**6,
                 peak_rss_bytes=10**7 * (rank + 1),
+                **NO_ENERGY,
             )
         for step in (100, 200):
             file.add("evaluations", step=step, episodes=8, win_rate=win_rate * step / 200, return_mean=step / 10,
@@ -291,3 +294,59 @@ def test_curves_of_unlike_steps_are_laid_together(monkeypatch: pytest.MonkeyPatc
     steps, values = together(curves)
     assert steps.tolist() == [100, 200, 300]
     assert values.tolist() == [[0.0, 1.0, 2.0], [4.0, 4.0, 5.0]]
+
+
+START_UNIX_S = 1767225600  # META's "started"
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Path:
+    """4,000 decisions of edge1's agent in 2 s and 10 J, of which 1 W is idle; the server has no sensor."""
+    hosts = [{"host": "server", "energy": "not measurable here: no RAPL"}, {"host": "edge1", "energy": "INA3221"}]
+    file = RunFile(tmp_path / "run.h5", {**META, "hosts": json.dumps(hosts)}, "stop")
+    times = dict.fromkeys(("t_local", "t_encode", "t_round_trip", "t_decode", "t_policy"), 1)
+    size = {"payload_bytes": 4, "wire_bytes": 36, "ideal_bits": 30.0, "version": 1, "train": True, "agent": 0}
+    for step in (0, 10, 20):  # the first and the last lie outside of what the sensor saw
+        file.add("decisions", step=step, rank=1, environments=4000, **size, **times)
+    used = {"cpu_s": 4.0, "rss_bytes": 1, "peak_rss_bytes": 1, "gpu_joules": np.nan, "gpu_idle_w": np.nan}
+    for step, time_s, joules in ((5, 1.0, 100.0), (20, 3.0, 110.0)):
+        for rank, mine, idle in ((0, np.nan, np.nan), (1, joules, 1.0)):
+            file.add("resources", rank=rank, step=step, time_s=time_s, joules=mine, idle_w=idle, **used)
+    file.close()
+    return tmp_path / "run.h5"
+
+
+RESOURCES, MODEL = "resource_consumption.py", "energy_model.py"
+
+
+def test_joules_of_a_decision_with_and_without_idle(measured: Path) -> None:
+    (item,) = json.loads(run(RESOURCES, measured, "--json", "-").stdout)
+    by_host = {each["host"]: each for each in item["energy"] if each["sensor"] != "not recorded"}
+    assert by_host["server"]["joules"] is None
+    edge = by_host["edge1"]
+    assert (edge["window_s"], edge["decisions"], edge["joules"]) == (2.0, 4000, 10.0)
+    assert edge["joules_per_decision"] == pytest.approx(10 / 4000)
+    assert edge["joules_per_decision_without_idle"] == pytest.approx(8 / 4000)
+    text = " ".join(run(RESOURCES, measured).stdout.split())
+    assert "energy of edge1 (INA3221): 10.0 J in 2.0 s, 2.500 mJ a decision, 2.000 mJ without idle (1.00 W)" in text
+    assert "energy of server: not measurable here: no RAPL" in text
+
+
+def test_an_external_meter_is_integrated_over_the_run(measured: Path, tmp_path: Path) -> None:
+    csv_file = tmp_path / "meter.csv"
+    csv_file.write_text("unix_s,watts\n" + "".join(f"{START_UNIX_S + second},{second}\n" for second in range(5)))
+    arguments = (measured, "--meter", f"server={csv_file}", "--json", "-")
+    (item,) = json.loads(run(RESOURCES, *arguments).stdout)
+    (meter,) = [each for each in item["energy"] if "external" in each["sensor"]]
+    assert meter["joules"] == pytest.approx(4.0)  # of watts that rise from 1 at 1 s to 3 at 3 s
+    csv_file.write_text("unix_s,power\n1,2\n")
+    assert "meter.csv: not a meter's CSV" in run(RESOURCES, *arguments, code=2).stderr
+    assert "its hosts are edge1, server" in run(RESOURCES, measured, "--meter", f"pi={csv_file}", code=2).stderr
+
+
+def test_the_energy_model_says_that_it_estimates(measured: Path) -> None:
+    given = (MODEL, measured, "--watts", "2", "--watts", "edge1=0.5")
+    _, edge = json.loads(run(*given, "--json", "-").stdout)
+    assert (edge["joules"], edge["joules_per_decision"]) == (2.0, pytest.approx(2.0 / 12_000))
+    assert "ESTIMATE" in run(*given).stdout
+    assert "no --watts for its host server" in run(MODEL, measured, "--watts", "edge1=0.5", code=2).stderr

@@ -11,11 +11,13 @@ from launch import ROOT, launch, needs_mpirun
 
 NAMES = {
     "codec": r"codec/batch\d+/\w+",
+    "conv": r"conv/\d+x\d+x\d+-k\d+-s\d+/batch\d+",
     "decision": r"decision/ranks9/batch\d+/p\d+",
-    "update": r"update/(\w+/(whole|critic|policies)|acting)",
+    "update": r"update/(\w+/(whole|critic|policies)|diversity|acting)",
     "train": r"train/happo/3m/smax(/agents4)?(/share[./]\w+)?",
 }
-ARGUMENTS = {"codec": [], "decision": ["--quick"], "update": ["--quick"], "train": ["--quick", "env.map=3m"]}
+QUICK = ["--quick"]
+ARGUMENTS = {"codec": [], "conv": QUICK, "decision": QUICK, "update": QUICK, "train": [*QUICK, "env.map=3m"]}
 
 
 def test_all_benchmarks_are_held_to_this() -> None:

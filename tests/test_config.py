@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sde_harl.algorithms import ALGORITHMS
 from sde_harl.command import HARL_KEYS, help_text, parse
-from sde_harl.config import Config
+from sde_harl.config import Config, LinkProfile
 from sde_harl.envs import ENVS
 from sde_harl.errors import UserError
 from sde_harl.layering import KEYS, Key, Value, build, from_yaml, layer_of, to_yaml
@@ -191,17 +191,34 @@ def values_of(key: Key) -> st.SearchStrategy[Any]:
     return st.sampled_from([(), ((1,), (2, 0))] if key.field.name == "groups" else [{}, {3: 1, 0: 2}])
 
 
-@given(st.fixed_dictionaries({}, optional={name: values_of(key) for name, key in KEYS.items()}))
+PLAIN = {name: values_of(key) for name, key in KEYS.items() if key.kind is not LinkProfile}
+
+
+@given(st.fixed_dictionaries({}, optional=PLAIN))
 @settings(max_examples=50, deadline=None)
 def test_what_is_written_is_read_back(values: dict[str, Any]) -> None:
     whole = values.get("codec.name") == "none"
     local = max(1, values.get("policy.local_blocks", 1))
     values |= {"policy.local_blocks": local, "policy.blocks": local if whole else local + 1, "algo.minibatches": 1}
-    values |= {"policy.recurrent": False} if whole else {}
     values |= {"algo.critic_minibatches": 0, "algo.chunk": 1}
-    values |= {"train.envs": 2 * values.get("train.envs", 2)}
+    values |= {"train.envs": values.get("train.slots", 2) * values.get("train.envs", 2)}
     config = build({key: Value(value, "here") for key, value in values.items()})
     assert {key: get(config, key) for key in values} == values
+    assert from_yaml(to_yaml(config), "there") == config
+
+
+@pytest.mark.parametrize(
+    ("raw", "profile"),
+    [
+        ("none", LinkProfile()),
+        ("lossy", LinkProfile(0.01, 2.0, 1.0)),
+        ({"loss": 0.1}, LinkProfile(0.1)),
+        ({"loss": "1e-2", "delay_ms": 2, "jitter_ms": 1}, LinkProfile(0.01, 2.0, 1.0)),
+    ],
+)
+def test_a_link_has_a_name_or_numbers(raw: Any, profile: LinkProfile) -> None:
+    config = build({"link.model": Value(raw, "here"), "link.deadline_ms": Value(20, "here")})
+    assert config.link.model == profile
     assert from_yaml(to_yaml(config), "there") == config
 
 
@@ -222,11 +239,15 @@ COMMAND_LINE = {
     "algo.name=hapo": ("algo.name", "command line", "did you mean happo?"),
     "env.name=smax": ("env.name", "command line", "did you mean smac?"),
     "env.name=../envs/smac": ("env.name", "command line", "mamujoco, mpe, pettingzoo, smac"),
+    "link.model=nowhere": ("link.model", "command line", "one of none, good, lossy, poor, or some of loss"),
+    "link.model={loss: 1.5}": ("link.model", "command line", "loss (0 to 0.9)"),
+    "link.model={los: 0.1}": ("link.model", "command line", "one of none"),
+    "link.model=lossy": ("link.deadline_ms", "default", "more than 0, with link.model"),
     "train.envs=many": ("train.envs", "command line", "a whole number"),
     "train.envs=2.5": ("train.envs", "command line", "a whole number"),
     "train.envs=true": ("train.envs", "command line", "a whole number"),
-    "train.envs=7": ("train.envs", "command line", "an even number"),
-    "train.envs=0": ("train.envs", "command line", "2 or more"),
+    "train.envs=7": ("train.envs", "command line", "a multiple of train.slots = 2"),
+    "train.envs=0": ("train.envs", "command line", "1 or more"),
     "algo.lr=": ("algo.lr", "command line", "a number"),
     "algo.lr=0": ("algo.lr", "command line", "above 0"),
     "algo.lr=.nan": ("algo.lr", "command line", "above 0"),

@@ -97,6 +97,27 @@ def test_a_role_group_shares_its_trunk(tmp_path: Path) -> None:
     assert len(tables["step"]) == 2
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["policy.groups=[[0,2],[1]]", "policy.recurrent=true", "algo.chunk=10"],
+        ["algo.share_param=true", "env.continuous_actions=true", "diversity.beta1=0.6"],
+        ["policy.groups=[[0,1,2]]", "policy.local_blocks=3", "codec.name=none"],
+    ],
+    ids=["recurrent", "continuous", "whole"],
+)
+def test_a_diverse_group_reports_what_it_earns(words: list[str], tmp_path: Path) -> None:
+    tables = play(tmp_path, "--algo", "happo", "--env", "mpe", "diversity.coef=0.1", *words)
+    parts = tables["diversity.policy_kl"] + tables["diversity.predictor"]
+    np.testing.assert_allclose(tables["diversity.reward"], 0.1 * parts, rtol=1e-4, atol=1e-7)
+    assert (parts != 0).all()
+
+
+def test_diversity_needs_a_group(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="diversity.coef"):
+        play(tmp_path, "--algo", "happo", "--env", "mpe", "diversity.coef=0.1")
+
+
 def test_groups_must_hold_every_agent_of_the_environment(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="policy.groups"):
         play(tmp_path, "--algo", "happo", "--env", "mpe", "policy.groups=[[0],[1]]")

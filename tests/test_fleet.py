@@ -15,11 +15,18 @@ from sde_harl.fleet import Fleet, Plan, deal
 from sde_harl.link.loopback import Loopback
 from sde_harl.link.transport import Transport
 from sde_harl.link.wire import Kind
+from sde_harl.meters.energy import Energy
 from sde_harl.policy.local import LocalShape, parameter_shapes
-from sde_harl.policy.whole import WholeShape, head_shapes
+from sde_harl.policy.whole import Told, WholeShape, upper_shapes
 
 SHAPE = LocalShape((5, 5), 5, 8, 4, 1, True)
 ROWS = 3
+MEMORY = 4
+OBS = np.zeros((2, ROWS, 5), np.float32)
+
+
+def told(available: np.ndarray, greedy: bool, begins: list[bool] | None = None, recall: bool = False) -> Told:
+    return Told(available, np.array(begins or [True] * ROWS), greedy, recall)
 
 
 def weights() -> list[list[np.ndarray]]:
@@ -45,7 +52,7 @@ def start(codec: str = "float32", patience_s: float = 5.0) -> tuple[Fleet, Loopb
 
 def features(far: Transport, **wrong: int) -> None:
     """A FEATURES frame of agent 0 for what is being sensed in slot 0, but for what is `wrong`."""
-    right = {"agent": 0, "step": 7, "slot": 0, "environments": ROWS, "version": 1}
+    right = {"agent": 0, "step": 0, "slot": 0, "environments": ROWS, "version": 1}
     far.send(0, Kind.FEATURES, np.full((ROWS, 4), 99.0, np.float32).tobytes(), **{**right, **wrong})
 
 
@@ -55,7 +62,7 @@ WRONG = {
     "another's agent": ({"agent": 2}, "agent"),
     "no such slot": ({"slot": 9}, "agent"),
     "another slot": ({"slot": 1}, "step"),
-    "old step": ({"step": 6}, "step"),
+    "old step": ({"step": 2**32 - 1}, "step"),
     "rows": ({"environments": ROWS + 1}, "step"),
 }
 
@@ -67,7 +74,7 @@ def test_features_with_a_wrong_field_are_counted_and_not_used(case: str) -> None
     obs = np.random.default_rng(1).normal(size=(2, ROWS, 5)).astype(np.float32)
     fleet.sense(0, 7, obs)
     features(far, **wrong)
-    latents = fleet.latents(0)
+    latents = fleet.latents(0).values
     assert not (latents == 99.0).any()
     assert [(fault.rank, fault.reason) for fault in fleet.faults()] == [(1, reason)]
 
@@ -78,7 +85,7 @@ def whole() -> tuple[Fleet, Loopback, Transport]:
     server, far = Loopback.pair()
     executor = Executor(far)
     shape = LocalShape((5, 5), 5, 8, 8, 1, True)
-    plan = Plan(shape, "none", 0, ROWS, 2, {}, 0.2, 2, whole=WholeShape((3, 2), False, 1))
+    plan = Plan(shape, "none", 0, ROWS, 2, {}, 0.2, 2, whole=WholeShape((3, 2), False, 1, MEMORY))
 
     def step() -> None:
         for message in far.poll():
@@ -88,7 +95,7 @@ def whole() -> tuple[Fleet, Loopback, Transport]:
     fleet = Fleet(server, plan)
     fleet.handshake()
     rng = np.random.default_rng(0)
-    shapes = [*parameter_shapes(shape), *head_shapes(shape, plan.whole)]
+    shapes = [*parameter_shapes(shape), *upper_shapes(shape, plan.whole)]
     fleet.publish(1, [[rng.normal(size=each[1:]).astype(np.float32) for each in shapes] for _ in range(2)], [])
     step()  # the welcome has told the run's number
     return fleet, server, far
@@ -98,10 +105,41 @@ def test_devices_with_whole_policies_answer_with_what_they_did(whole: tuple[Flee
     fleet, _, _ = whole
     available = np.ones((2, ROWS, 5), bool)
     available[1, :, :2] = available[1, :, 4] = False  # agent 1 may only take 2, and 0 in its second branch
-    decision = fleet.decide(0, 7, np.zeros((2, ROWS, 5), np.float32), available, greedy=False)
+    decision, _ = fleet.decide(0, 7, OBS, told(available, greedy=False))
     assert (decision.actions[1] == [2, 0]).all() and (decision.log_probs[1] == 0.0).all()
     assert (decision.log_probs[0] < 0.0).all()
     assert not fleet.faults()
+
+
+def test_a_device_remembers_until_an_episode_begins_and_apart_where_it_is_greedy(
+    whole: tuple[Fleet, Loopback, Transport],
+) -> None:
+    fleet, _, _ = whole
+    asked = {"available": np.ones((2, ROWS, 5), bool), "recall": True}
+    assert not fleet.decide(0, 1, OBS, told(**asked, greedy=False)).choices.memory.any()
+    first = fleet.decide(0, 2, OBS, told(**asked, greedy=False, begins=[False, True, False])).choices.memory
+    assert first[:, [0, 2]].all() and not first[:, 1].any() and first.shape == (2, ROWS, MEMORY)
+    second = fleet.decide(0, 3, OBS, told(**asked, greedy=False, begins=[False] * ROWS)).choices.memory
+    assert not np.array_equal(first[:, 0], second[:, 0])
+    np.testing.assert_array_equal(second[:, 1], first[:, 0])  # one step after its beginning, as row 0 was then
+    assert not fleet.decide(
+        1, 4, OBS, told(**asked, greedy=False, begins=[False] * ROWS)
+    ).choices.memory.any()  # another slot
+    fleet.decide(0, 5, OBS, told(**asked, greedy=True))
+    kept = fleet.decide(0, 6, OBS, told(**asked, greedy=False, begins=[False, True, False])).choices.memory
+    assert kept[:, [0, 2]].all() and not kept[:, 1].any()
+    assert not fleet.faults()
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, 1.5])
+def test_an_impossible_memory_is_refused(whole: tuple[Fleet, Loopback, Transport], wrong: float) -> None:
+    fleet, _, far = whole
+    available = np.ones((2, ROWS, 5), bool)
+    payload = np.ones((ROWS, 2), np.int32).tobytes() + np.zeros((ROWS, 2), np.float32).tobytes()
+    far.send(0, Kind.CHOICES, payload + np.full((ROWS, MEMORY), wrong, np.float32).tobytes(), 0, 0, 0, ROWS, 1)
+    choices, _ = fleet.decide(0, 7, OBS, told(available, greedy=True, recall=True))
+    assert {fault.reason for fault in fleet.faults()} == {"memory"}
+    assert not choices.memory.any()  # the device's own answer, which came later
 
 
 @pytest.mark.parametrize(
@@ -122,9 +160,9 @@ def test_impossible_choices_are_refused(
     available[:, :, 0] = False
     chosen = np.array(actions, np.int32)
     payload = chosen.tobytes() + np.full(chosen.shape, log_prob, np.float32).tobytes()
-    far.send(0, Kind.CHOICES, payload, 0, 7, 0, ROWS, 1)
-    far.send(0, Kind.FEATURES, bytes(4), 1, 7, 0, ROWS, 1)
-    decision = fleet.decide(0, 7, np.zeros((2, ROWS, 5), np.float32), available, greedy=True)
+    far.send(0, Kind.CHOICES, payload, 0, 0, 0, ROWS, 1)
+    far.send(0, Kind.FEATURES, bytes(4), 1, 0, 0, ROWS, 1)
+    decision, _ = fleet.decide(0, 7, OBS, told(available, greedy=True))
     assert {fault.reason for fault in fleet.faults()} == {reason, "kind"}
     assert np.isin(decision.actions[..., 0], (1, 2)).all()  # the device's own answer, which came later
 
@@ -146,7 +184,7 @@ def test_the_first_right_answer_counts_and_a_second_does_not() -> None:
     fleet, server, far, _ = start()
     fleet.sense(0, 7, np.zeros((2, ROWS, 5), np.float32))
     features(far)
-    latents = fleet.latents(0)
+    latents = fleet.latents(0).values
     assert (latents[0] == 99.0).all() and not (latents[1] == 99.0).any()
     assert [fault.reason for fault in fleet.faults()] == ["step"]
 
@@ -158,7 +196,7 @@ def test_no_message_of_a_device_can_hurt(kind: Kind, payload: bytes, fields: tup
     fleet.sense(0, 3, np.zeros((2, ROWS, 5), np.float32))
     names = ("agent", "step", "slot", "environments", "version")
     far.send(0, kind, payload, **dict(zip(names, fields)))
-    latents = fleet.latents(0)
+    latents = fleet.latents(0).values
     assert np.isfinite(latents).all()
     fleet.act(0, np.zeros((2, ROWS, 1), np.int32), 0)
     decisions, resources = fleet.report()
@@ -169,7 +207,7 @@ def test_no_message_of_a_device_can_hurt(kind: Kind, payload: bytes, fields: tup
 def test_a_hello_of_another_shape_is_refused(change: dict[str, object]) -> None:
     server, far = Loopback.pair()
     fleet = Fleet(server, Plan(SHAPE, "float32", 0, ROWS, 2, {}, 0.2))
-    far.send(0, Kind.HELLO, json.dumps({**hello(), **change}).encode())
+    far.send(0, Kind.HELLO, json.dumps({**hello(Energy()), **change}).encode())
     with pytest.raises(UserError, match="executor 1"):
         fleet.handshake()
     assert [fault.reason for fault in fleet.faults()] == ["hello"]
@@ -179,7 +217,7 @@ def test_a_silent_executor_is_named_with_its_host() -> None:
     fleet, server, far, _ = start(patience_s=0.2)
     server.attach(lambda: None)
     fleet.sense(0, 1, np.zeros((2, ROWS, 5), np.float32))
-    with pytest.raises(UserError, match=str(hello()["host"])):
+    with pytest.raises(UserError, match=str(hello(Energy())["host"])):
         fleet.latents(0)
 
 

@@ -192,6 +192,13 @@ def test_shipped_settings_are_harls_tuned_ones(
     assert learnt([f"configs/{file}.yaml", f"algo.name={algo}", *words]) == theirs
 
 
+def test_a_recurrent_policy_of_harls_is_whole_too(tmp_path: Path) -> None:
+    config = parse([written(tmp_path, use_recurrent_policy=True, data_chunk_length=10)]).config
+    assert config is not None
+    policy = config.policy
+    assert policy.recurrent and policy.local_blocks == policy.blocks == 2 and config.codec.name == "none"
+
+
 def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
     config = parse([written(tmp_path), "algo.lr=1e-3"]).config
     assert config is not None and config.algo.lr == 1e-3

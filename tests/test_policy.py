@@ -9,6 +9,7 @@ import torch
 from sde_harl.config import CodecConfig, PolicyConfig
 from sde_harl.envs.base import EnvSpec
 from sde_harl.policy.acting import ActingPolicy
+from sde_harl.policy.gru import Recall
 from sde_harl.policy.local import LocalNets
 from sde_harl.policy.split import SplitPolicy
 from sde_harl.policy.whole import Streams, WholePolicy, WholeShape
@@ -77,19 +78,24 @@ def test_numpy_twins_equal_the_torch_nets(share: bool, groups: tuple[tuple[int, 
 @pytest.mark.parametrize("layer_norm", [False, True])
 @pytest.mark.parametrize("continuous", [False, True])
 @pytest.mark.parametrize("share", [False, True])
-def test_a_whole_policys_numpy_twin_equals_the_torch_net(share: bool, continuous: bool, layer_norm: bool) -> None:
-    spec = SPEC._replace(continuous=continuous)
-    config = PolicyConfig(blocks=2, local_blocks=2, width=8, latent=3, layer_norm=layer_norm)
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_a_whole_policys_numpy_twin_equals_the_torch_net(
+    recurrent: bool, share: bool, continuous: bool, layer_norm: bool
+) -> None:
+    spec, rng = SPEC._replace(continuous=continuous), np.random.default_rng(1)
+    config = PolicyConfig(blocks=2, local_blocks=2, width=8, latent=3, layer_norm=layer_norm, recurrent=recurrent)
     net = SplitPolicy(spec, config, CodecConfig(name="none"), share, torch.Generator().manual_seed(3))
-    obs, whole = observations(7), WholeShape(spec.branches, continuous, 1)
+    memory = rng.uniform(-1, 1, (3, 7, 8)).astype(np.float32) if recurrent else None
+    obs, whole = observations(7), WholeShape(spec.branches, continuous, 1, 8 if recurrent else 0)
     flat = np.concatenate([np.stack(each).ravel() for each in zip(*net.local_parameters())])
     policy = WholePolicy(net.shape, whole, flat)
     available = np.broadcast_to(spec.choices()[:, None], (3, 7, 4))
-    decision = policy.act(obs, available, None)
+    decision = policy.act(obs, available, None, memory)
     for group in net.groups:
         members = list(group.members)
         with torch.no_grad():
-            outputs = group(group.normalise(torch.from_numpy(obs[members]))).outputs
+            recall = None if memory is None else Recall(torch.from_numpy(memory[members]), torch.ones(1, 7, 1))
+            outputs = group(group.normalise(torch.from_numpy(obs[members])), recall).outputs
             mask = torch.from_numpy(available[members].copy())
             taken = torch.from_numpy(decision.actions[members])
             log_probs = group.distribution(outputs, mask).log_probs(taken if continuous else taken.long())

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import h5py
 import numpy as np
 import pytest
 import torch
 from games import learner, spec
 from torch import nn
+from torch.nn import functional
 
 from sde_harl.algorithms import ALGORITHMS
 from sde_harl.algorithms.rollout import Rollout
 from sde_harl.algorithms.sequences import flat, kept, pick, recall_of
 from sde_harl.algorithms.values import CriticTrainer
+from sde_harl.command import parse
 from sde_harl.config import AlgoConfig, PolicyConfig
+from sde_harl.learner import Learner
 from sde_harl.policy.acting import GruArrays
 from sde_harl.policy.critic import Critic
 from sde_harl.policy.gru import Gru, Recall
 from sde_harl.policy.view import make_view
+from sde_harl.run import loopback
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -116,6 +123,16 @@ def test_a_cut_episodes_last_value_remembers_the_episode() -> None:
     np.testing.assert_allclose(returns, values[0, 2] * np.array([0.25, 0.5]), rtol=1e-5)
 
 
+def test_layer_normalisation_is_of_what_the_heads_see_and_not_of_what_is_remembered() -> None:
+    view = make_view("EP", spec(((2,), (2,)), 3))
+    critic = Critic(view, PolicyConfig(critic_width=8, recurrent=True, layer_norm=True), True, generator())
+    seen, recall = torch.randn(1, 6, 3, generator=generator(1)), Recall(torch.zeros(1, 2, 8), torch.ones(1, 2, 3))
+    values, memory = critic(seen, recall)
+    head, bias = critic.weights[-1][0], critic.biases[-1][0]
+    torch.testing.assert_close(values[0], (functional.layer_norm(memory[0], (8,)) @ head + bias)[:, 0])
+    assert memory.abs().max() < 1 and memory.std(-1).max() < 0.9
+
+
 STEPS, ENVS = 4, 64
 
 
@@ -161,3 +178,22 @@ def test_only_a_policy_with_memory_names_what_it_saw_before(name: str, recurrent
         rewards.append(play(algorithm.policy, rollout, rng))
         assert algorithm.update(rollout, 0.0)["ratio_error"] < 1e-4, "what acted is not what is trained"
     assert rewards[-1] > 0.9 if recurrent else np.mean(rewards[-10:]) < 0.5
+
+
+CUES = ["--env", "pettingzoo", "env.factory=odd_envs:Cues", "train.envs=64", "train.rollout=5", "algo.chunk=5"]
+CUES += ["policy.recurrent=true", "policy.blocks=2", "policy.local_blocks=2", "codec.name=none", "policy.width=16"]
+CUES += ["algo.lr=3e-3", "algo.critic_lr=1e-2", "algo.minibatches=2", "record.tensorboard=false"]
+
+
+@pytest.mark.parametrize("name", ["happo", "mappo"])
+def test_whole_policies_remember_on_their_devices(name: str, tmp_path: Path) -> None:
+    """The same task through the whole program. Rollouts end amid episodes, and evaluations come between them."""
+    words = [*CUES, "train.steps=6000", "eval.interval=2000", "eval.episodes=64", f"record.dir={tmp_path}"]
+    config = parse(["--algo", name, *words]).config
+    assert config is not None
+    run = Learner(config, loopback())
+    run.run()
+    with h5py.File(run.journal.folder / "run.h5") as file:
+        assert file["training"]["ratio_error"][:].max() < 1e-4, "what acted is not what is trained"
+        assert file["evaluations"]["return_mean"][-1] > 0.9
+        assert not len(file["faults"]["kind"])

@@ -56,6 +56,22 @@ def test_whole_policies_decide_the_same_on_other_ranks(tmp_path: Path) -> None:
     assert prints[0] == prints[1]
 
 
+SEEN = ["tests/agree_program.py", "--env", "pettingzoo", "--algo", "happo", "env.factory=odd_envs:Seekers", *WHOLE]
+SEEN += ["train.envs=8", "train.rollout=10", "algo.chunk=5", "policy.blocks=4", "policy.width=16"]
+SEEN += ["policy.recurrent=true", "record.tensorboard=false"]
+
+
+@needs_mpirun
+def test_devices_that_see_and_remember_decide_the_same_on_other_ranks(tmp_path: Path) -> None:
+    """Rollouts of ten steps end amid episodes of six, so that memories pass from one to the next."""
+    prints = []
+    for ranks, mode in ((1, "local"), (3, "agents")):
+        ended = launch(ranks, *SEEN, f"record.dir={tmp_path}", f"placement.mode={mode}")
+        assert ended.code == 0, ended.err
+        prints.append(json.loads(ended.out.splitlines()[-1])["prints"])
+    assert prints[0] == prints[1]
+
+
 def test_a_run_repeats(alone: dict[str, object], tmp_path: Path) -> None:
     ended = launch(1, *AGREE, f"record.dir={tmp_path}", "placement.mode=local")
     assert json.loads(ended.out.splitlines()[-1])["prints"] == alone["prints"]

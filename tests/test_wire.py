@@ -170,16 +170,22 @@ def test_meter() -> None:
     used = Resources(1.5, 80 << 20, 90 << 20, 0.25, 7, 1, 100, 101)
     timings = np.array([[1, 2, 3], [4, 5, 2**40]])
     payload = pack_meter(used, timings)
-    assert len(payload) == 64 + 2 * 12
+    assert len(payload) == 96 + 2 * 12
     got, nanoseconds = unpack_meter(memoryview(payload))
-    assert got == used
+    assert got[:-4] == used[:-4]
+    assert np.isnan(got[-4:]).all()  # no sensor
+    assert unpack_meter(memoryview(pack_meter(used._replace(joules=2.5), timings)))[0].joules == 2.5
     assert nanoseconds.tolist() == [[1, 2, 3], [4, 5, 2**32 - 1]]
     assert unpack_meter(memoryview(pack_meter(used, timings[:0])))[1].shape == (0, 3)
 
 
-@pytest.mark.parametrize(
-    "payload", [b"", bytes(63), bytes(65), bytes(68), pack_meter(Resources(math.nan, *[0] * 7), np.zeros((1, 3), int))]
-)
+NO_TIMES = np.zeros((1, 3), int)
+BAD_METERS = [pack_meter(Resources(math.nan, *[0] * 7), NO_TIMES)]
+BAD_METERS += [pack_meter(Resources(*[0] * 8, joules=-math.inf), NO_TIMES)]
+BAD_METERS += [pack_meter(Resources(0.0, 2**63, *[0] * 6), NO_TIMES)]  # more than run.h5 can hold
+
+
+@pytest.mark.parametrize("payload", [b"", bytes(95), bytes(97), bytes(100), *BAD_METERS])
 def test_a_bad_meter_is_refused(payload: bytes) -> None:
     with pytest.raises(WireError, match="meter"):
         unpack_meter(memoryview(payload))

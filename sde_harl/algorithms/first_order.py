@@ -51,7 +51,7 @@ class FirstOrder(OnPolicy):
         for epoch in minibatches(count, algo.minibatches, algo.epochs):
             for part_index, part in enumerate(epoch):
                 batch = rows.take(part)
-                output = net(batch.features, batch.recall)
+                output = batch.through(net)
                 loss, report = self._loss(net, output.outputs, batch)
                 coded = rate if not part_index else None
                 if coded:

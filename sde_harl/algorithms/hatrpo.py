@@ -99,7 +99,7 @@ class Hatrpo(OnPolicy):
 
     def _judge(self, net: GroupNet, rate: RateTrainer | None, rows: Rows, seed: int) -> Point:
         """The policy as it is. The same `seed` judges by the same rows and noise of the rate."""
-        output, weights = net(rows.features, rows.recall), rows.weights()
+        output, weights = rows.through(net), rows.weights()
         distribution = net.distribution(output.outputs, rows.available)
         ratio = self.ratio(net, distribution, rows)
         entropy = (distribution.entropy() * weights).sum()

@@ -24,7 +24,7 @@ from sde_harl.config import AlgoConfig, CodecConfig
 from sde_harl.policy.actions import Distribution
 from sde_harl.policy.critic import Critic
 from sde_harl.policy.gru import Recall
-from sde_harl.policy.split import GroupNet, SplitPolicy
+from sde_harl.policy.split import GroupNet, GroupOutput, Known, SplitPolicy
 
 
 class Rows(NamedTuple):
@@ -44,6 +44,10 @@ class Rows(NamedTuple):
     """(n or 1, B), M."""
     recall: Recall | None = None
     """Of the sequences that the rows are; None where each stands alone."""
+    latents: Tensor | None = None
+    """(n, B, Z) decoded, that the policy acted on; None where they all are what the features are coded to."""
+    stale: Tensor | None = None
+    """(n, B) bool, where they are not: the link was late, and something older stood for them."""
 
     @property
     def length(self) -> int:
@@ -55,6 +59,12 @@ class Rows(NamedTuple):
         tensors = {name: each for name, each in self._asdict().items() if isinstance(each, Tensor)}
         taken = {name: pick(each, sequences, self.length) for name, each in tensors.items()}
         return self._replace(**taken, recall=self.recall and self.recall.pick(sequences))
+
+    def through(self, net: GroupNet) -> GroupOutput:
+        """What the group's nets make of the rows."""
+        known = None if self.stale is None or self.latents is None else Known(self.latents, self.stale)
+        output: GroupOutput = net(self.features, self.recall, known)
+        return output
 
     def weights(self) -> Tensor:
         """(n, B), what each row counts; they sum to 1."""
@@ -113,7 +123,7 @@ class OnPolicy(ABC):
     @torch.no_grad()
     def _joint_ratio(self, net: GroupNet, rows: Rows) -> Tensor:
         """(B,) new/old probability of what a group's agents did; what a dead one chose nobody did."""
-        ratio = self.ratio(net, net.distribution(net(rows.features, rows.recall).outputs, rows.available), rows)
+        ratio = self.ratio(net, net.distribution(rows.through(net).outputs, rows.available), rows)
         return (1.0 + (ratio - 1.0) * rows.active).prod(0)
 
     def _order(self) -> list[int]:
@@ -124,22 +134,30 @@ class OnPolicy(ABC):
         return order
 
     def _rows(self, rollout: Rollout, net: GroupNet, advantages: Tensor) -> Rows:
-        """A group's part of a rollout, with advantages (V, B)."""
+        """A group's part of a rollout, with advantages (V, B).
+
+        A row whose agent did nothing, for want of a latent, is none of the policy's decisions: it counts for nothing.
+        """
         members = net.members
         mine = slice(members[0], members[0] + 1) if len(members) == 1 else list(members)
         obs, available, actions, log_probs, active = (
             flat(torch.from_numpy(each[mine]), rollout.chunk)
             for each in (rollout.obs, rollout.available, rollout.actions, rollout.log_probs, rollout.active)
         )
-        memory = torch.from_numpy(rollout.memory[mine])
+        decided, stale = (
+            flat(torch.from_numpy(each[mine]), rollout.chunk) for each in (rollout.decided, rollout.stale)
+        )
+        memory, all_fresh = torch.from_numpy(rollout.memory[mine]), net.whole or not stale.any()
         return Rows(
             net.normalise(obs),
             None if available.all() else available,
             actions if actions.is_floating_point() else actions.long(),
             log_probs,
-            active.float() if self._algo.policy_active_masks else torch.ones(active.shape),
+            (active & decided if self._algo.policy_active_masks else decided).float(),
             advantages if len(advantages) == 1 else advantages[mine],
             recall_of(memory, rollout.ended, rollout.chunk) if net.gru else None,
+            None if all_fresh else flat(torch.from_numpy(rollout.latents[mine]), rollout.chunk),
+            None if all_fresh else stale,
         )
 
 

@@ -15,7 +15,7 @@ import difflib
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,11 @@ class EnvSpec(NamedTuple):
     continuous: bool
     unit_types: tuple[str, ...]  # role hints, "" where unknown
     has_win: bool
+    obs_images: tuple[tuple[int, ...], ...] = ()  # (H, W, C) of each agent's observation; () where not all are images
+    obs_dtype: str = "float32"  # or "uint8", where all are images of bytes
+    state_image: tuple[int, ...] = ()  # (H, W, C) of the state; () where it is no image
+    state_dtype: str = "float32"
+    noop: int = 0  # the choice of every branch that does nothing, where it is available
 
     @property
     def branches(self) -> tuple[int, ...]:
@@ -74,6 +79,19 @@ class EnvSpec(NamedTuple):
         if self.continuous:
             return (1,) * max(dimensions for (dimensions,) in self.action_sizes)
         return tuple(max(column) for column in itertools.zip_longest(*self.action_sizes, fillvalue=1))
+
+    def idle(self, available: NDArray[np.bool_]) -> NDArray[np.generic]:
+        """Actions (..., D) that do nothing, or as little as can be: `noop`, or the first choice that is `available`.
+
+        available (..., A); continuous actions are 0.
+        """
+        if self.continuous:
+            return np.zeros((*available.shape[:-1], len(self.branches)), np.float32)
+        ends = np.cumsum(self.branches)[:-1]
+        branches = np.split(available, ends, -1)
+        noops = [min(self.noop, branch.shape[-1] - 1) for branch in branches]
+        columns = [np.where(each[..., noop], noop, each.argmax(-1)) for each, noop in zip(branches, noops)]
+        return np.stack(columns, -1).astype(np.int32)
 
     def choices(self) -> NDArray[np.bool_]:
         """(N, A) what each agent has of the layout. In a branch that it lacks, choice 0 stands for doing nothing."""
@@ -94,15 +112,15 @@ class Step(NamedTuple):
     valid until the next but one `recv`.
     """
 
-    obs: NDArray[np.float32]  # (E, N, O), zero-padded
-    state: NDArray[np.float32]  # (E, S)
+    obs: NDArray[Any]  # (E, N, O), zero-padded, of `EnvSpec.obs_dtype`; images flat, their channels last
+    state: NDArray[Any]  # (E, S), of `EnvSpec.state_dtype`
     available_actions: NDArray[np.bool_]  # (E, N, A), padding is False; `choices` where nothing is ever unavailable
     active: NDArray[np.bool_]  # (E, N), alive when deciding on this obs
     rewards: NDArray[np.float32]  # (E,), the team's
     terminated: NDArray[np.bool_]  # (E,), the game is over
     truncated: NDArray[np.bool_]  # (E,), out of time; never together with terminated
-    final_state: NDArray[np.float32]  # (E, S), the last state of the ended episode; `state` where none ended
-    final_obs: NDArray[np.float32]  # (E, N, O), the last observations of the ended episode; `obs` where none ended
+    final_state: NDArray[Any]  # (E, S), the last state of the ended episode; `state` where none ended
+    final_obs: NDArray[Any]  # (E, N, O), the last observations of the ended episode; `obs` where none ended
     won: NDArray[np.int8]  # (E,), -1 unknown or not ended, 0, 1
     returns: NDArray[np.float32]  # (E,), undiscounted sum of rewards of the ended episode, 0 where none ended
     lengths: NDArray[np.int32]  # (E,), steps of the ended episode, 0 where none ended

@@ -55,4 +55,5 @@ def spec_to_json(spec: EnvSpec) -> bytes:
 def spec_from_json(line: bytes) -> EnvSpec:
     fields: list[Any] = [tuple(field) if isinstance(field, list) else field for field in json.loads(line)]
     spec = EnvSpec(*fields)
-    return spec._replace(action_sizes=tuple(map(tuple, spec.action_sizes)))
+    action_sizes, obs_images = tuple(map(tuple, spec.action_sizes)), tuple(map(tuple, spec.obs_images))
+    return spec._replace(action_sizes=action_sizes, obs_images=obs_images)

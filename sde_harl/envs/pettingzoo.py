@@ -2,8 +2,10 @@
 
 The team's reward is the mean over all agents; one that has left counts 0. Agents that leave early are inactive from
 then on; the episode is over when all have left. An observation that is a Dict with "observation" and "action_mask" says
-what is available. Observations are flattened as gymnasium flattens them (images too), Box actions are clipped to their
-bounds. The state is the environment's own, or the agents' observations one after the other.
+what is available. A Box of three dimensions is an image; its channels are the last dimension, or the first if that is
+the smallest. Where all observations are images of bytes they stay bytes. All else is flattened as gymnasium flattens
+it. Box actions are clipped to their bounds. The state is the environment's own, or the agents' observations one after
+the other (of images of one shape: one upon the other, as channels).
 """
 
 from __future__ import annotations
@@ -41,6 +43,12 @@ class ParallelGame(Game):
         env.reset(seed=0)  # some know their state only then
         self._has_state = _has_state(env)
         obs_sizes = tuple(spaces.flatdim(space) for space in self._seen)
+        images = _images(self._seen)
+        is_bytes = bool(images) and all(space.dtype == np.uint8 for space in self._seen)
+        obs_dtype = "uint8" if is_bytes else "float32"
+        state_image, state_dtype = _joined_image(images), obs_dtype
+        if self._has_state:
+            state_image, state_dtype = _state_image(np.asarray(env.state()))
         self.spec = EnvSpec(
             name=name,
             agents=tuple(map(str, agents)),
@@ -51,6 +59,10 @@ class ParallelGame(Game):
             continuous=continuous,
             unit_types=tuple(re.sub(r"_?\d+$", "", str(agent)) for agent in agents),
             has_win=False,
+            obs_images=images,
+            obs_dtype=obs_dtype,
+            state_image=state_image,
+            state_dtype=state_dtype,
         )
         self._agents = agents
         self._bounds = _bounds(self._chosen, self.spec) if continuous else None
@@ -84,12 +96,52 @@ class ParallelGame(Game):
             if self._masked[i]:
                 view.available_actions[i, self._columns[i]] = seen["action_mask"]
                 seen = seen["observation"]
-            flat = np.ravel(seen) if isinstance(self._seen[i], spaces.Box) else spaces.flatten(self._seen[i], seen)
+            flat = _flat(seen) if isinstance(self._seen[i], spaces.Box) else spaces.flatten(self._seen[i], seen)
             view.obs[i, : len(flat)] = flat
-        view.state[:] = np.ravel(self._env.state()) if self._has_state else self._joined(view)
+        view.state[:] = _flat(self._env.state()) if self._has_state else self._joined(view)
 
-    def _joined(self, view: View) -> NDArray[np.float32]:
+    def _joined(self, view: View) -> NDArray[Any]:
+        if self.spec.state_image:
+            height, width, _ = self.spec.state_image
+            return np.concatenate(view.obs.reshape(len(view.obs), height, width, -1), -1).ravel()
         return np.concatenate([row[:size] for row, size in zip(view.obs, self.spec.obs_sizes)])
+
+
+def _channels_first(shape: Sequence[int]) -> bool:
+    return len(shape) == 3 and shape[0] < min(shape[1:])
+
+
+def _image(shape: Sequence[int]) -> tuple[int, ...]:
+    """(H, W, C) of an image, () of anything else."""
+    if len(shape) != 3:
+        return ()
+    return tuple(map(int, (*shape[1:], shape[0]) if _channels_first(shape) else shape))
+
+
+def _images(seen: Sequence[Any]) -> tuple[tuple[int, ...], ...]:
+    """As `EnvSpec.obs_images` has them."""
+    images = tuple(_image(space.shape) if isinstance(space, spaces.Box) else () for space in seen)
+    return images if all(images) else ()
+
+
+def _joined_image(images: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
+    """Of all agents' observations as one image, () where they differ or are none."""
+    if len(set(images)) != 1:
+        return ()
+    height, width, channels = images[0]
+    return height, width, channels * len(images)
+
+
+def _state_image(state: NDArray[Any]) -> tuple[tuple[int, ...], str]:
+    """`EnvSpec.state_image` and `state_dtype` of the environment's own state."""
+    image = _image(state.shape)
+    return image, "uint8" if image and state.dtype == np.uint8 else "float32"
+
+
+def _flat(seen: Any) -> NDArray[Any]:
+    """One row; of an image with its channels last."""
+    array = np.asarray(seen)
+    return np.ravel(np.moveaxis(array, 0, -1) if _channels_first(array.shape) else array)
 
 
 def _all_continuous(agents: Sequence[Any], chosen: Sequence[Any]) -> bool:

@@ -69,7 +69,12 @@ def _spec(game: Any, map_name: str) -> EnvSpec:
         continuous=False,
         unit_types=("",) * len(agents) if game.smacv2_unit_type_generation else tuple(names),
         has_win=True,
+        noop=STOP,
     )
+
+
+STOP = 4
+"""The action that does nothing; 0 to 3 move, those behind it attack."""
 
 
 def _make_rules(map_name: str) -> _Battle:

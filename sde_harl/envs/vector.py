@@ -30,8 +30,8 @@ class View(NamedTuple):
     again, so a game writes on every call all that ever changes, and leaves alone what never does (padding).
     """
 
-    obs: NDArray[np.float32]  # (N, O)
-    state: NDArray[np.float32]  # (S,)
+    obs: NDArray[Any]  # (N, O)
+    state: NDArray[Any]  # (S,)
     available_actions: NDArray[np.bool_]  # (N, A)
     active: NDArray[np.bool_]  # (N,)
 
@@ -103,7 +103,8 @@ def _fields(spec: EnvSpec, count: int) -> list[_Field]:
     """Of the actions; then of each block, of a Step's fields in their order and of the seeds."""
     agents, choices = len(spec.agents), sum(spec.branches)
     actions = _Field((count, agents, len(spec.branches)), np.float32 if spec.continuous else np.int32)
-    obs, state = _Field((count, agents, max(spec.obs_sizes)), np.float32), _Field((count, spec.state_size), np.float32)
+    obs = _Field((count, agents, max(spec.obs_sizes)), spec.obs_dtype)
+    state = _Field((count, spec.state_size), spec.state_dtype)
     available, active = _Field((count, agents, choices), np.bool_), _Field((count, agents), np.bool_)
     number, flag, won = _Field((count,), np.float32), _Field((count,), np.bool_), _Field((count,), np.int8)
     lengths, seeds = _Field((count,), np.int32), _Field((count,), np.int64)

@@ -1,4 +1,4 @@
-"""Counting what the link refused: who sent it and why, never silently."""
+"""Counting what the link refused and whom it lost: who and why, never silently."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ KEPT = 1024  # rows kept for the record between two drains; `counts` stays exact
 
 
 class Fault(NamedTuple):
-    """One refused message; step and agent are 0 where the header could not be trusted."""
+    """One refused message, or what else befell an executor; 0 where the header could not be trusted."""
 
     rank: int
     reason: str
     step: int
+    """As in the header: the number of the decision in its slot."""
     agent: int
+    """-1 where it is all of the executor's."""
 
 
 class Faults:
@@ -43,6 +45,14 @@ class Faults:
         if self._seen[source] <= LOGGED_PER_RANK:
             last = " (further ones are only counted)" if self._seen[source] == LOGGED_PER_RANK else ""
             log.warning("rank %d refused a message of rank %d: %s%s", self._rank, source, reason, last)
+
+    def note(self, rank: int, kind: str, line: str) -> None:
+        """Notes something else that befell `rank`; `kind` is a short slug such as "absent", `line` says it in full."""
+        self.counts[rank, kind] += 1
+        self._rows.append(Fault(rank, kind, 0, -1))
+        if self.counts[rank, kind] <= LOGGED_PER_RANK:
+            last = " (further times are only counted)" if self.counts[rank, kind] == LOGGED_PER_RANK else ""
+            log.warning("%s%s", line, last)
 
     def drain(self) -> list[Fault]:
         """The faults since the last drain, oldest first, for the record."""

@@ -40,8 +40,9 @@ class Loopback(Collecting):
     def _post(self, dest: int, frame: bytes) -> None:
         self._outbox.append(memoryview(frame))
 
-    def _await_fan(self, fan: Fan) -> None:
+    def _await_fan(self, fan: Fan, patience_s: float) -> list[int]:
         """Nothing to wait for: what was sent is a copy."""
+        return [dest for dest in fan.frames if dest in self.absent]
 
     def _post_frame(self, fan: Fan, dest: int) -> None:
         self._post(dest, bytes(fan.frames[dest].data))
@@ -64,7 +65,7 @@ class Loopback(Collecting):
         """True: a frame has left when it is sent."""
         return True
 
-    def close(self) -> None:
+    def close(self, code: int = 0) -> None:
         """Nothing to end."""
 
     def abort(self, code: int) -> NoReturn:

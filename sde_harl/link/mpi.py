@@ -14,8 +14,9 @@ from abc import abstractmethod
 from collections import deque
 from typing import Any, NoReturn
 
+from sde_harl.errors import UserError
 from sde_harl.link.transport import Collecting, Fan, Transport
-from sde_harl.link.waiting import Waiter, keep_memory, sharpen_sleeps
+from sde_harl.link.waiting import Waiter, sharpen_sleeps
 from sde_harl.link.wire import Message, WireError, unpack
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,6 @@ def join(waiter: Waiter | None = None) -> Mpi:
     """Starts MPI and returns this rank's end. Only once in a process; only the thread that joined may use it."""
     free_single_core_binding()
     sharpen_sleeps()
-    keep_memory()
     mpi = _initialised_mpi()
     waiter = waiter or Waiter()
     return MpiExecutor(mpi, waiter) if mpi.COMM_WORLD.Get_rank() else MpiServer(mpi, waiter)
@@ -51,40 +51,73 @@ class Mpi(Transport):
     def _post(self, dest: int, frame: bytes) -> None:
         sending = self._sending[dest]
         if len(sending) >= REAP_AT:
-            self._reap(sending)
+            self._reap(dest)
             if len(sending) >= IN_FLIGHT:
                 self._await_room(dest)
         sending.append((self._comm.Isend([frame, self._byte], dest), frame))
 
-    def _await_fan(self, fan: Fan) -> None:
+    def _await_fan(self, fan: Fan, patience_s: float) -> list[int]:
         if not fan.requests:
             comm = self._comm
             fan.requests = {d: comm.Send_init([frame.data, self._byte], d) for d, frame in fan.frames.items()}
             self._fans.append(fan)
-        if self._left(fan):
-            return
-        deadline = time.perf_counter() + SEND_TIMEOUT_S
-        while not self._left(fan):
+        if not self.absent and self._left([*fan.requests.values()]):
+            return []
+        deadline = time.perf_counter() + patience_s
+        while busy := [dest for dest, request in fan.requests.items() if not self._done(request, dest)]:
             if not self.waiter.pause(deadline):
-                raise TimeoutError(f"one of ranks {[*fan.frames]} took no message in {SEND_TIMEOUT_S:.0f} s")
+                break
             self._take_in()
         self.waiter.reset()
+        return [dest for dest in fan.frames if dest in busy or dest in self.absent]
 
     def _post_frame(self, fan: Fan, dest: int) -> None:
         fan.requests[dest].Start()
 
-    def _reap(self, sending: deque[tuple[Any, bytes]]) -> None:
+    def _done(self, request: Any, dest: int) -> bool:
+        """Whether what was sent to `dest` has left, or is not waited for."""
+        if dest in self.absent:
+            return True
+        try:
+            return bool(request.Test())
+        except self._mpi.Exception as error:
+            self._note_failure(error)
+            return dest in self.lost
+
+    def _left(self, requests: list[Any]) -> bool:
+        try:
+            return bool(self._mpi.Request.Testall(requests))
+        except self._mpi.Exception as error:
+            self._note_failure(error)
+            return False
+
+    def _note_failure(self, error: Exception) -> None:
+        """Learn from MPI which processes have ended (ULFM). Raises `error` where it tells of something else."""
+        mpi, comm, kind = self._mpi, self._comm, error.Get_error_class()  # type: ignore[attr-defined]
+        if kind not in (mpi.ERR_PROC_FAILED, mpi.ERR_PROC_FAILED_PENDING, mpi.ERR_IN_STATUS):
+            raise error
+        failed = comm.Get_failed()
+        count = failed.Get_size()
+        comm.Ack_failed(count)
+        lost = set(mpi.Group.Translate_ranks(failed, list(range(count)), comm.Get_group()))
+        if kind == mpi.ERR_IN_STATUS and not lost:
+            raise error
+        self.lost |= lost
+        self.absent |= lost
+
+    def _reap(self, dest: int) -> None:
         """Lets go of the frames that have left."""
-        while sending and sending[0][0].Test():
+        sending = self._sending[dest]
+        while sending and dest not in self.absent and self._done(sending[0][0], dest):
             sending.popleft()
 
     def _await_room(self, dest: int) -> None:
         sending, deadline = self._sending[dest], time.perf_counter() + SEND_TIMEOUT_S
-        while len(sending) >= IN_FLIGHT:
+        while len(sending) >= IN_FLIGHT and dest not in self.absent:
             if not self.waiter.pause(deadline):
                 raise TimeoutError(f"rank {dest} took none of its last {IN_FLIGHT} messages in {SEND_TIMEOUT_S:.0f} s")
             self._take_in()
-            self._reap(sending)
+            self._reap(dest)
         self.waiter.reset()
 
     @abstractmethod
@@ -92,26 +125,28 @@ class Mpi(Transport):
         """Takes in what has come, for two ranks that only send must still empty each other's queues."""
 
     def flush(self, timeout_s: float) -> bool:
-        """Waits until every send has left; False if that took longer than `timeout_s`."""
         deadline = time.perf_counter() + timeout_s
-        while True:
-            for sending in self._sending.values():
-                self._reap(sending)
-            if not any(self._sending.values()) and all(map(self._left, self._fans)):
-                self.waiter.reset()
-                return True
+        while not self._flushed():
             self._take_in()
             if not self.waiter.pause(deadline):
                 return False
+        self.waiter.reset()
+        return True
 
-    def _left(self, fan: Fan) -> bool:
-        return bool(self._mpi.Request.Testall([*fan.requests.values()]))
+    def _flushed(self) -> bool:
+        present = [dest for dest in self._sending if dest not in self.absent]
+        for dest in present:
+            self._reap(dest)
+        fanned = [fan.requests[dest] for fan in self._fans for dest in present if dest in fan.requests]
+        return not any(self._sending[dest] for dest in present) and self._left(fanned)
 
-    def close(self) -> None:
-        """Flushes and finalises MPI. Every rank must close. A rank that takes nothing more ends the job instead."""
+    def close(self, code: int = 0) -> None:
+        """Flushes and finalises MPI. Every rank must close: where one can't, the job is ended."""
         if not self.flush(CLOSE_TIMEOUT_S):
             log.error("rank %d could not deliver its last messages in %.0f s", self.rank, CLOSE_TIMEOUT_S)
-            self.abort(1)
+            self.abort(code or 1)
+        if self.absent:
+            self.abort(code or 1)
         self._mpi.Finalize()
 
     def abort(self, code: int) -> NoReturn:
@@ -135,6 +170,12 @@ class MpiServer(Mpi, Collecting):
     def _take_in(self) -> None:
         # A matched probe, not a posted receive: when a message is longer than the posted buffer, Open MPI 5 writes past
         # the buffer's end before it reports MPI_ERR_TRUNCATE. The probe tells the size first.
+        try:
+            self._match()
+        except self._mpi.Exception as error:
+            self._note_failure(error)
+
+    def _match(self) -> None:
         comm, status, whole = self._comm, self._status, self._whole
         for _ in range(MATCHES_A_POLL):
             matched = comm.Improbe(self._anyone, status=status)
@@ -162,10 +203,19 @@ class MpiServer(Mpi, Collecting):
 
     def _finish(self) -> None:
         for source, coming in list(self._coming.items()):
-            while coming and coming[0][0].Test():
+            room = MATCHES_A_POLL - len(self._whole)
+            while coming and room > 0 and source not in self.lost and self._received(coming[0][0]):
+                room -= 1
                 self._whole.append((source, coming.popleft()[1]))
-            if not coming:
+            if not coming or source in self.lost:
                 del self._coming[source]
+
+    def _received(self, request: Any) -> bool:
+        try:
+            return bool(request.Test())
+        except self._mpi.Exception as error:
+            self._note_failure(error)
+            return False
 
 
 class MpiExecutor(Mpi):
@@ -196,9 +246,13 @@ class MpiExecutor(Mpi):
             self._posted = True
         test, pause, status = self._receive.Test, self.waiter.pause, self._status
         deadline = time.perf_counter() + timeout_s
-        while not test(status):
-            if not pause(deadline):
-                return []
+        try:
+            while not test(status):
+                if not pause(deadline):
+                    return []
+        except self._mpi.Exception as error:
+            self._note_failure(error)
+            raise UserError("the server's process has ended") from error
         self._posted = False
         self.waiter.reset()
         self.received[SERVER] += 1
@@ -211,12 +265,11 @@ class MpiExecutor(Mpi):
     def _take_in(self) -> None:
         """Nothing: one message at a time, after what it says has been done."""
 
-    def close(self) -> None:
-        """Flushes and finalises MPI. Every rank must close. A rank that takes nothing more ends the job instead."""
+    def close(self, code: int = 0) -> None:
         if self._posted:
             self._receive.Cancel()
             self._receive.Wait()
-        super().close()
+        super().close(code)
 
 
 def _initialised_mpi() -> Any:

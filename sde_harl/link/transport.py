@@ -35,6 +35,10 @@ class Transport(ABC):
         self.run_id: int | None = None
         self.waiter = waiter
         self.faults = Faults(rank)
+        self.absent: set[int] = set()
+        """Peers that are neither sent to nor waited for, until the owner says otherwise."""
+        self.lost: set[int] = set()
+        """Peers whose processes have ended, where MPI tells (ULFM)."""
         peers = range(1, size) if rank == 0 else range(1)
         self.sent, self.received = dict.fromkeys(peers, 0), dict.fromkeys(peers, 0)
         """Messages to and from each rank, refused ones too."""
@@ -57,14 +61,15 @@ class Transport(ABC):
     ) -> int:
         """Sends a frame to `dest` without waiting; returns its size in bytes.
 
-        Raises TimeoutError if `dest` has taken none of its last 64 messages for a minute, and ValueError for a frame
-        larger than the other end has room for.
+        To a lost peer nothing is sent. Raises TimeoutError if `dest` has taken none of its last 64 messages for a
+        minute, and ValueError for a frame larger than the other end has room for.
         """
         frame = frame_of((kind, agent, self.run_id or 0, step, slot, environments, version), payload)
         if len(frame) > self._send_bytes:
             raise self._no_room(dest, len(frame))
         self.sent[dest] += 1
-        self._post(dest, frame)
+        if dest not in self.lost:
+            self._post(dest, frame)
         return len(frame)
 
     def fan(self, sizes: Mapping[int, int]) -> Fan:
@@ -83,22 +88,27 @@ class Transport(ABC):
         slot: int,
         environments: int,
         version: int,
-    ) -> None:
+        patience_s: float,
+    ) -> list[int]:
         """Has `write` fill each rank's frame and sends it, one by one: the first is at work before the last is written.
 
-        Raises TimeoutError if a rank hasn't taken what the fan sent it last for a minute.
+        Returns the ranks that were left out: absent ones, and those that haven't taken what the fan sent them last
+        within `patience_s`.
         """
-        self._await_fan(fan)
+        left_out = self._await_fan(fan, patience_s)
         header = (kind, 0, self.run_id or 0, step, slot, environments, version)
         for dest, frame in fan.frames.items():
+            if dest in left_out:
+                continue
             write(dest)
             seal(frame.data, header)
             self.sent[dest] += 1
             self._post_frame(fan, dest)
+        return left_out
 
     @abstractmethod
-    def _await_fan(self, fan: Fan) -> None:
-        """Waits until what the fan sent last has left and it may be written anew. Raises TimeoutError as `send_fan`."""
+    def _await_fan(self, fan: Fan, patience_s: float) -> list[int]:
+        """Waits until what the fan sent last has left and it may be written anew. Returns ranks as `send_fan`."""
 
     @abstractmethod
     def _post_frame(self, fan: Fan, dest: int) -> None:
@@ -124,11 +134,11 @@ class Transport(ABC):
 
     @abstractmethod
     def flush(self, timeout_s: float) -> bool:
-        """Waits until every send has left; False if that took longer than `timeout_s`."""
+        """Waits until every send to a peer that is not absent has left; False if that took longer than `timeout_s`."""
 
     @abstractmethod
-    def close(self) -> None:
-        """Flushes and ends the link. Every rank must close."""
+    def close(self, code: int = 0) -> None:
+        """Flushes and ends the link. Every rank must close; where a peer is absent, all end at once with `code`."""
 
     @abstractmethod
     def abort(self, code: int) -> NoReturn:

@@ -12,7 +12,6 @@ SLEEP_PER_QUIET = 1 / 16  # a sleep makes an answer late by at most this share o
 IDLE_AFTER_S = 0.1  # quiet for this long is no longer the pause between two decisions
 SLOWER = 1 / 8  # of the way to a longer quiet, the usual one moves; to a shorter one it goes at once
 PR_SET_TIMERSLACK = 29
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 class Waiter:
@@ -62,11 +61,3 @@ def sharpen_sleeps() -> None:
     """Asks Linux to end this thread's sleeps on time: by default it adds 50 us to each, more than our shortest one."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
-
-
-def keep_memory() -> None:
-    """Asks glibc to keep what is freed: by default frames and tensors go back to the kernel and are faulted in anew."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
-        libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the largest that glibc takes

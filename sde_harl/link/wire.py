@@ -111,7 +111,7 @@ def _no_constant(name: str) -> None:
 
 
 class Resources(NamedTuple):
-    """What one executor has used since its start: the head of a METER payload, 64 bytes."""
+    """What one executor has used since its start: the head of a METER payload, 96 bytes."""
 
     cpu_s: float
     rss_bytes: int
@@ -121,11 +121,18 @@ class Resources(NamedTuple):
     rejected: int
     sent: int
     received: int
+    joules: float = math.nan
+    """Of its whole host, counted from some moment before; here and below NaN where it has no sensor."""
+    gpu_joules: float = math.nan
+    idle_w: float = math.nan
+    """Of its host before the run began."""
+    gpu_idle_w: float = math.nan
 
 
-RESOURCES = struct.Struct("<dQQdQQQQ")
+RESOURCES = struct.Struct("<dQQdQQQQdddd")
 TIMINGS = np.dtype("<u4")
 TIMINGS_A_ROW = 3  # local net, encode, round trip
+LARGEST_BYTES = 1 << 50  # of memory; what is said to be more would not even fit the record
 METER_BYTES, TIMING_BYTES = RESOURCES.size, TIMINGS_A_ROW * TIMINGS.itemsize
 """Of a METER payload without its timings, and of each row of these."""
 
@@ -140,7 +147,8 @@ def unpack_meter(payload: memoryview) -> tuple[Resources, NDArray[np.uint32]]:
     if len(payload) < RESOURCES.size or (len(payload) - RESOURCES.size) % (TIMINGS_A_ROW * TIMINGS.itemsize):
         raise WireError("meter")
     resources = Resources(*RESOURCES.unpack_from(payload))
-    if not (math.isfinite(resources.cpu_s) and math.isfinite(resources.sleep_s)):
+    finite = math.isfinite(resources.cpu_s) and math.isfinite(resources.sleep_s)
+    if not finite or any(math.isinf(each) for each in resources[-4:]) or max(resources[1:3]) > LARGEST_BYTES:
         raise WireError("meter")
     timings = np.frombuffer(payload, TIMINGS, offset=RESOURCES.size).reshape(-1, TIMINGS_A_ROW)
     return resources, timings.astype(np.uint32)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sde_harl.config import PolicyConfig
 from sde_harl.policy.gru import Gru, Recall
-from sde_harl.policy.layers import RELU_GAIN, FeatureNorm, activate, affine, stack
+from sde_harl.policy.layers import RELU_GAIN, UNIT, ConvLayer, FeatureNorm, activate, affine, conv_of, normalise, stack
 from sde_harl.policy.view import View
 
 
@@ -20,23 +20,27 @@ class Critic(nn.Module):
     def __init__(self, view: View, policy: PolicyConfig, share: bool, generator: torch.Generator) -> None:
         """`share`: one net gives all V values; else each has a net of its own."""
         super().__init__()
-        self.normalise = FeatureNorm(view.sizes, view.size, policy.feature_norm)
-        self._layer_norm = policy.layer_norm
-        widths = [view.size] + [policy.critic_width] * policy.critic_blocks + [1]
-        gains = [RELU_GAIN] * policy.critic_blocks + [1.0]
         k = 1 if share else len(view.sizes)
+        conv = conv_of((view.image,) if view.image else (), policy)
+        self.conv = ConvLayer(k, conv, UNIT[view.dtype], generator) if conv else None
+        self.normalise = FeatureNorm(view.sizes, view.size, policy.feature_norm and not conv)
+        self._layer_norm = policy.layer_norm
+        widths = [conv.size() if conv else view.size] + [policy.critic_width] * policy.critic_blocks + [1]
+        gains = [RELU_GAIN] * policy.critic_blocks + [1.0]
         self.weights, self.biases = stack(k, widths, gains, generator)
         self.gru = Gru(k, policy.critic_width, policy.critic_width, generator) if policy.recurrent else None
 
     def forward(self, features: Tensor, recall: Recall | None = None) -> tuple[Tensor, Tensor]:
         """Values (V, B), and what they are made of (V, B, H): the memory after each row where there is a `recall`.
 
-        `features` are what `normalise` makes of inputs: it has no parameters, so once a rollout is enough.
+        `features` are what `normalise` makes of inputs: it has no parameters, so once a rollout is enough. Images it
+        leaves as they are, of bytes too.
         """
         *inner, last = zip(self.weights, self.biases)
-        x = features
+        x = self.conv(features) if self.conv else features.to(self.biases[0].dtype)
         for each in inner:
             x = activate(affine(x, *each), self._layer_norm)
         if self.gru and recall:
-            x = self.gru(x, recall)
+            memory = self.gru(x, recall)
+            return affine(normalise(memory, self._layer_norm), *last)[..., 0], memory
         return affine(x, *last)[..., 0], x

@@ -39,6 +39,10 @@ class Gru(nn.Module):
         )  # (k, I, 3 H), (k, H, 3 H)
         self.bias_in, self.bias_memory = (nn.Parameter(torch.zeros(k, 1, 3 * size)) for _ in range(2))
 
+    def arrays(self) -> tuple[Tensor, ...]:
+        """As in `acting.GruArrays`."""
+        return self.weight_in, self.bias_in, self.weight_memory, self.bias_memory
+
     def forward(self, x: Tensor, recall: Recall) -> Tensor:
         """(n, B, I) -> (n, B, H), the memory after each row."""
         memory, steps = recall.memory, recall.keep.shape[-1]

@@ -1,6 +1,6 @@
-"""What the torch nets are made of: stacked Linear layers, one for each agent or one for all, and feature normalisation.
+"""What the torch nets are made of: stacked layers, one for each agent or one for all, and feature normalisation.
 
-n agents, k sets of parameters (n, or 1 where they are shared), B rows.
+n agents, k sets of parameters (n, or 1 where they are shared), B rows; H, W, C, K, F as in conv.py.
 """
 
 from __future__ import annotations
@@ -9,9 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sde_harl.config import PolicyConfig
+from sde_harl.errors import UserError
+from sde_harl.policy.conv import Conv
 from sde_harl.policy.local import NORM_EPS, observation_mask
 
 RELU_GAIN = 2.0**0.5
+UNIT = {"float32": 1.0, "uint8": 1.0 / 255.0}
+"""What images are multiplied by, by the type of their numbers."""
 
 
 def orthogonal(k: int, size_in: int, size_out: int, gain: float, generator: torch.Generator) -> nn.Parameter:
@@ -42,7 +47,11 @@ def activate(x: Tensor, layer_norm: bool) -> Tensor:
 
     HARL's has a gain and a shift of its own; here the next layer has both.
     """
-    x = torch.relu_(x)
+    return normalise(torch.relu_(x), layer_norm)
+
+
+def normalise(x: Tensor, layer_norm: bool) -> Tensor:
+    """Layer normalisation of x (n, B, W) if asked."""
     return functional.layer_norm(x, x.shape[-1:], eps=NORM_EPS) if layer_norm else x
 
 
@@ -71,3 +80,45 @@ class FeatureNorm(nn.Module):
         if self.padded:
             x *= self.mask
         return x.mul_(torch.rsqrt(torch.linalg.vecdot(x, x)[..., None] / self.count + NORM_EPS))
+
+
+def conv_of(images: tuple[tuple[int, ...], ...], policy: PolicyConfig) -> Conv | None:
+    """The convolution before the first block, of images (H, W, C); None where there are none or it is turned off.
+
+    Raises UserError where the images differ or are smaller than the kernel.
+    """
+    if not images or not policy.conv_channels:
+        return None
+    if len(set(images)) > 1:
+        shapes = ", ".join("x".join(map(str, image)) for image in sorted(set(images)))
+        raise UserError(f"policy.conv_channels: the agents' images differ ({shapes}); 0 takes them as plain numbers")
+    height, width, channels = images[0]
+    conv = Conv(height, width, channels, policy.conv_channels, policy.conv_kernel, policy.conv_stride)
+    if conv.kernel > min(conv.height, conv.width):
+        raise UserError(f"policy.conv_kernel: {conv.kernel} is larger than images of {conv.height}x{conv.width}")
+    return conv
+
+
+class ConvLayer(nn.Module):
+    """The torch twin of `ConvArrays`."""
+
+    def __init__(self, k: int, shape: Conv, scale: float, generator: torch.Generator) -> None:
+        """`scale`: a factor of what it sees; it is folded into the weights, so that nothing else is multiplied."""
+        super().__init__()
+        self.shape, self._scale = shape, scale
+        self.weight = orthogonal(k, shape.size_window(), shape.filters, RELU_GAIN, generator)
+        self.bias = nn.Parameter(torch.zeros(k, 1, shape.filters))
+
+    def arrays(self) -> tuple[Tensor, Tensor]:
+        """Weight (k, K K C, F) and bias (k, 1, F), as they act."""
+        return self.weight * self._scale, self.bias
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, B, H W C), of bytes too -> (n, B, size)."""
+        height, width, channels, _, kernel, stride = self.shape
+        pixels = images.to(self.weight.dtype).reshape(-1, height, width, channels).permute(0, 3, 1, 2)  # (n B, C, H, W)
+        weights = self.arrays()[0].unflatten(1, (kernel, kernel, channels)).permute(0, 4, 3, 1, 2)  # (k, F, C, K, K)
+        # one call a set of parameters: torch's grouped convolution takes longer
+        parts = zip(pixels.chunk(len(weights)), weights, self.bias[:, 0])
+        x = torch.cat([functional.conv2d(*part, stride=stride) for part in parts])
+        return torch.relu_(x).permute(0, 2, 3, 1).reshape(*images.shape[:2], -1)

@@ -1,6 +1,7 @@
 """The local nets in numpy: what an executor computes on its device, for all its agents in one batched product.
 
     obs -> feature normalisation -> [Linear + ReLU] x (local_blocks - 1) -> Linear -> latent
+    image -> convolution + ReLU -> the same
 
 Feature normalisation is layer normalisation over the agent's own features, without a gain and shift of its own: the
 Linear behind it has both. The last local block has no ReLU: the quantiser is its non-linearity. With `local_blocks = 0`
@@ -17,6 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sde_harl.policy.conv import Conv, ConvArrays
+
 NORM_EPS = 1e-5
 
 
@@ -32,6 +35,18 @@ class LocalShape(NamedTuple):
     local_blocks: int
     feature_norm: bool
     layer_norm: bool = False
+    conv: Conv | None = None
+    """Before the first block, where the device has one and sees images; None elsewhere."""
+    pixels: bool = False
+    """Observations are bytes, 0 to 255, else float32."""
+
+    def obs_dtype(self) -> np.dtype:
+        """Of observations on the wire."""
+        return np.dtype("u1" if self.pixels else "<f4")
+
+    def inputs(self) -> int:
+        """Numbers that the first block takes."""
+        return self.conv.size() if self.conv else self.obs
 
     def latent_sizes(self) -> tuple[int, ...]:
         """(n,) numbers each agent sends: Z, or its own observation where there is no local block."""
@@ -43,12 +58,16 @@ class LocalShape(NamedTuple):
 
 
 def parameter_shapes(shape: LocalShape) -> list[tuple[int, ...]]:
-    """Shapes in wire order: (n, in, out) and (n, out) of each block; gain and shift (n, O) where there is none."""
-    n = len(shape.obs_sizes)
+    """Shapes in wire order: (n, in, out) and (n, out) of each block; gain and shift (n, O) where there is none.
+
+    A convolution's come first, (n, K K C, F) and (n, F).
+    """
+    n, conv = len(shape.obs_sizes), shape.conv
     if not shape.local_blocks:
         return [(n, shape.obs), (n, shape.obs)]
-    widths = [shape.obs] + [shape.width] * (shape.local_blocks - 1) + [shape.latent]
-    return [each for pair in zip(widths[:-1], widths[1:]) for each in ((n, *pair), (n, pair[1]))]
+    widths = [shape.inputs()] + [shape.width] * (shape.local_blocks - 1) + [shape.latent]
+    pairs = [(conv.size_window(), conv.filters)] if conv else []
+    return [each for pair in [*pairs, *zip(widths[:-1], widths[1:])] for each in ((n, *pair), (n, pair[1]))]
 
 
 def observation_mask(obs_sizes: tuple[int, ...], obs: int) -> np.ndarray:
@@ -59,10 +78,14 @@ def observation_mask(obs_sizes: tuple[int, ...], obs: int) -> np.ndarray:
 def activate(x: np.ndarray, layer_norm: bool) -> np.ndarray:
     """What a block makes of its products (n, E, W), which this overwrites: ReLU, then layer normalisation if asked."""
     np.maximum(x, 0.0, out=x)
-    if layer_norm:
-        share = np.float32(1.0 / x.shape[-1])
-        x -= np.add.reduce(x, -1, keepdims=True) * share  # np.mean takes three times as long on few rows
-        x *= 1.0 / np.sqrt(np.einsum("neo,neo->ne", x, x)[..., None] * share + np.float32(NORM_EPS))
+    return normalise(x) if layer_norm else x
+
+
+def normalise(x: np.ndarray) -> np.ndarray:
+    """Layer normalisation of x (n, E, W), which this overwrites."""
+    share = np.float32(1.0 / x.shape[-1])
+    x -= np.add.reduce(x, -1, keepdims=True) * share  # np.mean takes three times as long on few rows
+    x *= 1.0 / np.sqrt(np.einsum("neo,neo->ne", x, x)[..., None] * share + np.float32(NORM_EPS))
     return x
 
 
@@ -90,6 +113,7 @@ class LocalNets:
         arrays = [part.reshape(each) for part, each in zip(np.split(flat, np.cumsum(sizes)[:-1]), shapes)]
         self._shape = shape
         self._blocks = [(weight, bias[:, None]) for weight, bias in zip(arrays[::2], arrays[1::2])]
+        self._conv = ConvArrays(shape.conv, *self._blocks.pop(0)) if shape.conv else None
         counts = np.asarray(shape.obs_sizes, np.float32)
         self._inverse_count = (1.0 / counts)[:, None, None].astype(np.float32)  # (n, 1, 1)
         padded = any(size != shape.obs for size in shape.obs_sizes)
@@ -101,6 +125,8 @@ class LocalNets:
         if not self._shape.local_blocks:
             gain, shift = self._blocks[0]
             return x * gain[:, None] + shift
+        if self._conv:
+            x = self._conv(x)
         return forward(x, self._blocks, self._shape.layer_norm)
 
     def _normalise(self, obs: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ trunk is conditioned on identity by a bias of the agent's own in its first block
 appended to the input amounts to. A group of one is an ordinary policy of its own. With `share` the agents of a group
 have one local net and one head in common too. What a recurrent policy remembers is kept at the server, so that a device
 is stateless: one that restarts has lost nothing. With all blocks local there is no trunk and nothing is quantised: the
-whole policy runs on the device, as in HARL.
+whole policy runs on the device, as in HARL, and each agent's GRU with it.
 
 n agents of the group, k sets of parameters (n, or 1 where they are shared), B rows, O observation, Z latent, A outputs
 of a head.
@@ -16,7 +16,7 @@ of a head.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -29,8 +29,20 @@ from sde_harl.envs.base import EnvSpec
 from sde_harl.errors import UserError
 from sde_harl.policy.acting import ActingPolicy, GruArrays
 from sde_harl.policy.actions import Categoricals, Distribution, Gaussians
+from sde_harl.policy.conv import ConvArrays
 from sde_harl.policy.gru import Gru, Recall
-from sde_harl.policy.layers import RELU_GAIN, FeatureNorm, activate, affine, orthogonal, stack
+from sde_harl.policy.layers import (
+    RELU_GAIN,
+    UNIT,
+    ConvLayer,
+    FeatureNorm,
+    activate,
+    affine,
+    conv_of,
+    normalise,
+    orthogonal,
+    stack,
+)
 from sde_harl.policy.local import LocalShape
 
 LATENT_SCALE = 4.0
@@ -43,6 +55,15 @@ class GroupOutput(NamedTuple):
     """(n, B, A): logits, unmasked, or means if actions are continuous."""
     latents: Tensor
     """(n, B, Z), before quantisation: what the rate is taken of."""
+
+
+class Known(NamedTuple):
+    """Latents that the server had, where those of the rows had not come."""
+
+    latents: Tensor
+    """(n, B, Z), decoded."""
+    stale: Tensor
+    """(n, B) bool, where they stand for the rows' own."""
 
 
 def role_groups(groups: tuple[tuple[int, ...], ...], agents: int, share: bool) -> tuple[tuple[int, ...], ...]:
@@ -60,8 +81,10 @@ def local_shape(spec: EnvSpec, policy: PolicyConfig, agents: tuple[int, ...]) ->
     sizes = tuple(spec.obs_sizes[agent] for agent in agents)
     whole = policy.local_blocks == policy.blocks
     latent = policy.width if whole else policy.latent or policy.width
-    norms = (policy.feature_norm, policy.layer_norm)
-    return LocalShape(sizes, max(spec.obs_sizes), policy.width, latent, policy.local_blocks, *norms)
+    conv = conv_of(spec.obs_images, policy)
+    norms = (policy.feature_norm and not conv, policy.layer_norm)
+    seen = (conv if policy.local_blocks else None, spec.obs_dtype == "uint8")
+    return LocalShape(sizes, max(spec.obs_sizes), policy.width, latent, policy.local_blocks, *norms, *seen)
 
 
 class GroupNet(nn.Module):
@@ -85,19 +108,25 @@ class GroupNet(nn.Module):
         self.whole = policy.local_blocks == policy.blocks
         self._scale = 1.0 if self.whole else LATENT_SCALE
         n, k = len(members), 1 if share else len(members)
-        self.normalise = FeatureNorm(self.shape.obs_sizes, self.shape.obs, policy.feature_norm)
+        conv = conv_of(spec.obs_images, policy)
+        self.unit = UNIT[spec.obs_dtype] if conv else 1.0
+        self.conv = ConvLayer(k, self.shape.conv, self.unit, generator) if self.shape.conv else None
+        at_server = conv if not policy.local_blocks else None  # where images themselves are sent
+        self.trunk_conv = ConvLayer(1, at_server, 1.0 / LATENT_SCALE, generator) if at_server else None
+        self.normalise = FeatureNorm(self.shape.obs_sizes, self.shape.obs, self.shape.feature_norm)
         if policy.local_blocks:
             inner = policy.local_blocks - 1
-            widths = [self.shape.obs] + [policy.width] * inner + [self.shape.latent]
+            widths = [self.shape.inputs()] + [policy.width] * inner + [self.shape.latent]
             gains = [RELU_GAIN] * inner + [RELU_GAIN if self.whole else 1.0]
             self.local_weights, self.local_biases = stack(k, widths, gains, generator)
         else:
             self.local_weights = nn.ParameterList([nn.Parameter(torch.ones(k, 1, self.shape.obs))])  # a gain
             self.local_biases = nn.ParameterList([nn.Parameter(torch.zeros(k, 1, self.shape.obs))])
-        widths = [self.shape.latent_max()] + [policy.width] * (policy.blocks - policy.local_blocks)
+        decoded = at_server.size() if at_server else self.shape.latent_max()
+        widths = [decoded] + [policy.width] * (policy.blocks - policy.local_blocks)
         self.trunk_weights, self.trunk_biases = stack(1, widths, [RELU_GAIN] * (len(widths) - 1), generator)
         self.identity = None if self.whole else nn.Parameter(torch.zeros(n, 1, policy.width))
-        self.gru = Gru(1, policy.width, policy.width, generator) if policy.recurrent else None
+        self.gru = Gru(k if self.whole else 1, policy.width, policy.width, generator) if policy.recurrent else None
         self.head_weight = orthogonal(k, policy.width, sum(spec.branches), policy.head_gain, generator)
         self.head_bias = nn.Parameter(torch.zeros(k, 1, sum(spec.branches)))
         self._std_coefs = (policy.std_x_coef, policy.std_y_coef)
@@ -108,10 +137,16 @@ class GroupNet(nn.Module):
         self.register_buffer("dimensions", dimensions, persistent=False)  # (n, 1) numbers of each agent's own action
         self.latent_model = LatentModel(n, self.shape.latent_max()) if codec.name == "entropy" else None
 
-    def forward(self, features: Tensor, recall: Recall | None = None) -> GroupOutput:
-        """Outputs and latents of normalised observations (n, B, O); `recall` where the policy is recurrent."""
+    def forward(self, features: Tensor, recall: Recall | None = None, known: Known | None = None) -> GroupOutput:
+        """Outputs and latents of normalised observations (n, B, O); `recall` where the policy is recurrent.
+
+        Where `known` stands for latents, the trunk learns to act on it, and no gradient reaches the local net.
+        """
         latents = self.encode(features)
-        return GroupOutput(self.decide(self.quantise(latents), recall), latents)
+        decoded = self.quantise(latents)
+        if known:
+            decoded = torch.where(known.stale[..., None], known.latents, decoded)
+        return GroupOutput(self.decide(decoded, recall), latents)
 
     def distribution(self, outputs: Tensor, available: Tensor | None) -> Distribution:
         """What outputs (n, B, A) say of actions; `available` (n, B, A) bool, None where everything is."""
@@ -129,8 +164,8 @@ class GroupNet(nn.Module):
         """Latents (n, B, Z) before quantisation; `normalise` and this are the torch twin of `LocalNets`."""
         *inner, (weight, bias) = zip(self.local_weights, self.local_biases)
         if not self.shape.local_blocks:
-            return (features * weight + bias) * (self.normalise.mask * LATENT_SCALE)
-        x = features
+            return (features * (weight * self.unit) + bias) * (self.normalise.mask * LATENT_SCALE)
+        x = self.conv(features) if self.conv else features.to(self.head_bias.dtype)
         for each in inner:
             x = activate(affine(x, *each), self.shape.layer_norm)
         return affine(x, weight * self._scale, bias * self._scale)
@@ -146,16 +181,25 @@ class GroupNet(nn.Module):
 
     def decide(self, decoded: Tensor, recall: Recall | None) -> Tensor:
         """Outputs (n, B, A) from decoded latents (n, B, Z)."""
-        norm = self.shape.layer_norm
-        if self.whole:
-            return affine(activate(decoded, norm), self.head_weight, self.head_bias)
-        (weight, bias), *rest = zip(self.trunk_weights, self.trunk_biases)
-        x = activate(affine(decoded, weight / LATENT_SCALE, bias + self.identity), norm)
-        for each in rest:
-            x = activate(affine(x, *each), norm)
+        x = self.trunk_conv(decoded) if self.trunk_conv else decoded
+        for index, each in enumerate(self.trunk()):
+            x = affine(activate(x, self.shape.layer_norm) if index else x, *each)
+        x = activate(x, self.shape.layer_norm)
         if self.gru and recall:
-            x = self.gru(x, recall)
+            x = normalise(self.gru(x, recall), self.shape.layer_norm)
         return affine(x, self.head_weight, self.head_bias)
+
+    def trunk(self) -> list[tuple[Tensor, Tensor]]:
+        """Weight (1, in, W) and bias (n or 1, 1, W) of each block, latent scale and identities folded in."""
+        layers = list(zip(self.trunk_weights, self.trunk_biases))
+        if self.identity is not None:
+            weight, bias = layers[0]
+            layers[0] = (weight if self.trunk_conv else weight / LATENT_SCALE, bias + self.identity)
+        return layers
+
+    def upper(self) -> list[Tensor]:
+        """All behind the local nets of whole policies, in wire order (policy/whole.py): of GRU (k, ...) and head."""
+        return [*(self.gru.arrays() if self.gru else ()), *self.head()]
 
     def head(self) -> list[Tensor]:
         """Weight (k, W, A) and bias (k, 1, A) of the heads; deviations (k, 1, D) if actions are continuous."""
@@ -164,11 +208,6 @@ class GroupNet(nn.Module):
     def policy_parameters(self) -> list[nn.Parameter]:
         """What the policy's update steps: everything but the entropy model."""
         return [each for name, each in self.named_parameters() if not name.startswith("latent_model")]
-
-
-def _identity(net: GroupNet) -> Tensor:
-    assert net.identity is not None
-    return net.identity
 
 
 class SplitPolicy(nn.Module):
@@ -186,16 +225,19 @@ class SplitPolicy(nn.Module):
         self.nets = nn.ModuleList(self.groups)  # registers their parameters; `groups` is the same list, typed
 
     def local_parameters(self) -> list[list[np.ndarray]]:
-        """Per agent, what its device holds, in wire order: local net (latent scale folded in), and head if whole."""
+        """Per agent, what its device holds, in wire order: local net (latent scale folded in), then all if whole."""
         arrays: dict[int, list[np.ndarray]] = {}
         for net in self.groups:
             n = len(net.members)
             pairs = zip(net.local_weights, net.local_biases)
             stacked = [each.expand(n, -1, -1) for weight, bias in pairs for each in (weight, bias)]
+            if net.conv:
+                stacked = [*(each.expand(n, -1, -1) for each in net.conv.arrays()), *stacked]
             if net.whole:
-                stacked += [each.expand(n, -1, -1) for each in net.head()]
+                stacked += [each.expand(n, -1, -1) for each in net.upper()]
             if not self.shape.local_blocks:
-                stacked = [each * net.normalise.mask for each in stacked]
+                gain, shift = (each * net.normalise.mask for each in stacked)
+                stacked = [gain * net.unit, shift]
             plain = [each.detach().numpy().copy() for each in stacked]
             for each in plain[-2:] if not net.whole else ():
                 each *= LATENT_SCALE
@@ -224,17 +266,17 @@ class SplitPolicy(nn.Module):
             stacked: np.ndarray = np.concatenate(parts)[order]
             return stacked
 
+        depth, conv = len(self.groups[0].trunk_weights), self.groups[0].trunk_conv
         layers = [
-            (by_agent(lambda net: net.trunk_weights[k]), by_agent(lambda net: net.trunk_biases[k]))  # noqa: B023
-            for k in range(len(self.groups[0].trunk_weights))
+            (by_agent(lambda net: net.trunk()[k][0]), by_agent(lambda net: net.trunk()[k][1]))  # noqa: B023
+            for k in range(depth)
         ]
-        if layers:
-            first, bias = layers[0]
-            layers[0] = (first / np.float32(LATENT_SCALE), bias + by_agent(_identity))
         head = (by_agent(lambda net: net.head_weight), by_agent(lambda net: net.head_bias))
         std = by_agent(GroupNet.std) if self.groups[0].log_std is not None else None
-        gru = None
+        gru = convs = None
         if self.groups[0].gru:
-            names = ("weight_in", "bias_in", "weight_memory", "bias_memory")
-            gru = GruArrays(*(by_agent(lambda net: getattr(net.gru, name)) for name in names))  # noqa: B023
-        return ActingPolicy(layers, head, self._branches, std, gru, self.shape.layer_norm)
+            gru = GruArrays(*(by_agent(lambda net: getattr(net.gru, name)) for name in GruArrays._fields))  # noqa: B023
+        if conv:
+            pair = (by_agent(lambda net: cast(ConvLayer, net.trunk_conv).arrays()[k]) for k in (0, 1))  # noqa: B023
+            convs = ConvArrays(conv.shape, *pair)
+        return ActingPolicy(layers, head, self._branches, std, gru, self.shape.layer_norm, convs)

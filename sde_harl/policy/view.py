@@ -21,6 +21,10 @@ class View(NamedTuple):
     kind: str
     sizes: tuple[int, ...]
     """(V,) numbers that are no padding."""
+    image: tuple[int, ...] = ()
+    """(H, W, C) of what is seen where that is an image; of state and observation, all channels of both."""
+    dtype: str = "float32"
+    """Of the inputs, "uint8" where they are bytes."""
 
     @property
     def size(self) -> int:
@@ -34,12 +38,22 @@ class View(NamedTuple):
         own = obs.swapaxes(0, 1)
         if self.kind == "own":
             return own
-        return np.concatenate([np.broadcast_to(state, (len(own), *state.shape)), own], -1)
+        shared = np.broadcast_to(state, (len(own), *state.shape))
+        if not self.image:
+            return np.concatenate([shared, own], -1)
+        images = [each.reshape(*own.shape[:2], *self.image[:2], -1) for each in (shared, own)]
+        return np.concatenate(images, -1).reshape(*own.shape[:2], -1)
 
 
 def make_view(kind: str, spec: EnvSpec) -> View:
     """The view of `kind`, one of KINDS."""
     if kind == "EP":
-        return View(kind, (spec.state_size,))
-    shared = spec.state_size if kind == "FP" else 0
-    return View(kind, tuple(shared + size for size in spec.obs_sizes))
+        return View(kind, (spec.state_size,), spec.state_image, spec.state_dtype)
+    own = spec.obs_images[0] if len(set(spec.obs_images)) == 1 else ()
+    if kind == "own":
+        return View(kind, spec.obs_sizes, own, spec.obs_dtype)
+    sizes = tuple(spec.state_size + size for size in spec.obs_sizes)
+    if spec.state_dtype != spec.obs_dtype:
+        return View(kind, sizes)
+    image = (*own[:2], spec.state_image[2] + own[2]) if own and own[:2] == spec.state_image[:2] else ()
+    return View(kind, sizes, image, spec.obs_dtype)

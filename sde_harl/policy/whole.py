@@ -1,9 +1,9 @@
 """A policy that runs on its device from the observation to the action: nothing is sent up but what was done.
 
-It is the local net of all blocks, the last one's activation, and the agent's head. Every agent draws from a random
+It is the local net of all blocks, the GRU if it is recurrent, and the agent's head. Every agent draws from a random
 stream of its own, so that it decides the same however agents are dealt over devices.
 
-n agents of one executor, E environments, W width, A outputs of a head, D numbers of an action.
+n agents of one executor, E environments, W width, H memory, A outputs of a head, D numbers of an action.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sde_harl.policy.acting import ActingPolicy, Decision
-from sde_harl.policy.local import LocalNets, LocalShape, activate, parameter_shapes
+from sde_harl.policy.acting import ActingPolicy, Decision, GruArrays
+from sde_harl.policy.local import LocalNets, LocalShape, parameter_shapes
 
 
 class WholeShape(NamedTuple):
@@ -25,13 +25,48 @@ class WholeShape(NamedTuple):
     continuous: bool
     seed: int
     """Of the agents' random streams."""
+    memory: int = 0
+    """H, 0 where the policies are not recurrent."""
 
 
-def head_shapes(shape: LocalShape, whole: WholeShape) -> list[tuple[int, ...]]:
-    """Shapes in wire order, behind the local nets': (n, W, A), (n, A) of heads; (n, D) deviations if continuous."""
-    n, outputs = len(shape.obs_sizes), sum(whole.branches)
-    heads: list[tuple[int, ...]] = [(n, shape.width, outputs), (n, outputs)]
-    return [*heads, (n, outputs)] if whole.continuous else heads
+class Told(NamedTuple):
+    """What whole policies are told beside their observations."""
+
+    available: np.ndarray
+    """(n, E, A) bool."""
+    begins: np.ndarray
+    """(E,) bool, where an episode begins: what was before is forgotten."""
+    greedy: bool
+    recall: bool
+    """Whether to send, with what is done, the memory that it is done with."""
+
+    def to_bytes(self, agents: list[int]) -> bytes:
+        """Of some of the agents."""
+        return self.available[agents].tobytes() + self.begins.tobytes() + bytes([self.greedy | self.recall << 1])
+
+
+def told_bytes(whole: WholeShape, agents: int, rows: int) -> int:
+    """Length of `Told.to_bytes`."""
+    return rows * (agents * sum(whole.branches) + 1) + 1
+
+
+def read_told(payload: memoryview, whole: WholeShape, agents: int, rows: int) -> Told:
+    """What `Told.to_bytes` wrote, `told_bytes` long."""
+    shape = (agents, rows, sum(whole.branches))
+    available: np.ndarray = np.ndarray(shape, np.bool_, payload)
+    begins: np.ndarray = np.ndarray(rows, np.bool_, payload, prod(shape))
+    return Told(available, begins, bool(payload[-1] & 1), bool(payload[-1] & 2))
+
+
+def upper_shapes(shape: LocalShape, whole: WholeShape) -> list[tuple[int, ...]]:
+    """Shapes in wire order of what stands behind the local nets.
+
+    Of the GRU, if there is one, as in `GruArrays`; (n, H or W, A), (n, A) of heads; (n, D) deviations if continuous.
+    """
+    n, outputs, size = len(shape.obs_sizes), sum(whole.branches), whole.memory
+    gru: list[tuple[int, ...]] = [(n, shape.width, 3 * size), (n, 3 * size), (n, size, 3 * size), (n, 3 * size)]
+    heads: list[tuple[int, ...]] = [(n, size or shape.width, outputs), (n, outputs)]
+    return [*(gru if size else []), *heads, *([(n, outputs)] if whole.continuous else [])]
 
 
 class Streams:
@@ -49,20 +84,27 @@ class Streams:
 
 
 class WholePolicy:
-    """The policies of an executor's agents, stacked."""
+    """The policies of an executor's agents, stacked. What they remember is the caller's to keep."""
 
     def __init__(self, shape: LocalShape, whole: WholeShape, flat: np.ndarray) -> None:
         """`flat`: all parameters in wire order. Raises ValueError where its length or a value is not right."""
         local = sum(prod(each) for each in parameter_shapes(shape))
-        self._local, self._layer_norm = LocalNets(shape, flat[:local]), shape.layer_norm
-        shapes = head_shapes(shape, whole)
+        self._local = LocalNets(shape, flat[:local])
+        shapes = upper_shapes(shape, whole)
         sizes = [prod(each) for each in shapes]
         if flat.size - local != sum(sizes) or not np.isfinite(flat[local:]).all():
-            raise ValueError(f"{flat.size - local} weights of heads, expected {sum(sizes)} finite ones")
-        parts = np.split(flat[local:], np.cumsum(sizes)[:-1])
-        weight, bias, *std = (part.reshape(each) for part, each in zip(parts, shapes))
-        self._head = ActingPolicy([], (weight, bias[:, None]), whole.branches, std[0][:, None] if std else None)
+            raise ValueError(f"{flat.size - local} weights behind the local nets, expected {sum(sizes)} finite ones")
+        parts = [part.reshape(each) for part, each in zip(np.split(flat[local:], np.cumsum(sizes)[:-1]), shapes)]
+        parts = [part if part.ndim == 3 else part[:, None] for part in parts]
+        gru = GruArrays(*(parts.pop(0) for _ in GruArrays._fields)) if whole.memory else None
+        weight, bias, *std = parts
+        self._upper = ActingPolicy([], (weight, bias), whole.branches, std[0] if std else None, gru, shape.layer_norm)
 
-    def act(self, obs: np.ndarray, available: np.ndarray, streams: Streams | None) -> Decision:
-        """Decide on observations (n, E, O) with available (n, E, A) bool; greedily where `streams` is None."""
-        return self._head.act(activate(self._local(obs), self._layer_norm), available, streams)
+    def act(
+        self, obs: np.ndarray, available: np.ndarray, streams: Streams | None, memory: np.ndarray | None = None
+    ) -> Decision:
+        """Decide on observations (n, E, O) with available (n, E, A) bool; greedily where `streams` is None.
+
+        memory (n, E, H) as the last decision left it; None, or the policy is not recurrent: nothing is remembered.
+        """
+        return self._upper.act(self._local(obs), available, streams, memory)

@@ -24,7 +24,7 @@ RANK = Column("i4", "1", "MPI rank")
 TABLES: dict[str, dict[str, Column]] = {
     "episodes": {
         "step": STEP,
-        "slot": Column("i4", "1", "half-batch of environments"),
+        "slot": Column("i4", "1", "part of the environments that is played in turn"),
         "env": Column("i4", "1", "environment inside its slot"),
         "train": Column("?", "1", "true: played to learn, false: an evaluation"),
         "seed": Column("i8", "1", "seed of the environment"),
@@ -48,6 +48,11 @@ TABLES: dict[str, dict[str, Column]] = {
         "t_round_trip": Column("i8", "ns", "sent until the actions are back, executor's clock; 0 or less: unknown"),
         "t_decode": Column("i8", "ns", "check and decode, server's clock; 0 or less: unknown"),
         "t_policy": Column("i8", "ns", "group nets and heads, server's clock; 0 or less: unknown"),
+        "t_decision": Column("i8", "ns", "from the observations to the actions, server's clock; 0 or less: unknown"),
+        "latent_age": Column("f4", "steps", "mean age of the latents used; 0 fresh, NaN: there were none"),
+        "deadline_missed": Column("i4", "decisions", "environments whose latents had not come by the deadline"),
+        "idle": Column("i4", "decisions", "environments in which the agent did nothing, for want of a latent"),
+        "late": Column("i4", "messages", "answers to earlier decisions that came since; payload_bytes has them too"),
     },
     "resources": {
         "rank": RANK,
@@ -56,6 +61,10 @@ TABLES: dict[str, dict[str, Column]] = {
         "cpu_s": Column("f8", "s", "processor time of the process so far, user and system"),
         "rss_bytes": Column("i8", "byte", "resident memory"),
         "peak_rss_bytes": Column("i8", "byte", "largest resident memory so far"),
+        "joules": Column("f8", "J", "used by the rank's whole host so far, by its sensor; NaN: /meta hosts says why"),
+        "gpu_joules": Column("f8", "J", "used by the host's GPUs so far; NaN: /meta hosts says why"),
+        "idle_w": Column("f8", "W", "of the host before the run began; NaN: not measured"),
+        "gpu_idle_w": Column("f8", "W", "of the host's GPUs before the run began; NaN: not measured"),
     },
     "training": {},  # named by the first row
     "evaluations": {
@@ -67,6 +76,8 @@ TABLES: dict[str, dict[str, Column]] = {
         "length_mean": Column("f8", "environment steps", "mean episode length"),
         "bits_per_element": Column("f8", "bit", "ideal bits for one latent element"),
         "bytes_per_decision": Column("f8", "byte", "payload for one decision of one agent"),
+        "missed": Column("f8", "1", "share of the agents' decisions whose latents came too late"),
+        "idle": Column("f8", "1", "share in which the agent did nothing, for want of a latent"),
     },
     "faults": {
         "step": STEP,

@@ -1,0 +1,63 @@
+"""The convolution that a device computes: numpy's p50 on one thread, held against torch's in the same run.
+
+`conv/HxWxC-kK-sS/batchB` is of one agent and B images of float32, 32 filters, ReLU included; its ratio is how many
+times as long as torch it takes.
+
+    python benchmarks/conv.py [--quick] [--json OUT.json]
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from rows import Row, report  # noqa: E402
+
+from sde_harl.policy.conv import Conv, ConvArrays  # noqa: E402
+from sde_harl.policy.layers import ConvLayer  # noqa: E402
+
+SHAPES = (Conv(7, 7, 3, 32, 3, 1), Conv(20, 20, 3, 32, 3, 1), Conv(84, 84, 3, 32, 3, 1), Conv(84, 84, 3, 32, 8, 4))
+BATCHES = (1, 32)
+
+
+def medians_ns(calls: list[Callable[[], object]], seconds: float) -> list[float]:
+    """p50 of each call, all called in turn so that a slow moment of the machine hits all alike."""
+    taken: list[list[int]] = []
+    end = time.perf_counter() + seconds
+    while len(taken) < 5 or time.perf_counter() < end:
+        row = []
+        for call in calls:
+            start = time.perf_counter_ns()
+            call()
+            row.append(time.perf_counter_ns() - start)
+        taken.append(row)
+    return np.median(np.array(taken)[len(taken) // 10 :], axis=0).tolist()
+
+
+def measure(shape: Conv, batch: int, seconds: float) -> Row:
+    layer = ConvLayer(1, shape, 1.0, torch.Generator().manual_seed(0))
+    arrays = ConvArrays(shape, *(each.numpy() for each in layer.arrays()))
+    images = np.random.default_rng(0).random((1, batch, shape.size_in()), dtype=np.float32)
+    x = torch.from_numpy(images)
+    if not np.allclose(arrays(images), layer(x).numpy(), rtol=1e-4, atol=1e-5):
+        raise AssertionError("the two convolutions differ")
+    ours_ns, torch_ns = medians_ns([lambda: arrays(images), lambda: layer(x)], seconds)
+    name = f"conv/{shape.height}x{shape.width}x{shape.channels}-k{shape.kernel}-s{shape.stride}/batch{batch}"
+    return Row(name, ours_ns / 1e3, "us", torch_ns / 1e3, ours_ns / torch_ns)
+
+
+def main(argv: list[str]) -> None:
+    torch.set_num_threads(1)
+    seconds = 0.1 if "--quick" in argv else 2.0
+    with torch.inference_mode():
+        report([measure(shape, batch, seconds) for shape in SHAPES for batch in BATCHES], argv)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,219 @@
+"""What executors send: every field is checked before anything is done; what is not right is counted and dropped.
+
+N agents, E environments of one slot, Z latent, A choices, D numbers of an action.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from sde_harl import __version__
+from sde_harl.attendance import REPORT, Attendance, Question
+from sde_harl.codec import Codec
+from sde_harl.codec.plain import UNKNOWN_BITS
+from sde_harl.decisions import Slot
+from sde_harl.errors import UserError
+from sde_harl.link.transport import Transport
+from sde_harl.link.wire import Kind, Message, Resources, WireError, parse_json, unpack_meter
+from sde_harl.meters.timing import now_ns
+from sde_harl.outbox import Plan
+
+log = logging.getLogger(__name__)
+
+# at hand: an Enum looks them up in Python
+FEATURES, CHOICES = Kind.FEATURES, Kind.CHOICES
+LONGEST_WORD = 256
+"""Characters of anything that a HELLO tells."""
+
+
+class Hello(NamedTuple):
+    """What an executor said of itself."""
+
+    host: str
+    arch: str
+    python: str
+    numpy: str
+    package: str
+    cores: int
+    pid: int
+    energy: str
+    gpu_energy: str
+
+
+class Report(NamedTuple):
+    """One executor's answer to METER."""
+
+    resources: Resources
+    timings: np.ndarray
+    """(k, n, 3) uint32 ns for each half-step and agent of the executor: local net, encode, round trip."""
+
+
+class Inbox:
+    """Takes what executors send into slots, reports and hosts."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        plan: Plan,
+        executors: Mapping[int, tuple[int, ...]],
+        slots: list[Slot],
+        attendance: Attendance,
+    ) -> None:
+        """`executors`: agents by rank, as they are at any time."""
+        self._transport, self._plan, self._executors = transport, plan, executors
+        self._slots, self._attendance = slots, attendance
+        self._latent_sizes = plan.shape.latent_sizes()
+        self.codecs: list[Codec] = []
+        """Each agent's, of version `version`."""
+        self.version = 0
+        self.report_number = 0
+        """Of the reports that are waited for."""
+        self.reports: dict[int, Report] = {}
+        self.hosts: dict[int, Hello] = {}
+        self.returned: list[int] = []
+        """Ranks that were absent and have answered all they owed; the reader's to empty."""
+
+    def receive(self, message: Message) -> None:
+        """Act on one frame of an executor. Raises UserError where it has another version of the package."""
+        kind = message.header.kind
+        try:
+            if kind is FEATURES:
+                self._features(message)
+            elif kind is CHOICES:
+                self._chosen(message)
+            elif kind is Kind.METER:
+                self._meter(message)
+            elif kind is Kind.HELLO:
+                self._hello(message)
+            else:
+                raise WireError("kind")
+        except WireError as error:
+            self._reject(message, error.reason)
+        except ValueError as error:
+            self._reject(message, "decode")
+            log.debug("rank %d: %s", message.source, error)
+
+    def _reject(self, message: Message, reason: str) -> None:
+        header = message.header
+        self._transport.faults.count(message.source, reason, step=header.step, agent=header.agent)
+
+    def _features(self, message: Message) -> None:
+        state, agent, payload, late = self._answer(message)
+        if state.choices:
+            raise WireError("kind")
+        if late:
+            self._refresh(state, agent, message)
+            return
+        started = now_ns()
+        bits = self.codecs[agent].decode(payload, state.latents[agent, : state.rows, : self._latent_sizes[agent]])
+        state.arrived(agent, len(payload), bits, now_ns() - started)
+        self._settle(message)
+
+    def _refresh(self, state: Slot, agent: int, message: Message) -> None:
+        """Late latents are still the last ones of their agent, if it has none younger and they can be decoded."""
+        header, payload, number = message.header, message.payload, None
+        if header.version == self.version and header.environments == state.rows and header.step > state.came[agent]:
+            self.codecs[agent].decode(payload, state.latents[agent, : state.rows, : self._latent_sizes[agent]])
+            number = header.step
+        state.arrived_late(agent, len(payload), number)
+        self._settle(message)
+
+    def _chosen(self, message: Message) -> None:
+        state, agent, payload, late = self._answer(message)
+        if not state.choices:
+            raise WireError("kind")
+        if late:  # what it did then, nobody has played
+            state.arrived_late(agent, len(payload), None)
+            self._settle(message)
+            return
+        started = now_ns()
+        available, actions, log_probs, memory = (each[agent] for each in state.choices)
+        if len(payload) != 2 * actions.nbytes + memory.nbytes:
+            raise WireError("length")
+        chosen: np.ndarray = np.ndarray(actions.shape, actions.dtype, payload)
+        their_log_probs: np.ndarray = np.ndarray(actions.shape, np.float32, payload, actions.nbytes)
+        their_memory: np.ndarray = np.ndarray(memory.shape, np.float32, payload, 2 * actions.nbytes)
+        if not (self._allowed(chosen, available) and math.isfinite(their_log_probs.sum())):
+            raise WireError("action")
+        if not (np.abs(their_memory) < 1.001).all():  # a GRU's lies between an earlier one and a tanh
+            raise WireError("memory")
+        actions[:], log_probs[:], memory[:] = chosen, their_log_probs, their_memory
+        state.arrived(agent, len(payload), UNKNOWN_BITS, now_ns() - started)
+        self._settle(message)
+
+    def _allowed(self, chosen: np.ndarray, available: np.ndarray) -> bool:
+        """Whether actions (E, D) are finite, or choices in their branches that are available (E, A)."""
+        if self._plan.continuous:
+            return bool(np.isfinite(chosen).all())
+        assert self._plan.whole
+        rows, at = np.arange(len(chosen)), 0
+        for column, size in zip(chosen.T.view(np.uint32), self._plan.whole.branches):  # unsigned, so that -1 is huge
+            if column.max() >= size or not available[rows, column + at].all():
+                return False
+            at += size
+        return True
+
+    def _answer(self, message: Message) -> tuple[Slot, int, memoryview, bool]:
+        """Slot, agent and payload of an answer, and whether the slot has gone on without it.
+
+        Raises WireError where nobody asked, and where what is waited for is of another version.
+        """
+        source, (_, agent, _, number, slot, rows, version), payload = message
+        if slot >= len(self._slots):
+            raise WireError("agent")
+        state = self._slots[slot]
+        if number == state.number and agent in state.missing:
+            if agent not in self._executors[source]:
+                raise WireError("agent")
+            if version != self.version:
+                raise WireError("version")
+            if rows != state.rows:
+                raise WireError("step")
+            return state, agent, payload, False
+        if not self._attendance.is_owed(source, Question(slot, number, agent)):
+            raise WireError("agent" if agent not in self._executors[source] else "step")
+        return state, agent, payload, True
+
+    def _settle(self, message: Message) -> None:
+        """An answer was right: what it shows of questions that were not answered."""
+        if self._attendance.owes(message.source):
+            header = message.header
+            self._heard(message.source, Question(header.slot, header.step, header.agent))
+
+    def _heard(self, rank: int, question: Question) -> None:
+        if self._attendance.heard(rank, question):
+            self.returned.append(rank)
+
+    def _meter(self, message: Message) -> None:
+        source, number = message.source, message.header.step
+        late = self._attendance.is_owed(source, Question(REPORT, number, 0))
+        if not late and number != self.report_number:
+            raise WireError("step")
+        resources, timings = unpack_meter(message.payload)
+        agents = max(len(self._executors[source]), 1)
+        if len(timings) % agents:
+            raise WireError("meter")
+        if not late:
+            self.reports[source] = Report(resources, timings.reshape(-1, agents, 3))
+        self._heard(source, Question(REPORT, number, 0))
+
+    def _hello(self, message: Message) -> None:
+        fields = parse_json(message.payload)
+        numbers = ("cores", "pid")
+        if message.source in self.hosts or set(fields) != set(Hello._fields):
+            raise WireError("hello")
+        for key, value in fields.items():
+            if type(value) is not (int if key in numbers else str):
+                raise WireError("hello")
+            if isinstance(value, str) and not (value.isprintable() and len(value) <= LONGEST_WORD):  # it is printed
+                raise WireError("hello")
+        hello = Hello(**fields)
+        if hello.package != __version__:
+            theirs = f"executor {message.source} ({hello.host}) has sde_harl {hello.package}"
+            raise UserError(f"{theirs}, the server {__version__}")
+        self.hosts[message.source] = hello
