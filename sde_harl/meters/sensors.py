@@ -91,7 +91,7 @@ def _rails_jetpack_5(drivers: Path) -> list[tuple[str, Callable[[], float]]]:
     """in<n>_label, in<n>_input in mV, curr<n>_input in mA."""
     found: list[tuple[str, Callable[[], float]]] = []
     for label in sorted(drivers.glob("ina3221/*/hwmon/hwmon*/in*_label")):
-        number = label.name.removeprefix("in").removesuffix("_label")
+        number = label.name[len("in") : -len("_label")]  # removeprefix is not in the Python 3.8 that JetPack 5 has
         volt, ampere = label.with_name(f"in{number}_input"), label.with_name(f"curr{number}_input")
         if ampere.exists():
             found.append((_text(label), lambda v=volt, a=ampere: _number(v) * _number(a) * 1e-6))  # type: ignore[misc]
