@@ -96,6 +96,10 @@ class Newer(ast.NodeVisitor):
     def visit_Attribute(self, node: ast.Attribute) -> None:
         self._refuse(node, node.attr in self.methods)
 
+    def visit_BinOp(self, node: ast.BinOp) -> None:
+        sides = [ast.unparse(side) for side in (node.left, node.right)]
+        self._refuse(node, isinstance(node.op, ast.BitOr) and any(side.startswith(("dict(", "{")) for side in sides))
+
     def visit_keyword(self, node: ast.keyword) -> None:
         self._refuse(node, node.arg == "strict")  # of zip; Python 3.10
 
@@ -132,7 +136,7 @@ def test_an_executors_modules_run_on_python_3_8() -> None:
 
 
 def test_what_python_3_8_lacks_is_seen() -> None:
-    for text in ("A = deque[int]", "zip(a, b, strict=True)", "a.removeprefix('b')", "class A(Sequence[int]): pass"):
+    for text in ("a = deque[int]", "f(strict=1)", "a.removeprefix('b')", "dict(a) | b", "class A(list[int]): 1"):
         assert newer_than_3_8(text), text
     assert not newer_than_3_8("def f(a: dict[str, int], b: list[int] = []) -> tuple[int]: c: dict[str, int] = {}")
     with pytest.raises(SyntaxError):

@@ -64,7 +64,7 @@ def _is_package(zone: Path) -> bool:
 def ina3221(root: Path) -> Power:
     """A Jetson's power monitor: its module's input rail."""
     drivers = root / "sys/bus/i2c/drivers"
-    rails = dict(_rails_jetpack_4(drivers)) | dict(_rails_jetpack_5(drivers))
+    rails = dict([*_rails_jetpack_4(drivers), *_rails_jetpack_5(drivers)])
     if not rails:
         raise Unreadable("no INA3221 in /sys/bus/i2c/drivers")
     name = next((name for name in RAILS_IN if name in rails), None)
