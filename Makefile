@@ -18,11 +18,12 @@ $(shell $(GOOD_VENV) || rm -f $(STAMP))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run split test test-slow lint clean
+.PHONY: help venv run prototype split test test-slow lint clean
 
 help:
 	@echo 'make venv       install into .venv (the other targets do so themselves)'
 	@echo 'make run        train the main job for $(STEPS) environment steps (STEPS=n) on nine ranks, print its cost'
+	@echo 'make prototype  the same on an emulated server and eight boards over Wi-Fi, on this machine; needs root'
 	@echo 'make split      train the paper'"'"'s policy at seven splits on nine ranks, print and draw what each costs'
 	@echo 'make test       the tests, in minutes'
 	@echo 'make test-slow  the tests that train for long'
@@ -59,6 +60,9 @@ run: venv
 	@python analysis/resource_consumption.py "$$(python -c 'from pathlib import Path; \
 		print(max(Path("results").rglob("run.h5"), key=lambda path: path.stat().st_mtime))')"
 
+prototype: venv
+	jobs/testbed/prototype.sh
+
 # Started again, it goes on where it stopped.
 split: venv
 	python -m sde_harl.sweep configs/split.yaml policy.local_blocks=0,1,2,3,4,5,10 \
@@ -73,7 +77,7 @@ test-slow: venv
 
 lint: venv
 	python -m ruff check .
-	python -m mypy sde_harl analysis
+	python -m mypy sde_harl analysis jobs/testbed/*.py
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from joules import Energy, energies
 from runfile import Array, Columns, Run
+from traffic import Span, spans
 
 STAGES = ("local net", "encode", "link", "decode", "policy", "whole")
 QUANTILES = (50, 95, 99)
@@ -35,7 +36,7 @@ class Bytes:
     payload: float
     ideal: float
     wire: float  # with our header, without MPI's and TCP's
-    network: float  # with MPI's and TCP's, where the run measured it
+    network: float  # by the devices' interfaces: all they sent, acknowledgements and reports too
     float32: float  # the same latent, uncompressed
     int8: float
     observation: float  # the raw observation, of float32 or, images, of bytes
@@ -63,10 +64,12 @@ class Report:
     env: str
     algo: str
     placement: str
+    emulated: str  # what links and devices are meant to be; empty: nothing is emulated
     hosts: list[str]
     latent: int
     codec: str
     rows: list[Row]
+    traffic: list[Span]
     energy: list[Energy]
 
 
@@ -77,17 +80,20 @@ def summarise(run: Run, meters: dict[str, Path] | None = None) -> Report:
         str(host["host"]) if isinstance(host, dict) and "host" in host else str(host) for host in run.listed("hosts")
     ]
     ranks = sorted({int(r) for table in (decisions, resources) for r in table.get("rank", ())})
-    rows = [_row(run, decisions, resources, rank, hosts) for rank in ranks]
+    traffic = spans(run)
+    rows = [_row(run, decisions, resources, traffic, rank, hosts) for rank in ranks]
     if rows:
-        rows.append(_row(run, decisions, resources, None, hosts))
+        rows.append(_row(run, decisions, resources, traffic, None, hosts))
     meta = run.meta
     return Report(
-        str(run.path), run.env, run.algo, str(meta.get("placement", "unknown")), hosts, int(meta.get("latent", 0)),
-        str(meta.get("codec", "unknown")), rows, energies(run, meters or {}),
+        str(run.path), run.env, run.algo, str(meta.get("placement", "unknown")), run.emulated, hosts,
+        int(meta.get("latent", 0)), str(meta.get("codec", "unknown")), rows, traffic, energies(run, meters or {}),
     )  # fmt: skip
 
 
-def _row(run: Run, decisions: Columns, resources: Columns, rank: int | None, hosts: list[str]) -> Row:
+def _row(
+    run: Run, decisions: Columns, resources: Columns, traffic: list[Span], rank: int | None, hosts: list[str]
+) -> Row:
     mine, used = _of(decisions, rank), _of(resources, rank)
     if rank is None:
         host = f"{len(set(hosts))} hosts"
@@ -100,7 +106,7 @@ def _row(run: Run, decisions: Columns, resources: Columns, rank: int | None, hos
         decisions=int(environments.sum()),
         messages=len(environments),
         latency=_latency(run, mine),
-        bytes=_bytes(run, mine),
+        bytes=_bytes(run, mine, [each for each in traffic if each.way == "sent" and rank in (each.rank, None)]),
         cpu_s=_cpu_seconds(used),
         peak_bytes=float(used["peak_rss_bytes"].max()) if used else math.nan,
     )
@@ -154,7 +160,7 @@ def stage(values: Array) -> Stage:
     return Stage(float(p50), float(p95), float(p99), len(values) - len(measured))
 
 
-def _bytes(run: Run, table: Columns) -> Bytes:
+def _bytes(run: Run, table: Columns, sent: list[Span]) -> Bytes:
     latent = float(run.meta.get("latent", math.nan))
     if not table:
         return Bytes(*(math.nan,) * 7)
@@ -170,7 +176,7 @@ def _bytes(run: Run, table: Columns) -> Bytes:
         payload=float(table["payload_bytes"].sum()) / decisions,
         ideal=float(table["ideal_bits"][known].sum()) / 8 / covered if covered else math.nan,
         wire=float(table["wire_bytes"].sum()) / decisions,
-        network=float(table["network_bytes"].sum()) / decisions if "network_bytes" in table else math.nan,
+        network=sum(each.counted_bytes for each in sent if each.rank) / decisions if sent else math.nan,
         float32=4 * latent,
         int8=latent,
         observation=float((number * sizes[agents] * environments).sum()) / decisions if listed else math.nan,

@@ -25,7 +25,11 @@ def run(options: argparse.ArgumentParser, report: Callable[[list[Run], argparse.
     """Open the files and report on them. Returns the exit code: 2 where a file can't be read or written."""
     args = options.parse_args()
     try:
-        report([open_run(file) for path in args.runs for file in run_files(path)], args)
+        runs = [open_run(file) for path in args.runs for file in run_files(path)]
+        for item in runs:
+            if item.emulated:  # beside the output, so that no table or JSON goes without
+                print(f"{item.path}: emulated: {item.emulated}", file=sys.stderr)
+        report(runs, args)
     except (RunFileError, OSError) as error:
         print(f"{Path(options.prog).stem}: {error}", file=sys.stderr)
         return 2

@@ -21,6 +21,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from runfile import Run
+from traffic import MPI_BYTES, PACKET_BYTES
 
 WIDTH = 150  # where the output is no terminal
 COLUMNS = ("rank", "host", "decisions", "messages", "us", *STAGES, "payload B", "ideal B", "wire B", "CPU s", "peak MB")
@@ -30,6 +31,8 @@ def show(item: Report, console: Console) -> None:
     """Print one run's table."""
     hosts = ", ".join(sorted(set(item.hosts))) or "unknown"
     console.print(f"{item.path}: {item.env}, {item.algo}, placement {item.placement}, hosts {hosts}", markup=False)
+    if item.emulated:
+        console.print(f"  emulated: {item.emulated}", markup=False)
     if not item.rows:
         console.print("  no decisions and no resources were recorded in this run")
         return
@@ -43,6 +46,7 @@ def show(item: Report, console: Console) -> None:
             table.add_section()
         table.add_row(*_cells(row))
     console.print(table)
+    _show_traffic(item, console)
     _show_notes(item, console)
 
 
@@ -53,6 +57,19 @@ def _cells(row: Row) -> list[str]:
     use = [_number(row.cpu_s, ".1f"), _number(row.peak_bytes / 1e6, ".0f")]
     quantiles = "p50\np95\np99" if row.messages else ""
     return [row.rank, row.host, f"{row.decisions:,}", f"{row.messages:,}", quantiles, *stages, *sizes, *use]
+
+
+def _show_traffic(item: Report, console: Console) -> None:
+    """What the interfaces counted beside what we claim to have sent."""
+    if not item.traffic:
+        return
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("rank", "way", "messages", "frames B", "packets", "claimed B", "interface B", "differs"):
+        table.add_column(name, justify="left" if name in ("rank", "way") else "right")
+    for span in item.traffic:
+        numbers = (span.messages, span.frame_bytes, span.packets, span.claimed_bytes, span.counted_bytes)
+        table.add_row(str(span.rank), span.way, *(f"{number:,}" for number in numbers), f"{span.excess:+.1%}")
+    console.print(table)
 
 
 def _show_notes(item: Report, console: Console) -> None:
@@ -66,6 +83,9 @@ def _show_notes(item: Report, console: Console) -> None:
     if total.messages:
         network = "not measured (shared memory)" if math.isnan(size.network) else f"{size.network:.1f} bytes"
         notes.append(f"wire B counts our 32-byte header, one a message; with MPI/TCP headers: {network}")
+        if item.traffic:
+            claim = f"frames, {MPI_BYTES} bytes of MPI's a message, {PACKET_BYTES} of Ethernet, IP and TCP a packet"
+            notes.append(f"claimed: {claim}; interface: the kernel's count; all after the run's start")
         notes += _comparisons(item)
     missing = [f"{name} {stage.unknown:,}" for name, stage in total.latency.items() if stage.unknown]
     if missing:
@@ -117,7 +137,8 @@ def write_csv(items: list[Report], target: Path) -> None:
 
 
 def _flat(item: Report, row: Row) -> dict[str, Any]:
-    line = {"run": item.path, "env": item.env, "algo": item.algo, "placement": item.placement, "rank": row.rank,
+    line = {"run": item.path, "env": item.env, "algo": item.algo, "placement": item.placement,
+            "emulated": item.emulated, "rank": row.rank,
             "host": row.host, "decisions": row.decisions, "messages": row.messages}  # fmt: skip
     for name, stage in row.latency.items():
         line.update({f"{name.replace(' ', '_')}_{key}": value for key, value in _times(stage).items()})
@@ -149,7 +170,8 @@ def _plots(number: int, item: Report, folder: Path) -> list[Path]:
     hosts = len(set(item.hosts))
     paths = []
     for name, figure in (("latency", latency), ("bytes", size)):
-        figure.suptitle(f"{item.env}, {item.algo}, {item.placement}, {hosts} host{'s' * (hosts != 1)}")
+        where = f", emulated: {item.emulated}" if item.emulated else ""
+        figure.suptitle(f"{item.env}, {item.algo}, {item.placement}, {hosts} host{'s' * (hosts != 1)}{where}")
         paths.append(folder / f"{number}-{Path(item.path).resolve().parent.name}-{name}.png")
         figure.savefig(paths[-1], dpi=120)
     return paths

@@ -60,6 +60,11 @@ class Run:
         return str(self.meta.get("algo", "unknown"))
 
     @property
+    def emulated(self) -> str:
+        """What links and devices are meant to be; empty: nothing is emulated."""
+        return str(self.meta.get("emulated", ""))
+
+    @property
     def seed(self) -> str:
         return str(self.meta.get("seed", "?"))
 

@@ -124,13 +124,10 @@ def _ends(run: Run, table: Columns) -> tuple[Array, Array, Array, Array]:
 
 
 def _device_cpu(decisions: Columns, resources: Columns) -> float:
-    """Microseconds of the executors' processors for a decision, from their first report to their last.
-
-    The first report comes after the first published model, so the decisions between are those of later versions.
-    """
+    """Microseconds of the executors' processors for a decision, from their first report to their last."""
     ranks = [rank for rank in np.unique(resources["rank"]) if rank] if resources else []
     used = [resources["cpu_s"][resources["rank"] == rank] for rank in ranks]
-    later = decisions["version"] > decisions["version"].min()
+    later = decisions["step"] >= resources["step"].min() if resources else np.zeros(len(decisions["step"]), bool)
     made = float(decisions["environments"][later].sum())
     return 1e6 * float(sum(each[-1] - each[0] for each in used)) / made if used and made else math.nan
 

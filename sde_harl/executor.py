@@ -22,6 +22,7 @@ from sde_harl.errors import UserError
 from sde_harl.link.transport import Transport
 from sde_harl.link.wire import Kind, Message, Resources, WireError, pack_meter, parse_json
 from sde_harl.meters.energy import NOTHING, Energy
+from sde_harl.meters.network import Network
 from sde_harl.meters.process import Process
 from sde_harl.meters.timing import now_ns
 from sde_harl.policy.conv import Conv
@@ -101,7 +102,7 @@ class Executor:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        self._process, self._energy = Process(), Energy()
+        self._process, self._network, self._energy = Process(), Network(), Energy()
         self._idle_watts = NOTHING
         self._timings = Timings()
         self.farewell: str | None = None
@@ -224,16 +225,9 @@ class Executor:
     def _report(self, number: int) -> None:
         sample, link = self._process.sample(), self._transport
         waiter = link.waiter
-        resources = Resources(
-            *sample,
-            waiter.slept_s,
-            waiter.sleeps,
-            link.faults.total,
-            link.sent[SERVER],
-            link.received[SERVER],
-            *self._energy.joules(),
-            *self._idle_watts,
-        )
+        used = (*sample, waiter.slept_s, waiter.sleeps, link.faults.total)
+        carried = (*link.traffic(), *self._network.sample())
+        resources = Resources(*used, *carried, *self._energy.joules(), *self._idle_watts)
         self._transport.send(SERVER, Kind.METER, pack_meter(resources, self._timings.take()), step=number)
 
 

@@ -23,7 +23,7 @@ from sde_harl.errors import UserError
 from sde_harl.executor import Welcome
 from sde_harl.inbox import Hello, Inbox
 from sde_harl.link.faults import Fault
-from sde_harl.link.transport import Transport
+from sde_harl.link.transport import Traffic, Transport
 from sde_harl.link.wire import METER_BYTES, OVERHEAD, TIMING_BYTES, Kind, Resources
 from sde_harl.meters.timing import now_ns
 from sde_harl.outbox import Outbox, Plan
@@ -225,6 +225,10 @@ class Fleet:
             if len(report.timings) == rows.sum():  # another count means answers that never came: times stay unknown
                 device[np.ix_(np.flatnonzero(rows), np.array(self._executors[rank]))] = report.timings
         return self._log.take(device), {rank: each.resources for rank, each in inbox.reports.items()}
+
+    def traffic(self) -> Traffic:
+        """What this rank has sent and received."""
+        return self._transport.traffic()
 
     def faults(self) -> list[Fault]:
         """Messages refused, and executors that left or came back, since the last call."""

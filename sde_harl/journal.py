@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -13,19 +14,24 @@ from pathlib import Path
 import numpy as np
 
 from sde_harl.collector import Episodes
-from sde_harl.config import Config
+from sde_harl.config import Config, LinkProfile
 from sde_harl.decisions import Decisions
 from sde_harl.envs.base import EnvSpec
 from sde_harl.executor import hello
 from sde_harl.fleet import Fleet
 from sde_harl.layering import to_yaml
+from sde_harl.link.transport import Traffic
 from sde_harl.link.wire import OVERHEAD, Resources
 from sde_harl.meters.energy import Energy
+from sde_harl.meters.network import Carried, Network
 from sde_harl.meters.process import Process
 from sde_harl.meters.timing import now_ns
 from sde_harl.policy.split import local_shape
 from sde_harl.record.metrics import Metrics
 from sde_harl.record.trajectories import RunFile, run_folder
+
+EMULATED = "SDE_HARL_EMULATED"
+"""Set where links or devices are emulated, to what they are meant to be: the record of such a run says so."""
 
 USAGE = ("cpu_s", "rss_bytes", "peak_rss_bytes", "joules", "gpu_joules", "idle_w", "gpu_idle_w")
 """What a rank uses, as columns of /resources and fields of `Resources`."""
@@ -46,7 +52,7 @@ class Journal:
         meta = _meta(config, spec, fleet, hello(self._energy), backend)
         self._file = RunFile(self.folder / "run.h5", meta, config.record.on_disk_full)
         self._metrics = Metrics(self.folder, config.record.tensorboard, config.train.steps)
-        self._process, self._started = Process(), now_ns()
+        self._process, self._network, self._started = Process(), Network(), now_ns()
         self._latents = np.array(local_shape(spec, config.policy, tuple(range(len(spec.agents)))).latent_sizes())
         self.note, self.trajectory = self._metrics.note, self._file.trajectory
 
@@ -84,6 +90,7 @@ class Journal:
         """What was sent, what every rank has used so far, and what was refused."""
         self._decisions(decisions, train)
         self._resources(step, resources)
+        self._carried(step, resources)
         for fault in self._fleet.faults():
             self._file.add("faults", step=step, rank=fault.rank, agent=fault.agent, kind=fault.reason)
 
@@ -142,6 +149,13 @@ class Journal:
         time_s = np.full(count, (now_ns() - self._started) * 1e-9)
         self._file.add("resources", rank=[0, *resources], step=np.full(count, step), time_s=time_s, **usage)
 
+    def _carried(self, step: int, resources: Mapping[int, Resources]) -> None:
+        columns = (*Traffic._fields, *(f"carried_{name}" for name in Carried._fields))
+        mine = (*self._fleet.traffic(), *self._network.sample())
+        theirs = [tuple(getattr(each, name) for name in columns) for each in resources.values()]
+        values = dict(zip(columns, (np.array(column) for column in zip(mine, *theirs))))
+        self._file.add("traffic", rank=[0, *resources], step=np.full(1 + len(theirs), step), **values)
+
 
 def _meta(
     config: Config, spec: EnvSpec, fleet: Fleet, server: Mapping[str, str | int], backend: str
@@ -153,6 +167,7 @@ def _meta(
         "algo": config.algo.name,
         "seed": config.seed,
         "backend": backend,
+        "emulated": _emulated(config),
         "placement": config.placement.mode,
         "executors": len(fleet.hosts),
         "hosts": json.dumps(hosts),
@@ -165,6 +180,15 @@ def _meta(
         "agents": json.dumps(spec.agents),
         "started": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
     }
+
+
+def _emulated(config: Config) -> str:
+    """What is emulated, below the program or by it; empty: nothing."""
+    model = config.link.model
+    found = [os.environ.get(EMULATED, "")]
+    if model != LinkProfile():
+        found.append(f"latents {model.delay_ms:g} +- {model.jitter_ms:g} ms late, {model.loss:.1%} sent again")
+    return "; ".join(filter(None, found))
 
 
 def _summary(episodes: Episodes) -> dict[str, float]:

@@ -110,6 +110,7 @@ class Learner:
 
     def _train(self) -> None:
         self._publish()
+        self.journal.cost(0, *self.fleet.report(), train=True)  # what the start has cost, to be told from what follows
         if not self.config.train.steps:
             self._evaluate()
         while self.steps < self.config.train.steps:

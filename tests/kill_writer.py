@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from filled import add
 
 from sde_harl.record.schema import Trajectory
 from sde_harl.record.trajectories import RunFile
@@ -29,7 +30,8 @@ def short_trajectory(seed: int) -> Trajectory:
 
 def episode(file: RunFile, number: int, trajectories: bool) -> None:
     """One episode, the decisions that led to it and, now and then, an update."""
-    file.add(
+    add(
+        file,
         "episodes",
         step=number,
         slot=number % 2,
@@ -43,7 +45,8 @@ def episode(file: RunFile, number: int, trajectories: bool) -> None:
     )
     agents = np.arange(8)
     same = {name: np.full(8, number) for name in ("step", "version", "t_local", "t_encode", "t_round_trip")}
-    file.add(
+    add(
+        file,
         "decisions",
         agent=agents,
         rank=agents + 1,

@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+from filled import add
+
 from sde_harl.command import parse
 from sde_harl.layering import to_yaml
 from sde_harl.record.trajectories import RunFile, run_folder
@@ -33,7 +35,7 @@ def main(words: list[str]) -> int:
     (folder / "config.yaml").write_text(to_yaml(config))
     file = RunFile(folder / "run.h5", {}, "stop")
     step = config.train.steps // (2 if config.policy.width == 17 else 1)
-    file.add("evaluations", step=step, episodes=8, win_rate=0.5, return_mean=float(config.policy.width),
+    add(file, "evaluations", step=step, episodes=8, win_rate=0.5, return_mean=float(config.policy.width),
              return_std=1.0, length_mean=20.0, bits_per_element=1.0, bytes_per_decision=5.0)  # fmt: skip
     file.close()
     return 0

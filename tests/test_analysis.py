@@ -13,6 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from filled import add
 
 from sde_harl.record.trajectories import RunFile
 
@@ -31,7 +32,6 @@ META: dict[str, str | int | float] = {
     "codec": "entropy",
     "started": "2026-01-01T00:00:00.000+00:00",
 }
-NO_ENERGY = dict.fromkeys(("joules", "gpu_joules", "idle_w", "gpu_idle_w"), float("nan"))
 
 
 def record(folder: Path, rows: bool = True, win_rate: float = 0.5, **meta: str | int | float) -> Path:
@@ -41,7 +41,8 @@ def record(folder: Path, rows: bool = True, win_rate: float = 0.5, **meta: str |
     if rows:
         add_decisions(file)
         for rank, cpu in ((0, 5.0), (1, 1.0), (1, 2.0), (2, 3.0)):
-            file.add(
+            add(
+                file,
                 "resources",
                 rank=rank,
                 step=1,
@@ -49,10 +50,9 @@ def record(folder: Path, rows: bool = True, win_rate: float = 0.5, **meta: str |
                 cpu_s=cpu,
                 rss_bytes=10**6,
                 peak_rss_bytes=10**7 * (rank + 1),
-                **NO_ENERGY,
             )
         for step in (100, 200):
-            file.add("evaluations", step=step, episodes=8, win_rate=win_rate * step / 200, return_mean=step / 10,
+            add(file, "evaluations", step=step, episodes=8, win_rate=win_rate * step / 200, return_mean=step / 10,
                      return_std=1.0, length_mean=20.0, bits_per_element=1.0, bytes_per_decision=5.0)  # fmt: skip
     file.close()
     assert file.failed is None
@@ -70,7 +70,7 @@ def add_decisions(file: RunFile) -> None:
         full = {"agent": agent, "rank": agent + 1, "environments": 4, "payload_bytes": 20 + 20 * agent,
                 "wire_bytes": 52 + 20 * agent, "version": 1, "train": True}  # fmt: skip
         columns = {name: np.full(100, value) for name, value in full.items()}
-        file.add("decisions", step=np.arange(100), ideal_bits=np.full(100, 128.0), t_local=unknown, **columns, **times)
+        add(file, "decisions", step=np.arange(100), ideal_bits=np.full(100, 128.0), t_local=unknown, **columns, **times)
 
 
 def run(program: str, *arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -143,7 +143,7 @@ def test_csv_and_plot(tmp_path: Path) -> None:
 def test_unknown_times_and_bits(tmp_path: Path) -> None:
     file = RunFile(tmp_path / "run.h5", META, "stop")
     times = dict.fromkeys(("t_local", "t_encode", "t_round_trip", "t_decode", "t_policy"), [0, -1])
-    file.add("decisions", step=[1, 2], agent=[0, 9], rank=[0, 0], environments=[1, 1], payload_bytes=[8, 8],
+    add(file, "decisions", step=[1, 2], agent=[0, 9], rank=[0, 0], environments=[1, 1], payload_bytes=[8, 8],
              wire_bytes=[40, 40], ideal_bits=[-1.0, float("nan")], version=[1, 1],
              train=[True, True], **times)  # fmt: skip
     file.close()
@@ -163,7 +163,7 @@ def test_a_run_without_rows_says_so(tmp_path: Path) -> None:
     assert text == f"{path}: no evaluations were recorded in this run: left out\n"
 
 
-@pytest.mark.parametrize("program", ["resource_consumption.py", "learning_curve.py", "compare.py"])
+@pytest.mark.parametrize("program", ["resource_consumption.py", "learning_curve.py", "compare.py", "prototype.py"])
 @pytest.mark.parametrize("content", [None, b"", b"text", "cut", "other", "headless"])
 def test_bad_files_give_one_line(tmp_path: Path, program: str, content: bytes | str | None) -> None:
     good, path = record(tmp_path / "good"), tmp_path / "bad.h5"
@@ -221,7 +221,7 @@ def played(
     for number, speed in enumerate(speeds):
         file.add("training", step=number, steps_per_s=speed, return_mean=0.0)
     for step, value in values.items():
-        file.add("evaluations", step=step, episodes=8, win_rate=float("nan"), return_mean=value,
+        add(file, "evaluations", step=step, episodes=8, win_rate=float("nan"), return_mean=value,
                  return_std=1.0, length_mean=20.0, bits_per_element=1.0, bytes_per_decision=5.0)  # fmt: skip
     file.close()
     return folder / "run.h5"
@@ -280,11 +280,11 @@ def measured(tmp_path: Path) -> Path:
     times = dict.fromkeys(("t_local", "t_encode", "t_round_trip", "t_decode", "t_policy"), 1)
     size = {"payload_bytes": 4, "wire_bytes": 36, "ideal_bits": 30.0, "version": 1, "train": True, "agent": 0}
     for step in (0, 10, 20):  # the first and the last lie outside of what the sensor saw
-        file.add("decisions", step=step, rank=1, environments=4000, **size, **times)
+        add(file, "decisions", step=step, rank=1, environments=4000, **size, **times)
     used = {"cpu_s": 4.0, "rss_bytes": 1, "peak_rss_bytes": 1, "gpu_joules": np.nan, "gpu_idle_w": np.nan}
     for step, time_s, joules in ((5, 1.0, 100.0), (20, 3.0, 110.0)):
         for rank, mine, idle in ((0, np.nan, np.nan), (1, joules, 1.0)):
-            file.add("resources", rank=rank, step=step, time_s=time_s, joules=mine, idle_w=idle, **used)
+            add(file, "resources", rank=rank, step=step, time_s=time_s, joules=mine, idle_w=idle, **used)
     file.close()
     return tmp_path / "run.h5"
 

@@ -167,11 +167,19 @@ def test_hostfiles_hold_the_main_jobs_nine_ranks() -> None:
     assert {path.name for path in (ROOT / "hostfiles").iterdir()} == {"localhost", "prototype"}
 
 
-@pytest.mark.parametrize("script", sorted((ROOT / "jobs").iterdir()), ids=lambda path: path.name)
-def test_job_scripts(script: Path) -> None:
+JOBS = sorted(path for end in ("sh", "slurm") for path in (ROOT / "jobs").rglob(f"*.{end}"))
+
+
+@pytest.mark.parametrize("script", [*JOBS, *(ROOT / "jobs/testbed" / name for name in ("nsrsh", "onhost"))], ids=str)
+def test_scripts_parse(script: Path) -> None:
     assert subprocess.run(["bash", "-n", script], capture_output=True).stderr == b""
+    assert script.read_text().startswith("#!/usr/bin/env bash\n")
+    assert os.access(script, os.X_OK) or script.suffix == ".slurm"  # sbatch reads it
+
+
+@pytest.mark.parametrize("script", JOBS, ids=lambda path: path.name)
+def test_job_scripts(script: Path) -> None:
     text = script.read_text()
-    assert text.startswith("#!/usr/bin/env bash\n")
     named = re.findall(r"configs/\w+\.yaml", text)
     assert named and all((ROOT / each).is_file() for each in named)
 

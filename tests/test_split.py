@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filled import add
 from test_analysis import run
 
 from sde_harl.config import CodecConfig, Config, PolicyConfig, TrainConfig
@@ -50,14 +51,14 @@ def record(
                        "wire_bytes": 56 + 8 * agent, "ideal_bits": 100.0, "version": version, "train": True,
                        "step": version}  # fmt: skip
             columns |= {name: us * US for name, us in times.items()}
-            file.add("decisions", **{name: np.full(MESSAGES // 2, value) for name, value in columns.items()})
+            add(file, "decisions", **{name: np.full(MESSAGES // 2, value) for name, value in columns.items()})
     for rank in (0, 1, 2):
         for step, cpu, used in ((2, 1.5, 5.0), (3, 1.7, 5.0 + joules)):
-            file.add("resources", rank=rank, step=step, time_s=1.0, cpu_s=cpu * (rank > 0), rss_bytes=1, joules=used,
+            add(file, "resources", rank=rank, step=step, time_s=1.0, cpu_s=cpu * (rank > 0), rss_bytes=1, joules=used,
                      peak_rss_bytes=1, gpu_joules=math.nan, idle_w=math.nan, gpu_idle_w=math.nan)  # fmt: skip
     if steps:
         file.add("training", step=steps, loss=1.0)
-    file.add("evaluations", step=steps, episodes=8, win_rate=0.25 * seed, return_mean=float(seed), return_std=1.0,
+    add(file, "evaluations", step=steps, episodes=8, win_rate=0.25 * seed, return_mean=float(seed), return_std=1.0,
              length_mean=20.0, bits_per_element=1.0, bytes_per_decision=5.0)  # fmt: skip
     file.close()
     return folder / "run.h5"

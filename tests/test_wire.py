@@ -167,10 +167,10 @@ def test_json_noise(noise: bytes) -> None:
 
 
 def test_meter() -> None:
-    used = Resources(1.5, 80 << 20, 90 << 20, 0.25, 7, 1, 100, 101)
+    used = Resources(1.5, 80 << 20, 90 << 20, 0.25, 7, 1, 100, 101, 2**40, 3, 4, -1, -1, 5)
     timings = np.array([[1, 2, 3], [4, 5, 2**40]])
     payload = pack_meter(used, timings)
-    assert len(payload) == 96 + 2 * 12
+    assert len(payload) == 144 + 2 * 12
     got, nanoseconds = unpack_meter(memoryview(payload))
     assert got[:-4] == used[:-4]
     assert np.isnan(got[-4:]).all()  # no sensor
@@ -180,12 +180,13 @@ def test_meter() -> None:
 
 
 NO_TIMES = np.zeros((1, 3), int)
-BAD_METERS = [pack_meter(Resources(math.nan, *[0] * 7), NO_TIMES)]
-BAD_METERS += [pack_meter(Resources(*[0] * 8, joules=-math.inf), NO_TIMES)]
-BAD_METERS += [pack_meter(Resources(0.0, 2**63, *[0] * 6), NO_TIMES)]  # more than run.h5 can hold
+BAD_METERS = [pack_meter(Resources(math.nan, *[0] * 13), NO_TIMES)]
+BAD_METERS += [pack_meter(Resources(*[0] * 14, joules=-math.inf), NO_TIMES)]
+BAD_METERS += [pack_meter(Resources(0.0, 2**63, *[0] * 12), NO_TIMES)]  # more than run.h5 can hold
+BAD_METERS += [pack_meter(Resources(*[0] * 9, 2**63, *[0] * 4), NO_TIMES)]
 
 
-@pytest.mark.parametrize("payload", [b"", bytes(95), bytes(97), bytes(100), *BAD_METERS])
+@pytest.mark.parametrize("payload", [b"", bytes(143), bytes(145), bytes(148), *BAD_METERS])
 def test_a_bad_meter_is_refused(payload: bytes) -> None:
     with pytest.raises(WireError, match="meter"):
         unpack_meter(memoryview(payload))

@@ -255,9 +255,11 @@ class MpiExecutor(Mpi):
             raise UserError("the server's process has ended") from error
         self._posted = False
         self.waiter.reset()
+        size = status.Get_count(self._byte)
         self.received[SERVER] += 1
+        self.received_bytes += size
         try:
-            return [unpack(SERVER, self._frame[: status.Get_count(self._byte)], self.run_id)]
+            return [unpack(SERVER, self._frame[:size], self.run_id)]
         except WireError as error:
             self.faults.count(SERVER, error.reason)
             return []
@@ -281,6 +283,16 @@ def _initialised_mpi() -> Any:
     # FUNNELED: one thread talks, others (the record's writer) don't; MULTIPLE would lock around every call.
     MPI.Init_thread(MPI.THREAD_FUNNELED)
     return MPI
+
+
+def library_version() -> str:
+    """Of the MPI library, such as "Open MPI v5.0.11"; MPI need not have started."""
+    import mpi4py
+
+    mpi4py.rc.initialize = False
+    from mpi4py import MPI
+
+    return str(MPI.Get_library_version()).partition(",")[0].strip("\0 \n")
 
 
 def launched_ranks() -> tuple[int, int]:

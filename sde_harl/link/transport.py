@@ -8,13 +8,22 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from sde_harl.link.faults import Faults
 from sde_harl.link.waiting import Waiter
 from sde_harl.link.wire import OVERHEAD, Frame, Kind, Message, WireError, frame_of, new_frame, seal, unpack
 
 FRAME_BYTES = 65536  # the largest frame either way before the run's own size is known
+
+
+class Traffic(NamedTuple):
+    """Messages to and from all peers so far, refused ones too, and the bytes of their frames."""
+
+    sent: int
+    received: int
+    sent_bytes: int
+    received_bytes: int
 
 
 class Fan:
@@ -42,6 +51,7 @@ class Transport(ABC):
         peers = range(1, size) if rank == 0 else range(1)
         self.sent, self.received = dict.fromkeys(peers, 0), dict.fromkeys(peers, 0)
         """Messages to and from each rank, refused ones too."""
+        self.sent_bytes = self.received_bytes = 0
         self._frame_bytes = self._send_bytes = FRAME_BYTES
 
     def set_frame_bytes(self, receive: int, send: int) -> None:
@@ -68,6 +78,7 @@ class Transport(ABC):
         if len(frame) > self._send_bytes:
             raise self._no_room(dest, len(frame))
         self.sent[dest] += 1
+        self.sent_bytes += len(frame)
         if dest not in self.lost:
             self._post(dest, frame)
         return len(frame)
@@ -103,8 +114,13 @@ class Transport(ABC):
             write(dest)
             seal(frame.data, header)
             self.sent[dest] += 1
+            self.sent_bytes += len(frame.data)
             self._post_frame(fan, dest)
         return left_out
+
+    def traffic(self) -> Traffic:
+        """What has been sent and received up to now."""
+        return Traffic(sum(self.sent.values()), sum(self.received.values()), self.sent_bytes, self.received_bytes)
 
     @abstractmethod
     def _await_fan(self, fan: Fan, patience_s: float) -> list[int]:
@@ -168,6 +184,7 @@ class Collecting(Transport):
         run_id, limit = self.run_id, self._frame_bytes
         for source, frame in frames:
             self.received[source] += 1
+            self.received_bytes += len(frame)
             try:
                 if len(frame) > limit:
                     raise WireError("oversize")

@@ -111,7 +111,7 @@ def _no_constant(name: str) -> None:
 
 
 class Resources(NamedTuple):
-    """What one executor has used since its start: the head of a METER payload, 96 bytes."""
+    """What one executor has used since its start: the head of a METER payload, 144 bytes."""
 
     cpu_s: float
     rss_bytes: int
@@ -121,6 +121,14 @@ class Resources(NamedTuple):
     rejected: int
     sent: int
     received: int
+    sent_bytes: int
+    """Of its frames, as `received_bytes`."""
+    received_bytes: int
+    carried_sent_bytes: int
+    """By the interfaces it talks over (meters/network.py), as what follows; -1: unknown."""
+    carried_received_bytes: int
+    carried_sent_packets: int
+    carried_received_packets: int
     joules: float = math.nan
     """Of its whole host, counted from some moment before; here and below NaN where it has no sensor."""
     gpu_joules: float = math.nan
@@ -129,7 +137,7 @@ class Resources(NamedTuple):
     gpu_idle_w: float = math.nan
 
 
-RESOURCES = struct.Struct("<dQQdQQQQdddd")
+RESOURCES = struct.Struct("<dQQdQQQQQQqqqqdddd")
 TIMINGS = np.dtype("<u4")
 TIMINGS_A_ROW = 3  # local net, encode, round trip
 LARGEST_BYTES = 1 << 50  # of memory; what is said to be more would not even fit the record
@@ -148,7 +156,8 @@ def unpack_meter(payload: memoryview) -> tuple[Resources, NDArray[np.uint32]]:
         raise WireError("meter")
     resources = Resources(*RESOURCES.unpack_from(payload))
     finite = math.isfinite(resources.cpu_s) and math.isfinite(resources.sleep_s)
-    if not finite or any(math.isinf(each) for each in resources[-4:]) or max(resources[1:3]) > LARGEST_BYTES:
+    counts = (*resources[1:3], *resources[6:10])  # what run.h5 keeps of the unsigned ones
+    if not finite or any(math.isinf(each) for each in resources[-4:]) or max(counts) > LARGEST_BYTES:
         raise WireError("meter")
     timings = np.frombuffer(payload, TIMINGS, offset=RESOURCES.size).reshape(-1, TIMINGS_A_ROW)
     return resources, timings.astype(np.uint32)

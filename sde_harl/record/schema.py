@@ -66,6 +66,18 @@ TABLES: dict[str, dict[str, Column]] = {
         "idle_w": Column("f8", "W", "of the host before the run began; NaN: not measured"),
         "gpu_idle_w": Column("f8", "W", "of the host's GPUs before the run began; NaN: not measured"),
     },
+    "traffic": {
+        "rank": RANK,
+        "step": STEP,
+        "sent": Column("i8", "messages", "messages sent so far"),
+        "received": Column("i8", "messages", "messages received so far"),
+        "sent_bytes": Column("i8", "byte", "frames sent so far, of every kind: header and payload"),
+        "received_bytes": Column("i8", "byte", "frames received so far"),
+        "carried_sent_bytes": Column("i8", "byte", "sent so far by the interfaces used, all headers; -1: unknown"),
+        "carried_received_bytes": Column("i8", "byte", "received so far by the interfaces used; -1: unknown"),
+        "carried_sent_packets": Column("i8", "packets", "sent so far by the interfaces used; -1: unknown"),
+        "carried_received_packets": Column("i8", "packets", "received so far by the interfaces used; -1: unknown"),
+    },
     "training": {},  # named by the first row
     "evaluations": {
         "step": STEP,
