@@ -61,9 +61,9 @@ def string(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def meter(asked: dict[str, Any]) -> dict[str, Any]:
-    payload = pack_meter(Resources(*asked["resources"]), np.array(asked["timings"]))
+    payload = pack_meter(Resources(**asked["resources"]), np.array(asked["timings"]))
     resources, timings = unpack_meter(memoryview(payload))
-    return {"payload": payload.hex(), "resources": list(resources), "timings": timings.tolist()}
+    return {"payload": payload.hex(), "resources": resources._asdict(), "timings": timings.tolist()}
 
 
 def net(asked: dict[str, Any]) -> dict[str, Any]:
@@ -76,14 +76,20 @@ PARTS = {"frames": frame, "tables": table, "strings": string, "meters": meter, "
 
 
 def differences(vectors: Vectors) -> list[str]:
-    """The vectors that this host makes otherwise, by name and field; a part that is missing raises KeyError."""
+    """The vectors that this host makes otherwise, by name and field, or cannot make; KeyError where a part is missing."""
     return [
-        f"{part}[{index}].{field}"
-        for part, make in PARTS.items()
+        f"{part}[{index}].{text}"
+        for part in PARTS
         for index, vector in enumerate(vectors[part])
-        for field, value in make(vector).items()
-        if value != vector[field]
+        for text in _differing(part, vector)
     ]
+
+
+def _differing(part: str, vector: dict[str, Any]) -> list[str]:
+    try:
+        return [field for field, value in PARTS[part](vector).items() if value != vector[field]]
+    except (TypeError, ValueError) as error:
+        return [f"{type(error).__name__}: {error}"]
 
 
 # --- what is asked ----------------------------------------------------------------------------------------------------
@@ -94,11 +100,13 @@ def made() -> Vectors:
     longest, wide, narrow = (some_tables(rng, lengths) for lengths in ((MAX_LENGTH,), (40, 3, 17, 9), (3, 5)))
     frames = [{"header": [kind, 1, 0x0A0B0C0D, 70000, 1, 32, 9], "payload": bytes(range(kind)).hex()} for kind in Kind]
     frames.append({"header": [Kind.FEATURES, 65535, 2**32 - 1, 2**32 - 1, 65535, 65535, 2**32 - 1], "payload": ""})
+    used = {name: 2**40 + at for at, name in enumerate(Resources._fields)}
+    used.update(cpu_s=1.5, sleep_s=0.25, joules=9.5, gpu_joules=0.0, idle_w=1e-3, gpu_idle_w=4.0)
     asked: Vectors = {
         "frames": frames,
         "tables": [{"bytes": to_bytes(each).hex()} for each in (longest, wide, narrow)],
         "strings": [*entropy_strings(rng, wide), *entropy_strings(rng, narrow), *plain_strings(rng)],
-        "meters": [{"resources": [1.5, 2**40, 3, 0.25, 5, 6, 7, 8, 9.5, 0.0, 1e-3, 4.0], "timings": [[1, 2, 2**33]]}],
+        "meters": [{"resources": used, "timings": [[1, 2, 2**33]]}],
         "nets": [a_net(rng, (5, 5), 2), a_net(rng, (5, 3), 1), a_net(rng, (5, 4, 1), 0)],
     }
     return {part: [{**vector, **PARTS[part](vector)} for vector in vectors] for part, vectors in asked.items()}

@@ -38,6 +38,12 @@ def test_one_that_differs_is_named(part: str, field: str) -> None:
     assert golden.differences(vectors) == [f"{part}[0].{field}"]
 
 
+def test_one_that_cant_be_made_is_named() -> None:
+    vectors: golden.Vectors = json.loads(golden.FILE.read_text())
+    vectors["tables"][1]["bytes"] = "00" + vectors["tables"][1]["bytes"][2:-2]
+    assert [each.partition(":")[0] for each in golden.differences(vectors)] == ["tables[1].ValueError"]
+
+
 def test_frames_are_what_the_layout_says() -> None:
     for vector in VECTORS["frames"]:
         payload = bytes.fromhex(vector["payload"])
