@@ -76,7 +76,7 @@ PARTS = {"frames": frame, "tables": table, "strings": string, "meters": meter, "
 
 
 def differences(vectors: Vectors) -> list[str]:
-    """The vectors that this host makes otherwise, by name and field, or cannot make; KeyError where a part is missing."""
+    """The vectors that this host makes otherwise, by name and field, or can't make; KeyError without a part."""
     return [
         f"{part}[{index}].{text}"
         for part in PARTS

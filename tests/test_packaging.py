@@ -124,7 +124,8 @@ def newer_than_3_8(text: str) -> list[str]:
 
 
 def test_an_executors_modules_run_on_python_3_8() -> None:
-    program = "import sys, sde_harl.executor, sde_harl.probe; print(*[m for m in sys.modules if m.split('.')[0] == 'sde_harl'])"
+    names = "[name for name in sys.modules if name.split('.')[0] == 'sde_harl']"
+    program = f"import sys, sde_harl.executor, sde_harl.probe; print(*{names})"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
     modules = done.stdout.split()
     assert "sde_harl.link.wire" in modules, done.stderr
