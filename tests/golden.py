@@ -1,7 +1,7 @@
 """Golden vectors: the bytes that every host must make and read alike, whatever its processor, Python and numpy.
 
     python tests/golden.py            # check this host against tests/golden.json
-    python tests/golden.py --write    # after a deliberate change of the wire: write them anew
+    python tests/golden.py --write    # after a deliberate change of the wire, which raises its protocol (frames.c)
 
 Needs what an executor needs, so that a board can check its build. Floats are stored as their bits. The local nets'
 numbers are small dyadic fractions: every product and sum is exact, in whatever order a processor takes them.
