@@ -30,6 +30,7 @@ REQUIRES = [
     "rich",
     "tensorboard",
     "matplotlib",
+    "scikit-learn",
 ]
 
 EXTRAS = {

@@ -141,6 +141,20 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True)
+class RolesConfig:
+    """Which agents share a group net."""
+
+    source: str = _choice("config", "learnt", "types", "alone", "one")
+    """Role groups: config (policy.groups), learnt (from random play), types (the units'), alone (none), one (all)."""
+    count: int = _number(0, least=0)
+    """learnt: number of groups; 0 = chosen by an index."""
+    steps: int = _number(12_800, least=1, most=10**9)
+    """learnt: environment steps of random play that are learnt from, all kept in memory."""
+    from_: str = "none"
+    """run.h5 of a run with the same agents, to take the groups from; leave source at config."""
+
+
+@dataclass(frozen=True)
 class CodecConfig:
     """How latents become bytes."""
 
@@ -148,10 +162,16 @@ class CodecConfig:
     """entropy (CompressAI's model, rANS), a baseline (float32, float16, int8), or none: all blocks on the device."""
     rate_coef: float = _number(1e-3, least=0)
     """Lambda: weight of the rate, in bits per latent element, beside the policy's loss."""
-    lr: float = _number(1e-3, above=0)
-    """Learning rate of the entropy model's densities."""
-    aux_lr: float = _number(1e-2, above=0)
-    """Learning rate of its quantiles (the auxiliary loss)."""
+    rate_warmup: float = _number(0.0, least=0, most=1)
+    """Share of the run over which lambda rises from 0 to rate_coef, in proportion."""
+    target_bytes: float = _number(0.0, least=0)
+    """Payload bytes, as sent, for a decision of one agent: lambda is steered to it, from rate_coef on. 0 = it isn't."""
+    latent_scale: float = _number(4.0, least=2**-10, most=2**10)
+    """Quantisation steps in one unit of a latent: untrained, 4 sends some 4 bits an element, 1 some 2. A power of 2."""
+    share_tables: bool = False
+    """Agents of a role group share one entropy model and its tables; else each has its own."""
+    lr: float = _number(1e-2, above=0)
+    """Learning rate of the entropy model's densities: latents shrink only as fast as it follows them."""
     pack: int = _number(0, least=0)
     """Rows that share one string; 0 = all rows of a message."""
     rate_rows: int = _number(256, least=1)
@@ -286,6 +306,7 @@ class Config:
     env: EnvConfig = field(default_factory=EnvConfig)
     algo: AlgoConfig = field(default_factory=AlgoConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    roles: RolesConfig = field(default_factory=RolesConfig)
     codec: CodecConfig = field(default_factory=CodecConfig)
     diversity: DiversityConfig = field(default_factory=DiversityConfig)
     placement: PlacementConfig = field(default_factory=PlacementConfig)

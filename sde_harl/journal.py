@@ -29,6 +29,7 @@ from sde_harl.meters.timing import now_ns
 from sde_harl.policy.split import local_shape
 from sde_harl.record.metrics import Metrics
 from sde_harl.record.trajectories import RunFile, run_folder
+from sde_harl.roles.grouping import Roles
 
 EMULATED = "SDE_HARL_EMULATED"
 """Set where links or devices are emulated, to what they are meant to be: the record of such a run says so."""
@@ -40,7 +41,7 @@ USAGE = ("cpu_s", "rss_bytes", "peak_rss_bytes", "joules", "gpu_joules", "idle_w
 class Journal:
     """The record of one run, told of everything that happens in it."""
 
-    def __init__(self, config: Config, spec: EnvSpec, fleet: Fleet, backend: str) -> None:
+    def __init__(self, config: Config, spec: EnvSpec, fleet: Fleet, backend: str, roles: Roles) -> None:
         """Makes the run's folder, so last of all: a run that can't start shall leave none behind."""
         self._energy = Energy()
         self._idle_watts = self._energy.idle_watts(config.meters.idle_s)
@@ -49,12 +50,24 @@ class Journal:
         self.folder = run_folder(Path(config.record.dir), env, task, config.algo.name, config.record.exp, config.seed)
         (self.folder / "models").mkdir()
         (self.folder / "config.yaml").write_text(to_yaml(config))
-        meta = _meta(config, spec, fleet, hello(self._energy), backend)
+        meta = _meta(config, spec, fleet, hello(self._energy), backend, roles)
         self._file = RunFile(self.folder / "run.h5", meta, config.record.on_disk_full)
         self._metrics = Metrics(self.folder, config.record.tensorboard, config.train.steps)
         self._process, self._network, self._started = Process(), Network(), now_ns()
         self._latents = np.array(local_shape(spec, config.policy, tuple(range(len(spec.agents)))).latent_sizes())
         self.note, self.trajectory = self._metrics.note, self._file.trajectory
+        self._roles(roles)
+
+    def _roles(self, roles: Roles) -> None:
+        """What role groups were learnt from."""
+        for score in roles.scores:
+            self._file.add("role_scores", groups=score.groups, index=score.davies_bouldin)
+        if roles.embedding:
+            agents, halves, numbers = roles.embedding.mu.shape
+            flat = {name: each.reshape(-1, numbers) for name, each in roles.embedding._asdict().items()}
+            columns = {f"{name}_{k}": each[:, k] for name, each in flat.items() for k in range(numbers)}
+            half = np.tile(np.arange(halves), agents)
+            self._file.add("roles", agent=np.arange(agents).repeat(halves), half=half, **columns)
 
     def ended(self, step: int, episodes: Episodes) -> None:
         """Episodes of training, as they end: once they are on disk no kill loses them."""
@@ -158,7 +171,7 @@ class Journal:
 
 
 def _meta(
-    config: Config, spec: EnvSpec, fleet: Fleet, server: Mapping[str, str | int], backend: str
+    config: Config, spec: EnvSpec, fleet: Fleet, server: Mapping[str, str | int], backend: str, roles: Roles
 ) -> dict[str, str | int | float]:
     hosts = [server] + [each._asdict() for _, each in sorted(fleet.hosts.items())]
     return {
@@ -178,6 +191,9 @@ def _meta(
         "obs_sizes": json.dumps(spec.obs_sizes),
         "obs_dtype": spec.obs_dtype,
         "agents": json.dumps(spec.agents),
+        "unit_types": json.dumps(spec.unit_types),
+        "groups": json.dumps(roles.groups),
+        "roles_source": roles.source,
         "started": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
     }
 
@@ -210,7 +226,7 @@ def _traffic(decisions: Decisions, latents: np.ndarray) -> dict[str, float]:
     elements = (decisions.environments[:, None] * latents)[heard].sum()
     ideal = decisions.ideal_bits[heard]
     return {
-        "bytes_per_decision": float(decisions.payload_bytes.sum() / made),
+        "bytes_per_decision": decisions.bytes_per_decision(),
         "bits_per_element": float(ideal.sum() / max(elements, 1)) if (ideal >= 0).all() else float("nan"),
         "link/missed": float(decisions.missed.sum() / made),
         "link/idle": float(decisions.idle.sum() / made),
@@ -219,7 +235,7 @@ def _traffic(decisions: Decisions, latents: np.ndarray) -> dict[str, float]:
 
 
 def _versions() -> dict[str, str]:
-    names = ("sde_harl", "numpy", "torch", "compressai", "mpi4py", "h5py", "jax", "jaxmarl", "mpe2")
+    names = ("sde_harl", "numpy", "torch", "compressai", "mpi4py", "h5py", "jax", "jaxmarl", "mpe2", "scikit-learn")
     return {"python": platform.python_version()} | {name: _installed(name) for name in names}
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import yaml
 
+from sde_harl.codec.coder import least_bytes
 from sde_harl.config import PROFILES, Config, LinkProfile
 from sde_harl.errors import UserError
 
@@ -42,8 +43,14 @@ SECTIONS: dict[str, Any] = {
 }
 """Every section's class."""
 
+
+def _spelt(field: str) -> str:
+    """A field's name in a file: words that are Python's own have a _ behind them here, and none there (roles.from)."""
+    return field.rstrip("_")
+
+
 KEYS = {
-    f"{section}.{item.name}": Key(section, item, get_type_hints(owner)[item.name])
+    f"{section}.{_spelt(item.name)}": Key(section, item, get_type_hints(owner)[item.name])
     for section, owner in SECTIONS.items()
     for item in dataclasses.fields(owner)
 }
@@ -72,6 +79,7 @@ def to_yaml(config: Config) -> str:
     """The complete file; `from_yaml` reads it back to an equal Config."""
     plain: dict[str, Any] = dataclasses.asdict(config)
     plain["policy"]["groups"] = [list(group) for group in config.policy.groups]
+    plain["roles"] = {_spelt(name): value for name, value in plain["roles"].items()}
     return str(yaml.safe_dump(plain, sort_keys=False, default_flow_style=None))
 
 
@@ -236,8 +244,12 @@ def _check_together(config: Config, layer: Layer) -> None:
     chunk = config.algo.chunk if policy.recurrent else 1
     on_device, coded = local == policy.blocks, config.codec.name != "none"
     rows = train.envs * train.rollout // chunk
+    target, start, scale = config.codec.target_bytes, config.codec.rate_coef, config.codec.latent_scale
+    least = least_bytes(train.envs // train.slots, config.codec.pack)
     agents = sorted(agent for group in policy.groups for agent in group)
     whole = agents == [*range(len(agents))] and () not in policy.groups
+    source, count, groups = config.roles.source, config.roles.count, policy.groups
+    given = source == "config" and config.roles.from_ == "none"
     for key, value, right, wanted in (
         ("policy.local_blocks", local, local <= policy.blocks, f"policy.blocks ({policy.blocks}) or less"),
         (
@@ -253,10 +265,17 @@ def _check_together(config: Config, layer: Layer) -> None:
             "none (policy.local_blocks = policy.blocks: nothing is coded)",
         ),
         ("policy.groups", policy.groups, whole, "every agent from 0 on exactly once"),
+        ("policy.groups", policy.groups, given or not groups, "none, for roles.source or roles.from gives them"),
+        ("roles.source", source, source == "config" or config.roles.from_ == "none", "config, to have roles.from"),
+        ("roles.count", count, not count or source != "config", "0, for roles.source = config counts none"),
         ("train.envs", train.envs, train.envs % train.slots == 0, f"a multiple of train.slots = {train.slots}"),
         ("algo.minibatches", minibatches, minibatches <= rows, f"{rows} (a rollout's rows or chunks) or less"),
         ("algo.critic_minibatches", critics, critics <= rows, f"{rows} (a rollout's rows or chunks) or less"),
         ("train.rollout", train.rollout, train.rollout % chunk == 0, f"a multiple of algo.chunk ({chunk})"),
+        ("codec.target_bytes", target, not target or config.codec.name == "entropy", "0 (codec.name is not entropy)"),
+        ("codec.target_bytes", target, not target or target > least, f"more than {least:g}, what no rate can save"),
+        ("codec.latent_scale", scale, math.frexp(scale)[0] == 0.5, "a power of 2: weights are exact multiples then"),
+        ("codec.rate_coef", start, not target or start > 0, "a number above 0 for codec.target_bytes to start from"),
         ("link.deadline_ms", link.deadline_ms, link.deadline_ms > 0 or not emulated, "more than 0, with link.model"),
         ("link.deadline_ms", link.deadline_ms, not (link.deadline_ms and remembering), f"0 ({remembered})"),
         ("link.on_fault", link.on_fault, link.on_fault == "abort" or not remembering, f"abort ({remembered})"),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from sde_harl.algorithms import ALGORITHMS
+from sde_harl.algorithms.rate import RateControl
 from sde_harl.algorithms.rollout import Rollout
 from sde_harl.codec.tables import Tables
 from sde_harl.collector import Collector, Episodes, Seat, evaluate
@@ -26,6 +29,7 @@ from sde_harl.policy.view import make_view
 from sde_harl.policy.whole import WholeShape
 from sde_harl.record.checkpoint import load, save
 from sde_harl.roles.diversity import Diversity
+from sde_harl.roles.grouping import find_roles
 from sde_harl.tape import Tape
 
 
@@ -54,11 +58,13 @@ class Learner:
         self.fleet = Fleet(transport, Plan(*coded, *link, *actions, config.meters.idle_s, *late, *emulated))
         self.fleet.handshake()
         self._seed(config.seed)
-        share = config.algo.share_param
-        self.policy = SplitPolicy(self.spec, config.policy, config.codec, share, self._torch)
+        roles = find_roles(config, envs)
+        share, nets = config.algo.share_param, replace(config.policy, groups=roles.groups)
+        self.policy = SplitPolicy(self.spec, nets, config.codec, share, self._torch)
         view = make_view("own" if algorithm.own_view else config.env.state_type, self.spec)
         critic = Critic(view, config.policy, share or not algorithm.own_view, self._torch)
         self.algorithm = algorithm(self.policy, critic, config.algo, config.codec, self._torch)
+        self._rate = RateControl(config.codec)
         diversity = config.diversity
         self._diversity = Diversity(self.policy, self.spec, diversity, self._torch) if diversity.coef else None
         chunks = (config.algo.chunk, config.policy.width) if config.policy.recurrent else (1, 0)
@@ -71,9 +77,9 @@ class Learner:
         self.steps = 0
         if config.train.load != "none":
             self._restore(Path(config.train.load))
-        self.journal = Journal(config, self.spec, self.fleet, backend)
+        self.journal = Journal(config, self.spec, self.fleet, backend, roles)
         players = f"{self.spec.name}, {config.algo.name}, {transport.size - 1} executor(s)"
-        for note in (line, players, f"run folder {self.journal.folder}"):
+        for note in (line, players, roles.line(), f"run folder {self.journal.folder}"):
             self.journal.note(note)
 
     def _make_envs(self, first: int) -> list[VectorEnv]:
@@ -132,15 +138,19 @@ class Learner:
         with self._stages("report"):
             decisions, resources = self.fleet.report()
             self.journal.cost(self.steps, decisions, resources, train=True)
+        progress = self.steps / self.config.train.steps
         with self._stages("diversity"):
             scalars = self._diversify()
         with self._stages("learn"):
-            scalars |= self.algorithm.update(self._rollout, self.steps / self.config.train.steps)
+            self.algorithm.rate_coef = self._rate.next(progress, decisions.bytes_per_decision())
+            scalars |= self.algorithm.update(self._rollout, progress)
         with self._stages("publish"):
             self._publish()
         elapsed = (now_ns() - started) * 1e-9
         seconds = self._stages.take()
         scalars |= {f"share/{name}": seconds.get(name, 0.0) / elapsed for name in STAGES}
+        if self.config.codec.name == "entropy":
+            scalars["rate_coef"] = self.algorithm.rate_coef
         scalars["steps_per_s"] = self._rollout.rewards.size / elapsed
         self.journal.update(self.steps, episodes, decisions, scalars)
 
@@ -184,9 +194,17 @@ class Learner:
         tensors |= {f"critic.{key}": value for key, value in self.algorithm.critic.critic.state_dict().items()}
         return tensors | {"value_norm": self.algorithm.critic.norm.state()}
 
+    def _groups(self) -> str:
+        """As a checkpoint tells them."""
+        return json.dumps([net.members for net in self.policy.groups])
+
     def _restore(self, path: Path) -> None:
         """Start from another run's checkpoint. Raises UserError where its nets are not this configuration's."""
-        tensors, _ = load(path, {name: tuple(each.shape) for name, each in self._state().items()})
+        shapes = {name: tuple(each.shape) for name, each in self._state().items()}
+        tensors, meta = load(path, shapes, spare="latent_model")  # of which a plain codec has none
+        groups = self._groups()
+        if meta.get("groups", groups) != groups:
+            raise UserError(f"train.load: {path} was learnt in the role groups {meta['groups']}, not {groups}")
         part = lambda head: {key[len(head) :]: each for key, each in tensors.items() if key.startswith(head)}  # noqa: E731
         self.policy.load_state_dict(part("policy."))
         self.algorithm.critic.critic.load_state_dict(part("critic."))
@@ -202,6 +220,7 @@ class Learner:
             "algo": self.config.algo.name,
             "steps": self.steps,
             "version": self.fleet.version,
+            "groups": self._groups(),
         }
         try:
             save(self.journal.folder / "models" / f"{name or self.steps}.pt", self._state(), meta)

@@ -46,8 +46,8 @@ def one_line(error: UserError) -> str:
 
 
 def get(config: Config, key: str) -> Any:
-    section, _, name = key.rpartition(".")
-    return getattr(getattr(config, section) if section else config, name)
+    section, field, _ = KEYS[key]
+    return getattr(getattr(config, section) if section else config, field.name)
 
 
 @pytest.fixture
@@ -167,6 +167,14 @@ def test_groups_and_assignments_are_given_as_yaml() -> None:
 # ---- round trip
 
 
+def test_groups_have_one_source() -> None:
+    groups = "policy.groups=[[0]]"
+    assert parsed(SMAC, "roles.from=run.h5").roles.from_ == "run.h5"
+    assert complaint(SMAC, groups, "roles.source=one").startswith("policy.groups: expected none")
+    assert complaint(SMAC, groups, "roles.from=run.h5").startswith("policy.groups: expected none")
+    assert complaint(SMAC, "roles.source=one", "roles.from=run.h5").startswith("roles.source: expected config")
+
+
 def test_print_config_shows_a_file_that_gives_the_same_run(tmp_path: Path) -> None:
     shown = parse([SMAC, "seed=5", "--print-config"])
     assert shown.config is None
@@ -200,7 +208,9 @@ def test_what_is_written_is_read_back(values: dict[str, Any]) -> None:
     whole = values.get("codec.name") == "none"
     local = max(1, values.get("policy.local_blocks", 1))
     values |= {"policy.local_blocks": local, "policy.blocks": local if whole else local + 1, "algo.minibatches": 1}
-    values |= {"algo.critic_minibatches": 0, "algo.chunk": 1}
+    values |= {"algo.critic_minibatches": 0, "algo.chunk": 1, "codec.target_bytes": 0.0, "codec.latent_scale": 2.0}
+    values |= {"roles.count": 0, "roles.from": "none"}
+    values |= {"roles.source": "config"} if values.get("policy.groups") else {}
     values |= {"train.envs": values.get("train.slots", 2) * values.get("train.envs", 2)}
     config = build({key: Value(value, "here") for key, value in values.items()})
     assert {key: get(config, key) for key in values} == values
@@ -259,9 +269,15 @@ COMMAND_LINE = {
     "policy.blocks=1": ("policy.local_blocks", "smac.yaml", "policy.blocks (1) or less"),
     "policy.blocks=2": ("codec.name", "none", "policy.local_blocks = policy.blocks"),
     "codec.name=none": ("codec.name", "command line", "a codec", "policy.local_blocks < policy.blocks"),
+    "codec.target_bytes=0.25": ("codec.target_bytes", "command line", "more than 0.25"),
+    "codec.latent_scale=3": ("codec.latent_scale", "command line", "a power of 2"),
+    "codec.rate_warmup=1.5": ("codec.rate_warmup", "command line", "0 to 1"),
     "policy.groups=[0, 1]": ("policy.groups", "command line", "lists of agent indices"),
     "policy.groups=[[0], [2]]": ("policy.groups", "command line", "every agent from 0 on exactly once"),
     "policy.groups=[[0], []]": ("policy.groups", "command line", "every agent from 0 on exactly once"),
+    "roles.source=learn": ("roles.source", "command line", "config, learnt, types, alone, one"),
+    "roles.count=2": ("roles.count", "command line", "roles.source = config counts none"),
+    "roles.from_=x": ("roles.from_", "command line", "did you mean roles.from?"),
     "placement.assign=[1]": ("placement.assign", "command line", "a map of agent to rank"),
     'placement.assign={0: 1, "0": 2}': ("placement.assign", "command line", "each agent once"),
     "placement.assign={0: 1, 0: 2}": ("placement.assign", "command line", "given twice"),
@@ -272,6 +288,13 @@ COMMAND_LINE = {
     "seed=2147483648": ("seed", "command line", "0 to 2147483647"),
     "elsewhere.yaml": ("elsewhere.yaml", "smac.yaml", "one configuration file at a time"),
 }
+
+
+def test_only_a_lambda_above_0_of_the_entropy_codec_is_steered() -> None:
+    assert "codec.target_bytes: expected 0" in complaint(SMAC, "codec.target_bytes=4", "codec.name=int8")
+    assert "codec.rate_coef: expected a number above 0" in complaint(SMAC, "codec.target_bytes=4", "codec.rate_coef=0")
+    # 12 bytes of every string: its state and its length
+    assert "more than 3," in complaint(SMAC, "codec.target_bytes=3", "codec.pack=4")
 
 
 @pytest.mark.parametrize("word", COMMAND_LINE)

@@ -46,6 +46,7 @@ def test_every_partition_equals_gymnasium_robotics(name: str) -> None:
 def test_sizes_follow_the_partition_and_the_neighbourhood() -> None:
     specs = [make(EnvConfig("mamujoco", "HalfCheetah-6x1", agent_obsk=k), 1, seed=1).spec for k in (0, 1)]
     assert [spec.obs_sizes for spec in specs] == [(7,) * 6, (9, 9, 8, 9, 9, 8)]
+    assert specs[0].unit_types == ("",) * 6
     humanoid = make(EnvConfig("mamujoco", "Humanoid-9|8"), 1, seed=1).spec
     assert humanoid.action_sizes == ((9,), (8,)) and humanoid.continuous and humanoid.state_size == 348
     assert (humanoid.name, humanoid.episode_limit) == ("mamujoco/Humanoid-9|8", 1000)

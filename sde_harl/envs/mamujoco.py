@@ -76,7 +76,9 @@ def make_game(env_config: EnvConfig) -> ParallelGame:
     nearest = 0 if whole else env_config.agent_obsk
     env: Any = mamujoco_v1.parallel_env(scenario=robot, agent_conf=partition, agent_obsk=nearest)
     limit = env.single_agent_env.spec.max_episode_steps
-    return ParallelGame(WholeRobot(env) if whole else env, f"mamujoco/{env_config.map}", limit)
+    game = ParallelGame(WholeRobot(env) if whole else env, f"mamujoco/{env_config.map}", limit)
+    game.spec = game.spec._replace(unit_types=("",) * len(game.spec.agents))  # "agent_0" tells no limb
+    return game
 
 
 def _warned(text: str) -> None:

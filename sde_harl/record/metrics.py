@@ -7,12 +7,12 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn, track
 
 from sde_harl.errors import UserError
 
@@ -164,6 +164,19 @@ class Metrics:
         except OSError as error:
             self._disk_failed = True
             self.note(f"{self._folder}: metrics.csv and log.txt end here: {error.strerror}")
+
+
+def counted(total: int, what: str) -> Iterator[int]:
+    """0 to total - 1, and on stderr how far that is: a bar on a terminal, else a line every few seconds."""
+    if sys.stderr.isatty():
+        yield from track(range(total), what, total, console=Console(stderr=True), transient=True)
+        return
+    said = time.monotonic()
+    for k in range(total):
+        yield k
+        if time.monotonic() - said >= PLAIN_S:
+            said = time.monotonic()
+            print(f"{what} · {k + 1:,} of {total:,}", file=sys.stderr, flush=True)
 
 
 def _shown(scalars: Mapping[str, float]) -> dict[str, str]:

@@ -91,6 +91,16 @@ TABLES: dict[str, dict[str, Column]] = {
         "missed": Column("f8", "1", "share of the agents' decisions whose latents came too late"),
         "idle": Column("f8", "1", "share in which the agent did nothing, for want of a latent"),
     },
+    "roles": {
+        "agent": Column("i4", "1", "agent"),
+        "half": Column("i4", "1", "part of the agent's random play that this embedding is of"),
+        **{f"mu_{k}": Column("f4", "1", f"number {k} of the identity's embedding") for k in range(8)},
+        **{f"sigma_{k}": Column("f4", "1", f"deviation of number {k}") for k in range(8)},
+    },
+    "role_scores": {
+        "groups": Column("i4", "1", "number of role groups"),
+        "index": Column("f8", "1", "Davies-Bouldin index of the agents in so many groups: less is better"),
+    },
     "faults": {
         "step": STEP,
         "rank": RANK,
