@@ -47,7 +47,7 @@ EXTRAS = {
     # gfootball compiles its engine and declares neither six nor the newest gym it works with.
     "football": ["gfootball==2.10.2", "gym==0.25.2", "opencv-python-headless", "absl-py", "six"],
     "energy": ["nvidia-ml-py"],
-    "dev": ["pytest", "pytest-timeout", "hypothesis", "ruff", "mypy", "types-PyYAML", "types-psutil"],
+    "dev": ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML", "types-psutil"],
 }
 
 setup(
