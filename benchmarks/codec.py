@@ -31,7 +31,7 @@ def fitted_model(std: torch.Tensor, generator: torch.Generator) -> LatentModel:
         optimiser.zero_grad()
         model.rate(std * torch.randn((1, 64, LATENT), generator=generator), generator).backward()
         optimiser.step()
-    model.bottleneck._update_quantiles()
+    model.settle()
     return model
 
 

@@ -162,10 +162,16 @@ class CodecConfig:
     """entropy (CompressAI's model, rANS), a baseline (float32, float16, int8), or none: all blocks on the device."""
     rate_coef: float = _number(1e-3, least=0)
     """Lambda: weight of the rate, in bits per latent element, beside the policy's loss."""
-    lr: float = _number(1e-3, above=0)
-    """Learning rate of the entropy model's densities."""
-    aux_lr: float = _number(1e-2, above=0)
-    """Learning rate of its quantiles (the auxiliary loss)."""
+    rate_warmup: float = _number(0.0, least=0, most=1)
+    """Share of the run over which lambda rises from 0 to rate_coef, in proportion."""
+    target_bytes: float = _number(0.0, least=0)
+    """Payload bytes, as sent, for a decision of one agent: lambda is steered to it, from rate_coef on. 0 = it isn't."""
+    latent_scale: float = _number(4.0, least=2**-10, most=2**10)
+    """Quantisation steps in one unit of a latent: untrained, 4 sends some 4 bits an element, 1 some 2. A power of 2."""
+    share_tables: bool = False
+    """Agents of a role group share one entropy model and its tables; else each has its own."""
+    lr: float = _number(1e-2, above=0)
+    """Learning rate of the entropy model's densities: latents shrink only as fast as it follows them."""
     pack: int = _number(0, least=0)
     """Rows that share one string; 0 = all rows of a message."""
     rate_rows: int = _number(256, least=1)

@@ -48,6 +48,11 @@ class Decisions(NamedTuple):
     device_ns: np.ndarray
     """(K, N, 3): local net, encode, round trip, on the executor's clock."""
 
+    def bytes_per_decision(self) -> float:
+        """Payload bytes for a decision of one agent."""
+        made = self.environments.sum() * self.payload_bytes.shape[1]
+        return float(self.payload_bytes.sum() / max(made, 1))
+
 
 class Latents(NamedTuple):
     """What a slot's agents are known to have sensed."""

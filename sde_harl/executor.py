@@ -20,7 +20,7 @@ from sde_harl.codec import PLAIN, make_codec
 from sde_harl.codec.tables import from_bytes
 from sde_harl.errors import UserError
 from sde_harl.link.transport import Transport
-from sde_harl.link.wire import Kind, Message, Resources, WireError, pack_meter, parse_json
+from sde_harl.link.wire import Kind, Message, Resources, WireError, pack_meter, parse_json, unpack_tables
 from sde_harl.meters.energy import NOTHING, Energy
 from sde_harl.meters.network import Network
 from sde_harl.meters.process import Process
@@ -146,8 +146,10 @@ class Executor:
         self._idle_watts = self._energy.idle_watts(welcome.idle_s)
 
     def _set_tables(self, message: Message) -> None:
-        row, tables = self._agents.index(message.header.agent), from_bytes(message.payload)
-        self._codecs[row] = make_codec("entropy", self._sizes[row], tables, self._pack)
+        agents, coded = unpack_tables(message.payload)
+        tables = from_bytes(coded)
+        for row in map(self._agents.index, agents):
+            self._codecs[row] = make_codec("entropy", self._sizes[row], tables, self._pack)
 
     def _load(self, flat: np.ndarray) -> None:
         if self._whole:

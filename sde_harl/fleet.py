@@ -24,7 +24,7 @@ from sde_harl.executor import Welcome
 from sde_harl.inbox import Hello, Inbox
 from sde_harl.link.faults import Fault
 from sde_harl.link.transport import Traffic, Transport
-from sde_harl.link.wire import METER_BYTES, OVERHEAD, TIMING_BYTES, Kind, Resources
+from sde_harl.link.wire import METER_BYTES, OVERHEAD, TIMING_BYTES, Kind, Resources, pack_tables
 from sde_harl.meters.timing import now_ns
 from sde_harl.outbox import Outbox, Plan
 from sde_harl.policy.whole import Told
@@ -141,6 +141,7 @@ class Fleet:
         """Send every executor its agents' local nets and tables; `tables` is empty for plain codecs.
 
         `weights[agent]`: that agent's arrays in wire order (policy/local.py). Who is absent gets them when it is back.
+        An executor gets equal tables once.
         """
         self._inbox.version = version
         self._model = Model(version, weights, tables)
@@ -155,8 +156,11 @@ class Fleet:
         agents, model, send = self._executors[rank], self._model, self._transport.send
         flat = np.concatenate([np.stack(arrays).ravel() for arrays in zip(*(model.weights[each] for each in agents))])
         send(rank, Kind.WEIGHTS, flat.tobytes(), version=model.version)
+        sharing: dict[bytes, list[int]] = {}
         for agent in agents if model.tables else ():
-            send(rank, Kind.TABLES, to_bytes(model.tables[agent]), agent=agent, version=model.version)
+            sharing.setdefault(to_bytes(model.tables[agent]), []).append(agent)
+        for coded, users in sharing.items():
+            send(rank, Kind.TABLES, pack_tables(users, coded), version=model.version)
 
     def forget(self, slot: int, environments: np.ndarray | None = None) -> None:
         """Episodes begin with a slot's next decision, in some environments (indices) or in all."""

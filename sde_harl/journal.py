@@ -226,7 +226,7 @@ def _traffic(decisions: Decisions, latents: np.ndarray) -> dict[str, float]:
     elements = (decisions.environments[:, None] * latents)[heard].sum()
     ideal = decisions.ideal_bits[heard]
     return {
-        "bytes_per_decision": float(decisions.payload_bytes.sum() / made),
+        "bytes_per_decision": decisions.bytes_per_decision(),
         "bits_per_element": float(ideal.sum() / max(elements, 1)) if (ideal >= 0).all() else float("nan"),
         "link/missed": float(decisions.missed.sum() / made),
         "link/idle": float(decisions.idle.sum() / made),

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import yaml
 
+from sde_harl.codec.coder import least_bytes
 from sde_harl.config import PROFILES, Config, LinkProfile
 from sde_harl.errors import UserError
 
@@ -243,6 +244,8 @@ def _check_together(config: Config, layer: Layer) -> None:
     chunk = config.algo.chunk if policy.recurrent else 1
     on_device, coded = local == policy.blocks, config.codec.name != "none"
     rows = train.envs * train.rollout // chunk
+    target, start, scale = config.codec.target_bytes, config.codec.rate_coef, config.codec.latent_scale
+    least = least_bytes(train.envs // train.slots, config.codec.pack)
     agents = sorted(agent for group in policy.groups for agent in group)
     whole = agents == [*range(len(agents))] and () not in policy.groups
     source, count, groups = config.roles.source, config.roles.count, policy.groups
@@ -269,6 +272,10 @@ def _check_together(config: Config, layer: Layer) -> None:
         ("algo.minibatches", minibatches, minibatches <= rows, f"{rows} (a rollout's rows or chunks) or less"),
         ("algo.critic_minibatches", critics, critics <= rows, f"{rows} (a rollout's rows or chunks) or less"),
         ("train.rollout", train.rollout, train.rollout % chunk == 0, f"a multiple of algo.chunk ({chunk})"),
+        ("codec.target_bytes", target, not target or config.codec.name == "entropy", "0 (codec.name is not entropy)"),
+        ("codec.target_bytes", target, not target or target > least, f"more than {least:g}, what no rate can save"),
+        ("codec.latent_scale", scale, math.frexp(scale)[0] == 0.5, "a power of 2: weights are exact multiples then"),
+        ("codec.rate_coef", start, not target or start > 0, "a number above 0 for codec.target_bytes to start from"),
         ("link.deadline_ms", link.deadline_ms, link.deadline_ms > 0 or not emulated, "more than 0, with link.model"),
         ("link.deadline_ms", link.deadline_ms, not (link.deadline_ms and remembering), f"0 ({remembered})"),
         ("link.on_fault", link.on_fault, link.on_fault == "abort" or not remembering, f"abort ({remembered})"),

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from sde_harl.algorithms import ALGORITHMS
+from sde_harl.algorithms.rate import RateControl
 from sde_harl.algorithms.rollout import Rollout
 from sde_harl.codec.tables import Tables
 from sde_harl.collector import Collector, Episodes, Seat, evaluate
@@ -20,6 +21,7 @@ from sde_harl.envs.base import EnvSpec, VectorEnv
 from sde_harl.errors import UserError
 from sde_harl.fleet import Fleet, Plan
 from sde_harl.journal import Journal
+from sde_harl.layering import shown
 from sde_harl.link.transport import Transport
 from sde_harl.meters.timing import Stages, now_ns
 from sde_harl.policy.critic import Critic
@@ -63,6 +65,7 @@ class Learner:
         view = make_view("own" if algorithm.own_view else config.env.state_type, self.spec)
         critic = Critic(view, config.policy, share or not algorithm.own_view, self._torch)
         self.algorithm = algorithm(self.policy, critic, config.algo, config.codec, self._torch)
+        self._rate = RateControl(config.codec)
         diversity = config.diversity
         self._diversity = Diversity(self.policy, self.spec, diversity, self._torch) if diversity.coef else None
         chunks = (config.algo.chunk, config.policy.width) if config.policy.recurrent else (1, 0)
@@ -136,15 +139,19 @@ class Learner:
         with self._stages("report"):
             decisions, resources = self.fleet.report()
             self.journal.cost(self.steps, decisions, resources, train=True)
+        progress = self.steps / self.config.train.steps
         with self._stages("diversity"):
             scalars = self._diversify()
         with self._stages("learn"):
-            scalars |= self.algorithm.update(self._rollout, self.steps / self.config.train.steps)
+            self.algorithm.rate_coef = self._rate.next(progress, decisions.bytes_per_decision())
+            scalars |= self.algorithm.update(self._rollout, progress)
         with self._stages("publish"):
             self._publish()
         elapsed = (now_ns() - started) * 1e-9
         seconds = self._stages.take()
         scalars |= {f"share/{name}": seconds.get(name, 0.0) / elapsed for name in STAGES}
+        if self.config.codec.name == "entropy":
+            scalars["rate_coef"] = self.algorithm.rate_coef
         scalars["steps_per_s"] = self._rollout.rewards.size / elapsed
         self.journal.update(self.steps, episodes, decisions, scalars)
 
@@ -194,10 +201,11 @@ class Learner:
 
     def _restore(self, path: Path) -> None:
         """Start from another run's checkpoint. Raises UserError where its nets are not this configuration's."""
-        tensors, meta = load(path, {name: tuple(each.shape) for name, each in self._state().items()})
+        shapes = {name: tuple(each.shape) for name, each in self._state().items()}
+        tensors, meta = load(path, shapes, spare="latent_model")  # of which a plain codec has none
         groups = self._groups()
         if meta.get("groups", groups) != groups:
-            raise UserError(f"train.load: {path} was learnt in the role groups {meta['groups']}, not {groups}")
+            raise UserError(f"train.load: {path} was learnt in the role groups {shown(str(meta['groups']))}, not {groups}")
         part = lambda head: {key[len(head) :]: each for key, each in tensors.items() if key.startswith(head)}  # noqa: E731
         self.policy.load_state_dict(part("policy."))
         self.algorithm.critic.critic.load_state_dict(part("critic."))

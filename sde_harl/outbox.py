@@ -13,7 +13,7 @@ import numpy as np
 from sde_harl.codec.tables import largest_bytes
 from sde_harl.config import LinkProfile
 from sde_harl.link.transport import Fan, Transport
-from sde_harl.link.wire import OVERHEAD, Kind
+from sde_harl.link.wire import OVERHEAD, Kind, tables_head
 from sde_harl.policy.local import LocalShape, parameter_shapes
 from sde_harl.policy.whole import Told, WholeShape, told_bytes, upper_shapes
 
@@ -150,4 +150,5 @@ class Outbox:
         upper = upper_shapes(shape, plan.whole) if plan.whole else []
         weights = sum(prod(each) for each in [*parameter_shapes(shape), *upper])
         actions = plan.rows * len(agents) * plan.action_size
-        return max(sensed, largest_bytes(shape.latent_max()), 4 * weights, 4 * actions)
+        tables = tables_head(len(agents)) + largest_bytes(shape.latent_max())
+        return max(sensed, tables, 4 * weights, 4 * actions)

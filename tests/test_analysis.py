@@ -19,7 +19,7 @@ from sde_harl.record.trajectories import RunFile
 
 ANALYSIS = Path(__file__).parent.parent / "analysis"
 META: dict[str, str | int | float] = {
-    "config": "seed: 3",
+    "config": "{seed: 3, codec: {rate_coef: 0.001}}",
     "env": "smax/3m",
     "algo": "happo",
     "seed": 3,
@@ -161,9 +161,15 @@ def test_a_run_without_rows_says_so(tmp_path: Path) -> None:
     run("learning_curve.py", path, "--plot", tmp_path / "p.png")
     text = run("compare.py", path, "--plot", tmp_path / "p.png").stdout
     assert text == f"{path}: no evaluations were recorded in this run: left out\n"
+    path = tmp_path / "int8" / "run.h5"
+    text = run("rate_return.py", record(tmp_path / "int8", False, codec="int8"), "--plot", tmp_path / "p.png").stdout
+    assert text == f"{path}: no evaluations were recorded in this run: left out\n"
 
 
-@pytest.mark.parametrize("program", ["resource_consumption.py", "learning_curve.py", "compare.py", "prototype.py"])
+PROGRAMS = ["resource_consumption.py", "learning_curve.py", "compare.py", "prototype.py", "rate_return.py"]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("content", [None, b"", b"text", "cut", "other", "headless"])
 def test_bad_files_give_one_line(tmp_path: Path, program: str, content: bytes | str | None) -> None:
     good, path = record(tmp_path / "good"), tmp_path / "bad.h5"

@@ -208,7 +208,7 @@ def test_what_is_written_is_read_back(values: dict[str, Any]) -> None:
     whole = values.get("codec.name") == "none"
     local = max(1, values.get("policy.local_blocks", 1))
     values |= {"policy.local_blocks": local, "policy.blocks": local if whole else local + 1, "algo.minibatches": 1}
-    values |= {"algo.critic_minibatches": 0, "algo.chunk": 1}
+    values |= {"algo.critic_minibatches": 0, "algo.chunk": 1, "codec.target_bytes": 0.0, "codec.latent_scale": 2.0}
     values |= {"roles.count": 0, "roles.from": "none"}
     values |= {"roles.source": "config"} if values.get("policy.groups") else {}
     values |= {"train.envs": values.get("train.slots", 2) * values.get("train.envs", 2)}
@@ -269,6 +269,9 @@ COMMAND_LINE = {
     "policy.blocks=1": ("policy.local_blocks", "smac.yaml", "policy.blocks (1) or less"),
     "policy.blocks=2": ("codec.name", "none", "policy.local_blocks = policy.blocks"),
     "codec.name=none": ("codec.name", "command line", "a codec", "policy.local_blocks < policy.blocks"),
+    "codec.target_bytes=0.25": ("codec.target_bytes", "command line", "more than 0.25"),
+    "codec.latent_scale=3": ("codec.latent_scale", "command line", "a power of 2"),
+    "codec.rate_warmup=1.5": ("codec.rate_warmup", "command line", "0 to 1"),
     "policy.groups=[0, 1]": ("policy.groups", "command line", "lists of agent indices"),
     "policy.groups=[[0], [2]]": ("policy.groups", "command line", "every agent from 0 on exactly once"),
     "policy.groups=[[0], []]": ("policy.groups", "command line", "every agent from 0 on exactly once"),
@@ -285,6 +288,13 @@ COMMAND_LINE = {
     "seed=2147483648": ("seed", "command line", "0 to 2147483647"),
     "elsewhere.yaml": ("elsewhere.yaml", "smac.yaml", "one configuration file at a time"),
 }
+
+
+def test_only_a_lambda_above_0_of_the_entropy_codec_is_steered() -> None:
+    assert "codec.target_bytes: expected 0" in complaint(SMAC, "codec.target_bytes=4", "codec.name=int8")
+    assert "codec.rate_coef: expected a number above 0" in complaint(SMAC, "codec.target_bytes=4", "codec.rate_coef=0")
+    # 12 bytes of every string: its state and its length
+    assert "more than 3," in complaint(SMAC, "codec.target_bytes=3", "codec.pack=4")
 
 
 @pytest.mark.parametrize("word", COMMAND_LINE)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sde_harl.algorithms import ALGORITHMS
+from sde_harl.algorithms.rate import GAIN
 from sde_harl.codec import NAMES
 from sde_harl.command import parse
 from sde_harl.envs import ENVS
@@ -143,5 +144,14 @@ def test_a_checkpoint_plays_as_the_run_that_wrote_it(tmp_path: Path) -> None:
         for name in ("return_mean", "return_std", "bytes_per_decision", "bits_per_element"):
             assert read["evaluations"][name][:].tolist() == wrote["evaluations"][name][-1:].tolist()
         assert not read["decisions"]["train"][:].any()
+    play(tmp_path / "plain", *words, load, "train.steps=0", "codec.name=float32")
     with pytest.raises(UserError, match="policy.nets"):
         play(tmp_path / "other", *words, load, "policy.width=8")
+
+
+def test_lambda_is_steered_by_the_bytes_that_were_sent(tmp_path: Path) -> None:
+    words = ["--algo", "happo", "--env", "mpe", "policy.groups=[[0,2],[1]]", "codec.share_tables=true"]
+    tables = play(tmp_path, *words, "codec.rate_coef=0.01", "codec.target_bytes=5")
+    factors = (tables["bytes_per_decision"] / 5) ** GAIN
+    assert tables["rate_coef"] == pytest.approx(0.01 * np.cumprod(factors))
+    assert (factors > 1).all() and (tables["rate"] > 0).all()

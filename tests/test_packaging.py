@@ -145,11 +145,11 @@ def test_slurm_reads_every_option(script: Path) -> None:
     assert {"job-name", "time", "ntasks", "output", "signal"} <= set(options)
 
 
-def compare(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """jobs/compare.sh from a folder of its own, with this Python and this package."""
+def job(script: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """A script of jobs/ from a folder of its own, with this Python and this package."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     return subprocess.run(
-        [str(ROOT / "jobs" / "compare.sh"), *words], cwd=folder, capture_output=True, text=True, timeout=300,
+        [str(ROOT / "jobs" / script), *words], cwd=folder, capture_output=True, text=True, timeout=300,
         env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
 
@@ -157,7 +157,7 @@ def compare(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def test_compare_trains_the_rivals_and_ends_with_their_table(tmp_path: Path) -> None:
     words = ["train.steps=200", "train.envs=4", "train.rollout=25", "eval.episodes=4", "env.workers=0"]
     words += ["record.tensorboard=false", "algo.epochs=1", "algo.name=haa2c"]
-    done = compare(tmp_path, str(ROOT / "configs" / "mpe_spread.yaml"), " 3  4", *words)
+    done = job("compare.sh", tmp_path, str(ROOT / "configs" / "mpe_spread.yaml"), " 3  4", *words)
     assert done.returncode == 0, done.stderr
     table = [line.split() for line in done.stdout.partition("mpe/simple_spread, return")[2].splitlines()]
     seen = {cells[0]: cells[1:4] for cells in table if len(cells) > 4}
@@ -169,10 +169,21 @@ def test_compare_trains_the_rivals_and_ends_with_their_table(tmp_path: Path) -> 
 
 def test_compare_stops_at_what_cant_be_run(tmp_path: Path) -> None:
     for words in ([], ["configs/mpe_spread.yaml"], ["configs/mpe_spread.yaml", " "]):
-        assert compare(tmp_path, *words).stderr.startswith("usage: ")
-    done = compare(tmp_path, str(ROOT / "configs" / "mpe_spread.yaml"), "1", "algo.lrr=1")
+        assert job("compare.sh", tmp_path, *words).stderr.startswith("usage: ")
+    done = job("compare.sh", tmp_path, str(ROOT / "configs" / "mpe_spread.yaml"), "1", "algo.lrr=1")
     assert done.returncode == 2 and "algo.lrr" in done.stderr
     assert done.stdout == "== happo, seed 1\n"
+
+
+def test_rate_return_trains_every_codec_and_ends_with_their_curve(tmp_path: Path) -> None:
+    words = ["policy.local_blocks=1", "train.steps=200", "train.envs=4", "train.rollout=25", "eval.episodes=4"]
+    words += ["env.workers=0", "record.tensorboard=false", "algo.epochs=1", "codec.name=none"]
+    done = job("rate_return.sh", tmp_path, str(ROOT / "configs" / "mpe_spread.yaml"), "3", "2e-2", *words)
+    assert done.returncode == 0, done.stderr
+    for codec in ("entropy, lambda 0.02, scale 4", "float32", "float16", "int8"):
+        assert f"  {codec}  " in done.stdout.partition("mpe/simple_spread, return")[2]
+    assert (tmp_path / done.stdout.splitlines()[-1]).is_file()
+    assert job("rate_return.sh", tmp_path, "configs/mpe_spread.yaml", "1").stderr.startswith("usage: ")
 
 
 @pytest.mark.parametrize("text", ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))])

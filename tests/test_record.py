@@ -159,7 +159,7 @@ def test_every_prefix_of_the_writes_is_readable(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("sde_harl.record.store.CHUNK_ROWS", 16)
     file = make(tmp_path)
     disk, promised = Recorded.last, []
-    for number in range(100):
+    for number in range(40):
         promised.append((len(disk.operations), number))
         kill_writer.episode(file, number, trajectories=False)
         file.flush(wait=True)
@@ -326,6 +326,10 @@ def test_checkpoint_of_another_shape_names_the_key(tmp_path: Path) -> None:
     for expected, message in cases:
         with pytest.raises(UserError, match=message):
             checkpoint.load(path, expected)
+    assert set(checkpoint.load(path, {"policy/w": (2, 3)}, spare="critic")[0]) == {"policy/w"}
+    assert set(checkpoint.load(path, SHAPES, spare="critic")[0]) == set(SHAPES)
+    with pytest.raises(UserError, match="critic/b has no place"):
+        checkpoint.load(path, {"policy/w": (2, 3)}, spare="value")
 
 
 class Evil:

@@ -48,6 +48,7 @@ class FirstOrder(OnPolicy):
         if algo.minibatches > 1:
             rows = rows.take(shuffle(count, algo.minibatches, self._generator))
         history: list[Tensor] = []
+        bits: list[Tensor] = []
         for epoch in minibatches(count, algo.minibatches, algo.epochs):
             for part_index, part in enumerate(epoch):
                 batch = rows.take(part)
@@ -56,10 +57,13 @@ class FirstOrder(OnPolicy):
                 coded = rate if not part_index else None
                 if coded:
                     # Once an epoch, weighed for all its minibatches: the entropy model costs as much as the policy.
-                    weight = self._codec.rate_coef * len(epoch)
-                    loss = loss + weight * coded.rate(output.latents, self._generator)
+                    bits.append(coded.rate(output.latents, self._generator))
+                    loss = loss + self.rate_coef * len(epoch) * bits[-1]
                 history.append(torch.stack([*report, self._step(index, net, loss, coded)]))
         scalars = dict(zip(REPORT, torch.stack(history).mean(0).tolist()))
+        if rate:
+            rate.settle()
+            scalars["rate"] = float(torch.stack(bits).detach().mean())
         # Before the first step the ratio is 1 but for rounding; more would mean that what acted is not what is trained.
         return scalars | {"ratio_error": float(history[0][REPORT.index("ratio_error")])}
 

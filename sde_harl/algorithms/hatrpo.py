@@ -82,12 +82,13 @@ class Hatrpo(OnPolicy):
         seed = int(torch.randint(1 << 31, (), generator=self._generator))
         judge = lambda: self._judge(net, rate, rows, seed)  # noqa: E731
         acted = old = judge()
+        followed = {}
         if rate:
-            self._follow(net, rate, rows)
+            followed["rate"] = self._follow(net, rate, rows)
             old = judge()
         gradient, full = self._full_step(net, old, rows)
         step = self._search(net, judge, Start(acted.distribution, old.objective, full, float(gradient @ full)), rows)
-        return {
+        return followed | {
             "policy_loss": -acted.objective.item(),
             "entropy": acted.entropy.item(),
             "ratio_error": acted.ratio_error.item(),
@@ -106,7 +107,7 @@ class Hatrpo(OnPolicy):
         objective = (ratio * rows.advantages * weights).sum() + self._algo.entropy_coef * entropy
         if rate:
             fixed = torch.Generator().manual_seed(seed)
-            objective = objective - self._codec.rate_coef * rate.rate(output.latents, fixed)
+            objective = objective - self.rate_coef * rate.rate(output.latents, fixed)
         return Point(objective, distribution, entropy.detach(), ((ratio - 1.0).abs() * weights).sum().detach())
 
     def _full_step(self, net: GroupNet, old: Point, rows: Rows) -> tuple[Tensor, Tensor]:
@@ -136,14 +137,19 @@ class Hatrpo(OnPolicy):
         vector_to_parameters(origin, parameters)
         return Step(False, float(_mean_kl(judge().distribution, start.acted, rows)), 0.0, start.expected)
 
-    def _follow(self, net: GroupNet, rate: RateTrainer, rows: Rows) -> None:
-        """Bring the entropy model to the latents as they now are."""
+    def _follow(self, net: GroupNet, rate: RateTrainer, rows: Rows) -> float:
+        """Bring the entropy model to the latents as they now are; the mean rate on the way, in bits per element."""
         with torch.no_grad():
             latents = net.encode(rows.features)
+        total = 0.0
         for _ in range(self._algo.epochs):
             net.zero_grad()
-            rate.rate(latents, self._generator).backward()
+            bits = rate.rate(latents, self._generator)
+            bits.backward()
             rate.step()
+            total += bits.item()
+        rate.settle()
+        return total / self._algo.epochs
 
 
 def _mean_kl(new: Distribution, old: Distribution, rows: Rows) -> Tensor:

@@ -84,7 +84,9 @@ class OnPolicy(ABC):
     def __init__(
         self, policy: SplitPolicy, critic: Critic, algo: AlgoConfig, codec: CodecConfig, generator: torch.Generator
     ) -> None:
-        self.policy, self._algo, self._codec, self._generator = policy, algo, codec, generator
+        self.policy, self._algo, self._generator = policy, algo, generator
+        self.rate_coef = codec.rate_coef
+        """Lambda of the next update."""
         self.critic = CriticTrainer(critic, algo, generator)
 
     @abstractmethod

@@ -13,6 +13,15 @@ from sde_harl.codec.tables import Tables, check
 
 __all__ = ["LIMIT", "EntropyCoder"]
 
+STATE_BYTES, LENGTH_BYTES = 8, 4
+"""Of the rANS state that ends every string, and of a string's length where a payload has several."""
+
+
+def least_bytes(rows: int, pack: int) -> float:
+    """Payload bytes for each of `rows` rows whose symbols cost nothing: no rate can bring a payload below it."""
+    strings = -(-rows // pack) if pack else 1
+    return strings * (STATE_BYTES + (LENGTH_BYTES if strings > 1 else 0)) / rows
+
 
 class EntropyCoder:
     """Codes latents (R, Z) of one agent. `pack` rows share one string (0: all rows of a call).

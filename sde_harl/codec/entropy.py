@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -18,10 +19,10 @@ from sde_harl.codec.plain import FLOAT16_MAX
 from sde_harl.codec.tables import MAX_SPAN, PRECISION, Tables
 from sde_harl.errors import UserError
 
-INIT_SCALE = 4.0
-"""Makes the untrained density fit latents of standard deviation 2 to 4."""
 TAIL_MASS = 1e-6
 """Probability left to the escape code. CompressAI's 1e-9 makes tables half as wide again, for 1e-5 bits an element."""
+SEARCH_RADIUS, HALVINGS = 2.0**15, 24
+"""Quantiles are looked for this far from 0, in latent units, and found to within 1/256."""
 
 
 def load_entropy_models() -> ModuleType:
@@ -71,18 +72,24 @@ class _Replace(torch.autograd.Function):
 
 
 class LatentModel(nn.Module):
-    """Entropy model of the latents of one role group: each agent and each latent element has a density of its own."""
+    """Entropy model of the latents of one role group: each latent element has a density of its own.
 
-    def __init__(self, agents: int, latent: int) -> None:
+    Each agent, too, or with `share` all agents have one: k sets of densities, n or 1.
+    """
+
+    def __init__(self, agents: int, latent: int, scale: float = 4.0, share: bool = False) -> None:
+        """Densities fit latents of standard deviation scale / 2 to scale, untrained."""
         super().__init__()
         self.agents = agents
         self.latent = latent
-        self.bottleneck = _Bottleneck(agents * latent, init_scale=INIT_SCALE, tail_mass=TAIL_MASS)
+        self._sets = 1 if share else agents
+        self.bottleneck = _Bottleneck(self._sets * latent, init_scale=scale, tail_mass=TAIL_MASS)
         self._centre()
 
     def medians(self) -> Tensor:
         """float32 (n, Z), detached. Adding zero makes a -0.0 the 0.0 that integers plus median give."""
-        return self.bottleneck.quantiles[:, 0, 1].detach().reshape(self.agents, self.latent) + 0.0
+        medians = self.bottleneck.quantiles[:, 0, 1].detach().reshape(self._sets, self.latent) + 0.0
+        return medians.expand(self.agents, -1)
 
     def quantise(self, z: Tensor) -> Tensor:
         """z (n, B, Z) -> what decoding gives, bit for bit (n, B, Z), with the gradient of z."""
@@ -97,31 +104,44 @@ class LatentModel(nn.Module):
         The gradient flows to z and to the densities. `generator` draws the noise.
         """
         noise = torch.rand(z.shape, generator=generator, device=z.device) - 0.5
-        values = (z + noise).transpose(1, 2).reshape(self.agents * self.latent, 1, -1)  # (n * Z, 1, R)
+        by_set = (z + noise).reshape(self._sets, -1, self.latent)  # (k, n / k * R, Z)
+        values = by_set.transpose(1, 2).reshape(self._sets * self.latent, 1, -1)  # (k * Z, 1, n / k * R)
         # Both ends of every interval in one pass; CompressAI's _likelihood takes two.
         ends = self.bottleneck._logits_cumulative(torch.cat((values - 0.5, values + 0.5), -1), stop_gradient=False)
         lower, upper = ends.sigmoid().chunk(2, -1)
         return -torch.log2(self.bottleneck.likelihood_lower_bound(upper - lower)).mean()
 
-    def aux_loss(self) -> Tensor:
-        """Scalar that pulls the quantiles to where the densities have them; only the quantiles get a gradient."""
-        return self.bottleneck.loss()
-
     def density_parameters(self) -> list[nn.Parameter]:
         """What the rate trains."""
         return [p for name, p in self.bottleneck.named_parameters() if name != "quantiles"]
 
-    def quantile_parameters(self) -> list[nn.Parameter]:
-        """What the auxiliary loss trains, with an optimiser of its own."""
-        return [self.bottleneck.quantiles]
+    @torch.no_grad()
+    def settle(self, most: float = math.inf) -> None:
+        """Move the quantiles to where the densities have them, by bisection; a median by `most` at most.
+
+        CompressAI's auxiliary loss has them follow by gradient: behind a density that narrows, tables stay twice as
+        long as need be. Medians alone are better slow: they are the grid that latents are rounded to, and a policy
+        feels it jump.
+        """
+        bottleneck = self.bottleneck
+        low = torch.full_like(bottleneck.quantiles, -SEARCH_RADIUS)
+        high = -low
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            below = bottleneck._logits_cumulative(middle, stop_gradient=True) < bottleneck.target
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        found, median = (low + high) / 2, bottleneck.quantiles[..., 1]
+        found[..., 1] = torch.clamp(found[..., 1], median - most, median + most)
+        bottleneck.quantiles.copy_(found)
 
     @torch.no_grad()
     def build_tables(self, version: int) -> list[Tables]:
         """The tables of each agent, by EntropyBottleneck.update; UserError if training has broken the model.
 
-        Draws quantiles nearer than MAX_SPAN to their median first: a runaway one would make a huge table.
+        Agents that share a density share its tables, the same object. Draws quantiles nearer than MAX_SPAN to their
+        median first: a runaway density would make a huge table.
         """
-        self._repair_quantiles()
+        self._bound_quantiles()
         bottleneck = self.bottleneck
         try:
             bottleneck.update(force=True)
@@ -130,19 +150,20 @@ class LatentModel(nn.Module):
                 f"codec: the entropy model's densities have broken down ({error}); lower its rates"
             ) from error
         cdf, lengths, offsets = (
-            t.cpu().numpy().reshape(self.agents, self.latent, *t.shape[1:])
+            t.cpu().numpy().reshape(self._sets, self.latent, *t.shape[1:])
             for t in (bottleneck._quantized_cdf, bottleneck._cdf_length, bottleneck._offset)
         )
         for name in ("_quantized_cdf", "_cdf_length", "_offset"):
             # Tables in the state would give checkpoints shapes that vary, and refuse to load.
             setattr(bottleneck, name, torch.IntTensor())
         medians = self.medians().cpu().numpy()
-        return [
+        built = [
             Tables(
                 version, cdf[i, :, : lengths[i].max()].copy(), lengths[i].copy(), offsets[i].copy(), medians[i].copy()
             )
-            for i in range(self.agents)
+            for i in range(self._sets)
         ]
+        return built * (self.agents // self._sets)
 
     @torch.no_grad()
     def _centre(self) -> None:
@@ -152,23 +173,16 @@ class LatentModel(nn.Module):
         code for each symbol outside it; one too wide costs next to nothing.
         """
         bottleneck = self.bottleneck
-        bottleneck._update_quantiles()
+        self.settle()
         slope = nn.functional.softplus(bottleneck.matrices[0])
         bottleneck.biases[0] += slope * bottleneck.quantiles[:, :, 1:2]
-        bottleneck._update_quantiles()
+        self.settle()
 
-    def _repair_quantiles(self) -> None:
-        """Bring quantiles within 1e-3..MAX_SPAN of their median, or raise UserError if that would hide a breakdown."""
+    def _bound_quantiles(self) -> None:
+        """Bring quantiles within 1e-3..MAX_SPAN of their median: a table has a symbol on either side, and an end."""
         low, median, high = self.bottleneck.quantiles[:, 0].unbind(1)
-        # The quantiles of an element that has gone silent are close together, and an optimiser's step may swap them;
-        # spans of up to 1 give one and the same table, so nothing is lost by parting them again.
-        wrong = ~torch.isfinite(self.bottleneck.quantiles[:, 0]).all(1) | (low > median + 1) | (high < median - 1)
-        if wrong.any():
-            agent, element = divmod(int(wrong.nonzero()[0]), self.latent)
-            values = self.bottleneck.quantiles[agent * self.latent + element, 0].tolist()
-            raise UserError(
-                f"codec: quantiles of agent {agent} of its group, latent element {element}, have broken down: {values}"
-            )
+        if not torch.isfinite(self.bottleneck.quantiles).all():  # from a checkpoint
+            raise UserError("codec: a quantile of the entropy model is not finite")
         low.copy_(torch.maximum(torch.minimum(low, median - 1e-3), median - MAX_SPAN))
         high.copy_(torch.minimum(torch.maximum(high, median + 1e-3), median + MAX_SPAN))
 

@@ -27,6 +27,7 @@ from sde_harl.link._frames import frame_of, seal, unpack
 __all__ = ["frame_of", "seal", "unpack"]  # and what is defined here
 
 HEADER_BYTES = 28
+AGENT = np.dtype("<u2")
 OVERHEAD = HEADER_BYTES + 4  # bytes of a frame beside its payload: header and CRC
 
 
@@ -108,6 +109,24 @@ def parse_json(payload: memoryview, limit: int = 65536) -> dict[str, Any]:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+def pack_tables(agents: list[int], tables: bytes) -> bytes:
+    """A TABLES payload: how many agents code with these tables, which, and the tables (codec/tables.py)."""
+    return np.array([len(agents), *agents], AGENT).tobytes() + tables
+
+
+def tables_head(agents: int) -> int:
+    """Bytes of a TABLES payload before the tables."""
+    return AGENT.itemsize * (1 + agents)
+
+
+def unpack_tables(payload: memoryview) -> tuple[list[int], memoryview]:
+    """The agents and the tables' bytes of a TABLES payload. Raises WireError("tables")."""
+    count = int(np.frombuffer(payload, AGENT, 1)[0]) if len(payload) >= tables_head(0) else 0
+    if not count or len(payload) < tables_head(count):
+        raise WireError("tables")
+    return np.frombuffer(payload, AGENT, count, tables_head(0)).tolist(), payload[tables_head(count) :]
 
 
 class Resources(NamedTuple):

@@ -45,10 +45,6 @@ from sde_harl.policy.layers import (
 )
 from sde_harl.policy.local import LocalShape
 
-LATENT_SCALE = 4.0
-"""Quantisation steps in one unit of a unit-variance latent: ~4 bits an element before the rate loss has its say. A
-power of two, so that folding it into the published weights is exact."""
-
 
 class GroupOutput(NamedTuple):
     outputs: Tensor
@@ -106,13 +102,13 @@ class GroupNet(nn.Module):
         self.shape = local_shape(spec, policy, members)
         self.codec, self._branches = codec.name, spec.branches
         self.whole = policy.local_blocks == policy.blocks
-        self._scale = 1.0 if self.whole else LATENT_SCALE
+        self.scale = 1.0 if self.whole else codec.latent_scale
         n, k = len(members), 1 if share else len(members)
         conv = conv_of(spec.obs_images, policy)
         self.unit = UNIT[spec.obs_dtype] if conv else 1.0
         self.conv = ConvLayer(k, self.shape.conv, self.unit, generator) if self.shape.conv else None
         at_server = conv if not policy.local_blocks else None  # where images themselves are sent
-        self.trunk_conv = ConvLayer(1, at_server, 1.0 / LATENT_SCALE, generator) if at_server else None
+        self.trunk_conv = ConvLayer(1, at_server, 1.0 / self.scale, generator) if at_server else None
         self.normalise = FeatureNorm(self.shape.obs_sizes, self.shape.obs, self.shape.feature_norm)
         if policy.local_blocks:
             inner = policy.local_blocks - 1
@@ -135,7 +131,8 @@ class GroupNet(nn.Module):
         own = [spec.action_sizes[agent] for agent in members]
         dimensions = torch.tensor([[float(sizes[0] if spec.continuous else len(sizes))] for sizes in own])
         self.register_buffer("dimensions", dimensions, persistent=False)  # (n, 1) numbers of each agent's own action
-        self.latent_model = LatentModel(n, self.shape.latent_max()) if codec.name == "entropy" else None
+        model = (n, self.shape.latent_max(), self.scale, codec.share_tables)
+        self.latent_model = LatentModel(*model) if codec.name == "entropy" else None
 
     def forward(self, features: Tensor, recall: Recall | None = None, known: Known | None = None) -> GroupOutput:
         """Outputs and latents of normalised observations (n, B, O); `recall` where the policy is recurrent.
@@ -164,11 +161,11 @@ class GroupNet(nn.Module):
         """Latents (n, B, Z) before quantisation; `normalise` and this are the torch twin of `LocalNets`."""
         *inner, (weight, bias) = zip(self.local_weights, self.local_biases)
         if not self.shape.local_blocks:
-            return (features * (weight * self.unit) + bias) * (self.normalise.mask * LATENT_SCALE)
+            return (features * (weight * self.unit) + bias) * (self.normalise.mask * self.scale)
         x = self.conv(features) if self.conv else features.to(self.head_bias.dtype)
         for each in inner:
             x = activate(affine(x, *each), self.shape.layer_norm)
-        return affine(x, weight * self._scale, bias * self._scale)
+        return affine(x, weight * self.scale, bias * self.scale)
 
     def quantise(self, latents: Tensor) -> Tensor:
         """What the server decodes, (n, B, Z), with a straight-through gradient."""
@@ -194,7 +191,7 @@ class GroupNet(nn.Module):
         layers = list(zip(self.trunk_weights, self.trunk_biases))
         if self.identity is not None:
             weight, bias = layers[0]
-            layers[0] = (weight if self.trunk_conv else weight / LATENT_SCALE, bias + self.identity)
+            layers[0] = (weight if self.trunk_conv else weight / self.scale, bias + self.identity)
         return layers
 
     def upper(self) -> list[Tensor]:
@@ -240,7 +237,7 @@ class SplitPolicy(nn.Module):
                 stacked = [gain * net.unit, shift]
             plain = [each.detach().numpy().copy() for each in stacked]
             for each in plain[-2:] if not net.whole else ():
-                each *= LATENT_SCALE
+                each *= net.scale
             for row, agent in enumerate(net.members):
                 arrays[agent] = [each[row] for each in plain]
         return [arrays[agent] for agent in range(len(arrays))]

@@ -35,11 +35,14 @@ def save(path: Path, tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Met
         raise UserError(f"{path}: can't save the checkpoint: {_first_line(error)}") from error
 
 
-def load(path: Path, expected: Mapping[str, tuple[int, ...]] | None) -> tuple[dict[str, torch.Tensor], dict[str, Meta]]:
+def load(
+    path: Path, expected: Mapping[str, tuple[int, ...]] | None, spare: str = ""
+) -> tuple[dict[str, torch.Tensor], dict[str, Meta]]:
     """Read a checkpoint onto the CPU; no code in it is run.
 
-    expected: shapes by name; the file must hold these tensors and no others. Raises UserError, naming the file and the
-    key, for anything else than a checkpoint of these shapes.
+    expected: shapes by name; the file must hold these tensors and no others, but for those whose names hold `spare`:
+    where they aren't expected, they are left out. Raises UserError, naming the file and the key, for anything else than
+    a checkpoint of these shapes.
     """
     tensors: dict[str, torch.Tensor] = {}
     meta: dict[str, Meta] = {}
@@ -51,6 +54,7 @@ def load(path: Path, expected: Mapping[str, tuple[int, ...]] | None) -> tuple[di
         else:
             raise UserError(f"{path}: {key!r} holds what no checkpoint of ours holds")
     if expected is not None:
+        tensors = {name: each for name, each in tensors.items() if name in expected or not spare or spare not in name}
         _compare(path, tensors, expected)
     return tensors, meta
 
