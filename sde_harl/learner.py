@@ -205,7 +205,7 @@ class Learner:
         tensors, meta = load(path, shapes, spare="latent_model")  # of which a plain codec has none
         groups = self._groups()
         if meta.get("groups", groups) != groups:
-            raise UserError(f"train.load: {path} was learnt in the role groups {shown(str(meta['groups']))}, not {groups}")
+            raise UserError(f"train.load: {path} is of the role groups {shown(str(meta['groups']))}, not {groups}")
         part = lambda head: {key[len(head) :]: each for key, each in tensors.items() if key.startswith(head)}  # noqa: E731
         self.policy.load_state_dict(part("policy."))
         self.algorithm.critic.critic.load_state_dict(part("critic."))

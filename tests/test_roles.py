@@ -253,7 +253,7 @@ def test_a_run_learns_its_roles_and_writes_them_down(tmp_path: Path, monkeypatch
     learnt = ["roles.source=learnt", "roles.count=1", f"train.load={first}/models/last.pt"]
     monkeypatch.setattr("sde_harl.roles.grouping.play_at_random", None)  # the checkpoint tells
     assert f"roles ({first}/models/last.pt): 1 group" in run_log(run("fourth", *learnt))
-    with pytest.raises(UserError, match=r"last\.pt was learnt in the role groups \[\[0, 1\]\], not \[\[1, 0\]\]"):
+    with pytest.raises(UserError, match=r"last\.pt is of the role groups \[\[0, 1\]\], not \[\[1, 0\]\]"):
         run("fifth", "policy.groups=[[1, 0]]", f"train.load={first}/models/last.pt")
 
 
