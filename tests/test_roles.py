@@ -54,6 +54,7 @@ def test_agents_of_one_kind_are_one_group() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kinds", [KINDS, (0, 1, 1, 2), (0,) * 12])
 def test_kinds_are_found_from_every_seed(kinds: tuple[int, ...]) -> None:
     for seed in range(1, 11):
