@@ -21,6 +21,7 @@ from sde_harl.envs.base import EnvSpec, VectorEnv
 from sde_harl.errors import UserError
 from sde_harl.fleet import Fleet, Plan
 from sde_harl.journal import Journal
+from sde_harl.layering import shown
 from sde_harl.link.transport import Transport
 from sde_harl.meters.timing import Stages, now_ns
 from sde_harl.policy.critic import Critic
@@ -204,7 +205,7 @@ class Learner:
         tensors, meta = load(path, shapes, spare="latent_model")  # of which a plain codec has none
         groups = self._groups()
         if meta.get("groups", groups) != groups:
-            raise UserError(f"train.load: {path} was learnt in the role groups {meta['groups']}, not {groups}")
+            raise UserError(f"train.load: {path} is of the role groups {shown(str(meta['groups']))}, not {groups}")
         part = lambda head: {key[len(head) :]: each for key, each in tensors.items() if key.startswith(head)}  # noqa: E731
         self.policy.load_state_dict(part("policy."))
         self.algorithm.critic.critic.load_state_dict(part("critic."))

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from packaging.utils import canonicalize_name
 
 import sde_harl
 from sde_harl.command import parse
-from sde_harl.config import Config
+from sde_harl.layering import KEYS, SECTIONS
 
 ROOT = Path(__file__).parents[1]
 TOP = {".ci", ".gitignore", "LICENSE", "Makefile", "README.md", "pyproject.toml", "setup.py"}
@@ -242,10 +241,8 @@ def test_documents_name_what_exists(text: str) -> None:
     told = (ROOT / text).read_text()
     for path in re.findall(r"\b(?:analysis|benchmarks|configs|docs|hostfiles|jobs|tests)/[\w/.-]+\.\w+", told):
         assert (ROOT / path).is_file(), path
-    held = {name: keys for name, keys in asdict(Config()).items() if isinstance(keys, dict)}
-    sections = {name: {key.rstrip("_") for key in keys} for name, keys in held.items()}  # from_ is spelled from
-    for section, key in re.findall(rf"(?<![\w/])({'|'.join(sections)})\.((?!py\b)[a-z_]+)(?=[=`])", told):
-        assert key in sections[section], f"{section}.{key}"
+    for key in re.findall(rf"(?<![\w/])((?:{'|'.join(SECTIONS)})\.[a-z_]+)(?=[=`])", told):
+        assert key in KEYS, key
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert set(re.findall(r"`make ([a-z-]+)", told)) <= set(targets)
 
