@@ -70,7 +70,7 @@ split: venv
 	python analysis/split.py results/sweeps/split --plot results/sweeps/split/split.png
 
 test: venv
-	python -m pytest -q -m 'not slow'
+	python -m pytest -q -m 'not slow' -n 2 --dist worksteal
 
 test-slow: venv
 	python -m pytest -q -m slow

@@ -47,7 +47,7 @@ EXTRAS = {
     # gfootball compiles its engine and declares neither six nor the newest gym it works with.
     "football": ["gfootball==2.10.2", "gym==0.25.2", "opencv-python-headless", "absl-py", "six"],
     "energy": ["nvidia-ml-py"],
-    "dev": ["pytest", "pytest-timeout", "hypothesis", "ruff", "mypy", "types-PyYAML", "types-psutil"],
+    "dev": ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML", "types-psutil"],
 }
 
 setup(
@@ -55,7 +55,7 @@ setup(
     version=version(),
     description="Split multi-agent reinforcement-learning policies on real clusters",
     license="MIT",
-    python_requires=">=3.9",  # what an executor on a board may run; the server, with SMAX, needs 3.11
+    python_requires=">=3.8",  # what an executor on a board may run; the server, with SMAX, needs 3.11
     packages=find_packages(include=["sde_harl", "sde_harl.*"]),
     ext_modules=[
         Extension("sde_harl.codec._rans", ["sde_harl/codec/rans.c"]),

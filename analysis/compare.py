@@ -1,6 +1,6 @@
 """Algorithms side by side: a table a task, of greedy evaluations and speed, over the seeds of each algorithm.
 
-python analysis/compare.py RUN.h5 [RUN2.h5 ...] [--plot FILE.png] [--json]
+python analysis/compare.py RUN.h5 [RUN2.h5 ...] [--reference FILE.csv] [--plot FILE.png] [--json]
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import program
 from curves import Curve, Spread, curve, panels, save, spread
+from reference import reference
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -124,7 +125,9 @@ def plot(found: Groups, target: Path) -> None:
         panel.set_title(task)
         for algo, members in algos.items():
             steps, values = together([item.curve for item in members])
-            panel.plot(steps, values.mean(0), label=f"{algo} ({len(members)} run{'s' * (len(members) > 1)})")
+            line = "--" if members[0].curve.source == "reference" else "-"
+            label = f"{algo} ({len(members)} run{'s' * (len(members) > 1)})"
+            panel.plot(steps, values.mean(0), line, label=label)
             panel.fill_between(steps, values.min(0), values.max(0), alpha=0.2)
     save(figure, target)
 
@@ -142,6 +145,9 @@ def together(curves: list[Curve]) -> tuple[Array, Array]:
 
 def report(runs: list[Run], args: argparse.Namespace) -> None:
     members = [member(run) for run in runs]
+    played = {item.curve.env for item in members}
+    others = reference(args.reference) if args.reference else []
+    members += [Member(item, math.nan) for item in others if item.env in played]
     found = groups(members)
     items = rows(found)
     if args.json:
@@ -157,6 +163,9 @@ def report(runs: list[Run], args: argparse.Namespace) -> None:
 def main() -> int:
     """Returns the exit code: 2 where a file can't be read or written."""
     options = program.parser(__doc__)
+    options.add_argument(
+        "--reference", type=Path, metavar="FILE.csv", help="another program's curves: env,algo,seed,step,return"
+    )
     options.add_argument("--plot", type=Path, metavar="FILE.png", help="draw mean and range over environment steps")
     options.add_argument("--json", action="store_true", help="print the rows as JSON instead of the tables")
     return program.run(options, report)

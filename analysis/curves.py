@@ -20,7 +20,8 @@ MEASURES = {"win_rate": "win rate", "return_mean": "return", "return": "return"}
 
 @dataclass(frozen=True)
 class Curve:
-    """One run's curve. source: evaluations (greedy, held-out episodes) or training (as it learned)."""
+    """One run's curve. source: evaluations (greedy, held-out episodes), training (as it learned), reference (another
+    program's evaluations)."""
 
     path: str
     env: str
@@ -70,11 +71,16 @@ def curve(run: Run, sources: Sequence[str] = ("evaluations", "training")) -> Cur
 
 
 def panels(measures: Sequence[str]) -> tuple[Figure, list[Axes]]:
-    """A figure with a panel for each measure, over environment steps, to draw into."""
+    """A figure with a panel for each measure, over environment steps, to draw into; two in a row from three on."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 4 * len(measures)), layout="constrained")
-    drawn = list(figure.subplots(len(measures), squeeze=False)[:, 0])
+    columns = 1 if len(measures) < 3 else 2
+    rows = -(-len(measures) // columns)
+    figure = Figure(figsize=(8 if columns == 1 else 12, 4 * rows), layout="constrained")
+    every = list(figure.subplots(rows, columns, squeeze=False).flat)
+    drawn, spare = every[: len(measures)], every[len(measures) :]
+    for axes in spare:
+        axes.remove()
     for axes, measure in zip(drawn, measures, strict=True):
         axes.set(xlabel="environment steps", ylabel=measure, **({"ylim": (0, 1)} if measure == "win rate" else {}))
     return figure, drawn

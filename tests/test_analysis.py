@@ -261,6 +261,33 @@ def test_a_comparison_tells_what_is_mixed_and_what_is_missing(tmp_path: Path) ->
     assert "ippo" not in text.partition(str(empty))[0] and f"{empty}: no evaluations" in text
 
 
+def test_another_programs_curves_are_set_beside_the_runs(tmp_path: Path) -> None:
+    path, csv_file = played(tmp_path, "happo", 1, {100: -2.0}), tmp_path / "harl.csv"
+    lines = ["env,algo,seed,step,return", "mpe/spread,theirs,1,200,-4.5", "mpe/spread,theirs,1,100,-9"]
+    csv_file.write_text("\n".join([*lines, "mpe/spread,theirs,2,200,-5.5", "mpe/other,theirs,1,200,0"]))
+    rows = json.loads(run("compare.py", path, "--reference", csv_file, "--plot", tmp_path / "p.png", "--json").stdout)
+    assert [(row["task"], row["algo"]) for row in rows] == [("mpe/spread", "happo"), ("mpe/spread", "theirs")]
+    assert rows[1]["seeds"] == ["1", "2"] and rows[1]["final"] == {"mean": -5.0, "low": -5.5, "high": -4.5}
+    assert rows[1]["best"]["low"] == -5.5 and rows[1]["steps_per_s"]["mean"] is None
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("step,return\n1,2\n", "its first line must be env,algo,seed,step,return"),
+        ("env,algo,seed,step,return\na,b,1,1,x\n", "line 2: step and return must be numbers"),
+        ("env,algo,seed,step,return\na,b,1,1\n", "line 2: step and return must be numbers"),
+        ("env,algo,seed,step,return\na,b,1,1,nan\n", "line 2: step must be 0 or more, and return finite"),
+        ("\0\xff", "not a CSV file"),
+    ],
+)
+def test_a_reference_that_is_none_is_told_in_one_line(text: str, reason: str, tmp_path: Path) -> None:
+    csv_file = tmp_path / "harl.csv"
+    csv_file.write_bytes(text.encode("latin1"))
+    done = run("compare.py", played(tmp_path, "happo", 1, {100: -2.0}), "--reference", csv_file, code=2)
+    assert done.stderr.startswith(f"compare: {csv_file}: ") and reason in done.stderr and done.stderr.count("\n") == 1
+
+
 def test_curves_of_unlike_steps_are_laid_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ANALYSIS))
     from compare import together

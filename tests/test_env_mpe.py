@@ -182,3 +182,11 @@ def test_truncates_after_25_steps() -> None:
 def test_continuous_sizes() -> None:
     spec = make(EnvConfig("mpe", "simple_reference", continuous_actions=True), 2, seed=1).spec
     assert spec.continuous and spec.action_sizes == ((15,), (15,))
+
+
+@pytest.mark.parametrize("backend", ["mpe2", "jax"])
+def test_results_with_continuous_actions_are_kept_apart(backend: str) -> None:
+    names = [
+        make(replace(SPREAD, backend=backend, continuous_actions=each), 2, seed=1).spec.name for each in (False, True)
+    ]
+    assert names == ["mpe/simple_spread", "mpe/simple_spread-continuous"]

@@ -163,6 +163,7 @@ CHEETAH = {"scenario": "HalfCheetah-v2", "agent_conf": "2x3"}
             CHEETAH,
             {**MUJOCO, **NATURAL, "kl_threshold": 0.01},
         ),
+        ("halfcheetah_6x1", "happo", [], ROBOTS, {**CHEETAH, "agent_conf": "6x1"}, {}),  # its defaults: none are tuned
         ("mpe_reference", "happo", [], WORLDS, {"scenario": "simple_reference_v2"}, {}),
         (
             "mpe_speaker_listener",

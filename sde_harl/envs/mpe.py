@@ -155,7 +155,7 @@ def _spec(env: Any, scenario: str, continuous: bool) -> EnvSpec:
     obs_sizes = tuple(int(env.observation_space(agent).shape[0]) for agent in agents)
     actions = [env.action_space(agent) for agent in agents]
     return EnvSpec(
-        name=f"mpe/{scenario}",
+        name=f"mpe/{scenario}" + "-continuous" * continuous,  # another game: its results are kept apart
         agents=agents,
         obs_sizes=obs_sizes,
         action_sizes=tuple((int(space.shape[0] if continuous else space.n),) for space in actions),

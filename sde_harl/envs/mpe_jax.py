@@ -44,7 +44,7 @@ class Spread(Rules):
     def __init__(self, continuous: bool) -> None:
         size = 4 + 2 * N + (2 + WORDS) * (N - 1)
         self.spec = EnvSpec(
-            name="mpe/simple_spread",
+            name="mpe/simple_spread" + "-continuous" * continuous,
             agents=tuple(f"agent_{i}" for i in range(N)),
             obs_sizes=(size,) * N,
             action_sizes=((MOVES,),) * N,

@@ -10,13 +10,11 @@ from sde_harl.link.transport import Collecting, Fan
 from sde_harl.link.waiting import Waiter
 from sde_harl.link.wire import Message
 
-Frames = deque[memoryview]
-
 
 class Loopback(Collecting):
     """Both ends in one process. The server's poll runs the attached executor first, if something waits for it."""
 
-    def __init__(self, rank: int, inbox: Frames, outbox: Frames) -> None:
+    def __init__(self, rank: int, inbox: deque[memoryview], outbox: deque[memoryview]) -> None:
         super().__init__(rank, 2, Waiter())
         self._inbox = inbox
         self._outbox = outbox
@@ -25,8 +23,8 @@ class Loopback(Collecting):
     @staticmethod
     def pair() -> tuple[Loopback, Loopback]:
         """The server's end (rank 0) and the executor's (rank 1)."""
-        up: Frames = deque()
-        down: Frames = deque()
+        up: deque[memoryview] = deque()
+        down: deque[memoryview] = deque()
         return Loopback(0, up, down), Loopback(1, down, up)
 
     def attach(self, step: Callable[[], None]) -> None:

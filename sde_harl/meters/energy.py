@@ -77,10 +77,7 @@ class Energy:
         return Joules(*((now - then) / elapsed for now, then in zip(after, before)))
 
 
-Reader = Callable[[], float]
-
-
-def _first(sensors: list[Callable[[], Counter | Power]]) -> tuple[Reader | None, str]:
+def _first(sensors: list[Callable[[], Counter | Power]]) -> tuple[Callable[[], float] | None, str]:
     """The first that can be read, and what it covers; else the reasons of all."""
     reasons = []
     for find in sensors:
@@ -93,7 +90,7 @@ def _first(sensors: list[Callable[[], Counter | Power]]) -> tuple[Reader | None,
     return None, f"not measurable here: {'; '.join(reasons)}"
 
 
-def _read(reader: Reader | None) -> float:
+def _read(reader: Callable[[], float] | None) -> float:
     try:
         return reader() if reader else math.nan
     except Unreadable:

@@ -64,7 +64,7 @@ def _is_package(zone: Path) -> bool:
 def ina3221(root: Path) -> Power:
     """A Jetson's power monitor: its module's input rail."""
     drivers = root / "sys/bus/i2c/drivers"
-    rails = dict(_rails_jetpack_4(drivers)) | dict(_rails_jetpack_5(drivers))
+    rails = dict([*_rails_jetpack_4(drivers), *_rails_jetpack_5(drivers)])
     if not rails:
         raise Unreadable("no INA3221 in /sys/bus/i2c/drivers")
     name = next((name for name in RAILS_IN if name in rails), None)
@@ -91,7 +91,7 @@ def _rails_jetpack_5(drivers: Path) -> list[tuple[str, Callable[[], float]]]:
     """in<n>_label, in<n>_input in mV, curr<n>_input in mA."""
     found: list[tuple[str, Callable[[], float]]] = []
     for label in sorted(drivers.glob("ina3221/*/hwmon/hwmon*/in*_label")):
-        number = label.name.removeprefix("in").removesuffix("_label")
+        number = label.name[len("in") : -len("_label")]  # removeprefix is not in the Python 3.8 that JetPack 5 has
         volt, ampere = label.with_name(f"in{number}_input"), label.with_name(f"curr{number}_input")
         if ampere.exists():
             found.append((_text(label), lambda v=volt, a=ampere: _number(v) * _number(a) * 1e-6))  # type: ignore[misc]
