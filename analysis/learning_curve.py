@@ -44,7 +44,11 @@ def show(curves: list[Curve], console: Console) -> None:
     console.print(table)
     for item in curves:
         if not item.values:
-            console.print(f"{item.path}: no evaluations and no training values were recorded in this run", markup=False)
+            console.print(
+                f"{item.path}: no evaluations and no training values were recorded in this run",
+                markup=False,
+                soft_wrap=True,
+            )
 
 
 def _figures(item: Curve) -> tuple[str, str, str, str]:

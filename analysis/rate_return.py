@@ -43,7 +43,7 @@ def show(items: list[Row], console: Console) -> None:
                 table.add_row(row.codec, str(row.latent), ", ".join(row.seeds), *_cells(row))
         console.print(table)
     for note in NOTES if items else ():
-        console.print(f"  {note}", markup=False)
+        console.print(f"  {note}", markup=False, soft_wrap=True)
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -30,7 +30,9 @@ COLUMNS = ("rank", "host", "decisions", "messages", "us", *STAGES, "payload B", 
 def show(item: Report, console: Console) -> None:
     """Print one run's table."""
     hosts = ", ".join(sorted(set(item.hosts))) or "unknown"
-    console.print(f"{item.path}: {item.env}, {item.algo}, placement {item.placement}, hosts {hosts}", markup=False)
+    console.print(
+        f"{item.path}: {item.env}, {item.algo}, placement {item.placement}, hosts {hosts}", markup=False, soft_wrap=True
+    )
     if item.emulated:
         console.print(f"  emulated: {item.emulated}", markup=False)
     if not item.rows:

@@ -98,7 +98,8 @@ def _distances(points: Array, own: list[int]) -> list[tuple[float, float, float]
 
 def show(found: Roles, console: Console) -> None:
     """Print a table of the agents and one of the scores."""
-    console.print(f"{found.path}: {found.env}, seed {found.seed}; {len(found.groups)} group(s), {found.source}")
+    title = f"{found.path}: {found.env}, seed {found.seed}; {len(found.groups)} group(s), {found.source}"
+    console.print(title, markup=False, soft_wrap=True)
     table = Table(box=box.SIMPLE_HEAD)
     for name in ("group", "agent", "unit type", "to itself", "to its group", "to the next"):
         table.add_column(name, justify="left" if name in ("agent", "unit type") else "right")

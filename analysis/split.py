@@ -56,7 +56,7 @@ def show(items: list[Split], console: Console) -> None:
                 table.add_row(f"{item.local_blocks} of {item.blocks}", item.codec, f"{item.rows}", *_cells(item))
         console.print(table)
     for note in (*NOTES, *_warnings(items)):
-        console.print(f"  {note}", markup=False, highlight=False)
+        console.print(f"  {note}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _cells(item: Split) -> list[str]:

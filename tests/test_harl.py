@@ -124,7 +124,7 @@ def tuned(folder: Path, algo: str, env: str, env_args: dict[str, Any], **changes
 
 def learnt(words: list[str]) -> Config:
     """What a run learns with: what is only spelt otherwise, called otherwise or unused is levelled."""
-    config = parse([*words, "record.exp=x", "algo.chunk=8", "env.workers=0"]).config
+    config = parse([*words, "record.exp=x", "algo.chunk=8", "env.workers=0", "train.slots=2"]).config
     assert config is not None
     algo = config.algo
     critic = {"critic_epochs": algo.critic_epochs or algo.epochs}
