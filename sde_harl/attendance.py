@@ -30,6 +30,8 @@ class Attendance:
     def __init__(self, ranks: Iterable[int], absent: set[int], patience_ns: int) -> None:
         self.absent, self.lost = absent, set[int]()
         """`lost` of `absent` are those that can never answer again: their process has ended."""
+        self.debtors = set[int]()
+        """Those that owe anything."""
         self._patience_ns = patience_ns
         self._owed: dict[int, dict[Question, int]] = {rank: {} for rank in ranks}
 
@@ -38,14 +40,11 @@ class Attendance:
         owed = self._owed[rank]
         for question in questions:
             owed[question] = since_ns
+            self.debtors.add(rank)
         if rank in self.absent or self.silent_ns(rank, now_ns) < min(ABSENT_NS, self._patience_ns):
             return False
         self.absent.add(rank)
         return True
-
-    def owes(self, rank: int) -> bool:
-        """Whether it owes anything."""
-        return bool(self._owed[rank])
 
     def is_owed(self, rank: int, question: Question) -> bool:
         return question in self._owed[rank]
@@ -61,6 +60,8 @@ class Attendance:
             if question.slot == REPORT or (each.slot == question.slot and each.number < question.number):
                 del owed[each]
         owed.pop(question, None)
+        if not owed:
+            self.debtors.discard(rank)
         if owed or rank not in self.absent or rank in self.lost:
             return False
         self.absent.discard(rank)

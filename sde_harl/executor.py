@@ -138,6 +138,7 @@ class Executor:
         self._sizes = self._shape.latent_sizes()
         self._features, self._padded = sum(self._shape.obs_sizes), min(self._shape.obs_sizes) < self._shape.obs
         self._obs_dtype = self._shape.obs_dtype()
+        self._as_sent = not (self._padded or self._shape.pixels)
         self._whole, self._sensed = welcome.whole, self._decide if welcome.whole else self._encode
         self._memory: dict[tuple[int, bool], np.ndarray] = {}
         self._streams = Streams(welcome.whole.seed, welcome.agents) if welcome.whole else None
@@ -209,6 +210,8 @@ class Executor:
         count, size = len(self._agents), self._shape.obs
         if len(payload) != self._obs_dtype.itemsize * rows * self._features:
             raise WireError("length")
+        if self._as_sent:
+            return np.ndarray((count, rows, size), FLOAT32, payload)
         values = np.frombuffer(payload, self._obs_dtype).astype(FLOAT32, copy=False)
         if not self._padded:
             return values.reshape(count, rows, size)

@@ -112,7 +112,8 @@ class Inbox:
         started = now_ns()
         bits = self.codecs[agent].decode(payload, state.latents[agent, : state.rows, : self._latent_sizes[agent]])
         state.arrived(agent, len(payload), bits, now_ns() - started)
-        self._settle(message)
+        if message.source in self._attendance.debtors:
+            self._settle(message)
 
     def _refresh(self, state: Slot, agent: int, message: Message) -> None:
         """Late latents are still the last ones of their agent, if it has none younger and they can be decoded."""
@@ -144,7 +145,8 @@ class Inbox:
             raise WireError("memory")
         actions[:], log_probs[:], memory[:] = chosen, their_log_probs, their_memory
         state.arrived(agent, len(payload), UNKNOWN_BITS, now_ns() - started)
-        self._settle(message)
+        if message.source in self._attendance.debtors:
+            self._settle(message)
 
     def _allowed(self, chosen: np.ndarray, available: np.ndarray) -> bool:
         """Whether actions (E, D) are finite, or choices in their branches that are available (E, A)."""
@@ -181,9 +183,8 @@ class Inbox:
 
     def _settle(self, message: Message) -> None:
         """An answer was right: what it shows of questions that were not answered."""
-        if self._attendance.owes(message.source):
-            header = message.header
-            self._heard(message.source, Question(header.slot, header.step, header.agent))
+        header = message.header
+        self._heard(message.source, Question(header.slot, header.step, header.agent))
 
     def _heard(self, rank: int, question: Question) -> None:
         if self._attendance.heard(rank, question):
