@@ -143,21 +143,19 @@ def together(curves: list[Curve]) -> tuple[Array, Array]:
     return steps, np.stack([np.interp(steps, item.steps, item.values) for item in curves])
 
 
-def report(runs: list[Run], args: argparse.Namespace) -> None:
+def find(runs: list[Run], args: argparse.Namespace) -> program.Findings:
     members = [member(run) for run in runs]
     played = {item.curve.env for item in members}
     others = reference(args.reference) if args.reference else []
     members += [Member(item, math.nan) for item in others if item.env in played]
     found = groups(members)
     items = rows(found)
-    if args.json:
-        print(program.as_json([asdict(row) for row in items]))
-    else:
-        console = program.console(WIDTH)
+
+    def show_all(console: Console) -> None:
         show(items, console)
         show_notes(items, members, console)
-    if args.plot:
-        plot(found, args.plot)
+
+    return program.Findings([asdict(row) for row in items], show_all, lambda target: plot(found, target))
 
 
 def main() -> int:
@@ -166,9 +164,8 @@ def main() -> int:
     options.add_argument(
         "--reference", type=Path, metavar="FILE.csv", help="another program's curves: env,algo,seed,step,return"
     )
-    options.add_argument("--plot", type=Path, metavar="FILE.png", help="draw mean and range over environment steps")
-    options.add_argument("--json", action="store_true", help="print the rows as JSON instead of the tables")
-    return program.run(options, report)
+    program.figure_options(options, "mean and range over environment steps", "the rows as JSON instead of the tables")
+    return program.tell(options, WIDTH, find)
 
 
 if __name__ == "__main__":

@@ -70,22 +70,18 @@ def plot(curves: list[Curve], target: Path) -> None:
     save(figure, target)
 
 
-def report(runs: list[Run], args: argparse.Namespace) -> None:
+def find(runs: list[Run], args: argparse.Namespace) -> program.Findings:
     curves = [curve(run) for run in runs]
-    if args.json:
-        print(program.as_json([asdict(item) for item in curves]))
-    else:
-        show(curves, program.console(WIDTH))
-    if args.plot:
-        plot(curves, args.plot)
+    return program.Findings(
+        [asdict(each) for each in curves], lambda console: show(curves, console), lambda target: plot(curves, target)
+    )
 
 
 def main() -> int:
     """Returns the exit code: 2 where a file can't be read or written."""
     options = program.parser(__doc__)
-    options.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the curves")
-    options.add_argument("--json", action="store_true", help="print the curves as JSON instead of the table")
-    return program.run(options, report)
+    program.figure_options(options, "the curves", "the curves as JSON instead of the table")
+    return program.tell(options, WIDTH, find)
 
 
 if __name__ == "__main__":

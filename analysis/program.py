@@ -8,7 +8,7 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from runfile import Run, RunFileError, open_run, run_files
@@ -34,6 +34,40 @@ def run(options: argparse.ArgumentParser, report: Callable[[list[Run], argparse.
         print(f"{Path(options.prog).stem}: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+class Findings(NamedTuple):
+    """What a program has found."""
+
+    rows: list[Any]
+    """As JSON has them; NaN is unknown."""
+    show: Callable[[Console], None]
+    """Prints them as tables."""
+    plot: Callable[[Path], None]
+    """Draws them into a PNG file."""
+
+
+def tell(
+    options: argparse.ArgumentParser, width: int, find: Callable[[list[Run], argparse.Namespace], Findings]
+) -> int:
+    """Run a program that has options --json and --plot FILE.png (`figure_options`); returns the exit code as `run`."""
+
+    def report(runs: list[Run], args: argparse.Namespace) -> None:
+        findings = find(runs, args)
+        if args.json:
+            print(as_json(findings.rows))
+        else:
+            findings.show(console(width))
+        if args.plot:
+            findings.plot(args.plot)
+
+    return run(options, report)
+
+
+def figure_options(options: argparse.ArgumentParser, drawn: str, printed: str) -> None:
+    """--plot, which draws what is `drawn`, and --json, which prints what is `printed`."""
+    options.add_argument("--plot", type=Path, metavar="FILE.png", help=f"draw {drawn}")
+    options.add_argument("--json", action="store_true", help=f"print {printed}")
 
 
 def console(width: int) -> Console:

@@ -117,22 +117,17 @@ def plot(items: list[Setup], target: Path) -> None:
     figure.savefig(target, dpi=120)
 
 
-def report(runs: list[Run], args: argparse.Namespace) -> None:
+def find(runs: list[Run], args: argparse.Namespace) -> program.Findings:
     items = setups(runs)
-    if args.json:
-        print(program.as_json([{**asdict(item), "against_coded": against(item, items)} for item in items]))
-    else:
-        show(items, program.console(WIDTH))
-    if args.plot:
-        plot(items, args.plot)
+    told = [{**asdict(item), "against_coded": against(item, items)} for item in items]
+    return program.Findings(told, lambda console: show(items, console), lambda target: plot(items, target))
 
 
 def main() -> int:
     """Returns the exit code: 2 where a file can't be read or written, or the runs can't be compared."""
     options = program.parser(__doc__)
-    options.add_argument("--plot", type=Path, metavar="FILE.png", help="draw latency, bytes and processor time")
-    options.add_argument("--json", action="store_true", help="print the setups as JSON instead of the tables")
-    return program.run(options, report)
+    program.figure_options(options, "latency, bytes and processor time", "the setups as JSON instead of the tables")
+    return program.tell(options, WIDTH, find)
 
 
 if __name__ == "__main__":

@@ -108,25 +108,22 @@ def show_left_out(points: list[Point], console: Console) -> None:
             console.print(f"{item.path}: {item.left_out}: left out", markup=False, soft_wrap=True)
 
 
-def report(runs: list[Run], args: argparse.Namespace) -> None:
+def find(runs: list[Run], args: argparse.Namespace) -> program.Findings:
     points = [point(run) for run in runs]
     items = rows(points)
-    if args.json:
-        print(program.as_json([asdict(row) for row in items]))
-    else:
-        console = program.console(WIDTH)
+
+    def show_all(console: Console) -> None:
         show(items, console)
         show_left_out(points, console)
-    if args.plot:
-        plot(items, args.plot)
+
+    return program.Findings([asdict(row) for row in items], show_all, lambda target: plot(items, target))
 
 
 def main() -> int:
     """Returns the exit code: 2 where a file can't be read or written."""
     options = program.parser(__doc__)
-    options.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the curve")
-    options.add_argument("--json", action="store_true", help="print the rows as JSON instead of the tables")
-    return program.run(options, report)
+    program.figure_options(options, "the curve", "the rows as JSON instead of the tables")
+    return program.tell(options, WIDTH, find)
 
 
 if __name__ == "__main__":

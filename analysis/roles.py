@@ -148,23 +148,21 @@ def _scatter(axes: Axes, found: Roles) -> None:
     axes.legend()
 
 
-def report(runs: list[Run], args: argparse.Namespace) -> None:
+def find(runs: list[Run], args: argparse.Namespace) -> program.Findings:
     found = [roles(run) for run in runs]
-    if args.json:
-        print(program.as_json([asdict(each) for each in found]))
-    else:
+
+    def show_all(console: Console) -> None:
         for each in found:
-            show(each, program.console(WIDTH))
-    if args.plot:
-        plot(found, args.plot)
+            show(each, console)
+
+    return program.Findings([asdict(each) for each in found], show_all, lambda target: plot(found, target))
 
 
 def main() -> int:
     """Returns the exit code: 2 where a file can't be read or written."""
     options = program.parser(__doc__)
-    options.add_argument("--plot", type=Path, metavar="FILE.png", help="draw embeddings and indices")
-    options.add_argument("--json", action="store_true", help="print all of it as JSON instead of the tables")
-    return program.run(options, report)
+    program.figure_options(options, "embeddings and indices", "all of it as JSON instead of the tables")
+    return program.tell(options, WIDTH, find)
 
 
 if __name__ == "__main__":

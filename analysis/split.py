@@ -150,22 +150,18 @@ def _means(items: list[Split], name: str) -> list[float]:
     return [0.0 if math.isnan(item.figures[name].mean) else item.figures[name].mean for item in items]
 
 
-def report(runs: list[Run], args: argparse.Namespace) -> None:
+def find(runs: list[Run], args: argparse.Namespace) -> program.Findings:
     items = splits([cost(run) for run in runs])
-    if args.json:
-        print(program.as_json([asdict(item) for item in items]))
-    else:
-        show(items, program.console(WIDTH))
-    if args.plot:
-        plot(items, args.plot)
+    return program.Findings(
+        [asdict(each) for each in items], lambda console: show(items, console), lambda target: plot(items, target)
+    )
 
 
 def main() -> int:
     """Returns the exit code: 2 where a file can't be read or written."""
     options = program.parser(__doc__)
-    options.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the figure")
-    options.add_argument("--json", action="store_true", help="print the figures as JSON instead of the table")
-    return program.run(options, report)
+    program.figure_options(options, "the figure", "the figures as JSON instead of the table")
+    return program.tell(options, WIDTH, find)
 
 
 if __name__ == "__main__":
