@@ -50,6 +50,9 @@ EXTRAS = {
     "dev": ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML", "types-psutil"],
 }
 
+EXACT = ["-O2", "-ffp-contract=off", "-Wno-psabi"]
+"""No two operations in one, so that every machine computes the same sums; vectors are passed inside one file only."""
+
 setup(
     name="sde_harl",
     version=version(),
@@ -60,8 +63,9 @@ setup(
     ext_modules=[
         Extension("sde_harl.codec._rans", ["sde_harl/codec/rans.c"]),
         Extension("sde_harl.link._frames", ["sde_harl/link/frames.c"]),
+        Extension("sde_harl.policy._blocks", ["sde_harl/policy/blocks.c"], extra_compile_args=EXACT),
     ],
-    package_data={"sde_harl": ["py.typed", "codec/_rans.pyi", "link/_frames.pyi"]},
+    package_data={"sde_harl": ["py.typed", "codec/_rans.pyi", "link/_frames.pyi", "policy/_blocks.pyi"]},
     install_requires=REQUIRES,
     extras_require=EXTRAS,
 )

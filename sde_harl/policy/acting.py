@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from sde_harl.policy.conv import ConvArrays
-from sde_harl.policy.local import activate, forward, normalise
+from sde_harl.policy.local import affine, block, normalise
 
 _TINY = np.finfo(np.float32).tiny
 _NEVER = np.float32(-1e30)
@@ -73,7 +73,7 @@ class ActingPolicy:
     ) -> None:
         """`trunk`, `head`: weight (N, in, out) and bias (N, 1, out) of each block and of the head.
 
-        With an empty trunk, latents are what the last block's products are: a whole policy's.
+        With an empty trunk, latents are what the head sees: a whole policy's.
         `branches` as in `EnvSpec`; `std` (N, 1, D) if actions are continuous; `conv` if latents are images.
         """
         self._trunk, self._head, self._std, self._gru, self._layer_norm = trunk, head, std, gru, layer_norm
@@ -84,14 +84,15 @@ class ActingPolicy:
     def outputs(self, latents: np.ndarray, memory: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
         """Logits, or means if continuous, (N, E, A) of decoded latents (N, E, Z), and the memory after them."""
         x = self._conv(latents) if self._conv else latents
-        x = activate(forward(x, self._trunk, self._layer_norm), self._layer_norm)
+        for each in self._trunk:
+            x = block(x, *each, self._layer_norm)
         if self._gru is None:
-            return forward(x, [self._head], self._layer_norm), None
+            return affine(x, *self._head), None
         if memory is None:
             memory = np.zeros((*x.shape[:2], self._gru.weight_memory.shape[1]), np.float32)
         memory = self._gru(x, memory)
         x = normalise(memory.copy()) if self._layer_norm else memory
-        return forward(x, [self._head], self._layer_norm), memory
+        return affine(x, *self._head), memory
 
     def act(
         self,

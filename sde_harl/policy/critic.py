@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from sde_harl.config import PolicyConfig
+from sde_harl.policy.block import block
 from sde_harl.policy.gru import Gru, Recall
-from sde_harl.policy.layers import RELU_GAIN, UNIT, ConvLayer, FeatureNorm, activate, affine, conv_of, normalise, stack
+from sde_harl.policy.layers import RELU_GAIN, UNIT, ConvLayer, FeatureNorm, affine, conv_of, normalise, stack
 from sde_harl.policy.view import View
 
 
@@ -39,7 +40,7 @@ class Critic(nn.Module):
         *inner, last = zip(self.weights, self.biases)
         x = self.conv(features) if self.conv else features.to(self.biases[0].dtype)
         for each in inner:
-            x = activate(affine(x, *each), self._layer_norm)
+            x = block(x, *each, self._layer_norm)
         if self.gru and recall:
             memory = self.gru(x, recall)
             return affine(normalise(memory, self._layer_norm), *last)[..., 0], memory

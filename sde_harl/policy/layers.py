@@ -42,14 +42,6 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.baddbmm(bias, x, weight.expand(len(x), -1, -1))
 
 
-def activate(x: Tensor, layer_norm: bool) -> Tensor:
-    """What a block makes of its products (n, B, W), which this overwrites: ReLU, then layer normalisation if asked.
-
-    HARL's has a gain and a shift of its own; here the next layer has both.
-    """
-    return normalise(torch.relu_(x), layer_norm)
-
-
 def normalise(x: Tensor, layer_norm: bool) -> Tensor:
     """Layer normalisation of x (n, B, W) if asked."""
     return functional.layer_norm(x, x.shape[-1:], eps=NORM_EPS) if layer_norm else x

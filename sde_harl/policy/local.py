@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sde_harl.policy import _blocks
 from sde_harl.policy.conv import Conv, ConvArrays
 
 NORM_EPS = 1e-5
@@ -75,12 +76,6 @@ def observation_mask(obs_sizes: tuple[int, ...], obs: int) -> np.ndarray:
     return (np.arange(obs) < np.asarray(obs_sizes)[:, None]).astype(np.float32)
 
 
-def activate(x: np.ndarray, layer_norm: bool) -> np.ndarray:
-    """What a block makes of its products (n, E, W), which this overwrites: ReLU, then layer normalisation if asked."""
-    np.maximum(x, 0.0, out=x)
-    return normalise(x) if layer_norm else x
-
-
 def normalise(x: np.ndarray) -> np.ndarray:
     """Layer normalisation of x (n, E, W), which this overwrites."""
     share = np.float32(1.0 / x.shape[-1])
@@ -89,21 +84,28 @@ def normalise(x: np.ndarray) -> np.ndarray:
     return x
 
 
-def forward(x: np.ndarray, layers: list[tuple[np.ndarray, np.ndarray]], layer_norm: bool) -> np.ndarray:
-    """x (n, E, in) through stacked Linear layers, weight (n, in, out) and bias (n, 1, out), activated between them."""
-    for index, (weight, bias) in enumerate(layers):
-        if index:
-            x = activate(x, layer_norm)
-        x = np.matmul(x, weight)
-        x += bias
+def affine(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """x (n, E, in) times weight (n, in, out) plus bias (n, 1, out): (n, E, out)."""
+    x = np.matmul(x, weight)
+    x += bias
+    return x
+
+
+def block(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, layer_norm: bool) -> np.ndarray:
+    """`affine`, ReLU, then layer normalisation if asked: (n, E, out)."""
+    x = np.matmul(x, weight)
+    _blocks.activate(x, bias, NORM_EPS if layer_norm else None, None)
     return x
 
 
 class LocalNets:
     """Local nets of an executor's agents, stacked."""
 
-    def __init__(self, shape: LocalShape, flat: np.ndarray) -> None:
-        """`flat`: float32 vector of all parameters. Raises ValueError where its length or a value is not right."""
+    def __init__(self, shape: LocalShape, flat: np.ndarray, whole: bool = False) -> None:
+        """`flat`: float32 vector of all parameters; `whole`: the last block is as the others.
+
+        Raises ValueError where the vector's length or a value is not right.
+        """
         shapes = parameter_shapes(shape)
         sizes = [prod(each) for each in shapes]
         if flat.size != sum(sizes):
@@ -112,22 +114,26 @@ class LocalNets:
             raise ValueError("weights are not finite")
         arrays = [part.reshape(each) for part, each in zip(np.split(flat, np.cumsum(sizes)[:-1]), shapes)]
         self._shape = shape
-        self._blocks = [(weight, bias[:, None]) for weight, bias in zip(arrays[::2], arrays[1::2])]
-        self._conv = ConvArrays(shape.conv, *self._blocks.pop(0)) if shape.conv else None
+        self._layers = [(weight, bias[:, None]) for weight, bias in zip(arrays[::2], arrays[1::2])]
+        self._conv = ConvArrays(shape.conv, *self._layers.pop(0)) if shape.conv else None
+        self._last = None if whole else self._layers.pop()
         counts = np.asarray(shape.obs_sizes, np.float32)
         self._inverse_count = (1.0 / counts)[:, None, None].astype(np.float32)  # (n, 1, 1)
         padded = any(size != shape.obs for size in shape.obs_sizes)
         self._mask = observation_mask(shape.obs_sizes, shape.obs)[:, None] if padded else None
 
     def __call__(self, obs: np.ndarray) -> np.ndarray:
-        """Latents (n, E, Z) of observations (n, E, O), before quantisation."""
+        """Latents (n, E, Z) of observations (n, E, O), before quantisation; of a whole policy, what its head sees."""
         x = self._normalise(obs) if self._shape.feature_norm else obs
         if not self._shape.local_blocks:
-            gain, shift = self._blocks[0]
+            assert self._last
+            gain, shift = self._last
             return x * gain[:, None] + shift
         if self._conv:
             x = self._conv(x)
-        return forward(x, self._blocks, self._shape.layer_norm)
+        for each in self._layers:
+            x = block(x, *each, self._shape.layer_norm)
+        return affine(x, *self._last) if self._last else x
 
     def _normalise(self, obs: np.ndarray) -> np.ndarray:
         """Layer normalisation over each agent's own features (n, E, O); padding stays zero."""

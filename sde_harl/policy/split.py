@@ -29,6 +29,7 @@ from sde_harl.envs.base import EnvSpec
 from sde_harl.errors import UserError
 from sde_harl.policy.acting import ActingPolicy, GruArrays
 from sde_harl.policy.actions import Categoricals, Distribution, Gaussians
+from sde_harl.policy.block import block
 from sde_harl.policy.conv import ConvArrays
 from sde_harl.policy.gru import Gru, Recall
 from sde_harl.policy.layers import (
@@ -36,7 +37,6 @@ from sde_harl.policy.layers import (
     UNIT,
     ConvLayer,
     FeatureNorm,
-    activate,
     affine,
     conv_of,
     normalise,
@@ -158,13 +158,18 @@ class GroupNet(nn.Module):
         return torch.sigmoid(self.log_std / x) * y
 
     def encode(self, features: Tensor) -> Tensor:
-        """Latents (n, B, Z) before quantisation; `normalise` and this are the torch twin of `LocalNets`."""
+        """Latents (n, B, Z) before quantisation, or of a whole policy what its head sees.
+
+        `normalise` and this are the torch twin of `LocalNets`.
+        """
         *inner, (weight, bias) = zip(self.local_weights, self.local_biases)
         if not self.shape.local_blocks:
             return (features * (weight * self.unit) + bias) * (self.normalise.mask * self.scale)
         x = self.conv(features) if self.conv else features.to(self.head_bias.dtype)
         for each in inner:
-            x = activate(affine(x, *each), self.shape.layer_norm)
+            x = block(x, *each, self.shape.layer_norm)
+        if self.whole:
+            return block(x, weight, bias, self.shape.layer_norm)
         return affine(x, weight * self.scale, bias * self.scale)
 
     def quantise(self, latents: Tensor) -> Tensor:
@@ -179,9 +184,8 @@ class GroupNet(nn.Module):
     def decide(self, decoded: Tensor, recall: Recall | None) -> Tensor:
         """Outputs (n, B, A) from decoded latents (n, B, Z)."""
         x = self.trunk_conv(decoded) if self.trunk_conv else decoded
-        for index, each in enumerate(self.trunk()):
-            x = affine(activate(x, self.shape.layer_norm) if index else x, *each)
-        x = activate(x, self.shape.layer_norm)
+        for each in self.trunk():
+            x = block(x, *each, self.shape.layer_norm)
         if self.gru and recall:
             x = normalise(self.gru(x, recall), self.shape.layer_norm)
         return affine(x, self.head_weight, self.head_bias)

@@ -89,7 +89,7 @@ class WholePolicy:
     def __init__(self, shape: LocalShape, whole: WholeShape, flat: np.ndarray) -> None:
         """`flat`: all parameters in wire order. Raises ValueError where its length or a value is not right."""
         local = sum(prod(each) for each in parameter_shapes(shape))
-        self._local = LocalNets(shape, flat[:local])
+        self._local = LocalNets(shape, flat[:local], whole=True)
         shapes = upper_shapes(shape, whole)
         sizes = [prod(each) for each in shapes]
         if flat.size - local != sum(sizes) or not np.isfinite(flat[local:]).all():

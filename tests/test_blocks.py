@@ -1,0 +1,101 @@
+"""What blocks.c computes equals torch's own operations, gradients of gradients too."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sde_harl.policy import _blocks, local
+from sde_harl.policy.block import block
+
+WIDTHS = (1, 5, 16, 40, 128)
+
+
+def inputs(width: int, share: bool, rows: int = 7) -> list[Tensor]:
+    """x (3, rows, 4), weight and bias of 3 agents, or one that they share."""
+    generator, k = torch.Generator().manual_seed(width), 1 if share else 3
+    shapes = ((3, rows, 4), (k, 4, width), (k, 1, width))
+    return [torch.randn(*shape, generator=generator).requires_grad_() for shape in shapes]
+
+
+def close(ours: Tensor, theirs: Tensor) -> None:
+    torch.testing.assert_close(ours.double(), theirs, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_values_and_gradients(width: int, share: bool, layer_norm: bool) -> None:
+    single = inputs(width, share)
+    double = [each.detach().double().requires_grad_() for each in single]
+    ours, theirs = block(*single, layer_norm), block(*double, layer_norm)
+    close(ours, theirs)
+    weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1))
+    (ours * weights).sum().backward()
+    (theirs * weights).sum().backward()
+    for one, other in zip(single, double):
+        assert one.grad is not None and other.grad is not None
+        close(one.grad, other.grad)
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_gradients_of_gradients(layer_norm: bool) -> None:
+    single = inputs(24, share=False)
+    double = [each.detach().double().requires_grad_() for each in single]
+
+    def curvature(values: list[Tensor]) -> tuple[Tensor, ...]:
+        hidden = block(block(*values, layer_norm), values[1].mT, values[2][..., :4], layer_norm)
+        slope = torch.autograd.grad(hidden.pow(3).sum(), values, create_graph=True)
+        return torch.autograd.grad(sum(each.square().sum() for each in slope), values)
+
+    for one, other in zip(curvature(single), curvature(double)):
+        torch.testing.assert_close(one.double(), other, rtol=1e-3, atol=1e-3 * float(other.abs().max()))
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_devices_compute_the_same(layer_norm: bool) -> None:
+    values = inputs(40, share=False)
+    arrays = [each.detach().numpy() for each in values]
+    np.testing.assert_allclose(
+        local.block(*arrays, layer_norm), block(*values, layer_norm).detach(), rtol=2e-5, atol=2e-5
+    )
+
+
+def test_a_row_does_not_depend_on_the_others() -> None:
+    x, bias = np.random.default_rng(0).normal(size=(1, 9, 40)).astype(np.float32), np.ones((1, 1, 40), np.float32)
+    whole, part = x.copy(), x[:, 3:5].copy()
+    for each in (whole, part):
+        _blocks.activate(each, bias, 1e-5, None)
+    np.testing.assert_array_equal(whole[:, 3:5], part)
+
+
+def test_what_is_no_number_is_seen() -> None:
+    x = np.array([[[1.0, np.nan, -1.0]]], np.float32)
+    _blocks.activate(x, np.zeros((1, 1, 3), np.float32), None, None)
+    np.testing.assert_array_equal(x, [[[1.0, np.nan, 0.0]]])
+
+
+@pytest.mark.parametrize(
+    "x, bias",
+    [
+        (np.zeros((1, 2, 3)), np.zeros((1, 1, 3), np.float32)),  # float64
+        (np.zeros((1, 2, 3), np.float32), np.zeros((1, 1, 4), np.float32)),  # another width
+        (np.zeros((3, 2, 3), np.float32), np.zeros((4, 1, 3), np.float32)),  # more sets than agents
+        (np.zeros((1, 2, 3), np.float32), np.zeros((0, 1, 3), np.float32)),
+        (np.zeros((1, 2, 6), np.float32)[..., ::2], np.zeros((1, 1, 3), np.float32)),  # not in one piece
+    ],
+)
+def test_other_arrays_are_refused(x: np.ndarray, bias: np.ndarray) -> None:
+    with pytest.raises(ValueError):
+        _blocks.activate(x, bias, None, None)
+
+
+def test_arrays_that_do_not_fit_each_other_are_refused() -> None:
+    y, bias, stats = np.zeros((1, 4, 3), np.float32), np.zeros((1, 1, 3), np.float32), np.zeros((1, 4, 2), np.float32)
+    for wrong in ((y[:, :3], y, stats, y, bias), (y, y, stats[:, :3], y, bias), (y, y, stats, y[:, :3], bias)):
+        with pytest.raises(ValueError):
+            _blocks.gradients(*wrong)
+    with pytest.raises((ValueError, BufferError)):
+        _blocks.activate(bytes(12), bias, None, None)
