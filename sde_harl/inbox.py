@@ -67,10 +67,11 @@ class Inbox:
         slots: list[Slot],
         attendance: Attendance,
     ) -> None:
-        """`executors`: agents by rank, as they are at any time."""
+        """`executors`: agents by rank."""
         self._transport, self._plan, self._executors = transport, plan, executors
         self._slots, self._attendance = slots, attendance
         self._latent_sizes = plan.shape.latent_sizes()
+        self._rows_of = {rank: np.array(agents) for rank, agents in executors.items()}
         branches = plan.whole.branches if plan.whole else ()
         self._branches, self._branches_at = np.array(branches, np.uint32), np.cumsum((0, *branches))[:-1]
         """(D,) choices in each branch, and where they begin among the A."""
@@ -147,15 +148,15 @@ class Inbox:
             self._settle(message)
             return
         started = now_ns()
-        self._take(state.choices, list(agents), payload)
+        self._take(state.choices, self._rows_of[message.source], payload)
         taken_ns = now_ns() - started
         for agent in agents:
             state.arrived(agent, share, UNKNOWN_BITS, taken_ns)
         if message.source in self._attendance.debtors:
             self._settle(message)
 
-    def _take(self, choices: Choices, agents: list[int], payload: memoryview) -> None:
-        """What n agents did: actions (n, E, D), log-probabilities (n, E, D), memory (n, E, H)."""
+    def _take(self, choices: Choices, agents: np.ndarray, payload: memoryview) -> None:
+        """What `agents` (n,) did: actions (n, E, D), log-probabilities (n, E, D), memory (n, E, H)."""
         shape, remembered = ((len(agents), *each.shape[1:]) for each in (choices.actions, choices.memory))
         size = FLOAT_BYTES * prod(shape)
         if len(payload) != 2 * size + FLOAT_BYTES * prod(remembered):
@@ -165,18 +166,20 @@ class Inbox:
         memory: np.ndarray = np.ndarray(remembered, np.float32, payload, 2 * size)
         if not (self._allowed(agents, actions, choices.available) and math.isfinite(log_probs.sum())):
             raise WireError("action")
-        if memory.size and not (np.abs(memory) < 1.001).all():  # a GRU's lies between an earlier one and a tanh
-            raise WireError("memory")
-        choices.actions[agents], choices.log_probs[agents], choices.memory[agents] = actions, log_probs, memory
+        if memory.size:
+            if not (np.abs(memory) < 1.001).all():  # a GRU's lies between an earlier one and a tanh
+                raise WireError("memory")
+            choices.memory[agents] = memory
+        choices.actions[agents], choices.log_probs[agents] = actions, log_probs
 
-    def _allowed(self, agents: list[int], actions: np.ndarray, available: np.ndarray) -> bool:
-        """Whether n agents' actions (n, E, D) are finite, or choices in their branches that are available (N, E, A)."""
+    def _allowed(self, agents: np.ndarray, actions: np.ndarray, available: np.ndarray) -> bool:
+        """Whether actions (n, E, D) of the agents are finite, or available (N, E, A) choices in their branches."""
         if self._plan.continuous:
             return bool(np.isfinite(actions).all())
         if not (actions.view(np.uint32) < self._branches).all():  # unsigned, so that -1 is huge
             return False
-        whose, where = np.array(agents)[:, None, None], np.arange(actions.shape[1])[:, None]
-        return bool(available[whose, where, actions + self._branches_at].all())
+        environments = np.arange(actions.shape[1])[:, None]
+        return bool(available[agents[:, None, None], environments, actions + self._branches_at].all())
 
     def _answer(self, message: Message) -> tuple[Slot, int, memoryview, bool]:
         """Slot, agent and payload of an answer, and whether the slot has gone on without it.
