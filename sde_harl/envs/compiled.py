@@ -25,6 +25,9 @@ from sde_harl.envs.base import EnvSpec, Step, VectorEnv, stream
 
 log = logging.getLogger(__name__)
 
+ONE_BY_ONE = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
+"""Order a step's kernels for one thread: to share out those of a small game takes longer than they do."""
+
 
 class View(NamedTuple):
     """What the agents and the critic see of a game: the first fields of a Step, still on JAX's side (hence Any)."""
@@ -120,12 +123,43 @@ def _where(ended: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
     return jnp.where(ended.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
 
 
+class _Handed(NamedTuple):
+    """A Step as JAX hands it over. Each array costs microseconds there, so the small ones go as one.
+
+    The large ones don't: putting them together took longer on the battles than their own way over.
+    """
+
+    obs: Any
+    state: Any
+    final_obs: Any
+    final_state: Any
+    small: Any  # (B,) uint8: all else in a Step, and the seeds; `_Program.layout` tells where
+
+
+def _hand_over(games: _Games, step: Step) -> tuple[_Games, _Handed]:
+    parts = [_as_bytes(field) for field in _small(games, step).values()]
+    return games, _Handed(step.obs, step.state, step.final_obs, step.final_state, jnp.concatenate(parts))
+
+
+def _small(games: _Games, step: Step) -> dict[str, Any]:
+    """What goes as one array, by name: wide types first, so that each is aligned."""
+    fields = {"seeds": games.seeds, **step._asdict()}
+    names = (name for name in fields if name not in _Handed._fields)
+    return {name: fields[name] for name in sorted(names, key=lambda name: -fields[name].dtype.itemsize)}
+
+
+def _as_bytes(field: jax.Array) -> jax.Array:
+    numbers = field.astype(jnp.uint8) if field.dtype == bool else field
+    return jax.lax.bitcast_convert_type(numbers, jnp.uint8).reshape(-1)
+
+
 class _Program(NamedTuple):
     """Rules compiled for one number of environments."""
 
     spec: EnvSpec
     reset: Any
     step: Any
+    layout: np.dtype[np.void]  # of the bytes of `_Handed.small`
 
 
 @functools.cache
@@ -136,13 +170,15 @@ def _compile(make_rules: Callable[..., Rules], which: Hashable, num_envs: int) -
     streams = np.zeros((num_envs, 2), np.uint32)
     shape = (num_envs, len(spec.agents), len(spec.branches))
     actions = np.zeros(shape, np.float32 if spec.continuous else np.int32)
-    games, _ = jax.eval_shape(batch.reset, streams)
-    reset = jax.jit(batch.reset).lower(streams).compile()
-    return _Program(spec, reset, jax.jit(batch.step).lower(games, actions).compile())
+    games, first = jax.eval_shape(batch.reset, streams)
+    layout = np.dtype([(name, field.dtype, field.shape) for name, field in _small(games, first).items()])
+    reset = jax.jit(lambda *given: _hand_over(*batch.reset(*given))).lower(streams)
+    step = jax.jit(lambda *given: _hand_over(*batch.step(*given)), donate_argnums=0).lower(games, actions)
+    return _Program(spec, reset.compile(), step.compile(ONE_BY_ONE), layout)
 
 
 class CompiledVector(VectorEnv):
-    """E games of the rules `make_rules(which)`. JAX computes a step on threads of its own: `send` returns at once."""
+    """E games of the rules `make_rules(which)`. `set_up` decides whether `send` waits for the step it begins."""
 
     def __init__(
         self, make_rules: Callable[..., Rules], which: Hashable, num_envs: int, seed: int, first_env: int
@@ -153,8 +189,8 @@ class CompiledVector(VectorEnv):
         indices = range(first_env, first_env + num_envs)
         self._streams = np.stack([stream(seed, i).generate_state(2, np.uint32) for i in indices])  # (E, 2)
         self._games: _Games | None = None
-        self._pending: Step | None = None
-        self._seeds: jax.Array | None = None
+        self._pending: _Handed | None = None
+        self._seeds: NDArray[np.uint32] | None = None
 
     def reset(self) -> Step:
         self._games, self._pending = self._program.reset(self._streams)
@@ -166,25 +202,35 @@ class CompiledVector(VectorEnv):
         self._games, self._pending = self._program.step(self._games, np.array(actions, kind))
 
     def recv(self) -> Step:
-        if self._pending is None or self._games is None:
+        if self._pending is None:
             raise RuntimeError("recv without send")
-        step, self._pending = self._pending, None
-        self._seeds = self._games.seeds
-        fields: list[Any] = [np.asarray(field) for field in step]
-        return Step(*fields)
+        handed, self._pending = self._pending, None
+        small = np.asarray(handed.small).view(self._program.layout)[0]
+        self._seeds = small["seeds"]
+        obs, state = np.asarray(handed.obs), np.asarray(handed.state)
+        final_obs, final_state = obs, state
+        if small["lengths"].any():  # an episode ended
+            final_obs, final_state = np.asarray(handed.final_obs), np.asarray(handed.final_state)
+        large = {"obs": obs, "state": state, "final_obs": final_obs, "final_state": final_state}
+        return Step(**large, **{name: small[name] for name in Step._fields if name not in large})
 
     def episode_seeds(self) -> NDArray[np.int64]:
         if self._seeds is None:
             raise RuntimeError("episode_seeds before reset")
-        words = np.asarray(self._seeds).astype(np.int64)
+        words = self._seeds.astype(np.int64)
         return cast("NDArray[np.int64]", words[:, 0] << 32 | words[:, 1])
 
     def close(self) -> None:
         self._games = self._pending = self._seeds = None
 
 
-def set_up() -> None:
-    """Prepare JAX for small batches; to be called before anything is computed with it."""
+def set_up(background: bool) -> None:
+    """Prepare JAX for small batches; to be called before anything is computed with it: later it has no effect.
+
+    background: a step runs on threads of JAX's own, and `send` returns at once. Without, `send` computes it, which is
+    for steps of tens of microseconds: to wake another thread, and to be woken by it, takes longer.
+    """
+    _configure("jax_cpu_enable_async_dispatch", background)
     if "JAX_PLATFORMS" not in os.environ:
         # the batch is small and its consumers are numpy: on an accelerator each step would pay for two transfers
         _configure("jax_platforms", "cpu")

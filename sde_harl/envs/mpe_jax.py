@@ -105,5 +105,5 @@ def make(env_config: EnvConfig, num_envs: int, seed: int, first_env: int) -> Com
     """See `sde_harl.envs.make`. Raises UserError for every other scenario."""
     if env_config.map != "simple_spread":
         raise unknown("env.map", env_config.map, ["simple_spread"])
-    set_up()
+    set_up(background=False)
     return CompiledVector(Spread, env_config.continuous_actions, num_envs, seed, first_env)

@@ -96,7 +96,7 @@ def make(env_config: EnvConfig, num_envs: int, seed: int, first_env: int) -> Com
 
 def _import_smax() -> Any:
     """JaxMARL's SMAX module. Importing it computes with JAX already, so JAX is set up first."""
-    set_up()
+    set_up(background=True)
     with _no_stdout():
         from jaxmarl.environments.smax import smax_env
     return smax_env
