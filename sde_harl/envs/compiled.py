@@ -25,7 +25,7 @@ from sde_harl.envs.base import EnvSpec, Step, VectorEnv, stream
 
 log = logging.getLogger(__name__)
 
-ONE_BY_ONE = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
+ONE_BY_ONE: dict[str, bool | str] = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
 """Order a step's kernels for one thread: to share out those of a small game takes longer than they do."""
 
 
@@ -124,28 +124,27 @@ def _where(ended: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
 
 
 class _Handed(NamedTuple):
-    """A Step as JAX hands it over. Each array costs microseconds there, so the small ones go as one.
+    """A Step and the episodes' seeds, as JAX hands them over. Each array costs microseconds, so small ones go as one."""
 
-    The large ones don't: putting them together took longer on the battles than their own way over.
-    """
-
-    obs: Any
-    state: Any
-    final_obs: Any
-    final_state: Any
-    small: Any  # (B,) uint8: all else in a Step, and the seeds; `_Program.layout` tells where
+    large: dict[str, Any]
+    small: Any  # (B,) uint8, laid out as `_Program.layout` says
 
 
-def _hand_over(games: _Games, step: Step) -> tuple[_Games, _Handed]:
-    parts = [_as_bytes(field) for field in _small(games, step).values()]
-    return games, _Handed(step.obs, step.state, step.final_obs, step.final_state, jnp.concatenate(parts))
+def _is_large(field: Any) -> bool:
+    # from about here on, to copy it once more takes longer than its own way over
+    return bool(field.size * field.dtype.itemsize > 1 << 15)
 
 
 def _small(games: _Games, step: Step) -> dict[str, Any]:
     """What goes as one array, by name: wide types first, so that each is aligned."""
     fields = {"seeds": games.seeds, **step._asdict()}
-    names = (name for name in fields if name not in _Handed._fields)
-    return {name: fields[name] for name in sorted(names, key=lambda name: -fields[name].dtype.itemsize)}
+    names = sorted(fields, key=lambda name: -fields[name].dtype.itemsize)
+    return {name: fields[name] for name in names if not _is_large(fields[name])}
+
+
+def _hand_over(games: _Games, step: Step) -> tuple[_Games, _Handed]:
+    small = jnp.concatenate([_as_bytes(field) for field in _small(games, step).values()])
+    return games, _Handed({name: field for name, field in step._asdict().items() if _is_large(field)}, small)
 
 
 def _as_bytes(field: jax.Array) -> jax.Array:
@@ -205,14 +204,10 @@ class CompiledVector(VectorEnv):
         if self._pending is None:
             raise RuntimeError("recv without send")
         handed, self._pending = self._pending, None
-        small = np.asarray(handed.small).view(self._program.layout)[0]
-        self._seeds = small["seeds"]
-        obs, state = np.asarray(handed.obs), np.asarray(handed.state)
-        final_obs, final_state = obs, state
-        if small["lengths"].any():  # an episode ended
-            final_obs, final_state = np.asarray(handed.final_obs), np.asarray(handed.final_state)
-        large = {"obs": obs, "state": state, "final_obs": final_obs, "final_state": final_state}
-        return Step(**large, **{name: small[name] for name in Step._fields if name not in large})
+        small = np.frombuffer(handed.small, self._program.layout)[0]
+        fields = {name: small[name] for name in self._program.layout.names or ()}
+        self._seeds = fields.pop("seeds")
+        return Step(**fields, **{name: np.asarray(field) for name, field in handed.large.items()})
 
     def episode_seeds(self) -> NDArray[np.int64]:
         if self._seeds is None:
