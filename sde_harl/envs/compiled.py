@@ -39,13 +39,12 @@ class View(NamedTuple):
 
 
 class Played(NamedTuple):
-    """One game after one step, before anything is reset."""
+    """One game after one step, before anything is reset. When time is over isn't the rules' business."""
 
     game: Any
     view: View
     reward: Any  # ()
     terminated: Any  # ()
-    truncated: Any  # (), never together with terminated
     won: Any  # (), counts only where the episode ends
 
 
@@ -92,8 +91,9 @@ class _Batch:
     def step(self, before: _Games, actions: jax.Array) -> tuple[_Games, Step]:
         """Play (E, N, D) actions and begin the next episode where one ended."""
         played: Played = jax.vmap(self._rules.play)(before.games, actions)
-        ended = played.terminated | played.truncated
         returns, lengths = before.returns + played.reward, before.lengths + 1
+        truncated = (lengths >= self._rules.spec.episode_limit) & ~played.terminated
+        ended = played.terminated | truncated
         episodes = before.episodes + ended
         going_on = (before.seeds, played.game, played.view)
 
@@ -104,7 +104,7 @@ class _Batch:
         # outside of vmap, so that the cost of a reset is paid only in steps where an episode ends
         seeds, games, view = jax.lax.cond(ended.any(), begin_ended, lambda: going_on)
         totals = (jnp.where(ended, 0, returns), jnp.where(ended, 0, lengths))
-        outcome = (played.reward, played.terminated, played.truncated, played.view.state, played.view.obs)
+        outcome = (played.reward, played.terminated, truncated, played.view.state, played.view.obs)
         won = jnp.where(ended, played.won, -1).astype(jnp.int8)
         fields: list[Any] = [*view, *outcome, won, returns - totals[0], lengths - totals[1]]  # in the order of Step
         return _Games(before.streams, episodes, seeds, games, *totals), Step(*fields)
@@ -124,7 +124,7 @@ def _where(ended: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
 
 
 class _Handed(NamedTuple):
-    """A Step and the episodes' seeds, as JAX hands them over. Each array costs microseconds, so small ones go as one."""
+    """A Step and the seeds, as JAX hands them over. Each array costs microseconds there, so small ones go as one."""
 
     large: dict[str, Any]
     small: Any  # (B,) uint8, laid out as `_Program.layout` says
