@@ -25,8 +25,8 @@ from sde_harl.envs.base import EnvSpec, Step, VectorEnv, stream
 
 log = logging.getLogger(__name__)
 
-ONE_BY_ONE: dict[str, bool | str] = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
-"""Order a step's kernels for one thread: to share out those of a small game takes longer than they do."""
+IN_TURN: dict[str, bool | str] = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
+"""Compiler options that order a step's kernels for one thread."""
 
 
 class View(NamedTuple):
@@ -52,6 +52,8 @@ class Rules(ABC):
     """One game as pure functions of JAX arrays. A game's state is any tree of arrays, its keys among them."""
 
     spec: EnvSpec
+    background: bool
+    """Steps run on threads of JAX's own: for long ones. To wake those takes longer than the step of a small game."""
 
     @abstractmethod
     def begin(self, key: jax.Array) -> tuple[Any, View]:
@@ -165,6 +167,8 @@ class _Program(NamedTuple):
 def _compile(make_rules: Callable[..., Rules], which: Hashable, num_envs: int) -> _Program:
     """Compile ahead of time, once for all vectors of this size, so that no step of a run waits for the compiler."""
     rules = make_rules(which)
+    # without effect once JAX has computed anything: then a step is as right, but slower
+    _configure("jax_cpu_enable_async_dispatch", rules.background)
     batch, spec = _Batch(rules), rules.spec
     streams = np.zeros((num_envs, 2), np.uint32)
     shape = (num_envs, len(spec.agents), len(spec.branches))
@@ -172,12 +176,12 @@ def _compile(make_rules: Callable[..., Rules], which: Hashable, num_envs: int) -
     games, first = jax.eval_shape(batch.reset, streams)
     layout = np.dtype([(name, field.dtype, field.shape) for name, field in _small(games, first).items()])
     reset = jax.jit(lambda *given: _hand_over(*batch.reset(*given))).lower(streams)
-    step = jax.jit(lambda *given: _hand_over(*batch.step(*given)), donate_argnums=0).lower(games, actions)
-    return _Program(spec, reset.compile(), step.compile(ONE_BY_ONE), layout)
+    step = jax.jit(lambda *given: _hand_over(*batch.step(*given))).lower(games, actions)
+    return _Program(spec, reset.compile(), step.compile(None if rules.background else IN_TURN), layout)
 
 
 class CompiledVector(VectorEnv):
-    """E games of the rules `make_rules(which)`. `set_up` decides whether `send` waits for the step it begins."""
+    """E games of the rules `make_rules(which)`. Where these are for the background, `send` returns at once."""
 
     def __init__(
         self, make_rules: Callable[..., Rules], which: Hashable, num_envs: int, seed: int, first_env: int
@@ -219,13 +223,8 @@ class CompiledVector(VectorEnv):
         self._games = self._pending = self._seeds = None
 
 
-def set_up(background: bool) -> None:
-    """Prepare JAX for small batches; to be called before anything is computed with it: later it has no effect.
-
-    background: a step runs on threads of JAX's own, and `send` returns at once. Without, `send` computes it, which is
-    for steps of tens of microseconds: to wake another thread, and to be woken by it, takes longer.
-    """
-    _configure("jax_cpu_enable_async_dispatch", background)
+def set_up() -> None:
+    """Prepare JAX for small batches; to be called before anything is computed with it."""
     if "JAX_PLATFORMS" not in os.environ:
         # the batch is small and its consumers are numpy: on an accelerator each step would pay for two transfers
         _configure("jax_platforms", "cpu")

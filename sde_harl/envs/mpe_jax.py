@@ -53,6 +53,8 @@ class World(NamedTuple):
 class Spread(Rules):
     """The rules of simple_spread."""
 
+    background = False
+
     def __init__(self, continuous: bool) -> None:
         size = 4 + 2 * N + (2 + WORDS) * (N - 1)
         self.spec = EnvSpec(
@@ -116,5 +118,5 @@ def make(env_config: EnvConfig, num_envs: int, seed: int, first_env: int) -> Com
     """See `sde_harl.envs.make`. Raises UserError for every other scenario."""
     if env_config.map != "simple_spread":
         raise unknown("env.map", env_config.map, ["simple_spread"])
-    set_up(background=False)
+    set_up()
     return CompiledVector(Spread, env_config.continuous_actions, num_envs, seed, first_env)

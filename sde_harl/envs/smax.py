@@ -23,6 +23,8 @@ from sde_harl.errors import UserError
 class _Battle(Rules):
     """The rules of one map. A game is its key and JaxMARL's own state."""
 
+    background = True
+
     def __init__(self, game: Any, map_name: str) -> None:
         self._game = game
         self.spec = _spec(game, map_name)
@@ -94,7 +96,7 @@ def make(env_config: EnvConfig, num_envs: int, seed: int, first_env: int) -> Com
 
 def _import_smax() -> Any:
     """JaxMARL's SMAX module. Importing it computes with JAX already, so JAX is set up first."""
-    set_up(background=True)
+    set_up()
     with _no_stdout():
         from jaxmarl.environments.smax import smax_env
     return smax_env
