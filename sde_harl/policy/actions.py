@@ -39,7 +39,8 @@ class Categoricals:
         if available is not None:
             logits = logits.masked_fill(~available, NEVER)
         parts = logits.split(branches, -1) if len(branches) > 1 else (logits,)
-        self._log_probs = [part.log_softmax(-1) for part in parts]
+        # Laid out by choice, torch takes a vector of rows at a time; by row, a dozen numbers: four times as long.
+        self._log_probs = [part.mT.contiguous().log_softmax(-2).mT for part in parts]
 
     def log_probs(self, actions: Tensor) -> Tensor:
         chosen = [part.gather(-1, actions[..., d : d + 1]) for d, part in enumerate(self._log_probs)]
