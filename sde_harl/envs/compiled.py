@@ -176,8 +176,10 @@ def _compile(make_rules: Callable[..., Rules], which: Hashable, num_envs: int) -
     games, first = jax.eval_shape(batch.reset, streams)
     layout = np.dtype([(name, field.dtype, field.shape) for name, field in _small(games, first).items()])
     reset = jax.jit(lambda *given: _hand_over(*batch.reset(*given))).lower(streams)
-    step = jax.jit(lambda *given: _hand_over(*batch.step(*given))).lower(games, actions)
-    return _Program(spec, reset.compile(), step.compile(None if rules.background else IN_TURN), layout)
+    # games that are given away save their copies, but JAX would make `send` wait for a step in the background
+    donated, options = ((), None) if rules.background else ((0,), IN_TURN)
+    step = jax.jit(lambda *given: _hand_over(*batch.step(*given)), donate_argnums=donated).lower(games, actions)
+    return _Program(spec, reset.compile(), step.compile(options), layout)
 
 
 class CompiledVector(VectorEnv):
