@@ -49,17 +49,17 @@ class FirstOrder(OnPolicy):
             rows = rows.take(shuffle(count, algo.minibatches, self._generator))
         history: list[Tensor] = []
         bits: list[Tensor] = []
-        for epoch in minibatches(count, algo.minibatches, algo.epochs):
-            for part_index, part in enumerate(epoch):
-                batch = rows.take(part)
-                output = batch.through(net)
-                loss, report = self._loss(net, output.outputs, batch)
-                coded = rate if not part_index else None
-                if coded:
-                    # Once an epoch, weighed for all its minibatches: the entropy model costs as much as the policy.
-                    bits.append(coded.rate(output.latents, self._generator))
-                    loss = loss + self.rate_coef * len(epoch) * bits[-1]
-                history.append(torch.stack([*report, self._step(index, net, loss, coded)]))
+        batches = [rows.take(part) for part in minibatches(count, algo.minibatches)]
+        weights = [batch.weights() for batch in batches]
+        for part, batch in list(enumerate(batches)) * algo.epochs:
+            output = batch.through(net)
+            loss, report = self._loss(net, output.outputs, batch, weights[part])
+            coded = rate if not part else None
+            if coded:
+                # Once an epoch, weighed for all its minibatches: the entropy model costs as much as the policy.
+                bits.append(coded.rate(output.latents, self._generator))
+                loss = loss + self.rate_coef * len(batches) * bits[-1]
+            history.append(torch.stack([*report, self._step(index, net, loss, coded)]))
         scalars = dict(zip(REPORT, torch.stack(history).mean(0).tolist()))
         if rate:
             rate.settle()
@@ -67,16 +67,16 @@ class FirstOrder(OnPolicy):
         # Before the first step the ratio is 1 but for rounding; more would mean that what acted is not what is trained.
         return scalars | {"ratio_error": float(history[0][REPORT.index("ratio_error")])}
 
-    def _loss(self, net: GroupNet, outputs: Tensor, rows: Rows) -> tuple[Tensor, list[Tensor]]:
+    def _loss(self, net: GroupNet, outputs: Tensor, rows: Rows, weights: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The RL loss, and all of REPORT but the gradient's norm."""
-        distribution, weights = net.distribution(outputs, rows.available), rows.weights()
+        distribution, weights = net.distribution(outputs, rows.available), weights.flatten()
         ratio = self.ratio(net, distribution, rows)
-        objective = (self.objective(ratio, rows.advantages) * weights).sum()
-        entropy = (distribution.entropy() * weights).sum()
+        objective = self.objective(ratio, rows.advantages).flatten() @ weights
+        entropy = distribution.entropy().flatten() @ weights
         with torch.no_grad():
-            error = (ratio - 1.0).abs()
-            outside = error > self._algo.clip_coef
-            report = [-objective.detach(), entropy.detach(), (outside * weights).sum(), (error * weights).sum()]
+            error = (ratio - 1.0).abs_().flatten()
+            outside = (error > self._algo.clip_coef).float()
+            report = [-objective.detach(), entropy.detach(), outside @ weights, error @ weights]
         return -objective - self._algo.entropy_coef * entropy, report
 
     def _step(self, index: int, net: GroupNet, loss: Tensor, rate: RateTrainer | None) -> Tensor:

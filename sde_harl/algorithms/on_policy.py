@@ -120,7 +120,7 @@ class OnPolicy(ABC):
         """(n, B): new/old probability of each agent's action, product or mean over its numbers (HARL's two ways)."""
         change = distribution.log_probs(rows.actions) - rows.log_probs
         if self._algo.action_aggregation == "prod":
-            return torch.exp(change.sum(-1))
+            return torch.exp(change.sum(-1) if change.shape[-1] > 1 else change[..., 0])
         return 1.0 + torch.expm1(change).sum(-1) / net.dimensions  # padding changes by 0
 
     @torch.no_grad()

@@ -41,10 +41,10 @@ def pick(rows: Tensor, sequences: slice | Tensor, length: int) -> Tensor:
     return rows.unflatten(1, (-1, length))[:, sequences].flatten(1, 2) if length > 1 else rows[:, sequences]
 
 
-def minibatches(sequences: int, count: int, epochs: int) -> list[list[slice]]:
-    """Selections, a list an epoch. Slices of what the caller has shuffled once, for slices copy nothing."""
+def minibatches(sequences: int, count: int) -> list[slice]:
+    """Selections of an epoch. Slices of what the caller has shuffled once, for slices copy nothing."""
     edges = np.linspace(0, sequences, count + 1).astype(int).tolist()
-    return [[slice(*edge) for edge in zip(edges[:-1], edges[1:])]] * epochs
+    return [slice(*edge) for edge in zip(edges[:-1], edges[1:])]
 
 
 def shuffle(sequences: int, count: int, generator: torch.Generator) -> slice | Tensor:

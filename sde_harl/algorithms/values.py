@@ -6,7 +6,6 @@ steps and H numbers of memory, if it is recurrent.
 
 from __future__ import annotations
 
-import itertools
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
@@ -190,7 +189,7 @@ class CriticTrainer:
         )
         recall = recall and recall.pick(order)
         losses = []
-        for part in itertools.chain(*minibatches(count, self._minibatches, self._epochs)):
+        for part in minibatches(count, self._minibatches) * self._epochs:
             x, wanted, was = (pick(each, part, length) for each in (features, targets, old))
             loss = self._loss(self.critic(x, recall and recall.pick(part))[0], wanted, was)
             self.optimizer.zero_grad()

@@ -87,7 +87,7 @@ def normalise(x: np.ndarray) -> np.ndarray:
 def normalise_own(x: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Layer normalisation of x (n, E, O) over each agent's own `sizes` (n,) int32 of features; padding is zero."""
     result = np.empty(x.shape, np.float32)
-    _blocks.normalise(np.ascontiguousarray(x), sizes, NORM_EPS, result)
+    _blocks.normalise(np.ascontiguousarray(x, np.float32), sizes, NORM_EPS, result)
     return result
 
 
