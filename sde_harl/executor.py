@@ -11,6 +11,8 @@ import json
 import os
 import platform
 import socket
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +28,7 @@ from sde_harl.meters.network import Network
 from sde_harl.meters.process import Process
 from sde_harl.meters.timing import now_ns
 from sde_harl.policy.conv import Conv
-from sde_harl.policy.local import LocalNets, LocalShape
+from sde_harl.policy.local import LocalNets, LocalShape, Nets
 from sde_harl.policy.whole import Streams, WholePolicy, WholeShape, read_told, told_bytes
 from sde_harl.sensing import NONE, Actions, Senses
 
@@ -55,6 +57,8 @@ class Welcome(NamedTuple):
     """Pause in which the idle power is measured."""
     actions: Actions | None = None
     """Of agents that sense for themselves; None where the server sends their observations."""
+    torch_device: str = ""
+    """Where torch computes the local nets, cpu or cuda; "" where numpy does."""
 
     def to_json(self) -> bytes:
         whole, conv = self.whole and self.whole._asdict(), self.shape.conv and self.shape.conv._asdict()
@@ -103,6 +107,17 @@ def hello(energy: Energy) -> dict[str, str | int]:
     }
 
 
+def nets_on(device: str) -> Callable[..., Nets]:
+    """What makes local nets on a device of torch's. Raises UserError where this host has no torch."""
+    if device not in ("cpu", "cuda"):
+        raise WireError("welcome")
+    try:
+        from sde_harl.policy.local_torch import TorchLocalNets
+    except ImportError as error:
+        raise UserError(f"executor.backend: torch can't be imported here: {error}") from error
+    return partial(TorchLocalNets, device=device)
+
+
 class Executor:
     """The agents of one rank."""
 
@@ -110,6 +125,7 @@ class Executor:
         """`sensor`: what senses where no environment at the server does, as whoever started this process named it."""
         self._transport, self._sensor = transport, sensor
         self._senses: Senses | None = None
+        self._parted = False
         self._process, self._network, self._energy = Process(), Network(), Energy()
         self._idle_watts = NOTHING
         self._timings = Timings()
@@ -122,11 +138,14 @@ class Executor:
     def handle(self, message: Message) -> None:
         """Do what one frame of the server says; an ill-formed one raises ValueError.
 
-        Where this host can't do it, the server is told why, and what follows is its to decide.
+        Where this host can't do it, the server is told why, and of what it says after that, goodbye alone is heard.
         """
+        if self._parted and message.header.kind is not Kind.BYE:
+            return
         try:
             self._do(message)
         except UserError as error:
+            self._parted = True
             self._transport.send(SERVER, Kind.BYE, " ".join(str(error).split()).encode())
 
     def _do(self, message: Message) -> None:
@@ -163,6 +182,7 @@ class Executor:
         self._streams = Streams(welcome.whole.seed, welcome.agents) if welcome.whole else None
         plain = PLAIN.get(welcome.codec)  # entropy coders come with their tables
         self._codecs = {row: plain(size) for row, size in enumerate(self._sizes)} if plain else {}
+        self._new_nets = nets_on(welcome.torch_device) if welcome.torch_device else LocalNets
         self._idle_watts = self._energy.idle_watts(welcome.idle_s)
         self._senses = self._make_senses(welcome.actions)
 
@@ -186,9 +206,9 @@ class Executor:
 
     def _load(self, flat: np.ndarray) -> None:
         if self._whole:
-            self._policy = WholePolicy(self._shape, self._whole, flat)
+            self._policy = WholePolicy(self._shape, self._whole, flat, self._new_nets)
         else:
-            self._nets = LocalNets(self._shape, flat)
+            self._nets = self._new_nets(self._shape, flat)
 
     def _look(self, message: Message) -> None:
         """The agents' own readings, as if the server had sent them."""

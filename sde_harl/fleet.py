@@ -133,7 +133,7 @@ class Fleet:
         for rank, agents in self._executors.items():
             plan = self._plan
             coded = (agents, plan.shape_of(agents), plan.codec, plan.pack)
-            what = (*coded, self._outbox.largest(), plan.whole, plan.idle_s, plan.actions_of(agents))
+            what = (*coded, self._outbox.largest(), plan.whole, plan.idle_s, plan.actions_of(agents), plan.torch_device)
             self._transport.send(rank, Kind.WELCOME, Welcome(self._transport.run_id, *what).to_json())
         self._make_room()
 

@@ -57,7 +57,8 @@ class Learner:
         late = (1e-3 * config.link.deadline_ms, config.link.max_age, config.link.on_fault == "fallback")
         emulated = (config.link.model, config.seed)
         coded = (shape, config.codec.name, config.codec.pack, envs[0].num_envs)
-        plan = Plan(*coded, *link, *actions, config.meters.idle_s, *late, *emulated, self._sensed())
+        nets_by = config.executor.device if config.executor.backend == "torch" else ""
+        plan = Plan(*coded, *link, *actions, config.meters.idle_s, *late, *emulated, self._sensed(), nets_by)
         self.fleet = Fleet(transport, plan)
         self.fleet.handshake()
         self._seed(config.seed)

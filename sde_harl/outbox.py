@@ -54,6 +54,8 @@ class Plan(NamedTuple):
     """Of the emulated links."""
     actions: Actions | None = None
     """Of agents that sense for themselves; None where observations are sent to them."""
+    torch_device: str = ""
+    """Where torch computes the local nets; "" where numpy does."""
 
     @property
     def wait_s(self) -> float:
