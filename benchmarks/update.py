@@ -105,7 +105,7 @@ def learning(name: str, rounds: int) -> list[Row]:
     taken = cpu_us(
         {
             "whole": lambda: algorithm.update(rollout, 0.0),
-            "critic": lambda: algorithm.critic.update(algorithm.critic.estimate(rollout)),
+            "critic": lambda: algorithm.critic.begin(algorithm.critic.estimate(rollout)).result(),
             "policy floor": policy,
             "critic floor": critic,
         },

@@ -24,6 +24,9 @@ EXTRAS = {"mpi", "smax", "jax", "mpe", "mamujoco", "pettingzoo", "smac", "smacv2
 HOST = re.compile(r"[\w.-]+( slots=[1-9]\d*)?( max_slots=[1-9]\d*)?")
 
 
+IN_C = {"sde_harl.codec._rans", "sde_harl.link._frames", "sde_harl.policy._blocks"}
+
+
 def literal(name: str) -> object:
     """The value that setup.py assigns to `name`; importing setup.py would start a build."""
     for node in ast.parse((ROOT / "setup.py").read_text()).body:
@@ -128,8 +131,7 @@ def test_an_executors_modules_run_on_python_3_8() -> None:
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
     modules = done.stdout.split()
     assert "sde_harl.link.wire" in modules, done.stderr
-    in_c = {"sde_harl.codec._rans", "sde_harl.link._frames", "sde_harl.policy._blocks"}
-    for module in {*modules, "sde_harl.run"} - in_c:
+    for module in {*modules, "sde_harl.run"} - IN_C:
         path = ROOT / module.replace(".", "/")
         text = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
         assert not newer_than_3_8(text), module

@@ -98,6 +98,7 @@ class OnPolicy(ABC):
         if self._algo.lr_decay:
             self.decay(1.0 - progress)
         estimate = self.critic.estimate(rollout)
+        of_critic = self.critic.begin(estimate)
         advantages = flat(torch.from_numpy(_normalised(estimate.advantages, rollout.active)), rollout.chunk)  # (V, B)
         order = self._order()
         reports = []
@@ -108,7 +109,7 @@ class OnPolicy(ABC):
             if self.sequential and index != order[-1]:
                 advantages = advantages * self._joint_ratio(net, rows)
         scalars = {key: float(np.mean([report[key] for report in reports])) for key in reports[0]}
-        return scalars | self.critic.update(estimate)
+        return scalars | of_critic.result()
 
     def decay(self, factor: float) -> None:
         """Scale the initial learning rates."""

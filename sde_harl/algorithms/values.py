@@ -7,6 +7,8 @@ steps and H numbers of memory, if it is recurrent.
 from __future__ import annotations
 
 import itertools
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -100,6 +102,12 @@ class Memories(NamedTuple):
     """(V, T + 1, E, H)."""
 
 
+def _set_up_thread(threads: int) -> None:
+    """What torch keeps for each thread apart; a new one would take all cores."""
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+
+
 class CriticTrainer:
     """The critic, its normaliser and its optimiser."""
 
@@ -110,6 +118,9 @@ class CriticTrainer:
         self._memory: Tensor | None = None  # (V, E, H) before the next rollout's first step
         self._epochs = config.critic_epochs or config.epochs
         self._minibatches = config.critic_minibatches or config.minibatches
+        threads = torch.get_num_threads()
+        spare = max(1, min(threads, (os.cpu_count() or 1) - threads))
+        self._thread = ThreadPoolExecutor(1, "critic", _set_up_thread, (spare,))
 
     @torch.no_grad()
     def estimate(self, rollout: Rollout) -> Estimate:
@@ -149,16 +160,26 @@ class CriticTrainer:
         self._memory = before[:, -1].clone()
         return told.numpy(), Memories(before, after)
 
-    def update(self, estimate: Estimate) -> dict[str, float]:
-        """Some epochs of the clipped value loss; returns scalars to log.
+    def begin(self, estimate: Estimate) -> Future[dict[str, float]]:
+        """Start some epochs of the clipped value loss in a thread of their own; it gives scalars to log.
+
+        The policies are learnt meanwhile: neither needs what the other becomes.
 
         Rows of the dead count too: the value before a death is bootstrapped from the one after it.
         """
+        # drawn now, before the policies draw theirs, so that a re-run repeats
+        order = shuffle(self._count(estimate), self._minibatches, self._generator)
+        return self._thread.submit(self._update, estimate, order)
+
+    def _count(self, estimate: Estimate) -> int:
+        """Sequences that are learnt from."""
+        return estimate.returns[0].size // estimate.chunk
+
+    def _update(self, estimate: Estimate, order: slice | Tensor) -> dict[str, float]:
         self.norm.update(estimate.returns)
         mean, std = self.norm.statistics()
         length, recall = estimate.chunk, estimate.recall
-        count = estimate.returns[0].size // length
-        order = shuffle(count, self._minibatches, self._generator)
+        count = self._count(estimate)
         features, targets, old = (
             pick(flat(each, length), order, length)
             for each in (
