@@ -1,6 +1,6 @@
 """Rank r's side of the wire: receive an observation, compute the local nets, code the latents, send them, act.
 
-numpy only. An executor is stateless but for what the server published: one that starts again has lost nothing. Only
+numpy only, unless torch is asked for. An executor is stateless but for what the server published: one that starts again has lost nothing. Only
 whole policies that are recurrent remember what they saw, and begin anew then.
 `Executor.handle` is the whole behaviour; `serve` drives it from a transport, a loopback drives it from the server.
 """
@@ -13,7 +13,6 @@ import platform
 import socket
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,15 +21,15 @@ from sde_harl.codec import PLAIN, make_codec
 from sde_harl.codec.tables import from_bytes
 from sde_harl.errors import UserError
 from sde_harl.link.transport import Transport
-from sde_harl.link.wire import Kind, Message, Resources, WireError, pack_meter, parse_json, unpack_tables
+from sde_harl.link.wire import Kind, Message, Resources, WireError, pack_meter, unpack_tables
 from sde_harl.meters.energy import NOTHING, Energy
 from sde_harl.meters.network import Network
 from sde_harl.meters.process import Process
 from sde_harl.meters.timing import now_ns
-from sde_harl.policy.conv import Conv
-from sde_harl.policy.local import LocalNets, LocalShape, Nets
-from sde_harl.policy.whole import Streams, WholePolicy, WholeShape, read_told, told_bytes
+from sde_harl.policy.local import LocalNets, Nets
+from sde_harl.policy.whole import Streams, WholePolicy, read_told, told_bytes
 from sde_harl.sensing import NONE, Actions, Senses
+from sde_harl.welcome import Welcome
 
 SERVER = 0
 FLOAT32 = np.dtype("<f4")
@@ -38,58 +37,6 @@ FLOAT32 = np.dtype("<f4")
 SENSOR, FEATURES, ACTIONS, CHOICES = Kind.SENSOR, Kind.FEATURES, Kind.ACTIONS, Kind.CHOICES
 LARGEST_SENT = 1 << 28
 """What an executor sends has bounds of its own; the server counts what is too long and drops it."""
-
-
-class Welcome(NamedTuple):
-    """What the server tells an executor to be; travels as JSON."""
-
-    run_id: int
-    agents: tuple[int, ...]
-    shape: LocalShape
-    """Of these agents."""
-    codec: str
-    pack: int
-    frame_bytes: int
-    """The largest frame that the server sends."""
-    whole: WholeShape | None
-    """Of policies that run on the device from end to end; None where they are split."""
-    idle_s: float
-    """Pause in which the idle power is measured."""
-    actions: Actions | None = None
-    """Of agents that sense for themselves; None where the server sends their observations."""
-    torch_device: str = ""
-    """Where torch computes the local nets, cpu or cuda; "" where numpy does."""
-
-    def to_json(self) -> bytes:
-        whole, conv = self.whole and self.whole._asdict(), self.shape.conv and self.shape.conv._asdict()
-        shape, actions = {**self.shape._asdict(), "conv": conv}, self.actions and self.actions._asdict()
-        return json.dumps({**self._asdict(), "shape": shape, "whole": whole, "actions": actions}).encode()
-
-    @classmethod
-    def from_json(cls, payload: memoryview) -> Welcome:
-        fields = parse_json(payload)
-        if set(fields) != set(cls._fields):
-            raise WireError("welcome")
-        whole, actions = (
-            fields[name] if fields[name] is None else _nested(kind, fields[name])
-            for name, kind in (("whole", WholeShape), ("actions", Actions))
-        )
-        shape = _nested(LocalShape, fields["shape"])
-        if shape.conv is not None:
-            shape = shape._replace(conv=_nested(Conv, shape.conv))
-        return cls(**{**_tuples(fields), "shape": shape, "whole": whole, "actions": actions})
-
-
-def _nested(kind: Any, fields: Any) -> Any:
-    """The named tuple of these fields. Raises WireError where they are not its own."""
-    if not isinstance(fields, dict) or set(fields) != set(kind._fields):
-        raise WireError("welcome")
-    return kind(**_tuples(fields))
-
-
-def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    """JSON has lists only."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
 
 
 def hello(energy: Energy) -> dict[str, str | int]:

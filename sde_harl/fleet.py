@@ -20,7 +20,6 @@ from sde_harl.config import LinkProfile
 from sde_harl.decisions import Choices, DecisionLog, Decisions, Latents, Slot
 from sde_harl.emulation import EmulatedLink
 from sde_harl.errors import UserError
-from sde_harl.executor import Welcome
 from sde_harl.inbox import Hello, Inbox
 from sde_harl.link.faults import Fault
 from sde_harl.link.transport import Traffic, Transport
@@ -28,6 +27,7 @@ from sde_harl.link.wire import METER_BYTES, OVERHEAD, TIMING_BYTES, Kind, Resour
 from sde_harl.meters.timing import now_ns
 from sde_harl.outbox import Outbox, Plan
 from sde_harl.policy.whole import Told
+from sde_harl.welcome import Welcome
 
 log = logging.getLogger(__name__)
 

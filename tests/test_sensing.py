@@ -24,7 +24,7 @@ from sde_harl.envs.base import EnvSpec
 from sde_harl.envs.pettingzoo import make_game
 from sde_harl.envs.specs import from_json, to_json
 from sde_harl.errors import UserError
-from sde_harl.executor import Executor, Welcome
+from sde_harl.executor import Executor
 from sde_harl.fleet import Fleet, Plan
 from sde_harl.learner import Learner
 from sde_harl.link.loopback import Loopback
@@ -32,6 +32,7 @@ from sde_harl.link.wire import Kind, WireError
 from sde_harl.policy.whole import Told, WholeShape, upper_shapes
 from sde_harl.run import loopback
 from sde_harl.sensing import Actions, Senses, named
+from sde_harl.welcome import Welcome
 
 ACTIONS = Actions((2, 1), continuous=False)
 """The first agent chooses in two branches, the second in one of them."""
