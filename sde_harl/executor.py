@@ -1,7 +1,7 @@
 """Rank r's side of the wire: receive an observation, compute the local nets, code the latents, send them, act.
 
-numpy only, unless torch is asked for. An executor is stateless but for what the server published: one that starts again has lost nothing. Only
-whole policies that are recurrent remember what they saw, and begin anew then.
+numpy only, unless torch is asked for. An executor is stateless but for what the server published: one that starts again
+has lost nothing. Only whole policies that are recurrent remember what they saw, and begin anew then.
 `Executor.handle` is the whole behaviour; `serve` drives it from a transport, a loopback drives it from the server.
 """
 
