@@ -300,7 +300,7 @@ class Fleet:
                 self._inbox.receive(message)
             if self._inbox.returned:
                 self._take_back()
-            if self._inbox.parted or len(self._transport.lost) > len(self._lost):
+            if self._inbox.parted or not self._transport.lost <= self._lost:
                 self._lose()
             if left <= 0:
                 return done()
@@ -321,15 +321,15 @@ class Fleet:
         Raises UserError where the run may not go on without them.
         """
         transport, parted = self._transport, self._inbox.parted
-        new = (transport.lost | set(parted)) - self._lost
+        new = (transport.lost | parted.keys()) - self._lost
         for rank in new:
             why = parted.get(rank, "its process has ended")
             if not self._plan.go_on:
                 raise UserError(f"executor {rank} ({self._host(rank)}): {why}")
             self._event(rank, "lost", f"{why}; its agents do without it")
         self._lost |= new
-        transport.lost |= new
         transport.absent |= new
+        transport.parted |= parted.keys()
         parted.clear()
         if len(self._lost) == len(self._executors):
             raise UserError("no executor is left")

@@ -138,6 +138,7 @@ def dismiss(transport: Transport, reason: str, code: int = 0) -> None:
     """Send every executor home, then leave MPI; where some are absent, end the job with `code`."""
     from sde_harl.link.wire import Kind
 
+    transport.absent -= transport.parted
     for rank in {*range(1, transport.size)} - transport.absent:
         transport.send(rank, Kind.BYE, reason.encode()[:4096])
     transport.flush(2.0)
