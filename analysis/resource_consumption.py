@@ -85,6 +85,8 @@ def _show_notes(item: Report, console: Console) -> None:
     if total.messages:
         network = "not measured (shared memory)" if math.isnan(size.network) else f"{size.network:.1f} bytes"
         notes.append(f"wire B counts our 32-byte header, one a message; with MPI/TCP headers: {network}")
+        if item.codec == "none":
+            notes.append("the agents of a device answer in one message: each counts as one here, with its share")
         if item.traffic:
             claim = f"frames, {MPI_BYTES} bytes of MPI's a message, {PACKET_BYTES} of Ethernet, IP and TCP a packet"
             notes.append(f"claimed: {claim}; interface: the kernel's count; all after the run's start")

@@ -19,6 +19,7 @@ class Question(NamedTuple):
     number: int
     """Of the slot's decision."""
     agent: int
+    """The first of those that the answer is for: of whole policies an executor's all, else this one."""
 
 
 class Attendance:

@@ -12,6 +12,8 @@ import numpy as np
 
 from sde_harl.meters.timing import now_ns
 
+REAL = ("ideal_bits", "age")
+"""Of `Counts`, what is no whole number."""
 NONE = -1
 """Age of a latent where there is none that may be used."""
 
@@ -41,8 +43,8 @@ class Decisions(NamedTuple):
     """(K, N) environments whose latents had not come by the deadline."""
     idle: np.ndarray
     """(K, N) environments in which the agent did nothing, for want of a latent."""
-    messages: np.ndarray
-    """(K, N) answers that payload_bytes are of: this decision's, if it came in time, and `late` ones."""
+    answers: np.ndarray
+    """(K, N) that payload_bytes are of: this decision's, if it came in time, and `late` ones."""
     late: np.ndarray
     """(K, N) answers to earlier decisions that came since the slot's last one."""
     device_ns: np.ndarray
@@ -76,6 +78,17 @@ class Choices(NamedTuple):
     """(N, E, H) that it was done with; H = 0 where that was not asked for."""
 
 
+class Counts:
+    """What a slot's decision took, a number an agent; fields as in `Decisions`."""
+
+    __slots__ = ("payload_bytes", "ideal_bits", "decode_ns", "age", "missed", "idle", "answers", "late")
+
+    def __init__(self, agents: int) -> None:
+        self.payload_bytes, self.ideal_bits, self.decode_ns = [0] * agents, [-1.0] * agents, [0] * agents
+        self.age = [0.0] * agents
+        self.missed, self.idle, self.answers, self.late = [0] * agents, [0] * agents, [0] * agents, [0] * agents
+
+
 class Slot:
     """One part of the environments, on its way, and what was last heard of each agent."""
 
@@ -93,12 +106,7 @@ class Slot:
         self.missing: set[int] = set()
         self.left_out: Collection[int] = ()
         """Ranks that were not asked."""
-        self._new_counts(agents)
-
-    def _new_counts(self, agents: int) -> None:
-        self.payload_bytes, self.ideal_bits, self.decode_ns = [0] * agents, [-1.0] * agents, [0] * agents
-        self.missed, self.idle, self.messages, self.late = ([0] * agents for _ in range(4))
-        self.age = [0.0] * agents
+        self.counts = Counts(agents)
 
     def begin(self, step: int, rows: int) -> None:
         """Observations of `rows` environments are about to be sent; all agents' answers are missing."""
@@ -120,17 +128,18 @@ class Slot:
 
     def arrived(self, agent: int, payload_bytes: int, ideal_bits: float, decode_ns: int) -> None:
         """An agent's answer is here."""
-        self.payload_bytes[agent] += payload_bytes
-        self.messages[agent] += 1
-        self.ideal_bits[agent], self.decode_ns[agent] = ideal_bits, decode_ns
+        counts = self.counts
+        counts.payload_bytes[agent] += payload_bytes
+        counts.answers[agent] += 1
+        counts.ideal_bits[agent], counts.decode_ns[agent] = ideal_bits, decode_ns
         self.came[agent] = self.number
         self.missing.discard(agent)
 
     def arrived_late(self, agent: int, payload_bytes: int, number: int | None) -> None:
         """The answer to an earlier question, whose latents are now the last ones of decision `number`, or unusable."""
-        self.payload_bytes[agent] += payload_bytes
-        self.messages[agent] += 1
-        self.late[agent] += 1
+        self.counts.payload_bytes[agent] += payload_bytes
+        self.counts.answers[agent] += 1
+        self.counts.late[agent] += 1
         if number is not None:
             self.came[agent] = number
 
@@ -147,14 +156,16 @@ class Slot:
 
     def count(self, ages: np.ndarray) -> None:
         """Note the ages (N, E) of the latents that are used."""
+        counts = self.counts
         for agent in np.flatnonzero(ages.any(1)).tolist():
             known = ages[agent][ages[agent] != NONE]
-            self.age[agent] = float(known.mean()) if len(known) else float("nan")
-            self.missed[agent], self.idle[agent] = int((ages[agent] != 0).sum()), self.rows - len(known)
+            counts.age[agent] = float(known.mean()) if len(known) else float("nan")
+            counts.missed[agent], counts.idle[agent] = int((ages[agent] != 0).sum()), self.rows - len(known)
 
-    def end(self) -> None:
-        """Its decision has been noted; the lists that were handed out are the log's."""
-        self._new_counts(len(self.latents))
+    def end(self) -> Counts:
+        """What its decision took; what comes from now on belongs to the next."""
+        counts, self.counts = self.counts, Counts(len(self.latents))
+        return counts
 
 
 class DecisionLog:
@@ -163,9 +174,7 @@ class DecisionLog:
     def __init__(self, agents: int) -> None:
         self._agents = agents
         self._rows: list[tuple[int, int, int, int, int]] = []
-        self._agent_rows: dict[str, list[list[int]]] = {name: [] for name in AGENT_COLUMNS}
-        self._ideal_bits: list[list[float]] = []
-        self._age: list[list[float]] = []
+        self._counts: list[Counts] = []
         self._left_out: list[Collection[int]] = []
 
     @property
@@ -175,12 +184,8 @@ class DecisionLog:
     def add(self, slot: Slot, version: int, policy_ns: int) -> None:
         """Note a slot whose decision has been taken."""
         self._rows.append((slot.step, slot.rows, version, policy_ns, now_ns() - slot.asked_ns))
-        for name, rows in self._agent_rows.items():
-            rows.append(getattr(slot, name))
-        self._ideal_bits.append(slot.ideal_bits)
-        self._age.append(slot.age)
+        self._counts.append(slot.end())
         self._left_out.append(slot.left_out)
-        slot.end()
 
     def asked(self, rank: int) -> np.ndarray:
         """(K,) bool, which of the half-steps an executor was asked about."""
@@ -190,12 +195,10 @@ class DecisionLog:
         """The rows as arrays; then start anew."""
         count, agents = len(self._rows), self._agents
         step, rows, version, policy, decision = np.array(self._rows, np.int64).reshape(count, 5).T
-        own = {name: np.array(each, np.int64).reshape(count, agents) for name, each in self._agent_rows.items()}
-        ideal, age = (np.array(each, np.float32).reshape(count, agents) for each in (self._ideal_bits, self._age))
+        own = {}
+        for name in Counts.__slots__:
+            values, dtype = [getattr(each, name) for each in self._counts], np.float32 if name in REAL else np.int64
+            own[name] = np.array(values, dtype).reshape(count, agents)
         self.__init__(agents)  # type: ignore[misc]
         times = {"policy_ns": policy, "decision_ns": decision, "device_ns": device_ns}
-        return Decisions(step=step, environments=rows, version=version, ideal_bits=ideal, age=age, **own, **times)
-
-
-AGENT_COLUMNS = ("payload_bytes", "decode_ns", "missed", "idle", "messages", "late")
-"""Lists of a slot, one whole number an agent."""
+        return Decisions(step=step, environments=rows, version=version, **own, **times)

@@ -165,7 +165,7 @@ class Executor:
         self._asked(message._replace(payload=memoryview(seen + bytes(message.payload))))
 
     def _decide(self, message: Message) -> None:
-        """Observations in, what each agent does out, as one CHOICES message an agent."""
+        """Observations in, what all agents do out, as one CHOICES message that names the first of them."""
         started, whole = now_ns(), self._whole
         assert whole
         _, _, _, step, slot, rows, version = message.header
@@ -178,13 +178,11 @@ class Executor:
         decision = self._policy.act(obs, told.available, None if told.greedy else self._streams, memory)
         if decision.memory is not None:
             self._memory[slot, told.greedy] = decision.memory
-        decided = now_ns()
-        for row, agent in enumerate(self._agents):
-            payload = decision.actions[row].tobytes() + decision.log_probs[row].tobytes()
-            if told.recall:
-                payload += memory[row].tobytes()
-            self._transport.send(SERVER, CHOICES, payload, agent, step, slot, rows, version)
-            self._timings.decided(decided - started)
+        self._timings.decided(count, now_ns() - started)
+        payload = decision.actions.tobytes() + decision.log_probs.tobytes()
+        if told.recall:
+            payload += memory.tobytes()
+        self._transport.send(SERVER, CHOICES, payload, self._agents[0], step, slot, rows, version)
         if self._senses:
             self._senses.act(decision.actions.tobytes())
 
@@ -247,7 +245,7 @@ class Executor:
 
 
 class Timings:
-    """Nanoseconds of each FEATURES message since the last report: local net, encode, round trip (0: no answer yet)."""
+    """Nanoseconds of each agent's answers since the last report: local net, encode, round trip (0: no answer yet)."""
 
     def __init__(self) -> None:
         self._rows: list[list[int]] = []
@@ -258,9 +256,9 @@ class Timings:
         self._rows.append(row)
         self._waiting.setdefault(slot, []).append((row, at_ns))
 
-    def decided(self, local_ns: int) -> None:
-        """Of a whole policy: nothing was coded, and nobody answers."""
-        self._rows.append([local_ns, 0, 0])
+    def decided(self, agents: int, local_ns: int) -> None:
+        """Of whole policies, all at once: nothing was coded, and nobody answers."""
+        self._rows += [[local_ns, 0, 0]] * agents
 
     def answered(self, slot: int, at_ns: int) -> None:
         for row, sent_ns in self._waiting.pop(slot, ()):

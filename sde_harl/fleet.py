@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -99,6 +99,10 @@ class Fleet:
         self._lost: set[int] = set()  # whose end has been noted
         self.whole = plan.whole is not None
         """Whether policies run on the devices from end to end: then `decide`, else `sense`, `latents` and `act`."""
+        self.overhead = np.full(self._agents, OVERHEAD)
+        """(N,) bytes beside the payload of an agent's answer: a frame's, or where it answers with others, its share."""
+        for agents in self._executors.values() if self.whole else ():
+            self.overhead[list(agents)] = np.diff(np.arange(len(agents) + 1) * OVERHEAD // len(agents))
 
     @property
     def version(self) -> int:
@@ -264,9 +268,10 @@ class Fleet:
         left_out = [agent for rank in state.left_out for agent in self._executors[rank]]
         return state.substitute([*missing, *left_out], max_age)
 
-    def _questions(self, state: Slot, agents: Iterable[int]) -> list[Question]:
+    def _questions(self, state: Slot, agents: Sequence[int]) -> list[Question]:
+        """To an executor about all its agents that have not answered; whole policies answer as one, by the first."""
         slot = self._slots.index(state)
-        return [Question(slot, state.number, agent) for agent in agents]
+        return [Question(slot, state.number, agent) for agent in (agents[:1] if self.whole else agents)]
 
     def _leave_out(self, state: Slot, ranks: Iterable[int]) -> None:
         state.leave_out([*ranks], [agent for rank in ranks for agent in self._executors[rank]])
@@ -346,5 +351,5 @@ class Fleet:
         memory = plan.whole.memory if plan.whole else 0
         latents, choices = 16 * plan.shape.latent_max() + 64, 8 * plan.action_size + 4 * memory
         report = METER_BYTES + TIMING_BYTES * self._log.count * most
-        largest = OVERHEAD + max(1 << 16, plan.rows * latents, plan.rows * choices, report)
+        largest = OVERHEAD + max(1 << 16, plan.rows * latents, plan.rows * most * choices, report)
         self._transport.set_frame_bytes(receive=largest, send=self._outbox.largest())

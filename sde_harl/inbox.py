@@ -1,6 +1,6 @@
 """What executors send: every field is checked before anything is done; what is not right is counted and dropped.
 
-N agents, E environments of one slot, Z latent, A choices, D numbers of an action.
+N agents, n of one executor, E environments of one slot, Z latent, A choices, D numbers of an action, H memory.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from sde_harl import __version__
 from sde_harl.attendance import REPORT, Attendance, Question
 from sde_harl.codec import Codec
 from sde_harl.codec.plain import UNKNOWN_BITS
-from sde_harl.decisions import Slot
+from sde_harl.decisions import Choices, Slot
 from sde_harl.errors import UserError
 from sde_harl.link.transport import Transport
 from sde_harl.link.wire import Kind, Message, Resources, WireError, parse_json, unpack_meter
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 # at hand: an Enum looks them up in Python
 FEATURES, CHOICES = Kind.FEATURES, Kind.CHOICES
+FLOAT_BYTES = 4
+"""Of a number of an action (int32 or float32), a log-probability or a memory."""
 LONGEST_WORD = 256
 """Characters of anything that a HELLO tells."""
 LONGEST_REASON = 1024
@@ -66,10 +69,14 @@ class Inbox:
         slots: list[Slot],
         attendance: Attendance,
     ) -> None:
-        """`executors`: agents by rank, as they are at any time."""
+        """`executors`: agents by rank."""
         self._transport, self._plan, self._executors = transport, plan, executors
         self._slots, self._attendance = slots, attendance
         self._latent_sizes = plan.shape.latent_sizes()
+        self._rows_of = {rank: np.array(agents) for rank, agents in executors.items()}
+        branches = plan.whole.branches if plan.whole else ()
+        self._branches, self._branches_at = np.array(branches, np.uint32), np.cumsum((0, *branches))[:-1]
+        """(D,) choices in each branch, and where they begin among the A."""
         self.codecs: list[Codec] = []
         """Each agent's, of version `version`."""
         self.version = 0
@@ -131,40 +138,54 @@ class Inbox:
         self._settle(message)
 
     def _chosen(self, message: Message) -> None:
-        state, agent, payload, late = self._answer(message)
+        """An executor's answer for all its agents, of which the header names the first: all of it is right, or none."""
+        state, first, payload, late = self._answer(message)
+        agents = self._executors[message.source]
+        share, rest = divmod(len(payload), len(agents))
         if not state.choices:
             raise WireError("kind")
-        if late:  # what it did then, nobody has played
-            state.arrived_late(agent, len(payload), None)
+        if first != agents[0]:
+            raise WireError("agent")
+        if rest:
+            raise WireError("length")
+        if late:  # what they did then, nobody has played
+            for agent in agents:
+                state.arrived_late(agent, share, None)
             self._settle(message)
             return
         started = now_ns()
-        available, actions, log_probs, memory = (each[agent] for each in state.choices)
-        if len(payload) != 2 * actions.nbytes + memory.nbytes:
-            raise WireError("length")
-        chosen: np.ndarray = np.ndarray(actions.shape, actions.dtype, payload)
-        their_log_probs: np.ndarray = np.ndarray(actions.shape, np.float32, payload, actions.nbytes)
-        their_memory: np.ndarray = np.ndarray(memory.shape, np.float32, payload, 2 * actions.nbytes)
-        if not (self._allowed(chosen, available) and math.isfinite(their_log_probs.sum())):
-            raise WireError("action")
-        if not (np.abs(their_memory) < 1.001).all():  # a GRU's lies between an earlier one and a tanh
-            raise WireError("memory")
-        actions[:], log_probs[:], memory[:] = chosen, their_log_probs, their_memory
-        state.arrived(agent, len(payload), UNKNOWN_BITS, now_ns() - started)
+        self._take(state.choices, self._rows_of[message.source], payload)
+        taken_ns = now_ns() - started
+        for agent in agents:
+            state.arrived(agent, share, UNKNOWN_BITS, taken_ns)
         if message.source in self._attendance.debtors:
             self._settle(message)
 
-    def _allowed(self, chosen: np.ndarray, available: np.ndarray) -> bool:
-        """Whether actions (E, D) are finite, or choices in their branches that are available (E, A)."""
+    def _take(self, choices: Choices, agents: np.ndarray, payload: memoryview) -> None:
+        """What `agents` (n,) did: actions (n, E, D), log-probabilities (n, E, D), memory (n, E, H)."""
+        shape, remembered = ((len(agents), *each.shape[1:]) for each in (choices.actions, choices.memory))
+        size = FLOAT_BYTES * prod(shape)
+        if len(payload) != 2 * size + FLOAT_BYTES * prod(remembered):
+            raise WireError("length")
+        actions: np.ndarray = np.ndarray(shape, choices.actions.dtype, payload)
+        log_probs: np.ndarray = np.ndarray(shape, np.float32, payload, size)
+        memory: np.ndarray = np.ndarray(remembered, np.float32, payload, 2 * size)
+        if not (self._allowed(agents, actions, choices.available) and math.isfinite(log_probs.sum())):
+            raise WireError("action")
+        if memory.size:
+            if not (np.abs(memory) < 1.001).all():  # a GRU's lies between an earlier one and a tanh
+                raise WireError("memory")
+            choices.memory[agents] = memory
+        choices.actions[agents], choices.log_probs[agents] = actions, log_probs
+
+    def _allowed(self, agents: np.ndarray, actions: np.ndarray, available: np.ndarray) -> bool:
+        """Whether actions (n, E, D) of the agents are finite, or available (N, E, A) choices in their branches."""
         if self._plan.continuous:
-            return bool(np.isfinite(chosen).all())
-        assert self._plan.whole
-        rows, at = np.arange(len(chosen)), 0
-        for column, size in zip(chosen.T.view(np.uint32), self._plan.whole.branches):  # unsigned, so that -1 is huge
-            if column.max() >= size or not available[rows, column + at].all():
-                return False
-            at += size
-        return True
+            return bool(np.isfinite(actions).all())
+        if not (actions.view(np.uint32) < self._branches).all():  # unsigned, so that -1 is huge
+            return False
+        environments = np.arange(actions.shape[1])[:, None]
+        return bool(available[agents[:, None, None], environments, actions + self._branches_at].all())
 
     def _answer(self, message: Message) -> tuple[Slot, int, memoryview, bool]:
         """Slot, agent and payload of an answer, and whether the slot has gone on without it.

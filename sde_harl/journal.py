@@ -22,7 +22,7 @@ from sde_harl.executor import hello
 from sde_harl.fleet import Fleet
 from sde_harl.layering import to_yaml
 from sde_harl.link.transport import Traffic
-from sde_harl.link.wire import OVERHEAD, Resources
+from sde_harl.link.wire import Resources
 from sde_harl.meters.energy import Energy
 from sde_harl.meters.network import Carried, Network
 from sde_harl.meters.process import Process
@@ -141,7 +141,7 @@ class Journal:
                 rank=np.tile(self._fleet.rank_of, count),
                 environments=per_agent(decisions.environments),
                 payload_bytes=decisions.payload_bytes.ravel(),
-                wire_bytes=(decisions.payload_bytes + OVERHEAD * decisions.messages).ravel(),
+                wire_bytes=(decisions.payload_bytes + self._fleet.overhead * decisions.answers).ravel(),
                 ideal_bits=decisions.ideal_bits.ravel(),
                 version=per_agent(decisions.version),
                 t_local=device[:, 0],
@@ -224,7 +224,7 @@ def _traffic(decisions: Decisions, latents: np.ndarray) -> dict[str, float]:
     """
     agents = decisions.payload_bytes.shape[1]
     made = max(int(decisions.environments.sum()) * agents, 1)
-    heard = decisions.messages > decisions.late
+    heard = decisions.answers > decisions.late
     elements = (decisions.environments[:, None] * latents)[heard].sum()
     ideal = decisions.ideal_bits[heard]
     return {

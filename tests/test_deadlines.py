@@ -87,7 +87,7 @@ def test_an_agent_that_is_late_acts_on_its_last_latents_until_they_are_too_old()
     assert decisions.missed.tolist() == [[0, 0]] + [[0, ROWS]] * 4
     assert decisions.age[:4, 1].tolist() == [0.0, 1.0, 2.0, 3.0] and np.isnan(decisions.age[4, 1])
     assert decisions.idle[:, 1].tolist() == [0, 0, 0, 0, ROWS] and not decisions.idle[:, 0].any()
-    assert decisions.messages.tolist() == [[1, 1]] + [[1, 0]] * 4
+    assert decisions.answers.tolist() == [[1, 1]] + [[1, 0]] * 4
     assert (decisions.decision_ns[1:] >= 1e6).all()
 
 
@@ -108,7 +108,7 @@ def test_an_answer_that_comes_late_is_no_fault_and_refreshes_the_last_latents() 
     assert fresh.ages is None and np.array_equal(fresh.values[1], latents.values[1])
     assert not held.fleet.faults()
     decisions, _ = held.fleet.report()
-    assert decisions.late[:, 1].tolist() == [0, 0, 1, 2, 0] and decisions.messages[:, 1].tolist() == [0, 0, 1, 2, 1]
+    assert decisions.late[:, 1].tolist() == [0, 0, 1, 2, 0] and decisions.answers[:, 1].tolist() == [0, 0, 1, 2, 1]
     held.release()  # of decision 3: the answer to 4 has shown that it would never come
     held.decide()
     assert [fault.reason for fault in held.fleet.faults()] == ["step", "step"]

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sde_harl import attendance
+from sde_harl.decisions import NONE
 from sde_harl.errors import UserError
 from sde_harl.executor import Executor, hello
 from sde_harl.fleet import Fleet, Plan, deal
@@ -79,13 +81,12 @@ def test_features_with_a_wrong_field_are_counted_and_not_used(case: str) -> None
     assert [(fault.rank, fault.reason) for fault in fleet.faults()] == [(1, reason)]
 
 
-@pytest.fixture
-def whole() -> tuple[Fleet, Loopback, Transport]:
+def start_whole(agents: int = 2, memory: int = MEMORY, **more: float | bool) -> tuple[Fleet, Loopback, Transport]:
     """A fleet of one device that decides for itself."""
     server, far = Loopback.pair()
     executor = Executor(far)
-    shape = LocalShape((5, 5), 5, 8, 8, 1, True)
-    plan = Plan(shape, "none", 0, ROWS, 2, {}, 0.2, 2, whole=WholeShape((3, 2), False, 1, MEMORY))
+    shape = LocalShape((5,) * agents, 5, 8, 8, 1, True)
+    plan = Plan(shape, "none", 0, ROWS, 2, {}, 0.2, 2, whole=WholeShape((3, 2), False, 1, memory))._replace(**more)
 
     def step() -> None:
         for message in far.poll():
@@ -96,9 +97,21 @@ def whole() -> tuple[Fleet, Loopback, Transport]:
     fleet.handshake()
     rng = np.random.default_rng(0)
     shapes = [*parameter_shapes(shape), *upper_shapes(shape, plan.whole)]
-    fleet.publish(1, [[rng.normal(size=each[1:]).astype(np.float32) for each in shapes] for _ in range(2)], [])
+    fleet.publish(1, [[rng.normal(size=each[1:]).astype(np.float32) for each in shapes] for _ in range(agents)], [])
     step()  # the welcome has told the run's number
     return fleet, server, far
+
+
+@pytest.fixture
+def whole() -> tuple[Fleet, Loopback, Transport]:
+    return start_whole()
+
+
+def choices(actions: object, log_prob: float = -1.0, memory: float | None = None) -> bytes:
+    """A CHOICES payload of two agents, from what the rows of each did."""
+    chosen = np.array(actions, np.int32)
+    recalled = np.full((2, ROWS, 0 if memory is None else MEMORY), memory, np.float32)
+    return chosen.tobytes() + np.full(chosen.shape, log_prob, np.float32).tobytes() + recalled.tobytes()
 
 
 def test_devices_with_whole_policies_answer_with_what_they_did(whole: tuple[Fleet, Loopback, Transport]) -> None:
@@ -135,36 +148,86 @@ def test_a_device_remembers_until_an_episode_begins_and_apart_where_it_is_greedy
 def test_an_impossible_memory_is_refused(whole: tuple[Fleet, Loopback, Transport], wrong: float) -> None:
     fleet, _, far = whole
     available = np.ones((2, ROWS, 5), bool)
-    payload = np.ones((ROWS, 2), np.int32).tobytes() + np.zeros((ROWS, 2), np.float32).tobytes()
-    far.send(0, Kind.CHOICES, payload + np.full((ROWS, MEMORY), wrong, np.float32).tobytes(), 0, 0, 0, ROWS, 1)
-    choices, _ = fleet.decide(0, 7, OBS, told(available, greedy=True, recall=True))
+    far.send(0, Kind.CHOICES, choices(np.ones((2, ROWS, 2)), memory=wrong), 0, 0, 0, ROWS, 1)
+    decision, _ = fleet.decide(0, 7, OBS, told(available, greedy=True, recall=True))
     assert {fault.reason for fault in fleet.faults()} == {"memory"}
-    assert not choices.memory.any()  # the device's own answer, which came later
+    assert not decision.memory.any()  # the device's own answer, which came later
 
 
 @pytest.mark.parametrize(
-    ("actions", "log_prob", "reason"),
+    ("last", "log_prob", "first", "reason"),
     [
-        ([[3, 0]] * ROWS, -1.0, "action"),
-        ([[-1, 0]] * ROWS, -1.0, "action"),
-        ([[0, 0]] * ROWS, -1.0, "action"),  # not available
-        ([[1, 1]] * ROWS, np.nan, "action"),
-        ([[1, 1]] * (ROWS - 1), -1.0, "length"),
+        ([3, 0], -1.0, 0, "action"),  # where the second branch begins
+        ([-1, 0], -1.0, 0, "action"),
+        ([2, 2], -1.0, 0, "action"),  # behind the last choice
+        ([0, 0], -1.0, 0, "action"),  # not available
+        ([1, 1], np.nan, 0, "action"),
+        ([1, 1], -1.0, 1, "agent"),  # an executor's answer is all its agents'
+        ([1, 1], -1.0, 2, "agent"),
     ],
 )
 def test_impossible_choices_are_refused(
-    whole: tuple[Fleet, Loopback, Transport], actions: list[list[int]], log_prob: float, reason: str
+    whole: tuple[Fleet, Loopback, Transport], last: list[int], log_prob: float, first: int, reason: str
 ) -> None:
+    """One number that can't be refuses the message, of the agent that did right too."""
     fleet, server, far = whole
     available = np.ones((2, ROWS, 5), bool)
-    available[:, :, 0] = False
-    chosen = np.array(actions, np.int32)
-    payload = chosen.tobytes() + np.full(chosen.shape, log_prob, np.float32).tobytes()
-    far.send(0, Kind.CHOICES, payload, 0, 0, 0, ROWS, 1)
+    available[1, :, 0] = False
+    actions = [[[1, 1]] * ROWS, [[1, 1]] * (ROWS - 1) + [last]]
+    far.send(0, Kind.CHOICES, choices(actions, log_prob), first, 0, 0, ROWS, 1)
     far.send(0, Kind.FEATURES, bytes(4), 1, 0, 0, ROWS, 1)
     decision, _ = fleet.decide(0, 7, OBS, told(available, greedy=True))
     assert {fault.reason for fault in fleet.faults()} == {reason, "kind"}
-    assert np.isin(decision.actions[..., 0], (1, 2)).all()  # the device's own answer, which came later
+    assert not (decision.log_probs[0] == log_prob).any()  # the device's own answer, which came later
+    assert np.isin(decision.actions[1, :, 0], (1, 2)).all()
+
+
+@pytest.mark.parametrize("rows", [ROWS - 1, ROWS + 1])
+def test_choices_of_another_length_are_refused(whole: tuple[Fleet, Loopback, Transport], rows: int) -> None:
+    fleet, _, far = whole
+    right = choices(np.ones((2, ROWS, 2)))
+    for payload in (choices(np.ones((2, rows, 2))), right[:-4], right[:-1], right + bytes(8)):
+        far.send(0, Kind.CHOICES, payload, 0, 0, 0, ROWS, 1)
+    fleet.decide(0, 7, OBS, told(np.ones((2, ROWS, 5), bool), greedy=True))
+    assert [fault.reason for fault in fleet.faults()] == ["length"] * 4
+
+
+def test_the_bytes_of_one_answer_are_shared_by_its_agents_and_none_is_lost() -> None:
+    """Three agents: the header's 32 bytes don't divide evenly."""
+    fleet, _, far = start_whole(agents=3)
+    before, messages = far.sent_bytes, far.sent[0]
+    asked = told(np.ones((3, ROWS, 5), bool), greedy=False)
+    for step in range(4):
+        fleet.decide(0, step, np.zeros((3, ROWS, 5), np.float32), asked._replace(recall=step == 2))
+    after, count = far.sent_bytes, far.sent[0] - messages
+    decisions, _ = fleet.report()
+    assert count == 4 and (decisions.answers == 1).all()
+    done, remembered = 8 * 2 * ROWS, 4 * MEMORY * ROWS
+    assert decisions.payload_bytes[:, 0].tolist() == [done, done, done + remembered, done]
+    assert sorted(fleet.overhead) == [10, 11, 11]
+    assert (decisions.payload_bytes + fleet.overhead * decisions.answers).sum() == after - before
+    assert (decisions.device_ns[..., 0] > 0).all() and (decisions.decode_ns > 0).all()
+
+
+def test_an_answer_that_comes_late_is_late_for_all_its_agents(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is counted, and not played; an executor that owes one answer for all is back when it has sent that."""
+    monkeypatch.setattr(attendance, "ABSENT_NS", 2_500_000)
+    fleet, server, far = start_whole(memory=0, deadline_s=1e-3, patience_s=5.0, go_on=True)
+    asked = told(np.ones((2, ROWS, 5), bool), greedy=False)
+    work, server._step = server._step, None
+    for step in range(20):
+        _, ages = fleet.decide(0, step, OBS, asked)
+        assert ages is not None and (ages == NONE).all()
+    assert fleet.absent == [1]
+    server._step = work
+    fleet.decide(0, 20, OBS, asked)  # it works off what it was sent
+    assert not fleet.absent and fleet.decide(0, 21, OBS, asked).ages is None
+    assert [fault.reason for fault in fleet.faults()] == ["absent", "back"]
+    decisions, _ = fleet.report()
+    late = int(decisions.late[20, 0])
+    assert late and decisions.late[20].tolist() == decisions.answers[20].tolist() == [late, late]
+    assert decisions.payload_bytes[20].tolist() == [late * 8 * 2 * ROWS] * 2
+    assert decisions.answers[21].tolist() == [1, 1] and decisions.missed[:21].all() and not decisions.missed[21].any()
 
 
 def test_a_report_may_be_as_long_as_what_it_is_about() -> None:

@@ -60,7 +60,7 @@ def crc32_bitwise(data: bytes) -> int:
 
 def test_golden_bytes() -> None:
     header = Header(Kind.FEATURES, agent=7, run_id=RUN, step=1000, slot=1, environments=32, version=9)
-    golden = "53444548030607000d0c0b0ae8030000010020000900000003000000616263bc4465fd"
+    golden = "53444548040607000d0c0b0ae80300000100200009000000030000006162633a02b02f"
     assert frame_of(header, b"abc").hex() == golden
     assert crc32_bitwise(bytes.fromhex(golden[:-8])).to_bytes(4, "little").hex() == golden[-8:]
 

@@ -6,7 +6,7 @@ N agents, E environments, Z latent, A outputs of a head, D numbers of an action,
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Tuple
 
 import numpy as np
 
@@ -16,6 +16,10 @@ from sde_harl.policy.local import affine, block, normalise
 _TINY = np.finfo(np.float32).tiny
 _NEVER = np.float32(-1e30)
 _HALF_LOG_2PI = np.float32(0.5 * math.log(2 * math.pi))
+
+
+Chosen = Tuple[np.ndarray, np.ndarray]
+"""`Decision.actions` and `Decision.log_probs`."""
 
 
 class Noise(Protocol):
@@ -106,39 +110,41 @@ class ActingPolicy:
         latents (N, E, Z); available (N, E, A) bool; memory (N, E, H) as the last decision left it, None at the start.
         """
         outputs, memory = self.outputs(latents, memory)
-        return self._choose(outputs, available, generator)._replace(memory=memory)
+        return Decision(*self._choose(outputs, available, generator), memory)
 
-    def _choose(self, outputs: np.ndarray, available: np.ndarray, generator: Noise | None) -> Decision:
+    def _choose(self, outputs: np.ndarray, available: np.ndarray, generator: Noise | None) -> Chosen:
         if self._std is not None:
             return _gaussian(outputs, self._std, available, generator)
         logits = np.where(available, outputs, _NEVER)
         if len(self._branches) == 1:
             return _categorical(logits, generator)
         parts = [_categorical(logits[..., branch], generator) for branch in self._branches]
-        return Decision(*(np.concatenate([part[k] for part in parts], -1) for k in (0, 1)))
+        actions, log_probs = (np.concatenate(each, -1) for each in zip(*parts))
+        return actions, log_probs
 
 
-def _categorical(logits: np.ndarray, generator: Noise | None) -> Decision:
+def _categorical(logits: np.ndarray, generator: Noise | None) -> Chosen:
     """A choice in one branch of `logits` (N, E, branch), which this overwrites.
 
     Sampling is an exponential race: with X_a ~ Exp(1), the largest p_a / X_a is action a with probability p_a, and an
     unavailable action (p = 0) can never win.
     """
-    logits -= logits.max(-1, keepdims=True)
+    logits -= np.maximum.reduce(logits, -1, keepdims=True)
     weights = np.exp(logits)
     if generator is None:
         actions = weights.argmax(-1)
     else:
         race = generator.standard_exponential(weights.shape, np.float32)
-        actions = (weights / np.maximum(race, _TINY)).argmax(-1)
-    rows = logits.reshape(-1, logits.shape[-1])  # take_along_axis would take as long as all else here
-    chosen = rows[np.arange(len(rows)), actions.ravel()].reshape(actions.shape)
-    log_probs = chosen - np.log(weights.sum(-1))
-    return Decision(actions[..., None].astype(np.int32), log_probs[..., None])
+        np.maximum(race, _TINY, out=race)
+        actions = np.divide(weights, race, out=race).argmax(-1)
+    rows = np.arange(0, logits.size, logits.shape[-1]).reshape(actions.shape)
+    chosen = logits.take(rows + actions)  # take_along_axis would take as long as all else here
+    log_probs = chosen - np.log(np.add.reduce(weights, -1))
+    return actions[..., None].astype(np.int32), log_probs[..., None]
 
 
-def _gaussian(means: np.ndarray, std: np.ndarray, available: np.ndarray, generator: Noise | None) -> Decision:
+def _gaussian(means: np.ndarray, std: np.ndarray, available: np.ndarray, generator: Noise | None) -> Chosen:
     """Means (N, E, D) plus noise of deviation `std` (N, 1, D); the mean is the most likely action."""
     noise = generator.standard_normal(means.shape, np.float32) if generator else np.zeros_like(means)
     log_probs = np.float32(-0.5) * noise * noise - np.log(std) - _HALF_LOG_2PI
-    return Decision((means + std * noise) * available, log_probs * available)
+    return (means + std * noise) * available, log_probs * available

@@ -149,9 +149,10 @@ class LocalNets:
 
     def _normalise(self, obs: np.ndarray) -> np.ndarray:
         """Layer normalisation over each agent's own features (n, E, O); padding stays zero."""
-        x = obs - obs.sum(-1, keepdims=True) * self._inverse_count
+        x = obs - np.add.reduce(obs, -1, keepdims=True) * self._inverse_count
         if self._mask is not None:
             x *= self._mask
         variance = np.einsum("neo,neo->ne", x, x)[..., None] * self._inverse_count
-        x /= np.sqrt(variance + np.float32(NORM_EPS))
+        variance += np.float32(NORM_EPS)
+        x /= np.sqrt(variance, out=variance)
         return x

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -75,13 +75,23 @@ class Streams:
 
     def __init__(self, seed: int, agents: tuple[int, ...]) -> None:
         sequences = [np.random.SeedSequence(seed, spawn_key=(agent,)) for agent in agents]
-        self._generators = [np.random.Generator(np.random.PCG64(each)) for each in sequences]
+        generators = [np.random.Generator(np.random.PCG64(each)) for each in sequences]
+        self._exponential = [each.standard_exponential for each in generators]
+        self._normal = [each.standard_normal for each in generators]
 
     def standard_exponential(self, shape: tuple[int, ...], dtype: type) -> np.ndarray:
-        return np.stack([each.standard_exponential(shape[1:], dtype) for each in self._generators])
+        return _drawn(self._exponential, shape, dtype)
 
     def standard_normal(self, shape: tuple[int, ...], dtype: type) -> np.ndarray:
-        return np.stack([each.standard_normal(shape[1:], dtype) for each in self._generators])
+        return _drawn(self._normal, shape, dtype)
+
+
+def _drawn(sources: list[Any], shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    """An array whose rows are filled by one source each."""
+    values: np.ndarray = np.empty(shape, dtype)
+    for source, row in zip(sources, values):
+        source(dtype=dtype, out=row)
+    return values
 
 
 class WholePolicy:
