@@ -99,3 +99,24 @@ def test_arrays_that_do_not_fit_each_other_are_refused() -> None:
             _blocks.gradients(*wrong)
     with pytest.raises((ValueError, BufferError)):
         _blocks.activate(bytes(12), bias, None, None)
+
+
+def test_normalisation_of_an_agent_s_own_features() -> None:
+    sizes, x = np.array([1, 21, 40], np.int32), np.random.default_rng(0).normal(2.0, 3.0, (3, 5, 40)).astype(np.float32)
+    ours = local.normalise_own(x, sizes)
+    for agent, size in enumerate(sizes):
+        own = torch.from_numpy(x[agent, :, :size]).double()
+        theirs = torch.nn.functional.layer_norm(own, (int(size),), eps=1e-5)
+        np.testing.assert_allclose(ours[agent, :, :size], theirs, rtol=1e-5, atol=1e-5)
+        assert not ours[agent, :, size:].any()
+
+
+@pytest.mark.parametrize("sizes", [[0, 4], [4, 5], [4, 4, 4], [4.0, 4.0]])
+def test_sizes_that_are_not_features_are_refused(sizes: list[float]) -> None:
+    with pytest.raises(ValueError, match="sizes"):
+        _blocks.normalise(
+            np.zeros((2, 3, 4), np.float32),
+            np.array(sizes, np.result_type(sizes[0], np.int32)),
+            1e-5,
+            np.zeros((2, 3, 4), np.float32),
+        )

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from playing import play
+from playing import assert_equal, play
 
 from sde_harl.config import EnvConfig
-from sde_harl.envs import EnvSpec, VectorEnv, make
+from sde_harl.envs import EnvSpec, Step, VectorEnv, make
 from sde_harl.envs.mpe import SCENARIOS
 
 SPREAD = EnvConfig("mpe", "simple_spread")
@@ -149,6 +149,16 @@ def test_the_compiled_spread_starts_as_mpe2_does() -> None:
     assert np.abs(places).max() <= 1 and not np.asarray(env._games.games.speeds).any()
     np.testing.assert_allclose(places.mean((1, 2)), 0, atol=0.06)
     np.testing.assert_allclose(places.var((1, 2)), 1 / 3, atol=0.04)
+
+
+@pytest.mark.usefixtures("compile_cache")
+def test_large_arrays_of_the_compiled_spread_tell_what_small_ones_do() -> None:
+    """Observations of 500 games come from JAX one by one, those of 4 in one array with all else."""
+    config = EnvConfig("mpe", "simple_spread", "jax")
+    many, few = make(config, 500, seed=1), make(config, 4, seed=1)
+    for large, small in zip(play(many, 30), play(few, 30), strict=True):
+        assert_equal(Step(*(field[:4] for field in large)), small)
+    np.testing.assert_array_equal(many.episode_seeds()[:4], few.episode_seeds())
 
 
 @pytest.mark.parametrize("backend", ["mpe2", "jax"])

@@ -47,9 +47,7 @@ def test_smax_wins_and_losses() -> None:
 def test_smax_time_limit_truncates() -> None:
     env: Any = make(SMAX, 4, seed=1)
     env.reset()
-    keys, battles = env._games.games
-    late = battles.state.replace(step=battles.state.step + 98)
-    env._games = env._games._replace(games=(keys, battles.replace(state=late)))
+    env._games = env._games._replace(lengths=env._games.lengths + 98)
     stop = np.full((4, 3, 1), STOP)
     for truncated in (False, True, False):
         env.send(stop)

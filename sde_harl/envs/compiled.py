@@ -25,6 +25,9 @@ from sde_harl.envs.base import EnvSpec, Step, VectorEnv, stream
 
 log = logging.getLogger(__name__)
 
+IN_TURN: dict[str, bool | str] = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
+"""Compiler options that order a step's kernels for one thread."""
+
 
 class View(NamedTuple):
     """What the agents and the critic see of a game: the first fields of a Step, still on JAX's side (hence Any)."""
@@ -36,13 +39,12 @@ class View(NamedTuple):
 
 
 class Played(NamedTuple):
-    """One game after one step, before anything is reset."""
+    """One game after one step, before anything is reset. When time is over isn't the rules' business."""
 
     game: Any
     view: View
     reward: Any  # ()
     terminated: Any  # ()
-    truncated: Any  # (), never together with terminated
     won: Any  # (), counts only where the episode ends
 
 
@@ -50,6 +52,8 @@ class Rules(ABC):
     """One game as pure functions of JAX arrays. A game's state is any tree of arrays, its keys among them."""
 
     spec: EnvSpec
+    background: bool
+    """Steps run on threads of JAX's own: for long ones. To wake those takes longer than the step of a small game."""
 
     @abstractmethod
     def begin(self, key: jax.Array) -> tuple[Any, View]:
@@ -89,8 +93,9 @@ class _Batch:
     def step(self, before: _Games, actions: jax.Array) -> tuple[_Games, Step]:
         """Play (E, N, D) actions and begin the next episode where one ended."""
         played: Played = jax.vmap(self._rules.play)(before.games, actions)
-        ended = played.terminated | played.truncated
         returns, lengths = before.returns + played.reward, before.lengths + 1
+        truncated = (lengths >= self._rules.spec.episode_limit) & ~played.terminated
+        ended = played.terminated | truncated
         episodes = before.episodes + ended
         going_on = (before.seeds, played.game, played.view)
 
@@ -101,7 +106,7 @@ class _Batch:
         # outside of vmap, so that the cost of a reset is paid only in steps where an episode ends
         seeds, games, view = jax.lax.cond(ended.any(), begin_ended, lambda: going_on)
         totals = (jnp.where(ended, 0, returns), jnp.where(ended, 0, lengths))
-        outcome = (played.reward, played.terminated, played.truncated, played.view.state, played.view.obs)
+        outcome = (played.reward, played.terminated, truncated, played.view.state, played.view.obs)
         won = jnp.where(ended, played.won, -1).astype(jnp.int8)
         fields: list[Any] = [*view, *outcome, won, returns - totals[0], lengths - totals[1]]  # in the order of Step
         return _Games(before.streams, episodes, seeds, games, *totals), Step(*fields)
@@ -120,29 +125,65 @@ def _where(ended: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
     return jnp.where(ended.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
 
 
+class _Handed(NamedTuple):
+    """A Step and the seeds, as JAX hands them over. Each array costs microseconds there, so small ones go as one."""
+
+    large: dict[str, Any]
+    small: Any  # (B,) uint8, laid out as `_Program.layout` says
+
+
+def _is_large(field: Any) -> bool:
+    # from about here on, to copy it once more takes longer than its own way over
+    return bool(field.size * field.dtype.itemsize > 1 << 15)
+
+
+def _small(games: _Games, step: Step) -> dict[str, Any]:
+    """What goes as one array, by name: wide types first, so that each is aligned."""
+    fields = {"seeds": games.seeds, **step._asdict()}
+    names = sorted(fields, key=lambda name: -fields[name].dtype.itemsize)
+    return {name: fields[name] for name in names if not _is_large(fields[name])}
+
+
+def _hand_over(games: _Games, step: Step) -> tuple[_Games, _Handed]:
+    small = jnp.concatenate([_as_bytes(field) for field in _small(games, step).values()])
+    return games, _Handed({name: field for name, field in step._asdict().items() if _is_large(field)}, small)
+
+
+def _as_bytes(field: jax.Array) -> jax.Array:
+    numbers = field.astype(jnp.uint8) if field.dtype == bool else field
+    return jax.lax.bitcast_convert_type(numbers, jnp.uint8).reshape(-1)
+
+
 class _Program(NamedTuple):
     """Rules compiled for one number of environments."""
 
     spec: EnvSpec
     reset: Any
     step: Any
+    layout: np.dtype[np.void]  # of the bytes of `_Handed.small`
 
 
 @functools.cache
 def _compile(make_rules: Callable[..., Rules], which: Hashable, num_envs: int) -> _Program:
     """Compile ahead of time, once for all vectors of this size, so that no step of a run waits for the compiler."""
     rules = make_rules(which)
+    # without effect once JAX has computed anything: then a step is as right, but slower
+    _configure("jax_cpu_enable_async_dispatch", rules.background)
     batch, spec = _Batch(rules), rules.spec
     streams = np.zeros((num_envs, 2), np.uint32)
     shape = (num_envs, len(spec.agents), len(spec.branches))
     actions = np.zeros(shape, np.float32 if spec.continuous else np.int32)
-    games, _ = jax.eval_shape(batch.reset, streams)
-    reset = jax.jit(batch.reset).lower(streams).compile()
-    return _Program(spec, reset, jax.jit(batch.step).lower(games, actions).compile())
+    games, first = jax.eval_shape(batch.reset, streams)
+    layout = np.dtype([(name, field.dtype, field.shape) for name, field in _small(games, first).items()])
+    reset = jax.jit(lambda *given: _hand_over(*batch.reset(*given))).lower(streams)
+    # games that are given away save their copies, but JAX would make `send` wait for a step in the background
+    donated, options = ((), None) if rules.background else ((0,), IN_TURN)
+    step = jax.jit(lambda *given: _hand_over(*batch.step(*given)), donate_argnums=donated).lower(games, actions)
+    return _Program(spec, reset.compile(), step.compile(options), layout)
 
 
 class CompiledVector(VectorEnv):
-    """E games of the rules `make_rules(which)`. JAX computes a step on threads of its own: `send` returns at once."""
+    """E games of the rules `make_rules(which)`. Where these are for the background, `send` returns at once."""
 
     def __init__(
         self, make_rules: Callable[..., Rules], which: Hashable, num_envs: int, seed: int, first_env: int
@@ -153,8 +194,8 @@ class CompiledVector(VectorEnv):
         indices = range(first_env, first_env + num_envs)
         self._streams = np.stack([stream(seed, i).generate_state(2, np.uint32) for i in indices])  # (E, 2)
         self._games: _Games | None = None
-        self._pending: Step | None = None
-        self._seeds: jax.Array | None = None
+        self._pending: _Handed | None = None
+        self._seeds: NDArray[np.uint32] | None = None
 
     def reset(self) -> Step:
         self._games, self._pending = self._program.reset(self._streams)
@@ -166,17 +207,18 @@ class CompiledVector(VectorEnv):
         self._games, self._pending = self._program.step(self._games, np.array(actions, kind))
 
     def recv(self) -> Step:
-        if self._pending is None or self._games is None:
+        if self._pending is None:
             raise RuntimeError("recv without send")
-        step, self._pending = self._pending, None
-        self._seeds = self._games.seeds
-        fields: list[Any] = [np.asarray(field) for field in step]
-        return Step(*fields)
+        handed, self._pending = self._pending, None
+        small = np.frombuffer(handed.small, self._program.layout)[0]
+        fields = {name: small[name] for name in self._program.layout.names or ()}
+        self._seeds = fields.pop("seeds")
+        return Step(**fields, **{name: np.asarray(field) for name, field in handed.large.items()})
 
     def episode_seeds(self) -> NDArray[np.int64]:
         if self._seeds is None:
             raise RuntimeError("episode_seeds before reset")
-        words = np.asarray(self._seeds).astype(np.int64)
+        words = self._seeds.astype(np.int64)
         return cast("NDArray[np.int64]", words[:, 0] << 32 | words[:, 1])
 
     def close(self) -> None:

@@ -25,21 +25,35 @@ REACH = 0.3
 CONTACT_FORCE, CONTACT_MARGIN = 100.0, 1e-3
 WORDS = 2
 """Numbers that agents could say to each other; in this scenario all stay silent."""
-ONE, OTHER = np.nonzero(~np.eye(N, dtype=bool))
-"""All pairs of different agents."""
+OTHERS = np.nonzero(~np.eye(N, dtype=bool))[1].reshape(N, -1)
+"""(N, N - 1) of each agent."""
 
 
 class World(NamedTuple):
-    """One game."""
+    """One game. It is one array, because each costs microseconds on its way into a step and out of it."""
 
-    agents: Any  # (N, 2) positions
-    speeds: Any  # (N, 2)
-    landmarks: Any  # (N, 2)
-    ticks: Any  # ()
+    bodies: Any  # (3, N, 2)
+
+    @property
+    def agents(self) -> Any:
+        """(N, 2) positions."""
+        return self.bodies[..., 0, :, :]
+
+    @property
+    def speeds(self) -> Any:
+        """(N, 2) of the agents."""
+        return self.bodies[..., 1, :, :]
+
+    @property
+    def landmarks(self) -> Any:
+        """(N, 2) positions."""
+        return self.bodies[..., 2, :, :]
 
 
 class Spread(Rules):
     """The rules of simple_spread."""
+
+    background = False
 
     def __init__(self, continuous: bool) -> None:
         size = 4 + 2 * N + (2 + WORDS) * (N - 1)
@@ -57,16 +71,15 @@ class Spread(Rules):
 
     def begin(self, key: jax.Array) -> tuple[World, View]:
         agents, landmarks = jax.random.uniform(key, (2, N, 2), minval=-1.0, maxval=1.0)
-        world = World(agents, jnp.zeros((N, 2)), landmarks, jnp.int32(0))
+        world = World(jnp.stack([agents, jnp.zeros((N, 2)), landmarks]))
         return world, self._view(world)
 
     def play(self, game: World, actions: jax.Array) -> Played:
         force = self._push(actions) + _contacts(game.agents)
         agents = game.agents + game.speeds * DT
         speeds = game.speeds * (1 - DAMPING) + force * DT  # every mass is 1
-        world = World(agents, speeds, game.landmarks, game.ticks + 1)
-        late = world.ticks >= EPISODE_LIMIT
-        return Played(world, self._view(world), _reward(world), jnp.zeros_like(late), late, jnp.int8(-1))
+        world = World(jnp.stack([agents, speeds, game.landmarks]))
+        return Played(world, self._view(world), _reward(world), jnp.array(False), jnp.int8(-1))
 
     def _push(self, actions: jax.Array) -> jax.Array:
         """(N, 2) forces of moves 0 to 4 (nothing, left, right, down, up), or of how hard each is pressed, 0 to 1."""
@@ -76,7 +89,7 @@ class Spread(Rules):
 
     def _view(self, world: World) -> View:
         to_landmarks = world.landmarks - world.agents[:, None]  # (N, N, 2)
-        to_others = world.agents[OTHER] - world.agents[ONE]
+        to_others = world.agents[OTHERS] - world.agents[:, None]  # (N, N - 1, 2)
         parts = (world.speeds, world.agents, to_landmarks.reshape(N, -1), to_others.reshape(N, -1))
         obs = jnp.concatenate([*parts, jnp.zeros((N, WORDS * (N - 1)))], -1)  # (N, O)
         return View(obs, obs.reshape(-1), jnp.array(self.spec.choices()), jnp.ones(N, bool))

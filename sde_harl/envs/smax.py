@@ -23,6 +23,8 @@ from sde_harl.errors import UserError
 class _Battle(Rules):
     """The rules of one map. A game is its key and JaxMARL's own state."""
 
+    background = True
+
     def __init__(self, game: Any, map_name: str) -> None:
         self._game = game
         self.spec = _spec(game, map_name)
@@ -40,11 +42,9 @@ class _Battle(Rules):
         obs, battle, rewards, _, _ = self._game.step_env(step_key, battle, choice)
         allies, enemies = jnp.split(battle.state.unit_alive, [len(self.spec.agents)])
         terminated = ~allies.any() | ~enemies.any()
-        # the game's own `done` looks at the clock before it ticks and would give one step more than the limit
-        truncated = (battle.state.step >= self.spec.episode_limit) & ~terminated
         won = allies.any() & ~enemies.any()
-        reward = rewards[self.spec.agents[0]]
-        return Played((key, battle), self._view(obs, battle), reward, terminated, truncated, won)
+        # the game's own `done` is not asked: by it an episode would be one step longer than the limit
+        return Played((key, battle), self._view(obs, battle), rewards[self.spec.agents[0]], terminated, won)
 
     def _view(self, obs: dict[str, jax.Array], battle: Any) -> View:
         available = self._game.get_avail_actions(battle)

@@ -2,9 +2,10 @@
  *
  *     y = norm(relu(x + bias)),  norm(r) = (r - mean r) / sqrt(var r + eps) over a row, or r itself where it is not asked for
  *
- * and the gradients of that, each in one pass over memory, where numpy and torch take one for every operation. x has
- * (n, B, W) numbers, bias (k, 1, W) with k = n, or 1 that all share. Sums go over LANES partial sums in an order of their
- * own and nothing is contracted into fused operations, so that every machine gets the same numbers.
+ * the gradients of that, and the normalisation of what a net begins with, each in one pass over memory, where numpy and
+ * torch take one for every operation. x has (n, B, W) numbers, bias (k, 1, W) with k = n, or 1 that all share. Sums go over
+ * LANES partial sums in an order of their own and nothing is contracted into fused operations, so that every machine gets
+ * the same numbers.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -75,6 +76,33 @@ WIDEST static void forward(Shape shape, float *restrict x, const float *restrict
             if (stats)
                 stats[0] = (0.0f - mean) * factor, stats[1] = factor, stats += STATS;
         }
+}
+
+/* y (sets, rows, W) is x, each set's first sizes[set] numbers of a row normalised, the others 0. */
+WIDEST static void normalise_own(Shape shape, const float *restrict x, const int32_t *restrict sizes, float eps,
+                                 float *restrict y) {
+    for (Py_ssize_t set = 0; set < shape.sets; set++) {
+        const Py_ssize_t size = sizes[set], whole = size - size % LANES;
+        const float share = 1.0f / (float)size;
+        for (Py_ssize_t row = 0; row < shape.rows; row++, x += shape.width, y += shape.width) {
+            Lanes sum = {0}, squares = {0};
+            for (Py_ssize_t i = 0; i < whole; i += LANES)
+                sum += at(x + i);
+            for (Py_ssize_t i = whole; i < size; i++)
+                sum[i - whole] += x[i];
+            const float mean = total(sum) * share;
+            for (Py_ssize_t i = 0; i < whole; i += LANES) {
+                const Lanes d = at(x + i) - mean;
+                put(y + i, d), squares += d * d;
+            }
+            for (Py_ssize_t i = whole; i < size; i++)
+                y[i] = x[i] - mean, squares[i - whole] += y[i] * y[i];
+            const float factor = 1.0f / sqrtf(total(squares) * share + eps);
+            for (Py_ssize_t i = 0; i < size; i++)
+                y[i] *= factor;
+            memset(y + size, 0, (size_t)(shape.width - size) * sizeof *y);
+        }
+    }
 }
 
 /* dx of y, stats and dy; db (sets, W) grows by its sums. stats is none where nothing was normalised. */
@@ -190,10 +218,45 @@ static PyObject *gradients(PyObject *self, PyObject *const *args, Py_ssize_t cou
     Py_RETURN_NONE;
 }
 
+static PyObject *normalise(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    Py_buffer x, y, sizes;
+    int failed = -1;
+    if (count != 4) {
+        PyErr_SetString(PyExc_TypeError, "normalise takes x, sizes, eps and y");
+        return NULL;
+    }
+    const double eps = PyFloat_AsDouble(args[2]);
+    if (PyErr_Occurred() || take(args[0], &x, 0, "x", 0) < 0)
+        return NULL;
+    if (take(args[3], &y, 1, "y", x.len / 4) == 0) {
+        if (PyObject_GetBuffer(args[1], &sizes, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) == 0) {
+            failed = !(x.ndim == 3 && sizes.itemsize == 4 && sizes.format && sizes.format[0] == 'i' &&
+                       sizes.len == 4 * x.shape[0]);
+            for (Py_ssize_t k = 0; !failed && k < x.shape[0]; k++)
+                failed = ((int32_t *)sizes.buf)[k] < 1 || ((int32_t *)sizes.buf)[k] > x.shape[2];
+            if (failed)
+                PyErr_SetString(PyExc_ValueError, "sizes: int32 (n,), 1 to O, expected for x (n, E, O)");
+            else {
+                const Shape shape = {x.shape[0], x.shape[1], x.shape[2]};
+                Py_BEGIN_ALLOW_THREADS;
+                normalise_own(shape, x.buf, sizes.buf, (float)eps, y.buf);
+                Py_END_ALLOW_THREADS;
+            }
+            PyBuffer_Release(&sizes);
+        }
+        PyBuffer_Release(&y);
+    }
+    PyBuffer_Release(&x);
+    if (failed)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
 #define FAST(name) (PyCFunction)(void (*)(void))name, METH_FASTCALL
 
 static PyMethodDef methods[] = {
     {"activate", FAST(activate), "activate(x, bias, eps, stats): x becomes y; eps None: nothing is normalised."},
+    {"normalise", FAST(normalise), "normalise(x, sizes, eps, y): y becomes x, each agent's own features normalised."},
     {"gradients", FAST(gradients), "gradients(dy, y, stats, dx, db): fills dx, and adds to db."},
     {NULL, NULL, 0, NULL},
 };

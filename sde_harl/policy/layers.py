@@ -5,6 +5,7 @@ n agents, k sets of parameters (n, or 1 where they are shared), B rows; H, W, C,
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -12,7 +13,7 @@ from torch.nn import functional
 from sde_harl.config import PolicyConfig
 from sde_harl.errors import UserError
 from sde_harl.policy.conv import Conv
-from sde_harl.policy.local import NORM_EPS, observation_mask
+from sde_harl.policy.local import NORM_EPS, normalise_own, observation_mask
 
 RELU_GAIN = 2.0**0.5
 UNIT = {"float32": 1.0, "uint8": 1.0 / 255.0}
@@ -48,30 +49,24 @@ def normalise(x: Tensor, layer_norm: bool) -> Tensor:
 
 
 class FeatureNorm(nn.Module):
-    """Layer normalisation over each agent's own features, without gain and shift: the layer behind it has both.
+    """`local.normalise_own` in torch, without a gradient: what is normalised is data.
 
     It has no parameters, so what it makes of a rollout is the same in all epochs.
     """
 
     mask: Tensor
-    count: Tensor
 
     def __init__(self, sizes: tuple[int, ...], size: int, enabled: bool) -> None:
         """`sizes`: (n,) features of each agent; `size`: the padded size."""
         super().__init__()
         self._enabled, self.padded = enabled, any(each != size for each in sizes)
+        self._sizes = np.array(sizes, np.int32)
         mask = torch.from_numpy(observation_mask(sizes, size))[:, None]
         self.register_buffer("mask", mask, persistent=False)  # (n, 1, size)
-        self.register_buffer("count", mask.sum(-1, keepdim=True), persistent=False)  # (n, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, B, size) -> (n, B, size); padding stays zero."""
-        if not self._enabled:
-            return x
-        x = x - x.sum(-1, keepdim=True) / self.count
-        if self.padded:
-            x *= self.mask
-        return x.mul_(torch.rsqrt(torch.linalg.vecdot(x, x)[..., None] / self.count + NORM_EPS))
+        return torch.from_numpy(normalise_own(x.numpy(), self._sizes)) if self._enabled else x
 
 
 def conv_of(images: tuple[tuple[int, ...], ...], policy: PolicyConfig) -> Conv | None:

@@ -95,6 +95,13 @@ def normalise(x: np.ndarray) -> np.ndarray:
     return x
 
 
+def normalise_own(x: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Layer normalisation of x (n, E, O) over each agent's own `sizes` (n,) int32 of features; padding is zero."""
+    result = np.empty(x.shape, np.float32)
+    _blocks.normalise(np.ascontiguousarray(x), sizes, NORM_EPS, result)
+    return result
+
+
 def affine(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """x (n, E, in) times weight (n, in, out) plus bias (n, 1, out): (n, E, out)."""
     x = np.matmul(x, weight)
@@ -129,14 +136,11 @@ class LocalNets:
         self._layers = [(weight, bias[:, None]) for weight, bias in zip(arrays[::2], arrays[1::2])]
         self._conv = ConvArrays(shape.conv, *self._layers.pop(0)) if shape.conv else None
         self._last = None if whole else self._layers.pop()
-        counts = np.asarray(shape.obs_sizes, np.float32)
-        self._inverse_count = (1.0 / counts)[:, None, None].astype(np.float32)  # (n, 1, 1)
-        padded = any(size != shape.obs for size in shape.obs_sizes)
-        self._mask = observation_mask(shape.obs_sizes, shape.obs)[:, None] if padded else None
+        self._sizes = np.array(shape.obs_sizes, np.int32)
 
     def __call__(self, obs: np.ndarray) -> np.ndarray:
         """Latents (n, E, Z) of observations (n, E, O), before quantisation; of a whole policy, what its head sees."""
-        x = self._normalise(obs) if self._shape.feature_norm else obs
+        x = normalise_own(obs, self._sizes) if self._shape.feature_norm else obs
         if not self._shape.local_blocks:
             assert self._last
             gain, shift = self._last
@@ -146,13 +150,3 @@ class LocalNets:
         for each in self._layers:
             x = block(x, *each, self._shape.layer_norm)
         return affine(x, *self._last) if self._last else x
-
-    def _normalise(self, obs: np.ndarray) -> np.ndarray:
-        """Layer normalisation over each agent's own features (n, E, O); padding stays zero."""
-        x = obs - np.add.reduce(obs, -1, keepdims=True) * self._inverse_count
-        if self._mask is not None:
-            x *= self._mask
-        variance = np.einsum("neo,neo->ne", x, x)[..., None] * self._inverse_count
-        variance += np.float32(NORM_EPS)
-        x /= np.sqrt(variance, out=variance)
-        return x
