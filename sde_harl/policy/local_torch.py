@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from sde_harl.errors import UserError
-from sde_harl.policy.layers import FeatureNorm, affine, convolve, normalise
-from sde_harl.policy.local import LocalShape, split_parameters
+from sde_harl.policy.layers import affine, convolve, normalise
+from sde_harl.policy.local import LocalShape, normalise_own, split_parameters
 
 
 class TorchLocalNets:
@@ -30,16 +30,16 @@ class TorchLocalNets:
         self._layers = [(weight, bias[:, None]) for weight, bias in zip(arrays[::2], arrays[1::2])]
         self._conv = self._layers.pop(0) if shape.conv else None
         self._last = None if whole else self._layers.pop()
-        self._norm = FeatureNorm(shape.obs_sizes, shape.obs, shape.feature_norm).to(device)
+        self._sizes = np.array(shape.obs_sizes, np.int32)
 
     def __call__(self, obs: np.ndarray) -> np.ndarray:
         """As `LocalNets` has it: (n, E, O) -> (n, E, Z)."""
+        features = normalise_own(obs, self._sizes) if self._shape.feature_norm else obs
         with torch.inference_mode():
-            latents: np.ndarray = self._latents(torch.tensor(obs, device=self._device)).cpu().numpy()
+            latents: np.ndarray = self._latents(torch.tensor(features, device=self._device)).cpu().numpy()
         return latents
 
-    def _latents(self, obs: Tensor) -> Tensor:
-        x = self._norm(obs)
+    def _latents(self, x: Tensor) -> Tensor:
         if not self._shape.local_blocks:
             assert self._last
             gain, shift = self._last
