@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -54,6 +54,7 @@ class Journal:
         (self.folder / "spec.json").write_text(to_json(spec) + "\n")
         meta = _meta(config, spec, fleet, hello(self._energy), backend, roles)
         self._file = RunFile(self.folder / "run.h5", meta, config.record.on_disk_full)
+        self._written: Callable[[], None] = lambda: None
         self._metrics = Metrics(self.folder, config.record.tensorboard, config.train.steps)
         self._process, self._network, self._started = Process(), Network(), now_ns()
         self._latents = np.array(local_shape(spec, config.policy, tuple(range(len(spec.agents)))).latent_sizes())
@@ -73,8 +74,9 @@ class Journal:
 
     def ended(self, step: int, episodes: Episodes) -> None:
         """Episodes of training, as they end: once they are on disk no kill loses them."""
-        self._file.flush(wait=True)  # what ended before, so that a kill loses no more than what ends now
+        self._written()  # what ended before, so that a kill loses no more than what ends now
         self._episodes(step, episodes, train=True)
+        self._written = self._file.flush()
 
     def update(self, step: int, episodes: Episodes, decisions: Decisions, scalars: Mapping[str, float]) -> None:
         """What one rollout brought, and what was learnt from it."""

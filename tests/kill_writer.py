@@ -71,7 +71,7 @@ def main() -> None:
     for number in itertools.count():
         episode(file, number, trajectories=len(sys.argv) > 2)
         if number % 20 == 0:
-            file.flush(wait=True)
+            file.flush()()
             print(number + 1, flush=True)
 
 

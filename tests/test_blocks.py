@@ -120,3 +120,44 @@ def test_sizes_that_are_not_features_are_refused(sizes: list[float]) -> None:
             1e-5,
             np.zeros((2, 3, 4), np.float32),
         )
+
+
+def choices(outputs: np.ndarray, available: np.ndarray, race: np.ndarray | None, edges: list[int]) -> list[np.ndarray]:
+    shape = (*outputs.shape[:-1], len(edges) - 1)
+    actions, log_probs = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
+    _blocks.choose(outputs, available, race, np.array(edges, np.int32), actions, log_probs)
+    return [actions, log_probs]
+
+
+def test_choices_equal_torchs_categoricals() -> None:
+    rng, edges = np.random.default_rng(0), [0, 4, 5, 9]
+    outputs = rng.normal(0.0, 3.0, (2, 50, 9)).astype(np.float32)
+    available, race = rng.random(outputs.shape) < 0.6, rng.exponential(size=outputs.shape).astype(np.float32)
+    available[..., [0, 4, 5]] = True
+    logits = torch.from_numpy(np.where(available, outputs, -1e30)).double()
+    for draws in (None, race):
+        actions, log_probs = choices(outputs, available, draws, edges)
+        for k, (start, stop) in enumerate(zip(edges, edges[1:])):
+            theirs = logits[..., start:stop].log_softmax(-1).numpy()
+            score = theirs if draws is None else theirs - np.log(draws[..., start:stop])
+            np.testing.assert_array_equal(actions[..., k], score.argmax(-1))
+            chosen = np.take_along_axis(theirs, score.argmax(-1)[..., None], -1)[..., 0]
+            np.testing.assert_allclose(log_probs[..., k], chosen, rtol=1e-5, atol=1e-5)
+
+
+def test_where_nothing_is_available_the_first_is_chosen() -> None:
+    actions, log_probs = choices(np.ones((1, 1, 3), np.float32), np.zeros((1, 1, 3), bool), None, [0, 3])
+    assert actions.item() == 0 and np.isclose(log_probs.item(), -np.log(3))
+
+
+@pytest.mark.parametrize("edges", [[0], [1, 3], [0, 2, 2, 3], [0, 2], [0, 4], [0, 1 << 30]])
+def test_other_branches_are_refused(edges: list[int]) -> None:
+    with pytest.raises(ValueError):
+        _blocks.choose(
+            np.zeros((1, 1, 3), np.float32),
+            np.ones((1, 1, 3), bool),
+            None,
+            np.array(edges, np.int32),
+            np.zeros((1, 1, 1), np.int32),
+            np.zeros((1, 1, 1), np.float32),
+        )

@@ -84,7 +84,7 @@ def test_wrong_calls_raise_in_the_caller(tmp_path: Path, table: str, columns: di
         file.add(table, **columns)
     file.close()
     with pytest.raises(ValueError, match="closed"):
-        file.flush(wait=True)
+        file.flush()()
 
 
 def test_training_columns_stay(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_every_prefix_of_the_writes_is_readable(tmp_path: Path, monkeypatch: pyt
     for number in range(40):
         promised.append((len(disk.operations), number))
         kill_writer.episode(file, number, trajectories=False)
-        file.flush(wait=True)
+        file.flush()()
     operations = list(disk.operations)
     file.close()
     copy = tmp_path / "copy.h5"
@@ -247,7 +247,7 @@ try:
     while file.failed is None or number < flushed + 2000:
         kill_writer.episode(file, number, trajectories=True)
         if number % 20 == 0:
-            file.flush(wait=True)
+            file.flush()()
             if file.failed is None:
                 flushed = number
         number += 1

@@ -10,11 +10,10 @@ from typing import Any, NamedTuple, Protocol, Tuple
 
 import numpy as np
 
+from sde_harl.policy import _blocks
 from sde_harl.policy.conv import ConvArrays
 from sde_harl.policy.local import affine, block, normalise
 
-_TINY = np.finfo(np.float32).tiny
-_NEVER = np.float32(-1e30)
 _HALF_LOG_2PI = np.float32(0.5 * math.log(2 * math.pi))
 
 
@@ -82,8 +81,7 @@ class ActingPolicy:
         """
         self._trunk, self._head, self._std, self._gru, self._layer_norm = trunk, head, std, gru, layer_norm
         self._conv = conv
-        edges = np.cumsum((0, *branches)).tolist()
-        self._branches = [slice(*edge) for edge in zip(edges[:-1], edges[1:])]
+        self._edges = np.cumsum((0, *branches), dtype=np.int32)
 
     def outputs(self, latents: np.ndarray, memory: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
         """Logits, or means if continuous, (N, E, A) of decoded latents (N, E, Z), and the memory after them."""
@@ -115,32 +113,20 @@ class ActingPolicy:
     def _choose(self, outputs: np.ndarray, available: np.ndarray, generator: Noise | None) -> Chosen:
         if self._std is not None:
             return _gaussian(outputs, self._std, available, generator)
-        logits = np.where(available, outputs, _NEVER)
-        if len(self._branches) == 1:
-            return _categorical(logits, generator)
-        parts = [_categorical(logits[..., branch], generator) for branch in self._branches]
-        actions, log_probs = (np.concatenate(each, -1) for each in zip(*parts))
-        return actions, log_probs
+        return _categorical(outputs, available, self._edges, generator)
 
 
-def _categorical(logits: np.ndarray, generator: Noise | None) -> Chosen:
-    """A choice in one branch of `logits` (N, E, branch), which this overwrites.
+def _categorical(outputs: np.ndarray, available: np.ndarray, edges: np.ndarray, generator: Noise | None) -> Chosen:
+    """A choice in each of the branches of `outputs` (N, E, A) between `edges` (D + 1,).
 
     Sampling is an exponential race: with X_a ~ Exp(1), the largest p_a / X_a is action a with probability p_a, and an
     unavailable action (p = 0) can never win.
     """
-    logits -= np.maximum.reduce(logits, -1, keepdims=True)
-    weights = np.exp(logits)
-    if generator is None:
-        actions = weights.argmax(-1)
-    else:
-        race = generator.standard_exponential(weights.shape, np.float32)
-        np.maximum(race, _TINY, out=race)
-        actions = np.divide(weights, race, out=race).argmax(-1)
-    rows = np.arange(0, logits.size, logits.shape[-1]).reshape(actions.shape)
-    chosen = logits.take(rows + actions)  # take_along_axis would take as long as all else here
-    log_probs = chosen - np.log(np.add.reduce(weights, -1))
-    return actions[..., None].astype(np.int32), log_probs[..., None]
+    race = generator.standard_exponential(outputs.shape, np.float32) if generator else None
+    shape = (*outputs.shape[:2], len(edges) - 1)
+    actions, log_probs = np.empty(shape, np.int32), np.empty(shape, np.float32)
+    _blocks.choose(outputs, np.ascontiguousarray(available), race, edges, actions, log_probs)
+    return actions, log_probs
 
 
 def _gaussian(means: np.ndarray, std: np.ndarray, available: np.ndarray, generator: Noise | None) -> Chosen:

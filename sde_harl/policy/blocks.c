@@ -2,13 +2,14 @@
  *
  *     y = norm(relu(x + bias)),  norm(r) = (r - mean r) / sqrt(var r + eps) over a row, or r itself where it is not asked for
  *
- * the gradients of that, and the normalisation of what a net begins with, each in one pass over memory, where numpy and
+ * the gradients of that, the normalisation of what a net begins with and the choice at its end, each in one pass over memory, where numpy and
  * torch take one for every operation. x has (n, B, W) numbers, bias (k, 1, W) with k = n, or 1 that all share. Sums go over
  * LANES partial sums in an order of their own and nothing is contracted into fused operations, so that every machine gets
  * the same numbers.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <float.h>
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -21,6 +22,7 @@
 #define INLINE static inline __attribute__((always_inline))
 
 enum { LANES = 16, STATS = 2 };
+#define NEVER -1e30f /* the logit of what is not available */
 typedef float Lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float)), may_alias));
 typedef int32_t Bits __attribute__((vector_size(LANES * sizeof(int32_t))));
 
@@ -131,6 +133,32 @@ WIDEST static void backward(Shape shape, const float *restrict dy, const float *
                 dx[i] = d, db[i] += d;
             }
         }
+}
+
+/* Of each row of outputs (rows, A) one choice in each of the branches between `edges`: its place and log-probability.
+ * With race, X ~ Exp(1) for each: the largest p / X is a with probability p_a. Without, the most likely one. */
+static void choose_rows(Py_ssize_t rows, Py_ssize_t branches, const int32_t *edges, const float *outputs,
+                        const uint8_t *available, const float *race, int32_t *actions, float *log_probs) {
+    const Py_ssize_t width = edges[branches];
+    for (Py_ssize_t row = 0; row < rows; row++) {
+        for (Py_ssize_t k = 0; k < branches; k++) {
+            float most = NEVER, sum = 0, leading = -1;
+            Py_ssize_t best = edges[k];
+            for (Py_ssize_t a = edges[k]; a < edges[k + 1]; a++)
+                if (available[a] && outputs[a] > most)
+                    most = outputs[a];
+            for (Py_ssize_t a = edges[k]; a < edges[k + 1]; a++) {
+                const float weight = expf((available[a] ? outputs[a] : NEVER) - most);
+                const float lead = race ? weight / fmaxf(race[a], FLT_MIN) : weight;
+                sum += weight;
+                if (lead > leading)
+                    leading = lead, best = a;
+            }
+            *actions++ = (int32_t)(best - edges[k]);
+            *log_probs++ = (available[best] ? outputs[best] : NEVER) - most - logf(sum);
+        }
+        outputs += width, available += width, race = race ? race + width : NULL;
+    }
 }
 
 /* ---- Python's side ---- */
@@ -252,11 +280,64 @@ static PyObject *normalise(PyObject *self, PyObject *const *args, Py_ssize_t cou
     Py_RETURN_NONE;
 }
 
+/* Whether it holds `size` numbers of one of the `formats`, each of `width` bytes; with an exception if not. */
+static int has(const Py_buffer *buffer, const char *formats, Py_ssize_t width, Py_ssize_t size, const char *name) {
+    if (buffer->itemsize == width && buffer->len == size * width && buffer->format && strchr(formats, buffer->format[0]))
+        return 1;
+    PyErr_Format(PyExc_ValueError, "%s: not %zd numbers of the right type", name, size);
+    return 0;
+}
+
+static PyObject *choose(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    enum { OUTPUTS, AVAILABLE, RACE, EDGES, ACTIONS, LOG_PROBS, ALL };
+    Py_buffer each[ALL];
+    int failed = 1;
+    if (count != ALL) {
+        PyErr_SetString(PyExc_TypeError, "choose takes outputs, available, race, edges, actions and log_probs");
+        return NULL;
+    }
+    memset(each, 0, sizeof each);
+    for (int k = 0; k < ALL; k++)
+        if (args[k] != Py_None || k != RACE) {
+            const int flags = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (k >= ACTIONS ? PyBUF_WRITABLE : 0);
+            if (PyObject_GetBuffer(args[k], &each[k], flags) < 0)
+                goto done;
+        }
+    const int32_t *edges = each[EDGES].buf;
+    const Py_ssize_t branches = each[EDGES].len / 4 - 1;
+    if (branches < 1 || !has(&each[EDGES], "il", 4, branches + 1, "edges") || edges[0])
+        goto wrong;
+    for (Py_ssize_t b = 0; b < branches; b++)
+        if (edges[b + 1] <= edges[b])
+            goto wrong;
+    const Py_ssize_t rows = each[OUTPUTS].len / 4 / edges[branches], size = rows * edges[branches];
+    if (!has(&each[OUTPUTS], "f", 4, size, "outputs") || !has(&each[AVAILABLE], "?", 1, size, "available") ||
+        (each[RACE].obj && !has(&each[RACE], "f", 4, size, "race")) ||
+        !has(&each[ACTIONS], "il", 4, rows * branches, "actions") ||
+        !has(&each[LOG_PROBS], "f", 4, rows * branches, "log_probs"))
+        goto done;
+    choose_rows(rows, branches, edges, each[OUTPUTS].buf, each[AVAILABLE].buf, each[RACE].buf, each[ACTIONS].buf,
+                each[LOG_PROBS].buf);
+    failed = 0;
+    goto done;
+wrong:
+    if (!PyErr_Occurred())
+        PyErr_SetString(PyExc_ValueError, "edges: 0 and where each branch ends, rising");
+done:
+    for (int j = 0; j < ALL; j++)
+        if (each[j].obj)
+            PyBuffer_Release(&each[j]);
+    if (failed)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
 #define FAST(name) (PyCFunction)(void (*)(void))name, METH_FASTCALL
 
 static PyMethodDef methods[] = {
     {"activate", FAST(activate), "activate(x, bias, eps, stats): x becomes y; eps None: nothing is normalised."},
     {"normalise", FAST(normalise), "normalise(x, sizes, eps, y): y becomes x, each agent's own features normalised."},
+    {"choose", FAST(choose), "choose(outputs, available, race, edges, actions, log_probs): fills the last two."},
     {"gradients", FAST(gradients), "gradients(dy, y, stats, dx, db): fills dx, and adds to db."},
     {NULL, NULL, 0, NULL},
 };

@@ -8,7 +8,7 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -124,13 +124,16 @@ class RunFile:
         self._put(Episode(number, copy))
         return number
 
-    def flush(self, wait: bool) -> None:
-        """Bring everything given so far to the file; with `wait`, return when it is there (or recording failed)."""
+    def flush(self) -> Callable[[], None]:
+        """Bring everything given so far to the file; what this returns waits until it is there, or recording failed."""
         done = threading.Event()
         self._put(done)
-        if wait:
+
+        def wait() -> None:
             done.wait()
             self._check()
+
+        return wait
 
     def close(self) -> None:
         """Write what is left and close. Never raises, whatever the disk does; `failed` says if something is missing."""
