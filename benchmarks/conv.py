@@ -10,34 +10,18 @@ from __future__ import annotations
 
 import os
 import sys
-import time
-from collections.abc import Callable
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from rows import Row, report  # noqa: E402
+from rows import Row, medians_ns, report  # noqa: E402
 
 from sde_harl.policy.conv import Conv, ConvArrays  # noqa: E402
 from sde_harl.policy.layers import ConvLayer  # noqa: E402
 
 SHAPES = (Conv(7, 7, 3, 32, 3, 1), Conv(20, 20, 3, 32, 3, 1), Conv(84, 84, 3, 32, 3, 1), Conv(84, 84, 3, 32, 8, 4))
 BATCHES = (1, 32)
-
-
-def medians_ns(calls: list[Callable[[], object]], seconds: float) -> list[float]:
-    """p50 of each call, all called in turn so that a slow moment of the machine hits all alike."""
-    taken: list[list[int]] = []
-    end = time.perf_counter() + seconds
-    while len(taken) < 5 or time.perf_counter() < end:
-        row = []
-        for call in calls:
-            start = time.perf_counter_ns()
-            call()
-            row.append(time.perf_counter_ns() - start)
-        taken.append(row)
-    return np.median(np.array(taken)[len(taken) // 10 :], axis=0).tolist()
 
 
 def measure(shape: Conv, batch: int, seconds: float) -> Row:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
 from typing import NamedTuple
 
 
@@ -42,6 +44,20 @@ def report(rows: Sequence[Row], argv: Sequence[str]) -> None:
         with open(out, "w", encoding="utf-8") as file:
             json.dump([row._asdict() for row in rows], file, indent=1)
             file.write("\n")
+
+
+def medians_ns(calls: list[Callable[[], object]], seconds: float) -> list[float]:
+    """p50 of each call, all called in turn so that a slow moment of the machine hits all alike."""
+    taken: list[list[int]] = []
+    end = time.perf_counter() + seconds
+    while len(taken) < 5 or time.perf_counter() < end:
+        row = []
+        for call in calls:
+            start = time.perf_counter_ns()
+            call()
+            row.append(time.perf_counter_ns() - start)
+        taken.append(row)
+    return [float(median(column)) for column in zip(*taken[len(taken) // 10 :])]
 
 
 def _number(value: float | None) -> str:

@@ -23,7 +23,7 @@ class EnvConfig:
     """What is played."""
 
     name: str = "smac"
-    """Benchmark: smac, mpe, mamujoco, or pettingzoo for an environment of your own."""
+    """Benchmark: smac, mpe, mamujoco; pettingzoo: an environment of your own; devices: what executors sense."""
     map: str = "3s5z"
     """Map (smac), scenario (mpe), robot and partition (mamujoco: HalfCheetah-6x1)."""
     backend: str = "auto"
@@ -38,6 +38,10 @@ class EnvConfig:
     """mamujoco: joints away from its own that an agent sees; -1 = the whole robot and which agent it is, as in HARL."""
     factory: str = "none"
     """pettingzoo: module:function, which makes your parallel environment; called without arguments."""
+    spec: str = "none"
+    """devices: the spec.json of the run whose policies act."""
+    steps: int = _number(0, least=0, most=2**31 - 1)
+    """devices: decisions of an episode; 0 = the limit that the spec tells."""
 
 
 @dataclass(frozen=True)
@@ -207,6 +211,18 @@ class PlacementConfig:
 
 
 @dataclass(frozen=True)
+class ExecutorConfig:
+    """What executors are on their hosts."""
+
+    sensor: str = "none"
+    """env.name=devices: module:function, makes an agent's sensor; each executor takes it from its own command line."""
+    backend: str = _choice("numpy", "torch")
+    """What computes the local nets: numpy, or torch, which their hosts must then have."""
+    device: str = _choice("cpu", "cuda")
+    """Where torch computes them."""
+
+
+@dataclass(frozen=True)
 class LinkProfile:
     """A radio link, to be emulated."""
 
@@ -310,6 +326,7 @@ class Config:
     codec: CodecConfig = field(default_factory=CodecConfig)
     diversity: DiversityConfig = field(default_factory=DiversityConfig)
     placement: PlacementConfig = field(default_factory=PlacementConfig)
+    executor: ExecutorConfig = field(default_factory=ExecutorConfig)
     link: LinkConfig = field(default_factory=LinkConfig)
     meters: MetersConfig = field(default_factory=MetersConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -1,7 +1,7 @@
 """Rank r's side of the wire: receive an observation, compute the local nets, code the latents, send them, act.
 
-numpy only. An executor is stateless but for what the server published: one that starts again has lost nothing. Only
-whole policies that are recurrent remember what they saw, and begin anew then.
+numpy only, unless torch is asked for. An executor is stateless but for what the server published: one that starts again
+has lost nothing. Only whole policies that are recurrent remember what they saw, and begin anew then.
 `Executor.handle` is the whole behaviour; `serve` drives it from a transport, a loopback drives it from the server.
 """
 
@@ -11,7 +11,8 @@ import json
 import os
 import platform
 import socket
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -20,14 +21,15 @@ from sde_harl.codec import PLAIN, make_codec
 from sde_harl.codec.tables import from_bytes
 from sde_harl.errors import UserError
 from sde_harl.link.transport import Transport
-from sde_harl.link.wire import Kind, Message, Resources, WireError, pack_meter, parse_json, unpack_tables
+from sde_harl.link.wire import Kind, Message, Resources, WireError, pack_meter, unpack_tables
 from sde_harl.meters.energy import NOTHING, Energy
 from sde_harl.meters.network import Network
 from sde_harl.meters.process import Process
 from sde_harl.meters.timing import now_ns
-from sde_harl.policy.conv import Conv
-from sde_harl.policy.local import LocalNets, LocalShape
-from sde_harl.policy.whole import Streams, WholePolicy, WholeShape, read_told, told_bytes
+from sde_harl.policy.local import LocalNets, Nets
+from sde_harl.policy.whole import Streams, WholePolicy, read_told, told_bytes
+from sde_harl.sensing import NONE, Actions, Senses
+from sde_harl.welcome import Welcome
 
 SERVER = 0
 FLOAT32 = np.dtype("<f4")
@@ -35,51 +37,6 @@ FLOAT32 = np.dtype("<f4")
 SENSOR, FEATURES, ACTIONS, CHOICES = Kind.SENSOR, Kind.FEATURES, Kind.ACTIONS, Kind.CHOICES
 LARGEST_SENT = 1 << 28
 """What an executor sends has bounds of its own; the server counts what is too long and drops it."""
-
-
-class Welcome(NamedTuple):
-    """What the server tells an executor to be; travels as JSON."""
-
-    run_id: int
-    agents: tuple[int, ...]
-    shape: LocalShape
-    """Of these agents."""
-    codec: str
-    pack: int
-    frame_bytes: int
-    """The largest frame that the server sends."""
-    whole: WholeShape | None
-    """Of policies that run on the device from end to end; None where they are split."""
-    idle_s: float
-    """Pause in which the idle power is measured."""
-
-    def to_json(self) -> bytes:
-        whole, conv = self.whole and self.whole._asdict(), self.shape.conv and self.shape.conv._asdict()
-        shape = {**self.shape._asdict(), "conv": conv}
-        return json.dumps({**self._asdict(), "shape": shape, "whole": whole}).encode()
-
-    @classmethod
-    def from_json(cls, payload: memoryview) -> Welcome:
-        fields = parse_json(payload)
-        if set(fields) != set(cls._fields):
-            raise WireError("welcome")
-        whole = fields["whole"] if fields["whole"] is None else _nested(WholeShape, fields["whole"])
-        shape = _nested(LocalShape, fields["shape"])
-        if shape.conv is not None:
-            shape = shape._replace(conv=_nested(Conv, shape.conv))
-        return cls(**{**_tuples(fields), "shape": shape, "whole": whole})
-
-
-def _nested(kind: Any, fields: Any) -> Any:
-    """The named tuple of these fields. Raises WireError where they are not its own."""
-    if not isinstance(fields, dict) or set(fields) != set(kind._fields):
-        raise WireError("welcome")
-    return kind(**_tuples(fields))
-
-
-def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    """JSON has lists only."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
 
 
 def hello(energy: Energy) -> dict[str, str | int]:
@@ -97,11 +54,25 @@ def hello(energy: Energy) -> dict[str, str | int]:
     }
 
 
+def nets_on(device: str) -> Callable[..., Nets]:
+    """What makes local nets on a device of torch's. Raises UserError where this host has no torch."""
+    if device not in ("cpu", "cuda"):
+        raise WireError("welcome")
+    try:
+        from sde_harl.policy.local_torch import TorchLocalNets
+    except ImportError as error:
+        raise UserError(f"executor.backend: torch can't be imported here: {error}") from error
+    return partial(TorchLocalNets, device=device)
+
+
 class Executor:
     """The agents of one rank."""
 
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
+    def __init__(self, transport: Transport, sensor: str = NONE) -> None:
+        """`sensor`: what senses where no environment at the server does, as whoever started this process named it."""
+        self._transport, self._sensor = transport, sensor
+        self._senses: Senses | None = None
+        self._parted = False
         self._process, self._network, self._energy = Process(), Network(), Energy()
         self._idle_watts = NOTHING
         self._timings = Timings()
@@ -112,7 +83,19 @@ class Executor:
         transport.send(SERVER, Kind.HELLO, json.dumps(hello(self._energy)).encode())
 
     def handle(self, message: Message) -> None:
-        """Do what one frame of the server says; an ill-formed one raises ValueError."""
+        """Do what one frame of the server says; an ill-formed one raises ValueError.
+
+        Where this host can't do it, the server is told why, and of what it says after that, goodbye alone is heard.
+        """
+        if self._parted and message.header.kind is not Kind.BYE:
+            return
+        try:
+            self._do(message)
+        except UserError as error:
+            self._parted = True
+            self._transport.send(SERVER, Kind.BYE, " ".join(str(error).split()).encode())
+
+    def _do(self, message: Message) -> None:
         kind = message.header.kind
         if kind is SENSOR:
             self._sensed(message)
@@ -128,6 +111,7 @@ class Executor:
             self._begin(Welcome.from_json(message.payload))
         elif kind is Kind.BYE:
             self.farewell = bytes(message.payload).decode("utf-8", "replace")
+            self.close()
         else:
             raise WireError("kind")
 
@@ -139,12 +123,27 @@ class Executor:
         self._features, self._padded = sum(self._shape.obs_sizes), min(self._shape.obs_sizes) < self._shape.obs
         self._obs_dtype = self._shape.obs_dtype()
         self._as_sent = not (self._padded or self._shape.pixels)
-        self._whole, self._sensed = welcome.whole, self._decide if welcome.whole else self._encode
+        self._whole, self._asked = welcome.whole, self._decide if welcome.whole else self._encode
+        self._sensed = self._look if welcome.actions else self._asked
         self._memory: dict[tuple[int, bool], np.ndarray] = {}
         self._streams = Streams(welcome.whole.seed, welcome.agents) if welcome.whole else None
         plain = PLAIN.get(welcome.codec)  # entropy coders come with their tables
         self._codecs = {row: plain(size) for row, size in enumerate(self._sizes)} if plain else {}
+        self._new_nets = nets_on(welcome.torch_device) if welcome.torch_device else LocalNets
         self._idle_watts = self._energy.idle_watts(welcome.idle_s)
+        self._senses = self._make_senses(welcome.actions)
+
+    def _make_senses(self, actions: Actions | None) -> Senses | None:
+        """Raises UserError where this process was started for another kind of run."""
+        if (actions is None) != (self._sensor == NONE):
+            wanted = "none, for the server plays an environment" if actions is None else "one (env.name = devices)"
+            raise UserError(f"executor.sensor: expected {wanted}, got {self._sensor} (this executor's command line)")
+        return Senses(self._sensor, self._agents, self._shape, actions) if actions else None
+
+    def close(self) -> None:
+        """Let go of the sensors, if it has any."""
+        if self._senses:
+            self._senses.close()
 
     def _set_tables(self, message: Message) -> None:
         agents, coded = unpack_tables(message.payload)
@@ -154,9 +153,16 @@ class Executor:
 
     def _load(self, flat: np.ndarray) -> None:
         if self._whole:
-            self._policy = WholePolicy(self._shape, self._whole, flat)
+            self._policy = WholePolicy(self._shape, self._whole, flat, self._new_nets)
         else:
-            self._nets = LocalNets(self._shape, flat)
+            self._nets = self._new_nets(self._shape, flat)
+
+    def _look(self, message: Message) -> None:
+        """The agents' own readings, as if the server had sent them."""
+        if message.header.environments != 1 or not self._senses:
+            raise WireError("step")
+        seen = self._senses.read()
+        self._asked(message._replace(payload=memoryview(seen + bytes(message.payload))))
 
     def _decide(self, message: Message) -> None:
         """Observations in, what all agents do out, as one CHOICES message that names the first of them."""
@@ -177,6 +183,8 @@ class Executor:
         if told.recall:
             payload += memory.tobytes()
         self._transport.send(SERVER, CHOICES, payload, self._agents[0], step, slot, rows, version)
+        if self._senses:
+            self._senses.act(decision.actions.tobytes())
 
     def _remembered(self, where: tuple[int, bool], begins: np.ndarray, size: int) -> np.ndarray:
         """(n, E, H) of a slot, greedy or not: zero where an episode `begins` (E,), and before anything was seen.
@@ -224,6 +232,8 @@ class Executor:
         slot = message.header.slot
         self._timings.answered(slot, now_ns())
         self.actions[slot] = bytes(message.payload)
+        if self._senses:
+            self._senses.act(message.payload)
 
     def _report(self, number: int) -> None:
         sample, link = self._process.sample(), self._transport
@@ -262,12 +272,13 @@ class Timings:
         return rows
 
 
-def serve(transport: Transport, idle_s: float = 3600.0) -> str:
+def serve(transport: Transport, sensor: str = NONE, idle_s: float = 3600.0) -> str:
     """Run an executor until the server says goodbye; returns its reason ("" when all was well).
 
-    Raises UserError where the server gave one, has ended, or has been silent for `idle_s`: nobody would end us then.
+    `sensor` as of `Executor`. Raises UserError where the server gave a reason, has ended, or has been silent for
+    `idle_s`: nobody would end us then.
     """
-    executor, heard_ns = Executor(transport), now_ns()
+    executor, heard_ns = Executor(transport, sensor), now_ns()
     while executor.farewell is None:
         for message in transport.wait(idle_s):
             heard_ns = now_ns()
@@ -275,6 +286,7 @@ def serve(transport: Transport, idle_s: float = 3600.0) -> str:
             if executor.farewell is not None:
                 break
         if now_ns() - heard_ns >= idle_s * 1e9:
+            executor.close()
             raise UserError(f"the server has been silent for {idle_s:.0f} s")
     transport.flush(1.0)
     if executor.farewell:

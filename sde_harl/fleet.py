@@ -20,7 +20,6 @@ from sde_harl.config import LinkProfile
 from sde_harl.decisions import Choices, DecisionLog, Decisions, Latents, Slot
 from sde_harl.emulation import EmulatedLink
 from sde_harl.errors import UserError
-from sde_harl.executor import Welcome
 from sde_harl.inbox import Hello, Inbox
 from sde_harl.link.faults import Fault
 from sde_harl.link.transport import Traffic, Transport
@@ -28,6 +27,7 @@ from sde_harl.link.wire import METER_BYTES, OVERHEAD, TIMING_BYTES, Kind, Resour
 from sde_harl.meters.timing import now_ns
 from sde_harl.outbox import Outbox, Plan
 from sde_harl.policy.whole import Told
+from sde_harl.welcome import Welcome
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ class Fleet:
         for rank, agents in self._executors.items():
             plan = self._plan
             coded = (agents, plan.shape_of(agents), plan.codec, plan.pack)
-            what = (*coded, self._outbox.largest(), plan.whole, plan.idle_s)
+            what = (*coded, self._outbox.largest(), plan.whole, plan.idle_s, plan.actions_of(agents), plan.torch_device)
             self._transport.send(rank, Kind.WELCOME, Welcome(self._transport.run_id, *what).to_json())
         self._make_room()
 
@@ -305,7 +305,7 @@ class Fleet:
                 self._inbox.receive(message)
             if self._inbox.returned:
                 self._take_back()
-            if len(self._transport.lost) > len(self._lost):
+            if self._inbox.parted or not self._transport.lost <= self._lost:
                 self._lose()
             if left <= 0:
                 return done()
@@ -321,15 +321,23 @@ class Fleet:
         self._inbox.returned.clear()
 
     def _lose(self) -> None:
-        """MPI has told of processes that have ended. Raises UserError where the run may not go on without them."""
-        new = self._transport.lost - self._lost
-        self._lost |= new
-        if len(self._lost) == len(self._executors):
-            raise UserError("every executor's process has ended")
+        """Processes have ended, as MPI tells, or executors have said that they can't go on.
+
+        Raises UserError where the run may not go on without them.
+        """
+        transport, parted = self._transport, self._inbox.parted
+        new = (transport.lost | parted.keys()) - self._lost
         for rank in new:
+            why = parted.get(rank, "its process has ended")
             if not self._plan.go_on:
-                raise UserError(f"executor {rank} ({self._host(rank)}): its process has ended")
-            self._event(rank, "lost", "its process has ended; its agents do without it")
+                raise UserError(f"executor {rank} ({self._host(rank)}): {why}")
+            self._event(rank, "lost", f"{why}; its agents do without it")
+        self._lost |= new
+        transport.absent |= new
+        transport.parted |= parted.keys()
+        parted.clear()
+        if len(self._lost) == len(self._executors):
+            raise UserError("no executor is left")
         for state in self._slots:
             if state.missing:
                 self._leave_out(state, new)

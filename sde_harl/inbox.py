@@ -32,6 +32,8 @@ FLOAT_BYTES = 4
 """Of a number of an action (int32 or float32), a log-probability or a memory."""
 LONGEST_WORD = 256
 """Characters of anything that a HELLO tells."""
+LONGEST_REASON = 1024
+"""Bytes that are shown of a BYE."""
 
 
 class Hello(NamedTuple):
@@ -84,6 +86,8 @@ class Inbox:
         self.hosts: dict[int, Hello] = {}
         self.returned: list[int] = []
         """Ranks that were absent and have answered all they owed; the reader's to empty."""
+        self.parted: dict[int, str] = {}
+        """Ranks that have said they can't go on, and why; the reader's to empty."""
 
     def receive(self, message: Message) -> None:
         """Act on one frame of an executor. Raises UserError where it has another version of the package."""
@@ -97,6 +101,8 @@ class Inbox:
                 self._meter(message)
             elif kind is Kind.HELLO:
                 self._hello(message)
+            elif kind is Kind.BYE:
+                self._part(message)
             else:
                 raise WireError("kind")
         except WireError as error:
@@ -223,6 +229,10 @@ class Inbox:
         if not late:
             self.reports[source] = Report(resources, timings.reshape(-1, agents, 3))
         self._heard(source, Question(REPORT, number, 0))
+
+    def _part(self, message: Message) -> None:
+        reason = bytes(message.payload[:LONGEST_REASON]).decode("utf-8", "replace")
+        self.parted[message.source] = reason if reason.isprintable() else ascii(reason)
 
     def _hello(self, message: Message) -> None:
         fields = parse_json(message.payload)

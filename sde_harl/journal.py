@@ -17,6 +17,7 @@ from sde_harl.collector import Episodes
 from sde_harl.config import Config, LinkProfile
 from sde_harl.decisions import Decisions
 from sde_harl.envs.base import EnvSpec
+from sde_harl.envs.specs import to_json
 from sde_harl.executor import hello
 from sde_harl.fleet import Fleet
 from sde_harl.layering import to_yaml
@@ -50,6 +51,7 @@ class Journal:
         self.folder = run_folder(Path(config.record.dir), env, task, config.algo.name, config.record.exp, config.seed)
         (self.folder / "models").mkdir()
         (self.folder / "config.yaml").write_text(to_yaml(config))
+        (self.folder / "spec.json").write_text(to_json(spec) + "\n")
         meta = _meta(config, spec, fleet, hello(self._energy), backend, roles)
         self._file = RunFile(self.folder / "run.h5", meta, config.record.on_disk_full)
         self._written: Callable[[], None] = lambda: None

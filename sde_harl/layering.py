@@ -280,8 +280,27 @@ def _check_together(config: Config, layer: Layer) -> None:
         ("link.deadline_ms", link.deadline_ms, not (link.deadline_ms and remembering), f"0 ({remembered})"),
         ("link.on_fault", link.on_fault, link.on_fault == "abort" or not remembering, f"abort ({remembered})"),
         ("link.model", link.model, not (emulated and on_device), "none (policy.local_blocks = policy.blocks)"),
+        *_of_executors(config),
         ("record.exp", exp, "/" not in exp and exp not in (".", ".."), "the name of a folder"),
     ):
         if not right:
             source = layer[key].source if key in layer else "default"
             raise UserError(f"{key}: expected {wanted}, got {brief(value)} ({source})")
+
+
+def _of_executors(config: Config) -> list[tuple[str, Any, bool, str]]:
+    """Keys, their values, whether these are right, and what they should have been."""
+    executor, train, record, spec = config.executor, config.train, config.record, config.env.spec
+    device, sensor, on_torch = executor.device, executor.sensor, executor.backend == "torch"
+    rows = [("executor.device", device, device == "cpu" or on_torch, "cpu (executor.backend is not torch)")]
+    if config.env.name != "devices":
+        return [*rows, ("executor.sensor", sensor, sensor == "none", "none (env.name is not devices)")]
+    return [
+        *rows,
+        ("executor.sensor", sensor, sensor != "none", "module:function (env.name = devices)"),
+        ("env.spec", spec, spec != "none", "a run's spec.json (env.name = devices)"),
+        ("train.load", train.load, train.load != "none", "a checkpoint (env.name = devices)"),
+        ("train.steps", train.steps, train.steps == 0, "0 (env.name = devices: nobody knows the rewards)"),
+        ("train.envs", train.envs, train.envs == 1, "1 (env.name = devices: there is one world)"),
+        ("record.trajectories", record.trajectories, record.trajectories == "none", "none (env.name = devices)"),
+    ]

@@ -31,6 +31,7 @@ from sde_harl.policy.whole import WholeShape
 from sde_harl.record.checkpoint import load, save
 from sde_harl.roles.diversity import Diversity
 from sde_harl.roles.grouping import find_roles
+from sde_harl.sensing import Actions
 from sde_harl.tape import Tape
 
 
@@ -56,7 +57,9 @@ class Learner:
         late = (1e-3 * config.link.deadline_ms, config.link.max_age, config.link.on_fault == "fallback")
         emulated = (config.link.model, config.seed)
         coded = (shape, config.codec.name, config.codec.pack, envs[0].num_envs)
-        self.fleet = Fleet(transport, Plan(*coded, *link, *actions, config.meters.idle_s, *late, *emulated))
+        nets_by = config.executor.device if config.executor.backend == "torch" else ""
+        plan = Plan(*coded, *link, *actions, config.meters.idle_s, *late, *emulated, self._sensed(), nets_by)
+        self.fleet = Fleet(transport, plan)
         self.fleet.handshake()
         self._seed(config.seed)
         roles = find_roles(config, envs)
@@ -96,6 +99,13 @@ class Learner:
             return None
         memory = self.config.policy.width if self.config.policy.recurrent else 0
         return WholeShape(self.spec.branches, self.spec.continuous, self.config.seed, memory)
+
+    def _sensed(self) -> Actions | None:
+        """What devices have to know that sense for themselves."""
+        if self.config.executor.sensor == "none":
+            return None
+        spec = self.spec
+        return Actions(tuple(each[0] if spec.continuous else len(each) for each in spec.action_sizes), spec.continuous)
 
     def _seed(self, seed: int) -> None:
         sequence = np.random.SeedSequence(seed)

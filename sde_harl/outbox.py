@@ -16,6 +16,7 @@ from sde_harl.link.transport import Fan, Transport
 from sde_harl.link.wire import OVERHEAD, Kind, tables_head
 from sde_harl.policy.local import LocalShape, parameter_shapes
 from sde_harl.policy.whole import Told, WholeShape, told_bytes, upper_shapes
+from sde_harl.sensing import Actions
 
 SENSOR, ACTIONS = Kind.SENSOR, Kind.ACTIONS  # at hand: an Enum looks them up in Python
 
@@ -51,6 +52,10 @@ class Plan(NamedTuple):
     """Of the links to be emulated, if any."""
     seed: int = 0
     """Of the emulated links."""
+    actions: Actions | None = None
+    """Of agents that sense for themselves; None where observations are sent to them."""
+    torch_device: str = ""
+    """Where torch computes the local nets; "" where numpy does."""
 
     @property
     def wait_s(self) -> float:
@@ -60,6 +65,15 @@ class Plan(NamedTuple):
     def shape_of(self, agents: tuple[int, ...]) -> LocalShape:
         """Of some agents' local nets."""
         return self.shape._replace(obs_sizes=tuple(self.shape.obs_sizes[agent] for agent in agents))
+
+    def actions_of(self, agents: tuple[int, ...]) -> Actions | None:
+        """`actions` of some agents."""
+        own = self.actions
+        return own and own._replace(numbers=tuple(own.numbers[agent] for agent in agents))
+
+    def sent_sizes(self) -> tuple[int, ...]:
+        """(N,) numbers of an agent's observation that the server sends."""
+        return (0,) * len(self.shape.obs_sizes) if self.actions else self.shape.obs_sizes
 
 
 class Frames(NamedTuple):
@@ -114,8 +128,8 @@ class Outbox:
         self._transport.send_fan(fan, write, ACTIONS, number, slot, rows, version, self._patience_s)
 
     def _new_sensors(self, slot: int, rows: int) -> Frames:
-        shape = self._plan.shape
-        made = self._sensors[slot, rows] = self._new(rows, shape.obs_sizes, shape.obs_dtype(), told=True)
+        sizes, dtype = self._plan.sent_sizes(), self._plan.shape.obs_dtype()
+        made = self._sensors[slot, rows] = self._new(rows, sizes, dtype, told=True)
         return made
 
     def _new_actions(self, slot: int, rows: int) -> Frames:

@@ -1,6 +1,7 @@
 """The program: `python -m sde_harl.run CONFIG [key=value ...]`, alone or under mpirun. Runs this rank's role.
 
-Rank 0 is the learner; every other rank is an executor, which reads no file: rank 0 tells it what to be. Exit codes:
+Rank 0 is the learner; every other rank is an executor, which reads no file: rank 0 tells it what to be. Only which
+module drives its own sensors it takes from its command line (sensing.py). Exit codes:
 0 done; 2 something the user can mend (one line on rank 0); 3 done, but without executors that were absent at the end;
 130 stopped by Ctrl-C, SIGTERM or SIGUSR1 with everything saved; 1 a defect.
 """
@@ -36,7 +37,7 @@ def main(argv: list[str]) -> int:
     keep_memory()
     rank, size = mpi.launched_ranks()
     if rank:
-        return run_executor()
+        return run_executor(argv)
     for number in STOPS:
         signal.signal(number, _interrupt)
     transport: Transport | None = None
@@ -84,20 +85,25 @@ def lead(argv: list[str], transport: Transport | None) -> int:
         raise UserError(f"placement.mode: local is one process, mpirun started {transport.size}; use mode agents")
     from sde_harl.learner import Learner
 
-    learner = Learner(request.config, transport or loopback())
-    learner.run()
+    link = transport or loopback(request.config.executor.sensor)
+    try:
+        learner = Learner(request.config, link)
+        learner.run()
+    finally:
+        if not transport:
+            dismiss(link, "")
     absent = learner.fleet.absent
     if absent:
         print(f"done, but without executors {', '.join(map(str, absent))}: no answer", file=sys.stderr)
     return BEREFT if absent else 0
 
 
-def loopback() -> Transport:
-    """One executor inside this process, holding all agents, behind the same frames."""
+def loopback(sensor: str = "none") -> Transport:
+    """One executor inside this process, holding all agents, behind the same frames; `sensor` as of `Executor`."""
     from sde_harl.executor import Executor
 
     server, far = Loopback.pair()
-    executor = Executor(far)
+    executor = Executor(far, sensor)
 
     def step() -> None:
         for message in far.poll():
@@ -107,16 +113,17 @@ def loopback() -> Transport:
     return server
 
 
-def run_executor() -> int:
-    """Ranks 1..N. To stop is the server's business: it saves, then says goodbye."""
+def run_executor(argv: list[str]) -> int:
+    """Ranks 1..N. Of their command line the sensor alone counts; to stop is the server's business: it saves first."""
     from sde_harl.executor import serve
+    from sde_harl.sensing import named
 
     for number in STOPS:
         signal.signal(number, signal.SIG_IGN)
     transport = mpi.join()
     code = 0
     try:
-        serve(transport)
+        serve(transport, named(argv))
     except UserError:
         code = MENDABLE  # rank 0 has printed the reason
     except Exception as error:
@@ -131,6 +138,7 @@ def dismiss(transport: Transport, reason: str, code: int = 0) -> None:
     """Send every executor home, then leave MPI; where some are absent, end the job with `code`."""
     from sde_harl.link.wire import Kind
 
+    transport.absent -= transport.parted
     for rank in {*range(1, transport.size)} - transport.absent:
         transport.send(rank, Kind.BYE, reason.encode()[:4096])
     transport.flush(2.0)

@@ -18,7 +18,7 @@ from sde_harl.run import dismiss, loopback, run_executor
 def main() -> int:
     rank, size = launched_ranks()
     if rank:
-        return run_executor()
+        return run_executor(sys.argv[1:])
     transport = join() if size > 1 else loopback()
     config = parse(sys.argv[1:]).config
     assert config is not None

@@ -21,7 +21,7 @@ SILENCE_S = 3.0
 
 def main() -> int:
     if launched_ranks()[0]:
-        return run_executor()
+        return run_executor(sys.argv[1:])
     transport = join()
     messages = transport.wait(30.0)
     if [message.header.kind for message in messages] != [Kind.HELLO]:

@@ -12,12 +12,20 @@ from launch import ROOT, launch, needs_mpirun
 NAMES = {
     "codec": r"codec/batch\d+/\w+",
     "conv": r"conv/\d+x\d+x\d+-k\d+-s\d+/batch\d+",
+    "local": r"local/width\d+/batch\d+",
     "decision": r"decision/ranks9/batch\d+/p\d+",
     "update": r"update/(\w+/(whole|critic|policies)|diversity|acting)",
     "train": r"train/happo/3m/smax(/agents4)?(/share[./]\w+)?",
 }
 QUICK = ["--quick"]
-ARGUMENTS = {"codec": [], "conv": QUICK, "decision": QUICK, "update": QUICK, "train": [*QUICK, "env.map=3m"]}
+ARGUMENTS = {
+    "codec": [],
+    "conv": QUICK,
+    "local": QUICK,
+    "decision": QUICK,
+    "update": QUICK,
+    "train": [*QUICK, "env.map=3m"],
+}
 
 
 def test_all_benchmarks_are_held_to_this() -> None:

@@ -89,9 +89,12 @@ def test_an_algorithms_defaults_set_every_key_that_it_reads(name: str) -> None:
     assert parsed("--algo", name, "--env", "smac").algo.name == name
 
 
+NEEDED = {"devices": ["executor.sensor=robots:Arm", "env.spec=spec.json", "train.load=last.pt"]}
+
+
 @pytest.mark.parametrize("name", ENVS)
 def test_an_environments_defaults_are_found(name: str) -> None:
-    assert parsed("--env", name).env.name == name
+    assert parsed("--env", name, *NEEDED.get(name, ())).env.name == name
 
 
 # ---- help
@@ -209,7 +212,7 @@ def test_what_is_written_is_read_back(values: dict[str, Any]) -> None:
     local = max(1, values.get("policy.local_blocks", 1))
     values |= {"policy.local_blocks": local, "policy.blocks": local if whole else local + 1, "algo.minibatches": 1}
     values |= {"algo.critic_minibatches": 0, "algo.chunk": 1, "codec.target_bytes": 0.0, "codec.latent_scale": 2.0}
-    values |= {"roles.count": 0, "roles.from": "none"}
+    values |= {"roles.count": 0, "roles.from": "none", "executor.sensor": "none", "executor.device": "cpu"}
     values |= {"roles.source": "config"} if values.get("policy.groups") else {}
     values |= {"train.envs": values.get("train.slots", 2) * values.get("train.envs", 2)}
     config = build({key: Value(value, "here") for key, value in values.items()})
@@ -278,6 +281,9 @@ COMMAND_LINE = {
     "roles.source=learn": ("roles.source", "command line", "config, learnt, types, alone, one"),
     "roles.count=2": ("roles.count", "command line", "roles.source = config counts none"),
     "roles.from_=x": ("roles.from_", "command line", "did you mean roles.from?"),
+    "executor.sensor=robots:Arm": ("executor.sensor", "command line", "none (env.name is not devices)"),
+    "executor.device=cuda": ("executor.device", "command line", "cpu (executor.backend is not torch)"),
+    "env.name=devices": ("executor.sensor", "default", "module:function"),
     "placement.assign=[1]": ("placement.assign", "command line", "a map of agent to rank"),
     'placement.assign={0: 1, "0": 2}': ("placement.assign", "command line", "each agent once"),
     "placement.assign={0: 1, 0: 2}": ("placement.assign", "command line", "given twice"),
@@ -295,6 +301,14 @@ def test_only_a_lambda_above_0_of_the_entropy_codec_is_steered() -> None:
     assert "codec.rate_coef: expected a number above 0" in complaint(SMAC, "codec.target_bytes=4", "codec.rate_coef=0")
     # 12 bytes of every string: its state and its length
     assert "more than 3," in complaint(SMAC, "codec.target_bytes=3", "codec.pack=4")
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["env.spec=none", "train.load=none", "train.steps=9", "train.envs=2", "record.trajectories=eval"],
+)
+def test_nothing_is_learnt_from_devices(word: str) -> None:
+    assert f"{word.partition('=')[0]}: expected" in complaint("--env", "devices", *NEEDED["devices"], word)
 
 
 @pytest.mark.parametrize("word", COMMAND_LINE)

@@ -24,6 +24,7 @@ PLAYED = {
     "mpe": ["env.map=simple_reference", "env.map=simple_speaker_listener", "env.workers=1", "env.backend=jax"],
     "mamujoco": ["env.map=HalfCheetah-2x3", "env.map=Ant-4x2"],
     "pettingzoo": ["env.factory=mpe2.simple_speaker_listener_v4:parallel_env"],
+    "devices": [],  # which nothing is learnt from: test_sensing.py
 }
 WIDEST = 5  # dimensions of the listener's continuous actions; the speaker's are padded to as many
 CONTINUOUS = {"mamujoco"}

@@ -19,7 +19,7 @@ from sde_harl.layering import KEYS, SECTIONS
 
 ROOT = Path(__file__).parents[1]
 TOP = {".ci", ".gitignore", "LICENSE", "Makefile", "README.md", "pyproject.toml", "setup.py"}
-TOP |= {"analysis", "benchmarks", "configs", "docs", "hostfiles", "jobs", "sde_harl", "tests"}
+TOP |= {"analysis", "benchmarks", "configs", "docs", "examples", "hostfiles", "jobs", "sde_harl", "tests"}
 EXTRAS = {"mpi", "smax", "jax", "mpe", "mamujoco", "pettingzoo", "smac", "smacv2", "football", "energy", "dev"}
 HOST = re.compile(r"[\w.-]+( slots=[1-9]\d*)?( max_slots=[1-9]\d*)?")
 
@@ -127,7 +127,7 @@ def newer_than_3_8(text: str) -> list[str]:
 
 def test_an_executors_modules_run_on_python_3_8() -> None:
     names = "[name for name in sys.modules if name.split('.')[0] == 'sde_harl']"
-    program = f"import sys, sde_harl.executor, sde_harl.probe; print(*{names})"
+    program = f"import sys, sde_harl.executor, sde_harl.probe, sde_harl.policy.local_torch; print(*{names})"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
     modules = done.stdout.split()
     assert "sde_harl.link.wire" in modules, done.stderr

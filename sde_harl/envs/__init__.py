@@ -26,7 +26,7 @@ class Backend(NamedTuple):
     module: str
     """Of this package."""
     extra: str
-    """`pip install -e '.[EXTRA]'` brings what it needs."""
+    """`pip install -e '.[EXTRA]'` brings what it needs, where it needs anything."""
 
 
 # benchmark -> backend; where a benchmark has several, "auto" takes the first (but see `resolve_backend` for smac)
@@ -35,6 +35,7 @@ ENVS: dict[str, dict[str, Backend]] = {
     "mpe": {"mpe2": Backend("mpe", "mpe"), "jax": Backend("mpe_jax", "jax")},
     "mamujoco": {"mujoco": Backend("mamujoco", "mamujoco")},
     "pettingzoo": {"pettingzoo": Backend("pettingzoo", "pettingzoo")},
+    "devices": {"devices": Backend("devices", "")},
 }
 
 

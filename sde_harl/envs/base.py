@@ -54,6 +54,14 @@ class EnvConfig(Protocol):
     def factory(self) -> str:
         """pettingzoo: "module:function" that makes the environment."""
 
+    @property
+    def spec(self) -> str:
+        """devices: the file that holds the spec."""
+
+    @property
+    def steps(self) -> int:
+        """devices: decisions of an episode; 0 = the spec's limit."""
+
 
 class EnvSpec(NamedTuple):
     """What is the same in every environment of a vector and never changes."""

@@ -8,9 +8,7 @@ shared memory.
 from __future__ import annotations
 
 import json
-from typing import Any, NamedTuple
-
-from sde_harl.envs.base import EnvSpec
+from typing import NamedTuple
 
 RESET, STEP = 0, 1
 DONE, FAILED = b".", b"!"
@@ -45,15 +43,3 @@ class Failure(NamedTuple):
 
     def to_bytes(self) -> bytes:
         return FAILED + json.dumps(self).encode() + b"\n"
-
-
-def spec_to_json(spec: EnvSpec) -> bytes:
-    """One line."""
-    return json.dumps(spec).encode() + b"\n"
-
-
-def spec_from_json(line: bytes) -> EnvSpec:
-    fields: list[Any] = [tuple(field) if isinstance(field, list) else field for field in json.loads(line)]
-    spec = EnvSpec(*fields)
-    action_sizes, obs_images = tuple(map(tuple, spec.action_sizes)), tuple(map(tuple, spec.obs_images))
-    return spec._replace(action_sizes=action_sizes, obs_images=obs_images)

@@ -10,10 +10,9 @@ the other (of images of one shape: one upon the other, as channels).
 
 from __future__ import annotations
 
-import importlib
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,8 +22,8 @@ from numpy.typing import NDArray
 from sde_harl.envs.base import EnvConfig, EnvSpec
 from sde_harl.envs.vector import Game, Outcome, View
 from sde_harl.errors import UserError
+from sde_harl.naming import function
 
-FACTORY = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")
 SEED_MASK = 0x7FFFFFFF
 """Many environments seed generators that take no more than 32 bits."""
 
@@ -193,21 +192,7 @@ def _has_state(env: Any) -> bool:
 
 def make_game(env_config: EnvConfig) -> ParallelGame:
     """Raises UserError for a factory that isn't there, or makes something else."""
-    env = _factory(env_config.factory)()
+    env = function("env.factory", env_config.factory)()
     if not all(hasattr(env, name) for name in ("possible_agents", "observation_space", "action_space", "step")):
         raise UserError(f"env.factory: {env_config.factory} made a {type(env).__name__}, not a parallel environment")
     return ParallelGame(env, "pettingzoo/" + env_config.factory.replace(":", "."))
-
-
-def _factory(spelt: str) -> Callable[[], Any]:
-    """The function that "module:function" names."""
-    match = FACTORY.fullmatch(spelt)
-    if match is None:
-        raise UserError(f"env.factory: expected module:function, got {spelt!r}")
-    try:
-        made = getattr(importlib.import_module(match[1]), match[2])
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"env.factory: can't take {match[2]} from {match[1]}: {error}") from error
-    if not callable(made):
-        raise UserError(f"env.factory: {spelt} is a {type(made).__name__}, not a function")
-    return made  # type: ignore[no-any-return]

@@ -16,7 +16,8 @@ from typing import BinaryIO
 
 from sde_harl.config import EnvConfig
 from sde_harl.envs import make_games
-from sde_harl.envs.orders import DONE, RESET, Failure, Order, spec_to_json
+from sde_harl.envs.orders import DONE, RESET, Failure, Order
+from sde_harl.envs.specs import to_json
 from sde_harl.envs.vector import Games, lay_out
 from sde_harl.errors import UserError
 
@@ -63,7 +64,7 @@ def _play(order: Order, orders: BinaryIO, answers: BinaryIO) -> None:
     made = make_games(EnvConfig(**order.env), order.games)  # type: ignore[arg-type]
     spec = made[0].spec
     games = Games(made, order.seed, order.first_env + order.first)
-    answers.write(spec_to_json(spec))
+    answers.write(to_json(spec).encode() + b"\n")
     word = orders.read(2)
     if word:
         buffer = mmap.mmap(order.memory, 0)

@@ -21,7 +21,8 @@ import numpy as np
 
 from sde_harl.config import EnvConfig as EnvSection
 from sde_harl.envs.base import EnvConfig, EnvSpec
-from sde_harl.envs.orders import DONE, FAILED, RESET, STEP, Failure, Order, spec_from_json
+from sde_harl.envs.orders import DONE, FAILED, RESET, STEP, Failure, Order
+from sde_harl.envs.specs import from_json
 from sde_harl.envs.vector import RingVector, memory_size
 from sde_harl.errors import UserError
 
@@ -53,7 +54,7 @@ class Worker:
         line = self._stdout.readline()
         if not line or line.startswith(FAILED):
             self._fail(line)
-        return spec_from_json(line)
+        return from_json(line)
 
     def tell(self, command: int, slot: int) -> None:
         self._write(bytes((command, slot)))

@@ -60,7 +60,9 @@ class Loopback(Collecting):
                 return
 
     def flush(self, timeout_s: float) -> bool:
-        """True: a frame has left when it is sent."""
+        """Has the other end take what was sent; True: a frame has left then."""
+        if self._step is not None:
+            self._run_executor(self._step)
         return True
 
     def close(self, code: int = 0) -> None:

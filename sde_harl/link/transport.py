@@ -48,6 +48,8 @@ class Transport(ABC):
         """Peers that are neither sent to nor waited for, until the owner says otherwise."""
         self.lost: set[int] = set()
         """Peers whose processes have ended, where MPI tells (ULFM)."""
+        self.parted: set[int] = set()
+        """Peers, absent too, that have said they can't go on: they still hear a goodbye."""
         peers = range(1, size) if rank == 0 else range(1)
         self.sent, self.received = dict.fromkeys(peers, 0), dict.fromkeys(peers, 0)
         """Messages to and from each rank, refused ones too."""

@@ -102,10 +102,15 @@ class ConvLayer(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(n, B, H W C), of bytes too -> (n, B, size)."""
-        height, width, channels, _, kernel, stride = self.shape
-        pixels = images.to(self.weight.dtype).reshape(-1, height, width, channels).permute(0, 3, 1, 2)  # (n B, C, H, W)
-        weights = self.arrays()[0].unflatten(1, (kernel, kernel, channels)).permute(0, 4, 3, 1, 2)  # (k, F, C, K, K)
-        # one call a set of parameters: torch's grouped convolution takes longer
-        parts = zip(pixels.chunk(len(weights)), weights, self.bias[:, 0])
-        x = torch.cat([functional.conv2d(*part, stride=stride) for part in parts])
-        return torch.relu_(x).permute(0, 2, 3, 1).reshape(*images.shape[:2], -1)
+        return convolve(self.shape, images, *self.arrays())
+
+
+def convolve(shape: Conv, images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Images (n, B, H W C), of bytes too, by weight (k, K K C, F) and bias (k, 1, F), and ReLU: (n, B, size)."""
+    height, width, channels, _, kernel, stride = shape
+    pixels = images.to(weight.dtype).reshape(-1, height, width, channels).permute(0, 3, 1, 2)  # (n B, C, H, W)
+    weights = weight.unflatten(1, (kernel, kernel, channels)).permute(0, 4, 3, 1, 2)  # (k, F, C, K, K)
+    # one call a set of parameters: torch's grouped convolution takes longer
+    parts = zip(pixels.chunk(len(weights)), weights, bias[:, 0])
+    x = torch.cat([functional.conv2d(*part, stride=stride) for part in parts])
+    return torch.relu_(x).permute(0, 2, 3, 1).reshape(*images.shape[:2], -1)

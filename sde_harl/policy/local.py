@@ -14,7 +14,7 @@ n agents of one executor, E environments, O the largest observation of the run, 
 from __future__ import annotations
 
 from math import prod
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -71,6 +71,17 @@ def parameter_shapes(shape: LocalShape) -> list[tuple[int, ...]]:
     return [each for pair in [*pairs, *zip(widths[:-1], widths[1:])] for each in ((n, *pair), (n, pair[1]))]
 
 
+def split_parameters(shape: LocalShape, flat: np.ndarray) -> list[np.ndarray]:
+    """The parts of a float32 vector of all parameters. Raises ValueError where its length or a value is not right."""
+    shapes = parameter_shapes(shape)
+    sizes = [prod(each) for each in shapes]
+    if flat.size != sum(sizes):
+        raise ValueError(f"{flat.size} weights, expected {sum(sizes)}")
+    if not np.isfinite(flat).all():
+        raise ValueError("weights are not finite")
+    return [part.reshape(each) for part, each in zip(np.split(flat, np.cumsum(sizes)[:-1]), shapes)]
+
+
 def observation_mask(obs_sizes: tuple[int, ...], obs: int) -> np.ndarray:
     """(n, O) float32: 1 where an agent's observation has the feature, 0 where it is padding."""
     return (np.arange(obs) < np.asarray(obs_sizes)[:, None]).astype(np.float32)
@@ -105,6 +116,13 @@ def block(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, layer_norm: bool)
     return x
 
 
+class Nets(Protocol):
+    """What `LocalNets` is, or its twin in torch."""
+
+    def __call__(self, obs: np.ndarray) -> np.ndarray:
+        """Latents (n, E, Z) of observations (n, E, O), before quantisation; of a whole policy, what its head sees."""
+
+
 class LocalNets:
     """Local nets of an executor's agents, stacked."""
 
@@ -113,13 +131,7 @@ class LocalNets:
 
         Raises ValueError where the vector's length or a value is not right.
         """
-        shapes = parameter_shapes(shape)
-        sizes = [prod(each) for each in shapes]
-        if flat.size != sum(sizes):
-            raise ValueError(f"{flat.size} weights, expected {sum(sizes)}")
-        if not np.isfinite(flat).all():
-            raise ValueError("weights are not finite")
-        arrays = [part.reshape(each) for part, each in zip(np.split(flat, np.cumsum(sizes)[:-1]), shapes)]
+        arrays = split_parameters(shape, flat)
         self._shape = shape
         self._layers = [(weight, bias[:, None]) for weight, bias in zip(arrays[::2], arrays[1::2])]
         self._conv = ConvArrays(shape.conv, *self._layers.pop(0)) if shape.conv else None

@@ -8,13 +8,14 @@ n agents of one executor, E environments, W width, H memory, A outputs of a head
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from sde_harl.policy.acting import ActingPolicy, Decision, GruArrays
-from sde_harl.policy.local import LocalNets, LocalShape, parameter_shapes
+from sde_harl.policy.local import LocalNets, LocalShape, Nets, parameter_shapes
 
 
 class WholeShape(NamedTuple):
@@ -96,10 +97,15 @@ def _drawn(sources: list[Any], shape: tuple[int, ...], dtype: type) -> np.ndarra
 class WholePolicy:
     """The policies of an executor's agents, stacked. What they remember is the caller's to keep."""
 
-    def __init__(self, shape: LocalShape, whole: WholeShape, flat: np.ndarray) -> None:
-        """`flat`: all parameters in wire order. Raises ValueError where its length or a value is not right."""
+    def __init__(
+        self, shape: LocalShape, whole: WholeShape, flat: np.ndarray, nets: Callable[..., Nets] = LocalNets
+    ) -> None:
+        """`flat`: all parameters in wire order; `nets` makes the local ones, as `LocalNets` is called.
+
+        Raises ValueError where the vector's length or a value is not right.
+        """
         local = sum(prod(each) for each in parameter_shapes(shape))
-        self._local = LocalNets(shape, flat[:local], whole=True)
+        self._local = nets(shape, flat[:local], whole=True)
         shapes = upper_shapes(shape, whole)
         sizes = [prod(each) for each in shapes]
         if flat.size - local != sum(sizes) or not np.isfinite(flat[local:]).all():

@@ -1,0 +1,54 @@
+"""The local nets that a device computes: numpy's p50 on one thread, held against torch's in the same run.
+
+`local/widthW/batchB` is of one agent with three local blocks of W, 205 observations and a latent of W, normalised
+features; B rows. Its ratio is how many times as long as torch it takes: above 1, executor.backend=torch is faster here.
+
+    python benchmarks/local.py [--quick] [--device cuda] [--json OUT.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from math import prod
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from rows import Row, medians_ns, report  # noqa: E402
+
+from sde_harl.policy.local import LocalNets, LocalShape, parameter_shapes  # noqa: E402
+from sde_harl.policy.local_torch import TorchLocalNets  # noqa: E402
+
+OBS, BLOCKS = 205, 3
+WIDTHS = (64, 128, 512, 2048)
+BATCHES = (1, 32, 256)
+
+
+def measure(width: int, batch: int, device: str, seconds: float) -> Row:
+    shape = LocalShape((OBS,), OBS, width, width, BLOCKS, True)
+    rng = np.random.default_rng(0)
+    flat = rng.normal(0, width**-0.5, sum(map(prod, parameter_shapes(shape)))).astype(np.float32)
+    ours, theirs = LocalNets(shape, flat), TorchLocalNets(shape, flat, device=device)
+    obs = rng.normal(size=(1, batch, OBS)).astype(np.float32)
+    if not np.allclose(ours(obs), theirs(obs), rtol=1e-3, atol=1e-3):
+        raise AssertionError("the two nets differ")
+    ours_ns, torch_ns = medians_ns([lambda: ours(obs), lambda: theirs(obs)], seconds)
+    return Row(f"local/width{width}/batch{batch}", ours_ns / 1e3, "us", torch_ns / 1e3, ours_ns / torch_ns)
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--json", metavar="OUT")
+    asked = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    seconds = 0.05 if asked.quick else 2.0
+    report([measure(width, batch, asked.device, seconds) for width in WIDTHS for batch in BATCHES], argv)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,64 @@
+"""What the server tells an executor to be, once, before anything else."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+from sde_harl.link.wire import WireError, parse_json
+from sde_harl.policy.conv import Conv
+from sde_harl.policy.local import LocalShape
+from sde_harl.policy.whole import WholeShape
+from sde_harl.sensing import Actions
+
+
+class Welcome(NamedTuple):
+    """Travels as JSON."""
+
+    run_id: int
+    agents: tuple[int, ...]
+    shape: LocalShape
+    """Of these agents."""
+    codec: str
+    pack: int
+    frame_bytes: int
+    """The largest frame that the server sends."""
+    whole: WholeShape | None
+    """Of policies that run on the device from end to end; None where they are split."""
+    idle_s: float
+    """Pause in which the idle power is measured."""
+    actions: Actions | None = None
+    """Of agents that sense for themselves; None where the server sends their observations."""
+    torch_device: str = ""
+    """Where torch computes the local nets, cpu or cuda; "" where numpy does."""
+
+    def to_json(self) -> bytes:
+        whole, conv = self.whole and self.whole._asdict(), self.shape.conv and self.shape.conv._asdict()
+        shape, actions = {**self.shape._asdict(), "conv": conv}, self.actions and self.actions._asdict()
+        return json.dumps({**self._asdict(), "shape": shape, "whole": whole, "actions": actions}).encode()
+
+    @classmethod
+    def from_json(cls, payload: memoryview) -> Welcome:
+        fields = parse_json(payload)
+        if set(fields) != set(cls._fields):
+            raise WireError("welcome")
+        whole, actions = (
+            fields[name] if fields[name] is None else _nested(kind, fields[name])
+            for name, kind in (("whole", WholeShape), ("actions", Actions))
+        )
+        shape = _nested(LocalShape, fields["shape"])
+        if shape.conv is not None:
+            shape = shape._replace(conv=_nested(Conv, shape.conv))
+        return cls(**{**_tuples(fields), "shape": shape, "whole": whole, "actions": actions})
+
+
+def _nested(kind: Any, fields: Any) -> Any:
+    """The named tuple of these fields. Raises WireError where they are not its own."""
+    if not isinstance(fields, dict) or set(fields) != set(kind._fields):
+        raise WireError("welcome")
+    return kind(**_tuples(fields))
+
+
+def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    """JSON has lists only."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
