@@ -77,7 +77,7 @@ test-slow: venv
 
 lint: venv
 	python -m ruff check .
-	python -m mypy sde_harl analysis examples jobs/testbed/*.py
+	python -m mypy sde_harl analysis jobs/testbed/*.py
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -19,7 +19,7 @@ from sde_harl.layering import KEYS, SECTIONS
 
 ROOT = Path(__file__).parents[1]
 TOP = {".ci", ".gitignore", "LICENSE", "Makefile", "README.md", "pyproject.toml", "setup.py"}
-TOP |= {"analysis", "benchmarks", "configs", "docs", "examples", "hostfiles", "jobs", "sde_harl", "tests"}
+TOP |= {"analysis", "benchmarks", "configs", "docs", "hostfiles", "jobs", "sde_harl", "tests"}
 EXTRAS = {"mpi", "smax", "jax", "mpe", "mamujoco", "pettingzoo", "smac", "smacv2", "football", "energy", "dev"}
 HOST = re.compile(r"[\w.-]+( slots=[1-9]\d*)?( max_slots=[1-9]\d*)?")
 

@@ -16,7 +16,6 @@ from playing import play as played
 from test_every import SMALL
 from test_fleet import SHAPE, weights
 
-from examples import pettingzoo_robot, replay
 from sde_harl.command import parse
 from sde_harl.config import EnvConfig
 from sde_harl.envs import make
@@ -24,6 +23,7 @@ from sde_harl.envs.base import EnvSpec
 from sde_harl.envs.pettingzoo import make_game
 from sde_harl.envs.specs import from_json, to_json
 from sde_harl.errors import UserError
+from sde_harl.examples import pettingzoo_robot, replay
 from sde_harl.executor import Executor
 from sde_harl.fleet import Fleet, Plan
 from sde_harl.learner import Learner
@@ -310,7 +310,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_a_replayed_episode_is_decided_as_it_was(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    file, sensor = tmp_path / "episode.npz", "examples.replay:Replay"
+    file, sensor = tmp_path / "episode.npz", "sde_harl.examples.replay:Replay"
     replay.main(str(trained / "run.h5"), "2", str(file))
     monkeypatch.setenv(replay.FILE, str(file))
     folder = run(*acting(trained, tmp_path, sensor), sensor=sensor)
@@ -335,7 +335,7 @@ split = pytest.mark.parametrize("trained", [[]], ids=["split"], indirect=True)
 @needs_mpirun
 @split
 def test_a_replay_on_other_ranks(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file, sensor = tmp_path / "episode.npz", "examples.replay:Replay"
+    file, sensor = tmp_path / "episode.npz", "sde_harl.examples.replay:Replay"
     replay.main(str(trained / "run.h5"), "0", str(file))
     monkeypatch.setenv(replay.FILE, str(file))
     words = acting(trained, tmp_path, sensor, "placement.mode=agents")
@@ -348,7 +348,7 @@ def test_a_replay_on_other_ranks(trained: Path, tmp_path: Path, monkeypatch: pyt
 @split
 def test_a_run_ends_without_a_worn_sensor(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Agent 1's, which is rank 2's, sees ten times; its last latents stand for eight more decisions."""
-    file, sensor = tmp_path / "episode.npz", "examples.replay:Replay"
+    file, sensor = tmp_path / "episode.npz", "sde_harl.examples.replay:Replay"
     replay.main(str(trained / "run.h5"), "0", str(file))
     with np.load(file) as arrays:
         np.savez(file, **{name: array[:10] if name == "seen_1" else array for name, array in arrays.items()})
@@ -357,7 +357,8 @@ def test_a_run_ends_without_a_worn_sensor(trained: Path, tmp_path: Path, monkeyp
     ended = launch(3, "-m", "sde_harl.run", *acting(trained, tmp_path, sensor, *fault))
     assert ended.code == 3 and "without executors 2" in ended.err, ended.err
     assert (
-        "executor 2 (" in ended.err and "lost: executor.sensor: examples.replay:Replay: read() of agent 1" in ended.err
+        "executor 2 (" in ended.err
+        and "lost: executor.sensor: sde_harl.examples.replay:Replay: read() of agent 1" in ended.err
     )
     assert {"agent 0: 25 of 25", "agent 1: 10 of 10"} <= {line[:17] for line in ended.out.splitlines()}, ended.out
     with h5py.File(max(tmp_path.rglob("run.h5"))) as written:
@@ -370,7 +371,7 @@ def test_a_run_ends_without_a_worn_sensor(trained: Path, tmp_path: Path, monkeyp
 def test_a_configuration_file_alone_makes_no_executor_import(trained: Path, tmp_path: Path) -> None:
     config = tmp_path / "devices.yaml"
     written = (trained / "config.yaml").read_text()
-    config.write_text(written.replace("sensor: none", 'sensor: "examples.replay:Replay"'))
+    config.write_text(written.replace("sensor: none", 'sensor: "sde_harl.examples.replay:Replay"'))
     words = acting(trained, tmp_path, "")[1:]
     words = [word for word in words if not word.startswith("executor.sensor")]
     ended = launch(2, "-m", "sde_harl.run", str(config), *words, "placement.mode=agents")
@@ -388,7 +389,7 @@ def test_robots_in_a_world_of_their_own_earn_what_the_evaluation_did(
     game = make_game(EnvConfig("pettingzoo", factory="mpe2.simple_spread_v3:parallel_env"))
     world = pettingzoo_robot.World(game, iter([*episodes["seed"][evaluated].tolist(), 0]))
     monkeypatch.setattr(pettingzoo_robot, "world", lambda: world)
-    sensor = "examples.pettingzoo_robot:Robot"
+    sensor = "sde_harl.examples.pettingzoo_robot:Robot"
     run(*acting(trained, tmp_path, sensor, "eval.episodes=4"), sensor=sensor)
     np.testing.assert_allclose(world.returns, episodes["return"][evaluated], rtol=1e-5)
     assert len(set(world.returns)) == 4

@@ -4,7 +4,7 @@ Its agents are this executor's sensors and actuators, as a robot's would be; the
 lives in one process, so all agents must be at one executor (mpirun -np 2, or no mpirun):
 
     SDE_HARL_WORLD=mpe2.simple_spread_v3:parallel_env \
-        python -m sde_harl.run ... executor.sensor=examples.pettingzoo_robot:Robot
+        python -m sde_harl.run ... executor.sensor=sde_harl.examples.pettingzoo_robot:Robot
 
 The world's episodes begin with the seeds 0, 1, 2, ... and their returns are printed here: the server never learns them.
 """

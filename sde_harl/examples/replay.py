@@ -2,11 +2,11 @@
 
 A run with record.trajectories=eval leaves greedy episodes in run.h5. This writes the first of them as plain arrays:
 
-    python examples/replay.py RUN/run.h5 0 episode.npz
+    python -m sde_harl.examples.replay RUN/run.h5 0 episode.npz
 
 and any executor, on any board, plays the part of the recorded agents (docs/boards.md has the whole command):
 
-    SDE_HARL_REPLAY=episode.npz python -m sde_harl.run ... executor.sensor=examples.replay:Replay
+    SDE_HARL_REPLAY=episode.npz python -m sde_harl.run ... executor.sensor=sde_harl.examples.replay:Replay
 """
 
 from __future__ import annotations
@@ -59,5 +59,5 @@ def main(run: str, episode: str, out: str) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 4:
-        sys.exit("usage: python examples/replay.py RUN/run.h5 EPISODE OUT.npz")
+        sys.exit("usage: python -m sde_harl.examples.replay RUN/run.h5 EPISODE OUT.npz")
     main(*sys.argv[1:])
