@@ -132,6 +132,7 @@ class Collector:
     def collect(self, policy: ActingPolicy, first_step: int) -> None:
         """Play T steps of all environments into the rollout."""
         steps = len(self.rollout.rewards)
+        self.rollout.stale[:], self.rollout.decided[:] = False, True
         for t in range(steps):
             for seat in self._seats:
                 if t:
@@ -154,8 +155,9 @@ class Collector:
         rollout.actions[:, t, rows] = decision.actions
         rollout.log_probs[:, t, rows] = decision.log_probs
         rollout.latents[:, t, rows] = latents.values
-        rollout.stale[:, t, rows] = False if latents.ages is None else latents.ages != 0
-        rollout.decided[:, t, rows] = True if latents.ages is None else latents.ages != NONE
+        if latents.ages is not None:
+            rollout.stale[:, t, rows] = latents.ages != 0
+            rollout.decided[:, t, rows] = latents.ages != NONE
 
     def _finish(self, seat: Seat, t: int) -> None:
         ended = seat.advance()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from dataclasses import replace
@@ -115,6 +116,8 @@ class Learner:
 
     def run(self) -> None:
         """Train to the end; whatever happens, what was learnt and recorded is saved."""
+        gc.collect()
+        gc.freeze()  # the libraries' objects are many, and the collector would go through them again and again
         try:
             self._train()
         finally:

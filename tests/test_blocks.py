@@ -94,7 +94,7 @@ def test_other_arrays_are_refused(x: np.ndarray, bias: np.ndarray) -> None:
 
 def test_arrays_that_do_not_fit_each_other_are_refused() -> None:
     y, bias, stats = np.zeros((1, 4, 3), np.float32), np.zeros((1, 1, 3), np.float32), np.zeros((1, 4, 2), np.float32)
-    for wrong in ((y[:, :3], y, stats, y, bias), (y, y, stats[:, :3], y, bias), (y, y, stats, y[:, :3], bias)):
+    for wrong in ((y[:, :3], y, stats, bias), (y, y, stats[:, :3], bias), (y[:, :3], y[:, :3], stats, bias)):
         with pytest.raises(ValueError):
             _blocks.gradients(*wrong)
     with pytest.raises((ValueError, BufferError)):

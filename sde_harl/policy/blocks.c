@@ -107,13 +107,13 @@ WIDEST static void normalise_own(Shape shape, const float *restrict x, const int
     }
 }
 
-/* dx of y, stats and dy; db (sets, W) grows by its sums. stats is none where nothing was normalised. */
-WIDEST static void backward(Shape shape, const float *restrict dy, const float *restrict y, const float *restrict stats,
-                            float *restrict dx, float *restrict db) {
+/* dy becomes dx; db (sets, W) grows by its sums. stats is none where nothing was normalised. */
+WIDEST static void backward(Shape shape, float *restrict dy, const float *restrict y, const float *restrict stats,
+                            float *restrict db) {
     const Py_ssize_t width = shape.width, whole = width - width % LANES;
     const float share = 1.0f / (float)width;
     for (Py_ssize_t set = 0; set < shape.sets; set++, db += width)
-        for (Py_ssize_t row = 0; row < shape.rows; row++, dy += width, y += width, dx += width) {
+        for (Py_ssize_t row = 0; row < shape.rows; row++, dy += width, y += width) {
             float mean = 0, slope = 0, zero = 0, factor = 1;
             if (stats) {
                 Lanes sum = {0}, along = {0};
@@ -126,11 +126,11 @@ WIDEST static void backward(Shape shape, const float *restrict dy, const float *
             }
             for (Py_ssize_t i = 0; i < whole; i += LANES) {
                 const Lanes up = at(y + i), d = above((at(dy + i) - mean - up * slope) * factor, up, zero);
-                put(dx + i, d), put(db + i, at(db + i) + d);
+                put(dy + i, d), put(db + i, at(db + i) + d);
             }
             for (Py_ssize_t i = whole; i < width; i++) {
                 const float d = y[i] <= zero ? 0 : (dy[i] - mean - y[i] * slope) * factor;
-                dx[i] = d, db[i] += d;
+                dy[i] = d, db[i] += d;
             }
         }
 }
@@ -217,23 +217,23 @@ static PyObject *activate(PyObject *self, PyObject *const *args, Py_ssize_t coun
 }
 
 static PyObject *gradients(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    enum { DY, Y, STAT, DX, DB, ALL };
-    static const char *const names[ALL] = {"dy", "y", "stats", "dx", "db"};
+    enum { DY, Y, STAT, DB, ALL };
+    static const char *const names[ALL] = {"dy", "y", "stats", "db"};
     Py_buffer each[ALL];
     Shape shape = {0};
     int k = 0, failed = -1;
     memset(each, 0, sizeof each);
     if (count != ALL) {
-        PyErr_SetString(PyExc_TypeError, "gradients takes dy, y, stats, dx and db");
+        PyErr_SetString(PyExc_TypeError, "gradients takes dy, y, stats and db");
         return NULL;
     }
     if (take(args[DB], &each[DB], 1, names[DB], 0) == 0 && take(args[Y], &each[Y], 0, names[Y], 0) == 0 &&
         measure(&each[Y], &each[DB], &shape) == 0) {
         const Py_ssize_t rows = shape.sets * shape.rows, size = rows * shape.width;
-        if (take(args[DY], &each[DY], 0, names[DY], size) == 0 && take(args[DX], &each[DX], 1, names[DX], size) == 0 &&
+        if (take(args[DY], &each[DY], 1, names[DY], size) == 0 &&
             (args[STAT] == Py_None || take(args[STAT], &each[STAT], 0, names[STAT], STATS * rows) == 0)) {
             Py_BEGIN_ALLOW_THREADS;
-            backward(shape, each[DY].buf, each[Y].buf, each[STAT].buf, each[DX].buf, each[DB].buf);
+            backward(shape, each[DY].buf, each[Y].buf, each[STAT].buf, each[DB].buf);
             Py_END_ALLOW_THREADS;
             failed = 0;
         }
@@ -338,7 +338,7 @@ static PyMethodDef methods[] = {
     {"activate", FAST(activate), "activate(x, bias, eps, stats): x becomes y; eps None: nothing is normalised."},
     {"normalise", FAST(normalise), "normalise(x, sizes, eps, y): y becomes x, each agent's own features normalised."},
     {"choose", FAST(choose), "choose(outputs, available, race, edges, actions, log_probs): fills the last two."},
-    {"gradients", FAST(gradients), "gradients(dy, y, stats, dx, db): fills dx, and adds to db."},
+    {"gradients", FAST(gradients), "gradients(dy, y, stats, db): dy becomes dx, and db grows."},
     {NULL, NULL, 0, NULL},
 };
 

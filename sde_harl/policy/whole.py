@@ -42,8 +42,9 @@ class Told(NamedTuple):
     """Whether to send, with what is done, the memory that it is done with."""
 
     def to_bytes(self, agents: list[int]) -> bytes:
-        """Of some of the agents."""
-        return self.available[agents].tobytes() + self.begins.tobytes() + bytes([self.greedy | self.recall << 1])
+        """Of some of the agents, or of all in their order."""
+        available = self.available if len(agents) == len(self.available) else self.available[agents]
+        return available.tobytes() + self.begins.tobytes() + bytes([self.greedy | self.recall << 1])
 
 
 def told_bytes(whole: WholeShape, agents: int, rows: int) -> int:
