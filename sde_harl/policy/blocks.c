@@ -1,11 +1,11 @@
 /* What a block of a net makes of its matrix products: the Python module sde_harl.policy._blocks.
  *
- *     y = norm(relu(x + bias)),  norm(r) = (r - mean r) / sqrt(var r + eps) over a row, or r itself where it is not asked for
+ *     y = norm(relu(x + bias)),  norm(r) = (r - mean r) / sqrt(var r + eps) over a row, or r where it is not asked for
  *
- * the gradients of that, the normalisation of what a net begins with and the choice at its end, each in one pass over memory, where numpy and
- * torch take one for every operation. x has (n, B, W) numbers, bias (k, 1, W) with k = n, or 1 that all share. Sums go over
- * LANES partial sums in an order of their own and nothing is contracted into fused operations, so that every machine computes
- * the same sums (expf and logf, in choices, are the C library's).
+ * the gradients of that, the normalisation of what a net begins with and the choice at its end, each in one pass over
+ * memory, where numpy and torch take one for every operation. x has (n, B, W) numbers, bias (k, 1, W) with k = n, or 1
+ * that all share. Sums go over LANES partial sums in an order of their own and nothing is contracted into fused
+ * operations, so that every machine computes the same sums (expf and logf, in choices, are the C library's).
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
