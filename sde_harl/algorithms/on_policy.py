@@ -11,6 +11,7 @@ a state (1, or N).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from concurrent.futures import wait
 from typing import NamedTuple
 
 import numpy as np
@@ -99,17 +100,24 @@ class OnPolicy(ABC):
             self.decay(1.0 - progress)
         estimate = self.critic.estimate(rollout)
         of_critic = self.critic.begin(estimate)
-        advantages = flat(torch.from_numpy(_normalised(estimate.advantages, rollout.active)), rollout.chunk)  # (V, B)
+        try:
+            scalars = self._update_policies(rollout, estimate.advantages)
+        finally:
+            wait([of_critic])  # a run that is stopped saves a critic that nobody is changing
+        return scalars | of_critic.result()
+
+    def _update_policies(self, rollout: Rollout, advantages: np.ndarray) -> dict[str, float]:
+        """One group after the other, with advantages (V, T, E); the means of what they log."""
+        weighed = flat(torch.from_numpy(_normalised(advantages, rollout.active)), rollout.chunk)  # (V, B)
         order = self._order()
         reports = []
         for index in order:
             net = self.policy.groups[index]
-            rows = self._rows(rollout, net, advantages)
+            rows = self._rows(rollout, net, weighed)
             reports.append(self.update_group(index, rows))
             if self.sequential and index != order[-1]:
-                advantages = advantages * self._joint_ratio(net, rows)
-        scalars = {key: float(np.mean([report[key] for report in reports])) for key in reports[0]}
-        return scalars | of_critic.result()
+                weighed = weighed * self._joint_ratio(net, rows)
+        return {key: float(np.mean([report[key] for report in reports])) for key in reports[0]}
 
     def decay(self, factor: float) -> None:
         """Scale the initial learning rates."""

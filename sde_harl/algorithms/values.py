@@ -166,19 +166,16 @@ class CriticTrainer:
 
         Rows of the dead count too: the value before a death is bootstrapped from the one after it.
         """
+        count = estimate.returns[0].size // estimate.chunk
         # drawn now, before the policies draw theirs, so that a re-run repeats
-        order = shuffle(self._count(estimate), self._minibatches, self._generator)
-        return self._thread.submit(self._update, estimate, order)
+        order = shuffle(count, self._minibatches, self._generator)
+        return self._thread.submit(self._update, estimate, order, count)
 
-    def _count(self, estimate: Estimate) -> int:
-        """Sequences that are learnt from."""
-        return estimate.returns[0].size // estimate.chunk
-
-    def _update(self, estimate: Estimate, order: slice | Tensor) -> dict[str, float]:
+    def _update(self, estimate: Estimate, order: slice | Tensor, count: int) -> dict[str, float]:
+        """Learn from `count` sequences."""
         self.norm.update(estimate.returns)
         mean, std = self.norm.statistics()
         length, recall = estimate.chunk, estimate.recall
-        count = self._count(estimate)
         features, targets, old = (
             pick(flat(each, length), order, length)
             for each in (
