@@ -39,7 +39,7 @@ SENSOR, FEATURES, ACTIONS, CHOICES = Kind.SENSOR, Kind.FEATURES, Kind.ACTIONS, K
 LARGEST_SENT = 1 << 28
 """What an executor sends has bounds of its own; the server counts what is too long and drops it."""
 KILLED_S = 10.0
-"""That the server has to kill this process. One that leaves MPI meanwhile makes Open MPI's prterun crash 1 time in 20."""
+"""That the server has to kill this process: one that leaves MPI meanwhile makes Open MPI's prterun crash at times."""
 
 
 def hello(energy: Energy) -> dict[str, str | int]:
