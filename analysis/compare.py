@@ -1,4 +1,5 @@
-"""Algorithms side by side: a table a task, of greedy evaluations and speed, over the seeds of each algorithm.
+"""Algorithms side by side: a table a task, of greedy evaluations and speed, over the seeds of each algorithm, and of each
+of its experiments (record.exp) where it has several.
 
 python analysis/compare.py RUN.h5 [RUN2.h5 ...] [--reference FILE.csv] [--plot FILE.png] [--json]
 """
@@ -26,12 +27,13 @@ WIDTH = 120  # where the output is no terminal
 
 @dataclass(frozen=True)
 class Row:
-    """One algorithm on one task. The best evaluation is each run's own."""
+    """One algorithm, or experiment of it, on one task. The best evaluation is each run's own."""
 
     task: str
     measure: str
     algo: str
-    exps: list[str]
+    exp: str
+    name: str
     seeds: list[str]
     steps: Spread  # environment steps at the last evaluation
     final: Spread
@@ -47,7 +49,7 @@ class Member(NamedTuple):
 
 
 Groups = dict[tuple[str, str], dict[str, list[Member]]]
-"""Members by task and measure, then by algorithm."""
+"""Members by task and measure, then by name: the algorithm's, and where it has several experiments, theirs too."""
 
 
 def member(run: Run) -> Member:
@@ -63,25 +65,29 @@ def _speed(run: Run) -> float:
 
 
 def groups(members: list[Member]) -> Groups:
-    """Those with evaluations: the seeds of an algorithm in order."""
+    """Those with evaluations: the seeds of a name in order."""
     found: Groups = {}
-    for item in sorted(members, key=lambda m: (m.curve.env, m.curve.measure, m.curve.algo, m.curve.seed)):
-        if item.curve.values:
-            task = found.setdefault((item.curve.env, item.curve.measure), {})
-            task.setdefault(item.curve.algo, []).append(item)
+    known = sorted((item for item in members if item.curve.values), key=lambda item: item.curve.seed)
+    experiments: dict[tuple[str, str], set[str]] = {}
+    for item in known:
+        experiments.setdefault((item.curve.env, item.curve.algo), set()).add(item.curve.exp)
+    for item in sorted(known, key=lambda item: (item.curve.env, item.curve.measure, item.curve.algo, item.curve.exp)):
+        env, algo, exp = item.curve.env, item.curve.algo, item.curve.exp
+        name = f"{algo}, {exp}" if len(experiments[env, algo]) > 1 else algo
+        found.setdefault((env, item.curve.measure), {}).setdefault(name, []).append(item)
     return found
 
 
 def rows(found: Groups) -> list[Row]:
     """By task; the highest final mean first."""
-    made = [_row(*task, algo, members) for task, algos in found.items() for algo, members in algos.items()]
+    made = [_row(*task, name, members) for task, named in found.items() for name, members in named.items()]
     return sorted(made, key=lambda row: (row.task, row.measure, -row.final.mean))
 
 
-def _row(task: str, measure: str, algo: str, members: list[Member]) -> Row:
+def _row(task: str, measure: str, name: str, members: list[Member]) -> Row:
     curves = [item.curve for item in members]
     return Row(
-        task, measure, algo, sorted({item.exp for item in curves}), [item.seed for item in curves],
+        task, measure, curves[0].algo, curves[0].exp, name, [item.seed for item in curves],
         steps=spread(item.steps[-1] for item in curves),
         final=spread(item.values[-1] for item in curves),
         best=spread(max(item.values) for item in curves),
@@ -97,7 +103,7 @@ def show(items: list[Row], console: Console) -> None:
             table.add_column(name, justify="left" if name in ("algorithm", "seeds") else "right")
         for row in items:
             if (row.task, row.measure) == (task, measure):
-                table.add_row(row.algo, ", ".join(row.seeds), *_cells(row))
+                table.add_row(row.name, ", ".join(row.seeds), *_cells(row))
         console.print(table)
 
 
@@ -106,27 +112,21 @@ def _cells(row: Row) -> tuple[str, str, str, str]:
     return row.steps.shown(",.0f"), final, best, row.steps_per_s.shown(",.0f")
 
 
-def show_notes(items: list[Row], members: list[Member], console: Console) -> None:
-    """What makes a comparison unfair, or a run missing."""
-    notes = [
-        f"{row.task}, {row.algo}: runs of several experiments are counted together: {', '.join(row.exps)}"
-        for row in items
-        if len(row.exps) > 1
-    ]
-    left_out = [item.curve.path for item in members if not item.curve.values]
-    for note in (*notes, *(f"{path}: no evaluations were recorded in this run: left out" for path in left_out)):
-        console.print(note, markup=False, soft_wrap=True)
+def show_left_out(members: list[Member], console: Console) -> None:
+    """Which runs are missing."""
+    for path in (item.curve.path for item in members if not item.curve.values):
+        console.print(f"{path}: no evaluations were recorded in this run: left out", markup=False, soft_wrap=True)
 
 
 def plot(found: Groups, target: Path) -> None:
-    """A panel a task, a line an algorithm: the mean over its seeds, and their range."""
+    """A panel a task, a line a name: the mean over its seeds, and their range."""
     figure, axes = panels([measure for _, measure in found] or ["return"])
-    for panel, ((task, _), algos) in zip(axes, found.items()):
+    for panel, ((task, _), named) in zip(axes, found.items()):
         panel.set_title(task)
-        for algo, members in algos.items():
+        for name, members in named.items():
             steps, values = together([item.curve for item in members])
             line = "--" if members[0].curve.source == "reference" else "-"
-            label = f"{algo} ({len(members)} run{'s' * (len(members) > 1)})"
+            label = f"{name} ({len(members)} run{'s' * (len(members) > 1)})"
             panel.plot(steps, values.mean(0), line, label=label)
             panel.fill_between(steps, values.min(0), values.max(0), alpha=0.2)
     save(figure, target)
@@ -153,7 +153,7 @@ def find(runs: list[Run], args: argparse.Namespace) -> program.Findings:
 
     def show_all(console: Console) -> None:
         show(items, console)
-        show_notes(items, members, console)
+        show_left_out(members, console)
 
     return program.Findings([asdict(row) for row in items], show_all, lambda target: plot(found, target))
 

@@ -253,11 +253,12 @@ def test_algorithms_are_compared_over_their_seeds(tmp_path: Path) -> None:
     assert (won["measure"], won["final"]["mean"], won["steps_per_s"]["mean"]) == ("win rate", 0.5, None)
 
 
-def test_a_comparison_tells_what_is_mixed_and_what_is_missing(tmp_path: Path) -> None:
-    one, other = (played(tmp_path, "happo", 1, {100: -2.0}, exp=exp) for exp in ("one", "two"))
+def test_a_comparison_parts_experiments_and_tells_what_is_missing(tmp_path: Path) -> None:
+    one, other = (played(tmp_path, "happo", 1, {100: value}, exp=exp) for exp, value in (("one", -2.0), ("two", -1.0)))
     empty = played(tmp_path, "ippo", 1, {}, (100.0,))
+    rows = json.loads(run("compare.py", one, other, empty, "--json").stdout)
+    assert [(row["name"], row["final"]["mean"]) for row in rows] == [("happo, two", -1.0), ("happo, one", -2.0)]
     text = run("compare.py", one, other, empty).stdout
-    assert "mpe/spread, happo: runs of several experiments are counted together: one, two" in text
     assert "ippo" not in text.partition(str(empty))[0] and f"{empty}: no evaluations" in text
 
 
