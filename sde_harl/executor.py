@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import socket
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -39,6 +40,8 @@ FLOAT32 = np.dtype("<f4")
 SENSOR, FEATURES, ACTIONS, CHOICES = Kind.SENSOR, Kind.FEATURES, Kind.ACTIONS, Kind.CHOICES
 LARGEST_SENT = 1 << 28
 """What an executor sends has bounds of its own; the server counts what is too long and drops it."""
+KILLED_S = 10.0
+"""That the server has to kill this process: one that leaves MPI meanwhile makes Open MPI's prterun crash at times."""
 
 
 def hello(energy: Energy) -> dict[str, str | int]:
@@ -82,6 +85,8 @@ class Executor:
         self._timings = Timings()
         self.farewell: str | None = None
         """Why the server ended the run ("" when all was well), once it has."""
+        self.is_killed = False
+        """Whether the server ends this process too, for it can't reach all others."""
         self.actions: dict[int, bytes] = {}
         """Slot -> the last actions (n, E, D) this executor was told to take, as they came."""
         transport.send(SERVER, Kind.HELLO, json.dumps(hello(self._energy)).encode())
@@ -132,6 +137,7 @@ class Executor:
             self._begin(Welcome.from_json(message.payload))
         elif kind is Kind.BYE:
             self.farewell = bytes(message.payload).decode("utf-8", "replace")
+            self.is_killed = message.header.step > 0
             self.close()
         else:
             raise WireError("kind")
@@ -311,8 +317,8 @@ class Timings:
         return rows
 
 
-def serve(transport: Transport, sensor: str = NONE, idle_s: float = 3600.0) -> str:
-    """Run an executor until the server says goodbye; returns its reason ("" when all was well).
+def serve(transport: Transport, sensor: str = NONE, idle_s: float = 3600.0) -> None:
+    """Run an executor until the server says goodbye.
 
     `sensor` as of `Executor`. Raises UserError where the server gave a reason, has ended, or has been silent for
     `idle_s`: nobody would end us then.
@@ -329,6 +335,7 @@ def serve(transport: Transport, sensor: str = NONE, idle_s: float = 3600.0) -> s
             executor.close()
             raise UserError(f"the server has been silent for {idle_s:.0f} s")
     transport.flush(1.0)
+    if executor.is_killed:
+        time.sleep(KILLED_S)
     if executor.farewell:
         raise UserError(executor.farewell)
-    return executor.farewell

@@ -21,7 +21,7 @@ from sde_harl.decisions import NONE, Choices, DecisionLog, Decisions, Latents, S
 from sde_harl.emulation import EmulatedLink
 from sde_harl.errors import UserError
 from sde_harl.inbox import Hello, Inbox
-from sde_harl.link.faults import Fault
+from sde_harl.link.faults import FLOOD, Fault
 from sde_harl.link.transport import Traffic, Transport
 from sde_harl.link.wire import METER_BYTES, OVERHEAD, TIMING_BYTES, Kind, Resources, pack_tables
 from sde_harl.meters.timing import now_ns
@@ -336,6 +336,10 @@ class Fleet:
                 self._take_back()
             if self._inbox.parted or not self._transport.lost <= self._lost:
                 self._lose()
+            flood = self._transport.faults.flood
+            if flood and not self._plan.go_on:
+                wrong = f"{FLOOD:,} of its messages were wrong, the last: {flood.reason}"
+                raise UserError(f"executor {flood.rank} ({self._host(flood.rank)}): {wrong}")
             if left <= 0:
                 return done()
         return True

@@ -140,7 +140,7 @@ def dismiss(transport: Transport, reason: str, code: int = 0) -> None:
 
     transport.absent -= transport.parted
     for rank in {*range(1, transport.size)} - transport.absent:
-        transport.send(rank, Kind.BYE, reason.encode()[:4096])
+        transport.send(rank, Kind.BYE, reason.encode()[:4096], step=len(transport.absent))
     transport.flush(2.0)
     transport.close(code)
 

@@ -17,6 +17,7 @@ from sde_harl.emulation import RETRY_MS, EmulatedLink
 from sde_harl.errors import UserError
 from sde_harl.executor import Executor
 from sde_harl.fleet import Fleet, Plan
+from sde_harl.link.faults import FLOOD
 from sde_harl.link.loopback import Loopback
 from sde_harl.link.wire import Kind
 from sde_harl.policy.exit import ExitShape
@@ -100,6 +101,18 @@ def test_an_agent_that_is_late_acts_on_its_last_latents_until_they_are_too_old()
     assert decisions.idle[:, 1].tolist() == [0, 0, 0, 0, ROWS] and not decisions.idle[:, 0].any()
     assert decisions.answers.tolist() == [[1, 1]] + [[1, 0]] * 4
     assert (decisions.decision_ns[1:] >= 1e6).all()
+
+
+@pytest.mark.parametrize("go_on", [True, False])
+def test_a_flood_of_wrong_messages_ends_a_run_that_may_not_go_on(go_on: bool) -> None:
+    held = Held(go_on=go_on)
+    for _ in range(FLOOD):
+        held.far.send(0, Kind.TABLES)
+    if go_on:
+        assert held.decide().ages is None
+    else:
+        with pytest.raises(UserError, match=r"executor 1 \(.*\): 1,000 of its messages were wrong, the last: kind"):
+            held.decide()
 
 
 def test_an_answer_that_comes_late_is_no_fault_and_refreshes_the_last_latents() -> None:

@@ -1,4 +1,5 @@
-"""Executors are killed, stopped, or send garbage, at random moments of a run under mpirun: it goes on, or ends."""
+"""The fault matrix: executors are killed, stopped, cut off, restarted or send garbage, at random moments of a run under
+mpirun. It goes on, or ends; and nothing hangs."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,10 +17,12 @@ import h5py
 import numpy as np
 import psutil
 import pytest
+from emulated import TESTBED, cluster_of, testbed
 from launch import MPIRUN, environment, needs_mpirun
 
 DEADLINE_MS, GRACE_MS = 20, 100
 ENVS, ROLLOUT, UPDATES, EPISODE = 8, 50, 40, 25  # an episode of simple_spread has as many steps
+STEPS = ENVS * ROLLOUT * UPDATES
 RUN = ["configs/mpe_spread.yaml", "placement.mode=agents", "record.tensorboard=false", "eval.episodes=0"]
 RUN += ["policy.local_blocks=1", "codec.name=entropy", "algo.epochs=1", "algo.minibatches=1", "train.threads=1"]
 RUN += [f"train.envs={ENVS}", f"train.rollout={ROLLOUT}"]
@@ -32,6 +36,7 @@ from sde_harl.link.mpi import launched_ranks
 from sde_harl.link.wire import Kind
 from sde_harl.run import main
 
+KINDS = [kind for kind in Kind if kind is not Kind.BYE]  # which is a way to leave, and would end the flood
 flood, sent = False, 0
 def begin(*_):
     global flood
@@ -49,7 +54,7 @@ def handle(self, message, known=executor.Executor.handle):
             if choose.random() < 0.5:
                 link._post(0, noise)
             else:
-                kind = choose.choice([*Kind])
+                kind = choose.choice(KINDS)
                 fields = [choose.choice([value, choose.randrange(4)]) for value in (*header[3:], header.agent)]
                 link.send(0, kind, noise, fields[4], *fields[:4])
         if choose.random() < 0.5:
@@ -66,15 +71,20 @@ sys.exit(main(sys.argv[1:]))
 class Job:
     """Four ranks at work; `fault` befalls rank 2."""
 
-    def __init__(self, folder: Path, on_fault: str, ulfm: bool, updates: int = UPDATES) -> None:
-        self.folder, self.began = folder, time.monotonic()
+    def __init__(self, folder: Path, on_fault: str, ulfm: bool, *more: str, hostfile: Path | None = None) -> None:
+        """`more` are keys of the run; the ranks are on hosts of their own where there is a `hostfile`."""
+        self.folder = folder
         launcher = [str(MPIRUN), *(["--with-ft", "ulfm"] if ulfm else []), "-np", "4"]
+        if hostfile:
+            on_server = [sys.executable, str(TESTBED / "testbed.py"), "exec", "server"]
+            launcher = [*on_server, *launcher, "--hostfile", str(hostfile), "-x", "PYTHONPATH"]
         words = [
             *RUN,
             *LATE,
             f"link.on_fault={on_fault}",
             f"record.dir={folder}",
-            f"train.steps={ENVS * ROLLOUT * updates}",
+            f"train.steps={STEPS}",
+            *more,
         ]
         self.log = folder / "log.txt"
         with self.log.open("w") as out:
@@ -137,6 +147,12 @@ def recorded(folder: Path) -> Recorded:
 
 
 def befall(job: Job, kind: str) -> None:
+    """A fault; returns when nothing more of it is to come."""
+    if kind == "cut":
+        assert testbed("shape", "edge2", "ethernet", "loss_percent=100").code == 0
+        time.sleep(5.0)
+        assert testbed("shape", "edge2", "ethernet").code == 0
+        return
     rank = job.ranks()[2]
     if kind == "kill":
         rank.kill()
@@ -150,12 +166,19 @@ def befall(job: Job, kind: str) -> None:
         rank.send_signal(signal.SIGUSR2)
 
 
-def check_decisions(record: Recorded, quantile: float) -> None:
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[Path]:
+    """The hostfile of a server and three boards."""
+    with cluster_of("3", "--link", "ethernet") as hostfile:
+        yield hostfile
+
+
+def check_decisions(record: Recorded, quantile: float, steps: int) -> None:
     """No decision that had to do without latents was later than the deadline allows, and every episode is there."""
     decided_ms = record.decisions["t_decision"][record.decisions["deadline_missed"] > 0] * 1e-6
     assert np.quantile(decided_ms, quantile) < DEADLINE_MS + GRACE_MS, np.sort(decided_ms)[-20:]
     assert (record.episodes["length"] == EPISODE).all()
-    assert len(record.episodes["length"]) == ENVS * ROLLOUT * UPDATES // EPISODE
+    assert len(record.episodes["length"]) == steps // EPISODE
 
 
 CASES = {
@@ -163,6 +186,7 @@ CASES = {
     "kill": ({3}, {"lost"}),
     "stop": ({3}, {"absent"}),
     "pause": ({0}, {"absent", "back"}),
+    "cut": ({0}, {"absent", "back"}),
     "garbage": ({0, 3}, {"kind", "short", "magic"}),
 }
 
@@ -171,9 +195,10 @@ CASES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", CASES)
 @pytest.mark.parametrize("seed", range(10))
-def test_with_fallback_a_run_goes_on(kind: str, seed: int, tmp_path: Path) -> None:
+def test_with_fallback_a_run_goes_on(kind: str, seed: int, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     choose = random.Random(f"{kind} {seed}")
-    job = Job(tmp_path, "fallback", ulfm=kind == "kill")
+    hostfile, steps = (request.getfixturevalue("hosts"), 2 * STEPS) if kind == "cut" else (None, STEPS)
+    job = Job(tmp_path, "fallback", kind == "kill", f"train.steps={steps}", hostfile=hostfile)
     try:
         job.await_start()
         time.sleep(choose.uniform(0.0, 4.0))
@@ -191,31 +216,57 @@ def test_with_fallback_a_run_goes_on(kind: str, seed: int, tmp_path: Path) -> No
     mine = {name for rank, name in record.faults if rank == 2}
     assert kinds <= mine, mine
     # A flood of thousands of messages at once goes into MPI's own memory in one call, which nobody can cut short.
-    check_decisions(record, 0.99 if kind == "garbage" else 1.0)
+    check_decisions(record, 0.99 if kind == "garbage" else 1.0, steps)
 
 
 @needs_mpirun
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["kill", "stop"])
-@pytest.mark.parametrize("ulfm", [False, True])
-@pytest.mark.parametrize("seed", range(5))
-def test_with_abort_every_rank_ends(kind: str, ulfm: bool, seed: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["kill", "kill, ulfm", "stop", "stop, ulfm", "cut", "garbage"])
+@pytest.mark.parametrize("seed", range(10))
+def test_with_abort_every_rank_ends(kind: str, seed: int, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     choose = random.Random(f"abort {kind} {seed}")
-    job = Job(tmp_path, "abort", ulfm)
+    hostfile = request.getfixturevalue("hosts") if kind == "cut" else None
+    fault, _, ulfm = kind.partition(", ")
+    job = Job(tmp_path, "abort", bool(ulfm), hostfile=hostfile)
     try:
         job.await_start()
         time.sleep(choose.uniform(0.0, 4.0))
-        ranks = job.ranks()
-        befall(job, kind)
-        at = time.monotonic()
+        ranks, at = job.ranks(), time.monotonic()
+        befall(job, fault)
         code = job.end(60)
         took_s = time.monotonic() - at
     finally:
         job.kill()
-    assert code != 0
+    assert code not in (0, -signal.SIGKILL), job.text()
     assert took_s < 10.0, took_s
     assert not psutil.wait_procs(ranks.values(), 10.0 - took_s)[1]
     lines = [line for line in job.text().splitlines() if line.startswith("error: ")]
-    if kind == "stop" or ulfm:
+    if kind != "kill":  # of which mpirun itself tells, and ends all
         assert len(lines) == 1 and "executor 2" in lines[0], job.text()[-3000:]
     assert "Traceback" not in job.text(), job.text()[-3000:]
+
+
+@needs_mpirun
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_a_device_is_restarted_with_the_run(seed: int, tmp_path: Path) -> None:
+    """No process can join a job again: what a supervisor does is start the run again, from its last checkpoint."""
+    choose, folders = random.Random(f"restart {seed}"), (tmp_path / "first", tmp_path / "second")
+    for folder in folders:
+        folder.mkdir()
+    first = Job(folders[0], "fallback", True, "record.checkpoint_interval=400")
+    try:
+        first.await_start()
+        time.sleep(choose.uniform(0.0, 4.0))
+        befall(first, "kill")
+        assert first.end(90) == 3, first.text()
+    finally:
+        first.kill()
+    second = Job(folders[1], "fallback", True, f"train.load={next(folders[0].rglob('last.pt'))}")
+    try:
+        assert second.end(90) == 0, second.text()
+    finally:
+        second.kill()
+    check_decisions(recorded(folders[0]), 1.0, STEPS)
+    again = recorded(folders[1])
+    assert not again.faults and len(again.episodes["length"]) == STEPS // EPISODE

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import h5py
 import pytest
-from launch import ROOT, Ended, environment
+from emulated import TESTBED, cluster_of, testbed
+from launch import ROOT
 
-TESTBED = ROOT / "jobs" / "testbed"
 sys.path.insert(0, str(TESTBED))
 import profiles  # noqa: E402
 from profiles import Device, ProfileError, Way  # noqa: E402
@@ -106,18 +106,6 @@ def test_the_emulator_compiles_without_a_warning(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr.decode()
 
 
-def testbed(*words: str, timeout_s: float = 100.0) -> Ended:
-    """testbed.py to its end."""
-    done = subprocess.run(
-        [sys.executable, str(TESTBED / "testbed.py"), *words], stdin=subprocess.DEVNULL, capture_output=True,
-        text=True, cwd=ROOT, env=environment(), timeout=timeout_s,
-    )  # fmt: skip
-    return Ended(done.returncode, done.stdout, done.stderr)
-
-
-testbed.__test__ = False  # type: ignore[attr-defined]
-
-
 def test_wrong_words_are_one_line() -> None:
     for words in (["up", "2", "--link", "lan"], ["exec", "edge99", "true"], ["shape", "edge99", "lte"]):
         done = testbed(*words)
@@ -127,17 +115,8 @@ def test_wrong_words_are_one_line() -> None:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Path]:
     """Two boards that are slow to reach, in place of whatever a crash left; its hostfile."""
-    able = testbed("check")
-    if able.code:
-        pytest.skip(f"no emulated cluster on this machine: {able.err.strip()}")
-    made = testbed("up", "2", "--link", "ethernet", "delay_us=5000", "--device", "raspberry-pi-5")
-    if "in use" in made.err:
-        pytest.skip(made.err.strip())
-    assert made.code == 0, made.err
-    yield Path(made.out.strip().rpartition(" ")[2])
-    assert testbed("down").code == 0
-    assert [*Path("/run/netns").glob("sde-*"), *Path("/sys/fs/cgroup/cpu").glob("sde-*")] == []
-    assert testbed("status").code == 2, "nothing is left"
+    with cluster_of("2", "--link", "ethernet", "delay_us=5000", "--device", "raspberry-pi-5") as hostfile:
+        yield hostfile
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from typing import NamedTuple
 log = logging.getLogger(__name__)
 
 LOGGED_PER_RANK = 3  # a broken device repeats itself: the first few lines tell the story, the counter tells the rest
+FLOOD = 1000  # refused messages of one rank that are no accident any more
 KEPT = 1024  # rows kept for the record between two drains; `counts` stays exact beyond that
 
 
@@ -31,6 +32,8 @@ class Faults:
         self._rank = rank
         self._seen: Counter[int] = Counter()
         self._rows: deque[Fault] = deque(maxlen=KEPT)
+        self.flood: Fault | None = None
+        """The message of the first rank to have sent FLOOD wrong ones that made them so many."""
 
     @property
     def total(self) -> int:
@@ -42,6 +45,8 @@ class Faults:
         self.counts[source, reason] += 1
         self._seen[source] += 1
         self._rows.append(Fault(source, reason, step, agent))
+        if self._seen[source] == FLOOD and not self.flood:
+            self.flood = self._rows[-1]
         if self._seen[source] <= LOGGED_PER_RANK:
             last = " (further ones are only counted)" if self._seen[source] == LOGGED_PER_RANK else ""
             log.warning("rank %d refused a message of rank %d: %s%s", self._rank, source, reason, last)
