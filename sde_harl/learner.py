@@ -247,9 +247,10 @@ class Learner:
         """Where a checkpoint has no exit heads they are learnt from now on. Raises UserError where that can't be."""
         assert self._exits
         if tensors:
-            if not all(each.isfinite().all() for each in tensors.values()):
-                raise UserError(f"train.load: {path} has exit heads that are not finite")
-            self._exits.restore(tensors)
+            try:
+                self._exits.restore(tensors)
+            except ValueError as error:
+                raise UserError(f"train.load: {path}: its exit heads are damaged: {error}") from error
         elif not self.config.train.steps:
             raise UserError(f"policy.exit_head: expected false, for {path} has no exit heads and train.steps = 0")
 

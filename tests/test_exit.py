@@ -17,7 +17,7 @@ from test_every import SMALL
 from test_fleet import ROWS, SHAPE, weights
 
 from sde_harl import attendance
-from sde_harl.algorithms.distillation import LR, STEPS, Distillation
+from sde_harl.algorithms.distillation import STEPS, Distillation
 from sde_harl.collector import Seat
 from sde_harl.command import parse
 from sde_harl.decisions import NONE
@@ -167,7 +167,10 @@ def test_what_a_checkpoint_keeps_is_all_that_the_next_update_begins_with(tmp_pat
     other.restore(load(tmp_path / "one.pt", {name: tuple(each.shape) for name, each in one.state().items()})[0])
     assert one.update(rollout, 2) == other.update(rollout, 2)
     assert all(torch.equal(each, other.state()[name]) for name, each in one.state().items())
-    assert float(one.state()["bias.step"]) == 2 * STEPS and LR > 0
+    assert float(one.state()["bias.step"]) == 2 * STEPS
+    for name in ("bias.step", "weight.exp_avg_sq"):
+        with pytest.raises(ValueError, match="below zero"):
+            other.restore({**one.state(), name: one.state()[name] - 1e9})
 
 
 # ---- when they act
@@ -270,7 +273,7 @@ def test_a_checkpoint_without_them_is_learnt_from_but_not_played(pair: dict[str,
     tensors, meta = load(with_them, None)
     tensors["exit.weight"][0, 0, 0] = float("nan")
     save(tmp_path / "nan.pt", tensors, meta)
-    with pytest.raises(UserError, match="train.load: .*nan.pt has exit heads that are not finite"):
+    with pytest.raises(UserError, match="train.load: .*nan.pt: its exit heads are damaged: not finite"):
         made(tmp_path, "policy.exit_head=true", f"train.load={tmp_path}/nan.pt")
 
 

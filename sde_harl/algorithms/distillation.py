@@ -11,6 +11,7 @@ action.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -96,11 +97,14 @@ class Distillation:
         return {**self._named, **tensors}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """What `state` gave."""
+        """What `state` gave. Raises ValueError, and changes nothing, for numbers that it never gives."""
+        least = {name: 0.0 if name.endswith(("step", "exp_avg_sq")) else -math.inf for name in tensors}
+        if not all(each.isfinite().all() and (each >= least[name]).all() for name, each in tensors.items()):
+            raise ValueError("not finite, or below zero where only squares and counts are")
         with torch.no_grad():
             for name, each in self._named.items():
                 each.copy_(tensors[name])
-        self._set_moments([tuple(tensors[f"{name}.{key}"].clone() for key in MOMENTS) for name in self._named])
+        self._set_moments([tuple(tensors[f"{name}.{key}"].float().clone() for key in MOMENTS) for name in self._named])
 
     def _both(self) -> list[nn.Parameter]:
         return [*self._named.values()]
