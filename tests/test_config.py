@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,14 @@ def test_every_experiment_parses_and_names_an_algorithm_and_an_environment(path:
     config = parsed(str(path))
     assert (layer["algo.name"].value, layer["env.name"].value) == (config.algo.name, config.env.name)
     assert config.algo.name in ALGORITHMS and config.env.name in ENVS
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_whatever_keys_an_experiment_suggests_can_be_typed(path: Path) -> None:
+    """Keys that follow each other in its comments are meant to be used together."""
+    told = " ".join(line.strip("# \\") for line in path.read_text().splitlines() if line.startswith("#"))
+    for keys in re.findall(r"(?:[a-z]+\.[a-z_0-9]+=[\w.-]*\w ?)+", told):
+        parsed(str(path), *keys.split())
 
 
 def test_every_registry_entry_has_its_defaults_and_every_file_its_entry() -> None:

@@ -18,7 +18,7 @@ folder=$(mktemp -d "$PWD/results/claims-$(date +%Y%m%d-%H%M%S)-XXX")
 # What a coded latent weighs depends on what was learnt; of the others, nothing that is measured here does.
 if [[ ! $checkpoint ]]; then
     python -m sde_harl.run configs/prototype.yaml placement.mode=local train.steps=100000 train.envs=64 train.slots=2 \
-        codec.rate_coef=1e-2 eval.interval=0 record.dir="$folder/training"
+        eval.interval=0 record.dir="$folder/training"
     checkpoint=$(find "$folder/training" -name last.pt)
 fi
 
