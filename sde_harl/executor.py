@@ -41,7 +41,7 @@ SENSOR, FEATURES, ACTIONS, CHOICES = Kind.SENSOR, Kind.FEATURES, Kind.ACTIONS, K
 LARGEST_SENT = 1 << 28
 """What an executor sends has bounds of its own; the server counts what is too long and drops it."""
 KILLED_S = 2.0
-"""That the server has to kill this process (under ULFM it does not): leaving MPI meanwhile makes prterun crash at times."""
+"""That the server has to kill this process: one that leaves MPI meanwhile makes Open MPI's prterun crash at times."""
 
 
 def hello(energy: Energy) -> dict[str, str | int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import time
 from abc import abstractmethod
@@ -150,9 +151,16 @@ class Mpi(Transport):
         self._mpi.Finalize()
 
     def abort(self, code: int) -> NoReturn:
-        """Ends every rank at once with the exit code."""
+        """Ends every rank at once with the exit code.
+
+        Under ULFM MPI_Abort ends this process alone, and mpirun waits for those that are stopped: then the server has
+        its launcher end the job, which exits with 1.
+        """
         sys.stdout.flush()
         sys.stderr.flush()
+        if self.rank == SERVER and self.absent - self.lost and "OMPI_MCA_mpi_ft_enable" in os.environ:
+            os.kill(os.getppid(), signal.SIGTERM)
+            time.sleep(CLOSE_TIMEOUT_S)
         self._comm.Abort(code)
         raise SystemExit(code)
 
