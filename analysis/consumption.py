@@ -54,6 +54,7 @@ class Row:
     bytes: Bytes
     cpu_s: float
     peak_bytes: float  # of all ranks: the largest
+    alone: int  # decisions by exit heads while the server was silent
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,9 @@ def _row(
         messages=len(environments),
         latency=_latency(run, mine),
         bytes=_bytes(run, mine, [each for each in traffic if each.way == "sent" and rank in (each.rank, None)]),
-        cpu_s=_cpu_seconds(used),
+        cpu_s=_so_far(used, "cpu_s") if used else math.nan,
         peak_bytes=float(used["peak_rss_bytes"].max()) if used else math.nan,
+        alone=int(_so_far(used, "alone")) if "alone" in used else 0,
     )
 
 
@@ -119,11 +121,9 @@ def _of(table: Columns, rank: int | None) -> Columns:
     return {name: values[chosen] for name, values in table.items()} if chosen.any() else {}
 
 
-def _cpu_seconds(used: Columns) -> float:
-    """cpu_s counts from each process's start: the last value of every rank, summed."""
-    if not used:
-        return math.nan
-    return float(sum(used["cpu_s"][used["rank"] == rank].max() for rank in np.unique(used["rank"])))
+def _so_far(used: Columns, name: str) -> float:
+    """What counts from each process's start: the last value of every rank, summed."""
+    return float(sum(used[name][used["rank"] == rank].max() for rank in np.unique(used["rank"])))
 
 
 def _latency(run: Run, table: Columns) -> dict[str, Stage]:

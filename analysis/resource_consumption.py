@@ -94,6 +94,9 @@ def _show_notes(item: Report, console: Console) -> None:
     missing = [f"{name} {stage.unknown:,}" for name, stage in total.latency.items() if stage.unknown]
     if missing:
         notes.append(f"messages without a time, left out: {', '.join(missing)} of {total.messages:,}")
+    alone = [f"executor {row.rank} {row.alone:,}" for row in item.rows[:-1] if row.alone]
+    if alone:
+        notes.append(f"decisions by exit heads while the server was silent: {', '.join(alone)}")
     notes += sentences(item.energy)
     for note in notes:
         console.print(f"  {note}", markup=False, highlight=False, soft_wrap=True)
@@ -147,7 +150,7 @@ def _flat(item: Report, row: Row) -> dict[str, Any]:
     for name, stage in row.latency.items():
         line.update({f"{name.replace(' ', '_')}_{key}": value for key, value in _times(stage).items()})
     line.update({f"{name}_bytes": value for name, value in asdict(row.bytes).items()})
-    line.update(cpu_s=row.cpu_s, peak_bytes=row.peak_bytes)
+    line.update(cpu_s=row.cpu_s, peak_bytes=row.peak_bytes, alone=row.alone)
     return {key: "" if isinstance(value, float) and math.isnan(value) else value for key, value in line.items()}
 
 

@@ -62,7 +62,7 @@ class Seat:
         """Sense, gather the latents, choose actions, start the environments; the decision and the latents (N, E, Z).
 
         Whole policies choose for themselves, send no latents, and only where asked the `recall`. An agent of which
-        nothing is known does nothing.
+        nothing is known does what its exit head says, or nothing.
         """
         if self._fleet.whole:
             return self._delegate(step, generator is None, recall)
@@ -75,8 +75,8 @@ class Seat:
             available = self.step.available_actions.swapaxes(0, 1)
             decision = policy.act(latents.values, available, generator, self._memory)
             self.recall, self._memory = self._memory, decision.memory
-            decision = self._idle(decision, available, latents.ages)
             policy_ns = now_ns() - started
+            decision = self._stand_in(decision, available, latents)
         with self._stages("send"):
             self._env.send(np.ascontiguousarray(decision.actions.swapaxes(0, 1)))
             self._fleet.act(self._slot, decision.actions, policy_ns)
@@ -88,17 +88,21 @@ class Seat:
             told = Told(available, self._began, greedy, recall)
             choices, ages = self._fleet.decide(self._slot, step, self.step.obs.swapaxes(0, 1), told)
             self.recall = choices.memory
-            decision = self._idle(Decision(choices.actions, choices.log_probs), available, ages)
+            latents = Latents(np.zeros((*available.shape[:2], 0), np.float32), ages)
+            decision = self._stand_in(Decision(choices.actions, choices.log_probs), available, latents)
         with self._stages("send"):
             self._env.send(np.ascontiguousarray(decision.actions.swapaxes(0, 1)))
-        return decision, Latents(np.zeros((*available.shape[:2], 0), np.float32), ages)
+        return decision, latents
 
-    def _idle(self, decision: Decision, available: np.ndarray, ages: np.ndarray | None) -> Decision:
-        """The decision, but for the agents of which nothing is known: those do nothing."""
-        if ages is None or (ages != NONE).all():
+    def _stand_in(self, decision: Decision, available: np.ndarray, latents: Latents) -> Decision:
+        """The decision, but for the agents of which nothing is known: the exit head acts for them, or nobody does."""
+        if latents.ages is None or (latents.ages != NONE).all():
             return decision
-        unknown = (ages == NONE)[..., None]  # (N, E, 1)
-        actions = np.where(unknown, self._env.spec.idle(available), decision.actions)
+        unknown, instead = (latents.ages == NONE)[..., None], self._env.spec.idle(available)  # (N, E, 1), (N, E, D)
+        if latents.exits is not None and latents.exits.any():
+            exits = self._fleet.exit_actions(self.step.obs.swapaxes(0, 1), available)
+            instead = np.where(latents.exits[..., None], exits, instead)
+        actions = np.where(unknown, instead, decision.actions)
         return decision._replace(actions=actions, log_probs=np.where(unknown, np.float32(0.0), decision.log_probs))
 
     def advance(self) -> Episodes | None:

@@ -130,6 +130,8 @@ class PolicyConfig:
     """Its kernel's height and width."""
     conv_stride: int = _number(1, least=1)
     """Its stride; the block behind it has this squared times fewer weights."""
+    exit_head: bool = False
+    """Where an agent would do nothing for want of an answer, a layer of its device acts, distilled from the policy."""
     head_gain: float = _number(0.01, above=0)
     """Gain of the heads' orthogonal initialisation."""
     std_x_coef: float = _number(1.0, above=0)

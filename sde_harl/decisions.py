@@ -43,6 +43,8 @@ class Decisions(NamedTuple):
     """(K, N) environments whose latents had not come by the deadline."""
     idle: np.ndarray
     """(K, N) environments in which the agent did nothing, for want of a latent."""
+    exited: np.ndarray
+    """(K, N) environments in which it did what its exit head says, for want of one."""
     answers: np.ndarray
     """(K, N) that payload_bytes are of: this decision's, if it came in time, and `late` ones."""
     late: np.ndarray
@@ -63,6 +65,8 @@ class Latents(NamedTuple):
     """(N, E, Z) decoded; 0 where there are none."""
     ages: np.ndarray | None = None
     """(N, E) int32, steps since what they are of; NONE where there are none. None where all are 0."""
+    exits: np.ndarray | None = None
+    """(N, E) bool, where there are none and the agent does what its exit head says; None where nowhere."""
 
 
 class Choices(NamedTuple):
@@ -81,12 +85,13 @@ class Choices(NamedTuple):
 class Counts:
     """What a slot's decision took, a number an agent; fields as in `Decisions`."""
 
-    __slots__ = ("payload_bytes", "ideal_bits", "decode_ns", "age", "missed", "idle", "answers", "late")
+    __slots__ = ("payload_bytes", "ideal_bits", "decode_ns", "age", "missed", "idle", "exited", "answers", "late")
 
     def __init__(self, agents: int) -> None:
         self.payload_bytes, self.ideal_bits, self.decode_ns = [0] * agents, [-1.0] * agents, [0] * agents
         self.age = [0.0] * agents
-        self.missed, self.idle, self.answers, self.late = [0] * agents, [0] * agents, [0] * agents, [0] * agents
+        self.missed, self.idle, self.exited = [0] * agents, [0] * agents, [0] * agents
+        self.answers, self.late = [0] * agents, [0] * agents
 
 
 class Slot:
@@ -154,13 +159,15 @@ class Slot:
             self.latents[agent, : self.rows][~usable] = 0.0
         return ages
 
-    def count(self, ages: np.ndarray) -> None:
-        """Note the ages (N, E) of the latents that are used."""
+    def count(self, ages: np.ndarray, exits: np.ndarray | None = None) -> None:
+        """Note the ages (N, E) of the latents that are used, and where exit heads act, as in `Latents`."""
         counts = self.counts
         for agent in np.flatnonzero(ages.any(1)).tolist():
             known = ages[agent][ages[agent] != NONE]
             counts.age[agent] = float(known.mean()) if len(known) else float("nan")
-            counts.missed[agent], counts.idle[agent] = int((ages[agent] != 0).sum()), self.rows - len(known)
+            exited = 0 if exits is None else int(exits[agent].sum())
+            counts.missed[agent], counts.exited[agent] = int((ages[agent] != 0).sum()), exited
+            counts.idle[agent] = self.rows - len(known) - exited
 
     def end(self) -> Counts:
         """What its decision took; what comes from now on belongs to the next."""

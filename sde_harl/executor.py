@@ -18,6 +18,7 @@ from functools import partial
 import numpy as np
 
 from sde_harl import __version__
+from sde_harl.alone import Alone
 from sde_harl.codec import PLAIN, make_codec
 from sde_harl.codec.tables import from_bytes
 from sde_harl.errors import UserError
@@ -27,6 +28,7 @@ from sde_harl.meters.energy import NOTHING, Energy
 from sde_harl.meters.network import Network
 from sde_harl.meters.process import Process
 from sde_harl.meters.timing import now_ns
+from sde_harl.policy.exit import ExitPolicy
 from sde_harl.policy.local import LocalNets, Nets
 from sde_harl.policy.whole import Streams, WholePolicy, read_told, told_bytes
 from sde_harl.sensing import NONE, Actions, Senses
@@ -75,6 +77,8 @@ class Executor:
         """`sensor`: what senses where no environment at the server does, as whoever started this process named it."""
         self._transport, self._sensor = transport, sensor
         self._senses: Senses | None = None
+        self._alone: Alone | None = None
+        self._exits: ExitPolicy | None = None
         self._parted = False
         self._process, self._network, self._energy = Process(), Network(), Energy()
         self._idle_watts = NOTHING
@@ -97,11 +101,28 @@ class Executor:
         try:
             self._do(message)
         except UserError as error:
-            self._parted = True
-            self._transport.send(SERVER, Kind.BYE, " ".join(str(error).split()).encode())
+            self._part(error)
+
+    def patience_s(self, most_s: float) -> float:
+        """What the server's next word is to be waited for before `go_on`, at most `most_s`."""
+        return min(most_s, max(self._alone.left_s(), 0.0)) if self._alone and not self._parted else most_s
+
+    def go_on(self) -> None:
+        """Act without the server where it has been silent for too long, if the agents have exit heads and actuators."""
+        if self._alone and self._alone.left_s() <= 0.0 and not self._parted:
+            try:
+                self._act_alone(self._alone)
+            except UserError as error:
+                self._part(error)
+
+    def _part(self, error: UserError) -> None:
+        self._parted = True
+        self._transport.send(SERVER, Kind.BYE, " ".join(str(error).split()).encode())
 
     def _do(self, message: Message) -> None:
         kind = message.header.kind
+        if self._alone and kind not in (SENSOR, ACTIONS):
+            self._alone.rest()
         if kind is SENSOR:
             self._sensed(message)
         elif kind is ACTIONS:
@@ -138,6 +159,8 @@ class Executor:
         self._new_nets = nets_on(welcome.torch_device) if welcome.torch_device else LocalNets
         self._idle_watts = self._energy.idle_watts(welcome.idle_s)
         self._senses = self._make_senses(welcome.actions)
+        self._exit_head = welcome.exit_head
+        self._alone = Alone(welcome.exit_head) if welcome.exit_head and self._senses else None
 
     def _make_senses(self, actions: Actions | None) -> Senses | None:
         """Raises UserError where this process was started for another kind of run."""
@@ -160,6 +183,9 @@ class Executor:
     def _load(self, flat: np.ndarray) -> None:
         if self._whole:
             self._policy = WholePolicy(self._shape, self._whole, flat, self._new_nets)
+        elif self._exit_head:
+            self._exits = exits = ExitPolicy(self._shape, self._exit_head, flat, self._new_nets)
+            self._nets = exits.local
         else:
             self._nets = self._new_nets(self._shape, flat)
 
@@ -169,6 +195,14 @@ class Executor:
             raise WireError("step")
         seen = self._senses.read()
         self._asked(message._replace(payload=memoryview(seen + bytes(message.payload))))
+        if self._alone:
+            self._alone.saw(message.header.step, self._latents)
+
+    def _act_alone(self, alone: Alone) -> None:
+        assert self._senses and self._exits
+        if not alone.unanswered:
+            alone.saw(None, self._nets(self._observations(memoryview(self._senses.read()), 1)))
+        self._senses.act(alone.act(self._exits).tobytes())
 
     def _decide(self, message: Message) -> None:
         """Observations in, what all agents do out, as one CHOICES message that names the first of them."""
@@ -207,7 +241,7 @@ class Executor:
         """Observations in, one FEATURES message an agent out."""
         started = now_ns()
         _, _, _, step, slot, rows, version = message.header
-        latents = self._nets(self._observations(message.payload, rows))
+        latents = self._latents = self._nets(self._observations(message.payload, rows))
         send, before = self._transport.send, now_ns()
         local = before - started
         for row, agent in enumerate(self._agents):
@@ -238,13 +272,18 @@ class Executor:
         slot = message.header.slot
         self._timings.answered(slot, now_ns())
         self.actions[slot] = bytes(message.payload)
-        if self._senses:
+        if self._alone and self._senses and self._exits:
+            actions = self._alone.answered(message.header.step, message.payload, self._exits)
+            if actions is not None:
+                self._senses.act(actions.tobytes())
+        elif self._senses:
             self._senses.act(message.payload)
 
     def _report(self, number: int) -> None:
         sample, link = self._process.sample(), self._transport
         waiter = link.waiter
-        used = (*sample, waiter.slept_s, waiter.sleeps, link.faults.total)
+        alone = self._alone.decisions if self._alone else 0
+        used = (*sample, waiter.slept_s, waiter.sleeps, link.faults.total, alone)
         carried = (*link.traffic(), *self._network.sample())
         resources = Resources(*used, *carried, *self._energy.joules(), *self._idle_watts)
         self._transport.send(SERVER, Kind.METER, pack_meter(resources, self._timings.take()), step=number)
@@ -286,11 +325,12 @@ def serve(transport: Transport, sensor: str = NONE, idle_s: float = 3600.0) -> N
     """
     executor, heard_ns = Executor(transport, sensor), now_ns()
     while executor.farewell is None:
-        for message in transport.wait(idle_s):
+        for message in transport.wait(executor.patience_s(idle_s)):
             heard_ns = now_ns()
             executor.handle(message)
             if executor.farewell is not None:
                 break
+        executor.go_on()
         if now_ns() - heard_ns >= idle_s * 1e9:
             executor.close()
             raise UserError(f"the server has been silent for {idle_s:.0f} s")

@@ -17,7 +17,7 @@ from sde_harl.codec import PLAIN
 from sde_harl.codec.coder import EntropyCoder
 from sde_harl.codec.tables import Tables, to_bytes
 from sde_harl.config import LinkProfile
-from sde_harl.decisions import Choices, DecisionLog, Decisions, Latents, Slot
+from sde_harl.decisions import NONE, Choices, DecisionLog, Decisions, Latents, Slot
 from sde_harl.emulation import EmulatedLink
 from sde_harl.errors import UserError
 from sde_harl.inbox import Hello, Inbox
@@ -26,6 +26,7 @@ from sde_harl.link.transport import Traffic, Transport
 from sde_harl.link.wire import METER_BYTES, OVERHEAD, TIMING_BYTES, Kind, Resources, pack_tables
 from sde_harl.meters.timing import now_ns
 from sde_harl.outbox import Outbox, Plan
+from sde_harl.policy.exit import ExitPolicy, own_actions
 from sde_harl.policy.whole import Told
 from sde_harl.welcome import Welcome
 
@@ -95,6 +96,7 @@ class Fleet:
             self._inbox.codecs = [plain(size) for size in plan.shape.latent_sizes()]
         self._log = DecisionLog(self._agents)
         self._model = Model(0, [], [])
+        self._exits: ExitPolicy | None = None
         self._behind: set[int] = set()  # ranks that have an older model
         self._lost: set[int] = set()  # whose end has been noted
         self.whole = plan.whole is not None
@@ -138,19 +140,22 @@ class Fleet:
             plan = self._plan
             coded = (agents, plan.shape_of(agents), plan.codec, plan.pack)
             what = (*coded, self._outbox.largest(), plan.whole, plan.idle_s, plan.actions_of(agents), plan.torch_device)
-            self._transport.send(rank, Kind.WELCOME, Welcome(self._transport.run_id, *what).to_json())
+            welcome = Welcome(self._transport.run_id, *what, plan.exit_head)
+            self._transport.send(rank, Kind.WELCOME, welcome.to_json())
         self._make_room()
 
     def publish(self, version: int, weights: list[list[np.ndarray]], tables: list[Tables]) -> None:
         """Send every executor its agents' local nets and tables; `tables` is empty for plain codecs.
 
-        `weights[agent]`: that agent's arrays in wire order (policy/local.py). Who is absent gets them when it is back.
-        An executor gets equal tables once.
+        `weights[agent]`: that agent's arrays in wire order (policy/local.py, then whole.py or exit.py). Who is absent
+        gets them when it is back. An executor gets equal tables once.
         """
         self._inbox.version = version
         self._model = Model(version, weights, tables)
         if tables:
             self._inbox.codecs = [EntropyCoder(each, self._plan.pack) for each in tables]
+        if self._plan.exit_head:
+            self._exits = ExitPolicy(self._plan.shape, self._plan.exit_head, self._flat(range(self._agents)))
         self._behind = set(self._executors) & self._transport.absent
         for rank in set(self._executors) - self._behind:
             self._hand_over(rank)
@@ -158,13 +163,18 @@ class Fleet:
     def _hand_over(self, rank: int) -> None:
         """The model, to one executor."""
         agents, model, send = self._executors[rank], self._model, self._transport.send
-        flat = np.concatenate([np.stack(arrays).ravel() for arrays in zip(*(model.weights[each] for each in agents))])
-        send(rank, Kind.WEIGHTS, flat.tobytes(), version=model.version)
+        send(rank, Kind.WEIGHTS, self._flat(agents).tobytes(), version=model.version)
         sharing: dict[bytes, list[int]] = {}
         for agent in agents if model.tables else ():
             sharing.setdefault(to_bytes(model.tables[agent]), []).append(agent)
         for coded, users in sharing.items():
             send(rank, Kind.TABLES, pack_tables(users, coded), version=model.version)
+
+    def _flat(self, agents: Iterable[int]) -> np.ndarray:
+        """The weights of some agents as they travel."""
+        parts = zip(*(self._model.weights[each] for each in agents))
+        flat: np.ndarray = np.concatenate([np.stack(arrays).ravel() for arrays in parts])
+        return flat
 
     def forget(self, slot: int, environments: np.ndarray | None = None) -> None:
         """Episodes begin with a slot's next decision, in some environments (indices) or in all."""
@@ -184,9 +194,28 @@ class Fleet:
         latents = Latents(state.latents[:, : state.rows], ages)
         if self._links:
             latents = self._links[slot].pass_on(latents, state.number, state.began)
-        if latents.ages is not None:
-            state.count(latents.ages)
-        return latents
+        if latents.ages is None:
+            return latents
+        exits = self._exiting(latents.ages)
+        state.count(latents.ages, exits)
+        return latents._replace(exits=exits)
+
+    def exit_actions(self, obs: np.ndarray, available: np.ndarray) -> np.ndarray:
+        """Actions (N, E, D) of all exit heads on observations (N, E, O), by the weights that the devices have.
+
+        Rank 0 stands for the devices where it plays the world. Those with actuators of their own are told `OWN`.
+        """
+        assert self._exits
+        if self._plan.actions:
+            return own_actions((*obs.shape[:2], self._plan.action_size), self._plan.continuous)
+        return self._exits.act(self._exits.local(np.ascontiguousarray(obs, np.float32)), available)
+
+    def _exiting(self, ages: np.ndarray) -> np.ndarray | None:
+        """(N, E) bool, where exit heads act: not an absent executor's, of which nobody knows whether it still does."""
+        if not self._exits:
+            return None
+        exits: np.ndarray = (ages == NONE) & ~np.isin(self.rank_of, self.absent)[:, None]
+        return exits
 
     def decide(self, slot: int, step: int, obs: np.ndarray, told: Told) -> Choice:
         """Have whole policies act on observations (N, E, O).

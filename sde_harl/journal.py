@@ -35,7 +35,7 @@ from sde_harl.roles.grouping import Roles
 EMULATED = "SDE_HARL_EMULATED"
 """Set where links or devices are emulated, to what they are meant to be: the record of such a run says so."""
 
-USAGE = ("cpu_s", "rss_bytes", "peak_rss_bytes", "joules", "gpu_joules", "idle_w", "gpu_idle_w")
+USAGE = ("cpu_s", "rss_bytes", "peak_rss_bytes", "joules", "gpu_joules", "idle_w", "gpu_idle_w", "alone")
 """What a rank uses, as columns of /resources and fields of `Resources`."""
 
 
@@ -100,6 +100,7 @@ class Journal:
             bytes_per_decision=scalars["bytes_per_decision"],
             missed=scalars["link/missed"],
             idle=scalars["link/idle"],
+            exited=scalars["link/exited"],
         )
         self._metrics.log(step, {f"eval/{key}": value for key, value in scalars.items()})
 
@@ -155,11 +156,12 @@ class Journal:
                 latent_age=decisions.age.ravel(),
                 deadline_missed=decisions.missed.ravel(),
                 idle=decisions.idle.ravel(),
+                exited=decisions.exited.ravel(),
                 late=decisions.late.ravel(),
             )
 
     def _resources(self, step: int, resources: Mapping[int, Resources]) -> None:
-        mine = (*self._process.sample(), *self._energy.joules(), *self._idle_watts)
+        mine = (*self._process.sample(), *self._energy.joules(), *self._idle_watts, 0)
         theirs = [tuple(getattr(each, name) for name in USAGE) for each in resources.values()]
         usage = dict(zip(USAGE, (np.array(column) for column in zip(mine, *theirs))))
         count = 1 + len(theirs)
@@ -222,7 +224,8 @@ def _traffic(decisions: Decisions, latents: np.ndarray) -> dict[str, float]:
     """What crossed the link; `latents` (N,) are the elements of an agent's.
 
     Bytes per decision of one agent; bits per latent element by the model (NaN where the codec has none); the shares of
-    decisions whose latents came too late and in which an agent did nothing therefore; late messages.
+    decisions whose latents came too late, and in which an agent therefore did nothing, or what its exit head says; late
+    messages.
     """
     agents = decisions.payload_bytes.shape[1]
     made = max(int(decisions.environments.sum()) * agents, 1)
@@ -234,6 +237,7 @@ def _traffic(decisions: Decisions, latents: np.ndarray) -> dict[str, float]:
         "bits_per_element": float(ideal.sum() / max(elements, 1)) if (ideal >= 0).all() else float("nan"),
         "link/missed": float(decisions.missed.sum() / made),
         "link/idle": float(decisions.idle.sum() / made),
+        "link/exited": float(decisions.exited.sum() / made),
         "link/late": float(decisions.late.sum()),
     }
 

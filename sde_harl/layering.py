@@ -264,6 +264,12 @@ def _check_together(config: Config, layer: Layer) -> None:
             not (coded and on_device),
             "none (policy.local_blocks = policy.blocks: nothing is coded)",
         ),
+        (
+            "policy.exit_head",
+            policy.exit_head,
+            not (policy.exit_head and on_device),
+            "false (policy.local_blocks = policy.blocks: all of the policy is on the device)",
+        ),
         ("policy.groups", policy.groups, whole, "every agent from 0 on exactly once"),
         ("policy.groups", policy.groups, given or not groups, "none, for roles.source or roles.from gives them"),
         ("roles.source", source, source == "config" or config.roles.from_ == "none", "config, to have roles.from"),
@@ -292,6 +298,7 @@ def _of_executors(config: Config) -> list[tuple[str, Any, bool, str]]:
     """Keys, their values, whether these are right, and what they should have been."""
     executor, train, record, spec = config.executor, config.train, config.record, config.env.spec
     device, sensor, on_torch = executor.device, executor.sensor, executor.backend == "torch"
+    deadline, exits = config.link.deadline_ms, config.policy.exit_head
     rows = [("executor.device", device, device == "cpu" or on_torch, "cpu (executor.backend is not torch)")]
     if config.env.name != "devices":
         return [*rows, ("executor.sensor", sensor, sensor == "none", "none (env.name is not devices)")]
@@ -300,6 +307,7 @@ def _of_executors(config: Config) -> list[tuple[str, Any, bool, str]]:
         ("executor.sensor", sensor, sensor != "none", "module:function (env.name = devices)"),
         ("env.spec", spec, spec != "none", "a run's spec.json (env.name = devices)"),
         ("train.load", train.load, train.load != "none", "a checkpoint (env.name = devices)"),
+        ("link.deadline_ms", deadline, deadline > 0 or not exits, "more than 0 (policy.exit_head, env.name = devices)"),
         ("train.steps", train.steps, train.steps == 0, "0 (env.name = devices: nobody knows the rewards)"),
         ("train.envs", train.envs, train.envs == 1, "1 (env.name = devices: there is one world)"),
         ("record.trajectories", record.trajectories, record.trajectories == "none", "none (env.name = devices)"),

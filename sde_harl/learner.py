@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from sde_harl.algorithms import ALGORITHMS
+from sde_harl.algorithms.distillation import Distillation
 from sde_harl.algorithms.rate import RateControl
 from sde_harl.algorithms.rollout import Rollout
 from sde_harl.codec.tables import Tables
@@ -26,6 +27,7 @@ from sde_harl.layering import shown
 from sde_harl.link.transport import Transport
 from sde_harl.meters.timing import Stages, now_ns
 from sde_harl.policy.critic import Critic
+from sde_harl.policy.exit import ExitShape
 from sde_harl.policy.split import SplitPolicy, local_shape
 from sde_harl.policy.view import make_view
 from sde_harl.policy.whole import WholeShape
@@ -59,7 +61,8 @@ class Learner:
         emulated = (config.link.model, config.seed)
         coded = (shape, config.codec.name, config.codec.pack, envs[0].num_envs)
         nets_by = config.executor.device if config.executor.backend == "torch" else ""
-        plan = Plan(*coded, *link, *actions, config.meters.idle_s, *late, *emulated, self._sensed(), nets_by)
+        exits = self._exit_shape()
+        plan = Plan(*coded, *link, *actions, config.meters.idle_s, *late, *emulated, self._sensed(), nets_by, exits)
         self.fleet = Fleet(transport, plan)
         self.fleet.handshake()
         self._seed(config.seed)
@@ -72,6 +75,7 @@ class Learner:
         self._rate = RateControl(config.codec)
         diversity = config.diversity
         self._diversity = Diversity(self.policy, self.spec, diversity, self._torch) if diversity.coef else None
+        self._exits = Distillation(self.policy, self.spec, config.seed) if config.policy.exit_head else None
         chunks = (config.algo.chunk, config.policy.width) if config.policy.recurrent else (1, 0)
         sizes = (config.train.rollout, config.train.envs, 0 if self.fleet.whole else shape.latent_max())
         self._rollout = Rollout(self.spec, *sizes, view, *chunks)
@@ -100,6 +104,12 @@ class Learner:
             return None
         memory = self.config.policy.width if self.config.policy.recurrent else 0
         return WholeShape(self.spec.branches, self.spec.continuous, self.config.seed, memory)
+
+    def _exit_shape(self) -> ExitShape | None:
+        """What devices have to know of their exit heads: the server's deadline has passed twice, there and back."""
+        if not self.config.policy.exit_head:
+            return None
+        return ExitShape(self.spec.branches, self.spec.continuous, 2e-3 * self.config.link.deadline_ms)
 
     def _sensed(self) -> Actions | None:
         """What devices have to know that sense for themselves."""
@@ -158,6 +168,8 @@ class Learner:
         with self._stages("learn"):
             self.algorithm.rate_coef = self._rate.next(progress, decisions.bytes_per_decision())
             scalars |= self.algorithm.update(self._rollout, progress)
+        with self._stages("distil"):
+            scalars |= self._exits.update(self._rollout, self.steps) if self._exits else {}
         with self._stages("publish"):
             self._publish()
         elapsed = (now_ns() - started) * 1e-9
@@ -182,7 +194,10 @@ class Learner:
         tables: list[Tables] = []
         if self.config.codec.name == "entropy":
             tables = self.policy.build_tables(number)
-        self.fleet.publish(number, self.policy.local_parameters(), tables)
+        weights = self.policy.local_parameters()
+        if self._exits:
+            weights = [net + head for net, head in zip(weights, self._exits.arrays())]
+        self.fleet.publish(number, weights, tables)
         self._acting = self.policy.acting()
 
     def _evaluate(self) -> None:
@@ -203,9 +218,11 @@ class Learner:
         self.journal.evaluation(self.steps, episodes, decisions)
 
     def _state(self) -> dict[str, torch.Tensor]:
-        """Everything that was learnt; of the optimisers, nothing."""
+        """Everything that was learnt; of the optimisers, the exit heads' alone."""
         tensors = {f"policy.{key}": value for key, value in self.policy.state_dict().items()}
         tensors |= {f"critic.{key}": value for key, value in self.algorithm.critic.critic.state_dict().items()}
+        exits = self._exits.state() if self._exits else {}
+        tensors |= {f"{EXIT}{key}": value for key, value in exits.items()}
         return tensors | {"value_norm": self.algorithm.critic.norm.state()}
 
     def _groups(self) -> str:
@@ -215,7 +232,7 @@ class Learner:
     def _restore(self, path: Path) -> None:
         """Start from another run's checkpoint. Raises UserError where its nets are not this configuration's."""
         shapes = {name: tuple(each.shape) for name, each in self._state().items()}
-        tensors, meta = load(path, shapes, spare="latent_model")  # of which a plain codec has none
+        tensors, meta = load(path, shapes, SPARE, optional=EXIT)
         groups = self._groups()
         if meta.get("groups", groups) != groups:
             raise UserError(f"train.load: {path} is of the role groups {shown(str(meta['groups']))}, not {groups}")
@@ -223,6 +240,19 @@ class Learner:
         self.policy.load_state_dict(part("policy."))
         self.algorithm.critic.critic.load_state_dict(part("critic."))
         self.algorithm.critic.norm.restore(tensors["value_norm"])
+        if self._exits:
+            self._restore_exits(path, part(EXIT))
+
+    def _restore_exits(self, path: Path, tensors: dict[str, torch.Tensor]) -> None:
+        """Where a checkpoint has no exit heads they are learnt from now on. Raises UserError where that can't be."""
+        assert self._exits
+        if tensors:
+            try:
+                self._exits.restore(tensors)
+            except ValueError as error:
+                raise UserError(f"train.load: {path}: its exit heads are damaged: {error}") from error
+        elif not self.config.train.steps:
+            raise UserError(f"policy.exit_head: expected false, for {path} has no exit heads and train.steps = 0")
 
     def _ended(self, episodes: Episodes) -> None:
         self.journal.ended(self.steps, episodes)
@@ -244,7 +274,11 @@ class Learner:
             self.journal.note(str(error))
 
 
-STAGES = ("environment", "send", "latents", "policy", "devices", "report", "diversity", "learn", "publish")
+STAGES = ("environment", "send", "latents", "policy", "devices", "report", "diversity", "learn", "distil", "publish")
 """Where the learner's time goes; what is left over is evaluation, checkpoints and logging."""
+EXIT = "exit."
+"""What the exit heads' names in a checkpoint begin with."""
+SPARE = ("latent_model", EXIT)
+"""What a checkpoint may have more than its reader needs: a plain codec has no entropy model."""
 EVAL_FIRST_ENV = 1 << 20
 """Evaluation environments are numbered from here, so that none shares a random stream with training."""

@@ -14,6 +14,7 @@ from sde_harl.codec.tables import largest_bytes
 from sde_harl.config import LinkProfile
 from sde_harl.link.transport import Fan, Transport
 from sde_harl.link.wire import OVERHEAD, Kind, tables_head
+from sde_harl.policy.exit import ExitShape, exit_shapes
 from sde_harl.policy.local import LocalShape, parameter_shapes
 from sde_harl.policy.whole import Told, WholeShape, told_bytes, upper_shapes
 from sde_harl.sensing import Actions
@@ -56,6 +57,8 @@ class Plan(NamedTuple):
     """Of agents that sense for themselves; None where observations are sent to them."""
     torch_device: str = ""
     """Where torch computes the local nets; "" where numpy does."""
+    exit_head: ExitShape | None = None
+    """Of what agents do without a latent; None where they do nothing."""
 
     @property
     def wait_s(self) -> float:
@@ -161,8 +164,9 @@ class Outbox:
         """Payload bytes: observations, tables, weights or actions."""
         plan, shape = self._plan, self._plan.shape_of(agents)
         sensed = shape.obs_dtype().itemsize * plan.rows * sum(shape.obs_sizes) + self._told_bytes(agents, plan.rows)
-        upper = upper_shapes(shape, plan.whole) if plan.whole else []
-        weights = sum(prod(each) for each in [*parameter_shapes(shape), *upper])
+        behind = upper_shapes(shape, plan.whole) if plan.whole else []
+        behind = exit_shapes(shape, plan.exit_head) if plan.exit_head else behind
+        weights = sum(prod(each) for each in [*parameter_shapes(shape), *behind])
         actions = plan.rows * len(agents) * plan.action_size
         tables = tables_head(len(agents)) + largest_bytes(shape.latent_max())
         return max(sensed, tables, 4 * weights, 4 * actions)

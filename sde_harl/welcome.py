@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from sde_harl.link.wire import WireError, parse_json
 from sde_harl.policy.conv import Conv
+from sde_harl.policy.exit import ExitShape
 from sde_harl.policy.local import LocalShape
 from sde_harl.policy.whole import WholeShape
 from sde_harl.sensing import Actions
@@ -31,25 +32,29 @@ class Welcome(NamedTuple):
     """Of agents that sense for themselves; None where the server sends their observations."""
     torch_device: str = ""
     """Where torch computes the local nets, cpu or cuda; "" where numpy does."""
+    exit_head: ExitShape | None = None
+    """Of what the agents do without the server; None where they do nothing."""
 
     def to_json(self) -> bytes:
-        whole, conv = self.whole and self.whole._asdict(), self.shape.conv and self.shape.conv._asdict()
-        shape, actions = {**self.shape._asdict(), "conv": conv}, self.actions and self.actions._asdict()
-        return json.dumps({**self._asdict(), "shape": shape, "whole": whole, "actions": actions}).encode()
+        conv = self.shape.conv and self.shape.conv._asdict()
+        nested = {name: getattr(self, name) for name in NESTED}
+        optional = {name: each and each._asdict() for name, each in nested.items()}
+        return json.dumps({**self._asdict(), "shape": {**self.shape._asdict(), "conv": conv}, **optional}).encode()
 
     @classmethod
     def from_json(cls, payload: memoryview) -> Welcome:
         fields = parse_json(payload)
         if set(fields) != set(cls._fields):
             raise WireError("welcome")
-        whole, actions = (
-            fields[name] if fields[name] is None else _nested(kind, fields[name])
-            for name, kind in (("whole", WholeShape), ("actions", Actions))
-        )
+        optional = {name: fields[name] and _nested(kind, fields[name]) for name, kind in NESTED.items()}
         shape = _nested(LocalShape, fields["shape"])
         if shape.conv is not None:
             shape = shape._replace(conv=_nested(Conv, shape.conv))
-        return cls(**{**_tuples(fields), "shape": shape, "whole": whole, "actions": actions})
+        return cls(**{**_tuples(fields), "shape": shape, **optional})
+
+
+NESTED = {"whole": WholeShape, "actions": Actions, "exit_head": ExitShape}
+"""Fields that are named tuples of their own, or None."""
 
 
 def _nested(kind: Any, fields: Any) -> Any:

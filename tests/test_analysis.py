@@ -50,6 +50,7 @@ def record(folder: Path, rows: bool = True, win_rate: float = 0.5, **meta: str |
                 cpu_s=cpu,
                 rss_bytes=10**6,
                 peak_rss_bytes=10**7 * (rank + 1),
+                alone=7 * (rank == 2),
             )
         for step in (100, 200):
             add(file, "evaluations", step=step, episodes=8, win_rate=win_rate * step / 200, return_mean=step / 10,
@@ -94,6 +95,7 @@ def test_figures(tmp_path: Path) -> None:
     assert [row["decisions"] for row in rows.values()] == [0, 400, 400, 800]
     assert [row["messages"] for row in rows.values()] == [0, 100, 100, 200]
     assert [row["cpu_s"] for row in rows.values()] == [5.0, 2.0, 3.0, 10.0]
+    assert [row["alone"] for row in rows.values()] == [0, 0, 7, 7]
     assert [row["peak_bytes"] for row in rows.values()] == [1e7, 2e7, 3e7, 3e7]
     assert rows["1"]["host"] == "edge1"
     latency = rows["1"]["latency"]
@@ -122,6 +124,7 @@ def test_table_names_the_run(tmp_path: Path) -> None:
     text = run("resource_consumption.py", record(tmp_path)).stdout
     assert "smax/3m, happo, placement agents, hosts edge1, edge2, server" in text
     assert "with MPI/TCP headers: not measured (shared memory)" in text
+    assert "decisions by exit heads while the server was silent: executor 2 7\n" in text
     assert "latent as float32: 64.0 bytes, 8.5 times the payload" in text
     assert "local net 1, whole 1 of 200" in text
     assert max(len(line) for line in text.splitlines()[1:]) <= 150

@@ -20,6 +20,7 @@ from sde_harl.fleet import Fleet, Plan
 from sde_harl.link.faults import FLOOD
 from sde_harl.link.loopback import Loopback
 from sde_harl.link.wire import Kind
+from sde_harl.policy.exit import ExitShape
 from sde_harl.policy.split import Known
 
 OBS = np.random.default_rng(1).normal(size=(2, ROWS, 5)).astype(np.float32)
@@ -28,7 +29,16 @@ OBS = np.random.default_rng(1).normal(size=(2, ROWS, 5)).astype(np.float32)
 class Held:
     """A fleet with a deadline over a loopback whose executor does its work, but whose answers wait for us."""
 
-    def __init__(self, max_age: int = 3, patience_s: float = 5.0, go_on: bool = True, codec: str = "float32") -> None:
+    def __init__(
+        self,
+        max_age: int = 3,
+        patience_s: float = 5.0,
+        go_on: bool = True,
+        codec: str = "float32",
+        exit_head: ExitShape | None = None,
+        heads: list[list[np.ndarray]] | None = None,
+    ) -> None:
+        """`heads`: of both agents, in wire order, if they have an `exit_head`."""
         self.server, self.far = Loopback.pair()
         self.executor = Executor(self.far)
         self.held: list[tuple[int, ...]] = []
@@ -46,9 +56,10 @@ class Held:
         self.stopped = False
         self.server.attach(self.step)
         late = (1e-3, max_age, go_on)
-        self.fleet = Fleet(self.server, Plan(SHAPE, codec, 0, ROWS, 2, {}, patience_s, 1, False, None, 0.0, *late))
+        plan = Plan(SHAPE, codec, 0, ROWS, 2, {}, patience_s, 1, False, None, 0.0, *late, exit_head=exit_head)
+        self.fleet = Fleet(self.server, plan)
         self.fleet.handshake()
-        self.fleet.publish(1, weights(), [])
+        self.fleet.publish(1, [net + head for net, head in zip(weights(), heads or [[], []])], [])
         self.step()
 
     def step(self) -> None:

@@ -326,10 +326,10 @@ def test_checkpoint_of_another_shape_names_the_key(tmp_path: Path) -> None:
     for expected, message in cases:
         with pytest.raises(UserError, match=message):
             checkpoint.load(path, expected)
-    assert set(checkpoint.load(path, {"policy/w": (2, 3)}, spare="critic")[0]) == {"policy/w"}
-    assert set(checkpoint.load(path, SHAPES, spare="critic")[0]) == set(SHAPES)
+    assert set(checkpoint.load(path, {"policy/w": (2, 3)}, spare=("critic",))[0]) == {"policy/w"}
+    assert set(checkpoint.load(path, SHAPES, spare=("critic",))[0]) == set(SHAPES)
     with pytest.raises(UserError, match="critic/b has no place"):
-        checkpoint.load(path, {"policy/w": (2, 3)}, spare="value")
+        checkpoint.load(path, {"policy/w": (2, 3)}, spare=("value",))
 
 
 class Evil:

@@ -60,7 +60,7 @@ def crc32_bitwise(data: bytes) -> int:
 
 def test_golden_bytes() -> None:
     header = Header(Kind.FEATURES, agent=7, run_id=RUN, step=1000, slot=1, environments=32, version=9)
-    golden = "53444548040607000d0c0b0ae80300000100200009000000030000006162633a02b02f"
+    golden = "53444548050607000d0c0b0ae80300000100200009000000030000006162637b193c41"
     assert frame_of(header, b"abc").hex() == golden
     assert crc32_bitwise(bytes.fromhex(golden[:-8])).to_bytes(4, "little").hex() == golden[-8:]
 
@@ -167,10 +167,10 @@ def test_json_noise(noise: bytes) -> None:
 
 
 def test_meter() -> None:
-    used = Resources(1.5, 80 << 20, 90 << 20, 0.25, 7, 1, 100, 101, 2**40, 3, 4, -1, -1, 5)
+    used = Resources(1.5, 80 << 20, 90 << 20, 0.25, 7, 1, 4, 100, 101, 2**40, 3, 4, -1, -1, 5)
     timings = np.array([[1, 2, 3], [4, 5, 2**40]])
     payload = pack_meter(used, timings)
-    assert len(payload) == 144 + 2 * 12
+    assert len(payload) == 152 + 2 * 12
     got, nanoseconds = unpack_meter(memoryview(payload))
     assert got[:-4] == used[:-4]
     assert np.isnan(got[-4:]).all()  # no sensor
@@ -180,10 +180,11 @@ def test_meter() -> None:
 
 
 NO_TIMES = np.zeros((1, 3), int)
-BAD_METERS = [pack_meter(Resources(math.nan, *[0] * 13), NO_TIMES)]
-BAD_METERS += [pack_meter(Resources(*[0] * 14, joules=-math.inf), NO_TIMES)]
-BAD_METERS += [pack_meter(Resources(0.0, 2**63, *[0] * 12), NO_TIMES)]  # more than run.h5 can hold
-BAD_METERS += [pack_meter(Resources(*[0] * 9, 2**63, *[0] * 4), NO_TIMES)]
+BAD_METERS = [pack_meter(Resources(math.nan, *[0] * 14), NO_TIMES)]
+BAD_METERS += [pack_meter(Resources(*[0] * 15, joules=-math.inf), NO_TIMES)]
+BAD_METERS += [pack_meter(Resources(0.0, 2**63, *[0] * 13), NO_TIMES)]  # more than run.h5 can hold
+BAD_METERS += [pack_meter(Resources(*[0] * 6, 2**63, *[0] * 8), NO_TIMES)]
+BAD_METERS += [pack_meter(Resources(*[0] * 10, 2**63, *[0] * 4), NO_TIMES)]
 
 
 @pytest.mark.parametrize("payload", [b"", bytes(143), bytes(145), bytes(148), *BAD_METERS])

@@ -130,7 +130,7 @@ def unpack_tables(payload: memoryview) -> tuple[list[int], memoryview]:
 
 
 class Resources(NamedTuple):
-    """What one executor has used since its start: the head of a METER payload, 144 bytes."""
+    """What one executor has used since its start: the head of a METER payload, 152 bytes."""
 
     cpu_s: float
     rss_bytes: int
@@ -138,6 +138,8 @@ class Resources(NamedTuple):
     sleep_s: float
     waits: int
     rejected: int
+    alone: int
+    """Decisions that it took without the server, for all its agents."""
     sent: int
     received: int
     sent_bytes: int
@@ -156,7 +158,7 @@ class Resources(NamedTuple):
     gpu_idle_w: float = math.nan
 
 
-RESOURCES = struct.Struct("<dQQdQQQQQQqqqqdddd")
+RESOURCES = struct.Struct("<dQQdQQQQQQQqqqqdddd")
 TIMINGS = np.dtype("<u4")
 TIMINGS_A_ROW = 3  # local net, encode, round trip
 LARGEST_BYTES = 1 << 50  # of memory; what is said to be more would not even fit the record
@@ -175,7 +177,7 @@ def unpack_meter(payload: memoryview) -> tuple[Resources, NDArray[np.uint32]]:
         raise WireError("meter")
     resources = Resources(*RESOURCES.unpack_from(payload))
     finite = math.isfinite(resources.cpu_s) and math.isfinite(resources.sleep_s)
-    counts = (*resources[1:3], *resources[6:10])  # what run.h5 keeps of the unsigned ones
+    counts = (*resources[1:3], *resources[6:11])  # what run.h5 keeps of the unsigned ones
     if not finite or any(math.isinf(each) for each in resources[-4:]) or max(counts) > LARGEST_BYTES:
         raise WireError("meter")
     timings = np.frombuffer(payload, TIMINGS, offset=RESOURCES.size).reshape(-1, TIMINGS_A_ROW)

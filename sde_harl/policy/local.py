@@ -71,9 +71,8 @@ def parameter_shapes(shape: LocalShape) -> list[tuple[int, ...]]:
     return [each for pair in [*pairs, *zip(widths[:-1], widths[1:])] for each in ((n, *pair), (n, pair[1]))]
 
 
-def split_parameters(shape: LocalShape, flat: np.ndarray) -> list[np.ndarray]:
+def split(shapes: list[tuple[int, ...]], flat: np.ndarray) -> list[np.ndarray]:
     """The parts of a float32 vector of all parameters. Raises ValueError where its length or a value is not right."""
-    shapes = parameter_shapes(shape)
     sizes = [prod(each) for each in shapes]
     if flat.size != sum(sizes):
         raise ValueError(f"{flat.size} weights, expected {sum(sizes)}")
@@ -131,7 +130,7 @@ class LocalNets:
 
         Raises ValueError where the vector's length or a value is not right.
         """
-        arrays = split_parameters(shape, flat)
+        arrays = split(parameter_shapes(shape), flat)
         self._shape = shape
         self._layers = [(weight, bias[:, None]) for weight, bias in zip(arrays[::2], arrays[1::2])]
         self._conv = ConvArrays(shape.conv, *self._layers.pop(0)) if shape.conv else None

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sde_harl.errors import UserError
 from sde_harl.policy.layers import affine, convolve, normalise
-from sde_harl.policy.local import LocalShape, normalise_own, split_parameters
+from sde_harl.policy.local import LocalShape, normalise_own, parameter_shapes, split
 
 
 class TorchLocalNets:
@@ -23,7 +23,7 @@ class TorchLocalNets:
         Raises ValueError as `LocalNets` does, and UserError where torch can't use the device.
         """
         try:
-            arrays = [torch.tensor(each, device=device) for each in split_parameters(shape, flat)]
+            arrays = [torch.tensor(each, device=device) for each in split(parameter_shapes(shape), flat)]
         except (RuntimeError, AssertionError) as error:  # torch has no CUDA, or finds no GPU
             raise UserError(f"executor.device: {device}: {str(error).splitlines()[0]}") from error
         self._shape, self._device = shape, device

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sde_harl.policy.acting import ActingPolicy, Decision, GruArrays
-from sde_harl.policy.local import LocalNets, LocalShape, Nets, parameter_shapes
+from sde_harl.policy.local import LocalNets, LocalShape, Nets, parameter_shapes, split
 
 
 class WholeShape(NamedTuple):
@@ -105,13 +105,9 @@ class WholePolicy:
 
         Raises ValueError where the vector's length or a value is not right.
         """
-        local = sum(prod(each) for each in parameter_shapes(shape))
-        self._local = nets(shape, flat[:local], whole=True)
-        shapes = upper_shapes(shape, whole)
-        sizes = [prod(each) for each in shapes]
-        if flat.size - local != sum(sizes) or not np.isfinite(flat[local:]).all():
-            raise ValueError(f"{flat.size - local} weights behind the local nets, expected {sum(sizes)} finite ones")
-        parts = [part.reshape(each) for part, each in zip(np.split(flat[local:], np.cumsum(sizes)[:-1]), shapes)]
+        count = sum(map(prod, parameter_shapes(shape)))
+        self._local = nets(shape, flat[:count], whole=True)
+        parts = split(upper_shapes(shape, whole), flat[count:])
         parts = [part if part.ndim == 3 else part[:, None] for part in parts]
         gru = GruArrays(*(parts.pop(0) for _ in GruArrays._fields)) if whole.memory else None
         weight, bias, *std = parts

@@ -36,13 +36,13 @@ def save(path: Path, tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Met
 
 
 def load(
-    path: Path, expected: Mapping[str, tuple[int, ...]] | None, spare: str = ""
+    path: Path, expected: Mapping[str, tuple[int, ...]] | None, spare: tuple[str, ...] = (), optional: str = ""
 ) -> tuple[dict[str, torch.Tensor], dict[str, Meta]]:
     """Read a checkpoint onto the CPU; no code in it is run.
 
-    expected: shapes by name; the file must hold these tensors and no others, but for those whose names hold `spare`:
-    where they aren't expected, they are left out. Raises UserError, naming the file and the key, for anything else than
-    a checkpoint of these shapes.
+    expected: shapes by name; the file must hold these tensors and no others, but for those whose names hold one of
+    `spare`: where they aren't expected, they are left out. Those whose names begin with `optional` it may lack, all of
+    them or none. Raises UserError, naming the file and the key, for anything else than a checkpoint of these shapes.
     """
     tensors: dict[str, torch.Tensor] = {}
     meta: dict[str, Meta] = {}
@@ -54,7 +54,10 @@ def load(
         else:
             raise UserError(f"{path}: {key!r} holds what no checkpoint of ours holds")
     if expected is not None:
-        tensors = {name: each for name, each in tensors.items() if name in expected or not spare or spare not in name}
+        left_out = {name for name in tensors if name not in expected and any(part in name for part in spare)}
+        tensors = {name: each for name, each in tensors.items() if name not in left_out}
+        if optional and not any(name.startswith(optional) for name in tensors):
+            expected = {name: shape for name, shape in expected.items() if not name.startswith(optional)}
         _compare(path, tensors, expected)
     return tensors, meta
 

@@ -52,6 +52,7 @@ TABLES: dict[str, dict[str, Column]] = {
         "latent_age": Column("f4", "steps", "mean age of the latents used; 0 fresh, NaN: there were none"),
         "deadline_missed": Column("i4", "decisions", "environments whose latents had not come by the deadline"),
         "idle": Column("i4", "decisions", "environments in which the agent did nothing, for want of a latent"),
+        "exited": Column("i4", "decisions", "environments in which it did what its exit head says, for want of one"),
         "late": Column("i4", "messages", "answers to earlier decisions that came since; payload_bytes has them too"),
     },
     "resources": {
@@ -65,6 +66,7 @@ TABLES: dict[str, dict[str, Column]] = {
         "gpu_joules": Column("f8", "J", "used by the host's GPUs so far; NaN: /meta hosts says why"),
         "idle_w": Column("f8", "W", "of the host before the run began; NaN: not measured"),
         "gpu_idle_w": Column("f8", "W", "of the host's GPUs before the run began; NaN: not measured"),
+        "alone": Column("i8", "decisions", "so far by an executor's exit heads, while the server was silent"),
     },
     "traffic": {
         "rank": RANK,
@@ -90,6 +92,7 @@ TABLES: dict[str, dict[str, Column]] = {
         "bytes_per_decision": Column("f8", "byte", "payload for one decision of one agent"),
         "missed": Column("f8", "1", "share of the agents' decisions whose latents came too late"),
         "idle": Column("f8", "1", "share in which the agent did nothing, for want of a latent"),
+        "exited": Column("f8", "1", "share in which the agent did what its exit head says, for want of a latent"),
     },
     "roles": {
         "agent": Column("i4", "1", "agent"),
