@@ -1,5 +1,5 @@
-"""Algorithms side by side: a table a task, of greedy evaluations and speed, over the seeds of each algorithm, and of each
-of its experiments (record.exp) where it has several.
+"""Algorithms side by side: a table a task, of greedy evaluations and speed, over the seeds of each algorithm, and of
+each of its experiments (record.exp) where it has several.
 
 python analysis/compare.py RUN.h5 [RUN2.h5 ...] [--reference FILE.csv] [--plot FILE.png] [--json]
 """
