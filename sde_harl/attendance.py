@@ -30,7 +30,7 @@ class Attendance:
 
     def __init__(self, ranks: Iterable[int], absent: set[int], patience_ns: int) -> None:
         self.absent, self.lost = absent, set[int]()
-        """`lost` of `absent` are those that can never answer again: their process has ended."""
+        """`lost` of `absent` are those that never come back: their process has ended, or they have said so."""
         self.debtors = set[int]()
         """Those that owe anything."""
         self._patience_ns = patience_ns
@@ -74,5 +74,5 @@ class Attendance:
         return now_ns - next(iter(owed.values())) if owed else 0
 
     def impatient(self, now_ns: int) -> list[int]:
-        """Ranks that have owed an answer for longer than the patience, or are lost."""
-        return [r for r in self._owed if r in self.lost or self.silent_ns(r, now_ns) >= self._patience_ns]
+        """Ranks that have owed an answer for longer than the patience."""
+        return [rank for rank in self._owed if self.silent_ns(rank, now_ns) >= self._patience_ns]

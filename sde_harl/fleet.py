@@ -98,7 +98,6 @@ class Fleet:
         self._model = Model(0, [], [])
         self._exits: ExitPolicy | None = None
         self._behind: set[int] = set()  # ranks that have an older model
-        self._lost: set[int] = set()  # whose end has been noted
         self.whole = plan.whole is not None
         """Whether policies run on the devices from end to end: then `decide`, else `sense`, `latents` and `act`."""
         self.overhead = np.full(self._agents, OVERHEAD)
@@ -334,7 +333,7 @@ class Fleet:
                 self._inbox.receive(message)
             if self._inbox.returned:
                 self._take_back()
-            if self._inbox.parted or not self._transport.lost <= self._lost:
+            if self._inbox.parted or not self._transport.lost <= self._attendance.lost:
                 self._lose()
             flood = self._transport.faults.flood
             if flood and not self._plan.go_on:
@@ -359,17 +358,17 @@ class Fleet:
         Raises UserError where the run may not go on without them.
         """
         transport, parted = self._transport, self._inbox.parted
-        new = (transport.lost | parted.keys()) - self._lost
+        new = (transport.lost | parted.keys()) - self._attendance.lost
         for rank in new:
             why = parted.get(rank, "its process has ended")
             if not self._plan.go_on:
                 raise UserError(f"executor {rank} ({self._host(rank)}): {why}")
             self._event(rank, "lost", f"{why}; its agents do without it")
-        self._lost |= new
+        self._attendance.lost |= new
         transport.absent |= new
         transport.parted |= parted.keys()
         parted.clear()
-        if len(self._lost) == len(self._executors):
+        if len(self._attendance.lost) == len(self._executors):
             raise UserError("no executor is left")
         for state in self._slots:
             if state.missing:

@@ -103,6 +103,14 @@ def test_an_agent_that_is_late_acts_on_its_last_latents_until_they_are_too_old()
     assert (decisions.decision_ns[1:] >= 1e6).all()
 
 
+def test_who_has_left_for_good_is_not_back() -> None:
+    question, long_ns = attendance.Question(0, 0, 0), 2 * attendance.ABSENT_NS
+    roll = attendance.Attendance([1, 2], set(), 10 * attendance.ABSENT_NS)
+    assert [roll.missed(rank, [question], long_ns, 0) for rank in (1, 2)] == [True, True]
+    roll.lost.add(1)
+    assert [roll.heard(rank, question) for rank in (1, 2)] == [False, True] and roll.absent == {1}
+
+
 @pytest.mark.parametrize("go_on", [True, False])
 def test_a_flood_of_wrong_messages_ends_a_run_that_may_not_go_on(go_on: bool) -> None:
     held = Held(go_on=go_on)
