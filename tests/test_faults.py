@@ -198,7 +198,7 @@ CASES = {
 def test_with_fallback_a_run_goes_on(kind: str, seed: int, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     choose = random.Random(f"{kind} {seed}")
     hostfile = request.getfixturevalue("hosts") if kind == "cut" else None
-    steps = 2 * STEPS if kind in ("cut", "pause") else STEPS  # it shall be back before the end
+    steps = STEPS * 3 // 2 if kind in ("cut", "pause") else STEPS  # it shall be back before the end
     job = Job(tmp_path, "fallback", kind == "kill", f"train.steps={steps}", hostfile=hostfile)
     try:
         job.await_start()
