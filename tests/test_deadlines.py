@@ -13,7 +13,7 @@ from test_fleet import ROWS, SHAPE, features, weights
 from sde_harl import attendance
 from sde_harl.config import LinkProfile
 from sde_harl.decisions import NONE, Latents
-from sde_harl.emulation import RETRY_MS, EmulatedLink
+from sde_harl.emulation import EmulatedLink
 from sde_harl.errors import UserError
 from sde_harl.executor import Executor
 from sde_harl.fleet import Fleet, Plan
@@ -256,17 +256,26 @@ def test_a_delay_of_some_deadlines_is_that_many_steps_of_age() -> None:
     assert all((each == NONE).all() for each in passed(emulated(LinkProfile(0.0, 25.0, 0.0), 10.0, 1), 6))
 
 
-def test_a_loss_costs_a_retransmission_and_holds_up_what_is_behind() -> None:
-    """A lost message comes after RETRY_MS, so with it a run of RETRY_MS / deadline decisions goes without."""
-    deadline, runs, run = 20.0, [], np.zeros((2, 4), int)
+@pytest.mark.parametrize(("deadline", "usual"), [(20.0, 1), (2.0, 2)])
+def test_a_loss_costs_what_the_next_message_takes_to_tell_of_it(deadline: float, usual: int) -> None:
+    """Lost at 0, it comes 3 ms after the next was sent: at 23 in the second decision, at 5 in the third (4 to 6)."""
+    runs, run = [], np.zeros((2, 4), int)
     for ages in passed(emulated(LinkProfile(0.002, 1.0, 0.0), deadline, 30), 20_000):
         runs += run[(ages == 0) & (run > 0)].tolist()
         run = np.where(ages == 0, 0, run + 1)
-    usual = np.bincount(runs).argmax()
-    # its clock stands at 20 ms a decision while it waits: lost at 0 it is here at 201, in the eleventh
-    assert usual == RETRY_MS / deadline
+    assert np.bincount(runs).argmax() == usual
     lost = len(runs) / (20_000 * 8)
     assert 0.001 < lost < 0.003
+
+
+def test_a_loss_costs_the_timer_where_nothing_arrives_behind_it() -> None:
+    """A link that loses all but some messages in a row has the retransmission's timer to wait for."""
+    runs, run = [], np.zeros((2, 4), int)
+    for ages in passed(emulated(LinkProfile(0.5, 1.0, 0.0), 20.0, 30), 20_000):
+        runs += run[(ages == 0) & (run > 0)].tolist()
+        run = np.where(ages == 0, 0, run + 1)
+    counts = np.bincount(runs, minlength=8)[1:5]
+    assert np.allclose(counts[1:] / counts[:-1], 0.5, atol=0.05), "each message behind it is lost half of the time"
 
 
 def test_an_emulated_link_repeats_with_its_seed() -> None:
