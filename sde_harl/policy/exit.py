@@ -10,13 +10,12 @@ n agents, E environments, O observation, Z latent, A outputs of a head, D number
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import prod
 from typing import NamedTuple
 
 import numpy as np
 
 from sde_harl.policy.acting import ActingPolicy
-from sde_harl.policy.local import LocalNets, LocalShape, Nets, parameter_shapes, split
+from sde_harl.policy.local import LocalNets, LocalShape, Nets, split_above
 
 
 class ExitShape(NamedTuple):
@@ -45,9 +44,8 @@ class ExitPolicy:
 
         Raises ValueError where the vector's length or a value is not right.
         """
-        count = sum(map(prod, parameter_shapes(shape)))
-        self.local = nets(shape, flat[:count])
-        weight, bias = split(exit_shapes(shape, exit_head), flat[count:])
+        of_local, (weight, bias) = split_above(shape, exit_shapes(shape, exit_head), flat)
+        self.local = nets(shape, of_local)
         std = np.ones((len(weight), 1, len(exit_head.branches)), np.float32) if exit_head.continuous else None
         self._head = ActingPolicy([], (weight, bias[:, None]), exit_head.branches, std)
 

@@ -81,6 +81,17 @@ def split(shapes: list[tuple[int, ...]], flat: np.ndarray) -> list[np.ndarray]:
     return [part.reshape(each) for part, each in zip(np.split(flat, np.cumsum(sizes)[:-1]), shapes)]
 
 
+def split_above(
+    shape: LocalShape, above: list[tuple[int, ...]], flat: np.ndarray
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The local nets' parameters, still flat, and the arrays behind them in the vector, of the shapes `above`.
+
+    Raises ValueError where the length or a value of the latter is not right.
+    """
+    count = sum(map(prod, parameter_shapes(shape)))
+    return flat[:count], split(above, flat[count:])
+
+
 def observation_mask(obs_sizes: tuple[int, ...], obs: int) -> np.ndarray:
     """(n, O) float32: 1 where an agent's observation has the feature, 0 where it is padding."""
     return (np.arange(obs) < np.asarray(obs_sizes)[:, None]).astype(np.float32)

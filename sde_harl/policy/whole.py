@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sde_harl.policy.acting import ActingPolicy, Decision, GruArrays
-from sde_harl.policy.local import LocalNets, LocalShape, Nets, parameter_shapes, split
+from sde_harl.policy.local import LocalNets, LocalShape, Nets, split_above
 
 
 class WholeShape(NamedTuple):
@@ -105,9 +105,8 @@ class WholePolicy:
 
         Raises ValueError where the vector's length or a value is not right.
         """
-        count = sum(map(prod, parameter_shapes(shape)))
-        self._local = nets(shape, flat[:count], whole=True)
-        parts = split(upper_shapes(shape, whole), flat[count:])
+        of_local, parts = split_above(shape, upper_shapes(shape, whole), flat)
+        self._local = nets(shape, of_local, whole=True)
         parts = [part if part.ndim == 3 else part[:, None] for part in parts]
         gru = GruArrays(*(parts.pop(0) for _ in GruArrays._fields)) if whole.memory else None
         weight, bias, *std = parts
