@@ -33,7 +33,7 @@ help:
 venv: $(STAMP)
 
 # The stamp is written last, so that an install that was cut short is taken up again.
-$(STAMP): setup.py Makefile sde_harl/codec/rans.c sde_harl/link/frames.c sde_harl/policy/blocks.c
+$(STAMP): setup.py Makefile sde_harl/codec/rans.c sde_harl/link/frames.c sde_harl/policy/inference/blocks.c
 	@rm -f $@
 	@command -v cc gcc clang >/dev/null || { \
 		echo 'error: no C compiler (Debian: apt install gcc libc6-dev python3-dev)' >&2; exit 1; }
@@ -65,7 +65,7 @@ prototype: venv
 
 # Started again, it goes on where it stopped.
 split: venv
-	python -m sde_harl.sweep configs/split.yaml policy.local_blocks=0,1,2,3,4,5,10 \
+	sde-harl sweep configs/split.yaml policy.local_blocks=0,1,2,3,4,5,10 \
 		--mpirun 'mpirun -np 9 --hostfile hostfiles/localhost'
 	python analysis/split.py results/sweeps/split --plot results/sweeps/split/split.png
 

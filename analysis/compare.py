@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import program
-from curves import Curve, Spread, curve, panels, save, spread
-from reference import reference
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from runfile import Array, Run
+
+from sde_harl.analysis import program
+from sde_harl.analysis.curves import Curve, Spread, curve, panels, save, spread
+from sde_harl.analysis.reference import reference
+from sde_harl.analysis.runfile import Array, Run
 
 WIDTH = 120  # where the output is no terminal
 
@@ -38,7 +39,9 @@ class Row:
     steps: Spread  # environment steps at the last evaluation
     final: Spread
     best: Spread
-    steps_per_s: Spread  # environment steps/s of acting, learning and recording, without the evaluations
+    steps_per_s: (
+        Spread  # environment steps/s of acting, learning and recording, without the evaluations
+    )
 
 
 class Member(NamedTuple):
@@ -67,11 +70,16 @@ def _speed(run: Run) -> float:
 def groups(members: list[Member]) -> Groups:
     """Those with evaluations: the seeds of a name in order."""
     found: Groups = {}
-    known = sorted((item for item in members if item.curve.values), key=lambda item: item.curve.seed)
+    known = sorted(
+        (item for item in members if item.curve.values), key=lambda item: item.curve.seed
+    )
     experiments: dict[tuple[str, str], set[str]] = {}
     for item in known:
         experiments.setdefault((item.curve.env, item.curve.algo), set()).add(item.curve.exp)
-    for item in sorted(known, key=lambda item: (item.curve.env, item.curve.measure, item.curve.algo, item.curve.exp)):
+    for item in sorted(
+        known,
+        key=lambda item: (item.curve.env, item.curve.measure, item.curve.algo, item.curve.exp),
+    ):
         env, algo, exp = item.curve.env, item.curve.algo, item.curve.exp
         name = f"{algo}, {exp}" if len(experiments[env, algo]) > 1 else algo
         found.setdefault((env, item.curve.measure), {}).setdefault(name, []).append(item)
@@ -80,7 +88,11 @@ def groups(members: list[Member]) -> Groups:
 
 def rows(found: Groups) -> list[Row]:
     """By task; the highest final mean first."""
-    made = [_row(*task, name, members) for task, named in found.items() for name, members in named.items()]
+    made = [
+        _row(*task, name, members)
+        for task, named in found.items()
+        for name, members in named.items()
+    ]
     return sorted(made, key=lambda row: (row.task, row.measure, -row.final.mean))
 
 
@@ -98,7 +110,9 @@ def _row(task: str, measure: str, name: str, members: list[Member]) -> Row:
 def show(items: list[Row], console: Console) -> None:
     """Print a table for each task: means, and ranges where the seeds differ."""
     for task, measure in dict.fromkeys((row.task, row.measure) for row in items):
-        table = Table(box=box.SIMPLE_HEAD, title=f"{task}, {measure}", title_justify="left", title_style="")
+        table = Table(
+            box=box.SIMPLE_HEAD, title=f"{task}, {measure}", title_justify="left", title_style=""
+        )
         for name in ("algorithm", "seeds", "steps", "final", "best", "steps/s"):
             table.add_column(name, justify="left" if name in ("algorithm", "seeds") else "right")
         for row in items:
@@ -115,7 +129,11 @@ def _cells(row: Row) -> tuple[str, str, str, str]:
 def show_left_out(members: list[Member], console: Console) -> None:
     """Which runs are missing."""
     for path in (item.curve.path for item in members if not item.curve.values):
-        console.print(f"{path}: no evaluations were recorded in this run: left out", markup=False, soft_wrap=True)
+        console.print(
+            f"{path}: no evaluations were recorded in this run: left out",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def plot(found: Groups, target: Path) -> None:
@@ -155,16 +173,23 @@ def find(runs: list[Run], args: argparse.Namespace) -> program.Findings:
         show(items, console)
         show_left_out(members, console)
 
-    return program.Findings([asdict(row) for row in items], show_all, lambda target: plot(found, target))
+    return program.Findings(
+        [asdict(row) for row in items], show_all, lambda target: plot(found, target)
+    )
 
 
 def main() -> int:
     """Returns the exit code: 2 where a file can't be read or written."""
     options = program.parser(__doc__)
     options.add_argument(
-        "--reference", type=Path, metavar="FILE.csv", help="another program's curves: env,algo,seed,step,return"
+        "--reference",
+        type=Path,
+        metavar="FILE.csv",
+        help="another program's curves: env,algo,seed,step,return",
     )
-    program.figure_options(options, "mean and range over environment steps", "the rows as JSON instead of the tables")
+    program.figure_options(
+        options, "mean and range over environment steps", "the rows as JSON instead of the tables"
+    )
     return program.tell(options, WIDTH, find)
 
 

@@ -14,11 +14,12 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import program
-from consumption import ALL, summarise
 from rich import box
 from rich.table import Table
-from runfile import Run, RunFileError
+
+from sde_harl.analysis import program
+from sde_harl.analysis.consumption import ALL, summarise
+from sde_harl.analysis.runfile import Run, RunFileError
 
 WIDTH = 110
 
@@ -60,12 +61,27 @@ def report(runs: list[Run], args: argparse.Namespace) -> None:
         print(text) if args.json == "-" else Path(args.json).write_text(text + "\n")
     if args.json == "-":
         return
-    table = Table(box=box.SIMPLE_HEAD, title="ESTIMATE: measured CPU seconds x the watts that were given")
-    for name in ("run", "rank", "host", "CPU s", "W given", "J estimated", "mJ a decision, estimated"):
+    table = Table(
+        box=box.SIMPLE_HEAD, title="ESTIMATE: measured CPU seconds x the watts that were given"
+    )
+    for name in (
+        "run",
+        "rank",
+        "host",
+        "CPU s",
+        "W given",
+        "J estimated",
+        "mJ a decision, estimated",
+    ):
         table.add_column(name, justify="left" if name in ("run", "rank", "host") else "right")
     for each in found:
         numbers = (each.cpu_s, each.watts, each.joules, each.joules_per_decision * 1e3)
-        table.add_row(Path(each.run).resolve().parent.name, each.rank, each.host, *(f"{n:.3g}" for n in numbers))
+        table.add_row(
+            Path(each.run).resolve().parent.name,
+            each.rank,
+            each.host,
+            *(f"{n:.3g}" for n in numbers),
+        )
     program.console(WIDTH).print(table)
 
 
@@ -85,7 +101,9 @@ def main() -> int:
         "--watts", type=host_watts, action="append", required=True, metavar="[HOST=]W",
         help="what a busy core draws above idle, of one host or of all",
     )  # fmt: skip
-    options.add_argument("--json", metavar="FILE", help="write JSON; - for standard output, without a table")
+    options.add_argument(
+        "--json", metavar="FILE", help="write JSON; - for standard output, without a table"
+    )
     return program.run(options, report)
 
 

@@ -10,12 +10,13 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-import program
-from curves import Curve, curve, panels, save, spread
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from runfile import Run
+
+from sde_harl.analysis import program
+from sde_harl.analysis.curves import Curve, curve, panels, save, spread
+from sde_harl.analysis.runfile import Run
 
 WIDTH = 120  # where the output is no terminal
 
@@ -32,7 +33,9 @@ def show(curves: list[Curve], console: Console) -> None:
     """Print the table of last and best values, with each group's mean."""
     table = Table(box=box.SIMPLE_HEAD)
     for name in ("env/algo/exp", "seed", "of", "measure", "points", "steps", "last", "best"):
-        table.add_column(name, justify="left" if name in ("env/algo/exp", "of", "measure") else "right")
+        table.add_column(
+            name, justify="left" if name in ("env/algo/exp", "of", "measure") else "right"
+        )
     for name, members in groups(curves).items():
         for item in members:
             table.add_row(name, item.seed, item.source, item.measure, *_figures(item))
@@ -54,7 +57,12 @@ def show(curves: list[Curve], console: Console) -> None:
 def _figures(item: Curve) -> tuple[str, str, str, str]:
     if not item.values:
         return "0", "-", "-", "-"
-    return f"{len(item.values)}", f"{item.steps[-1]:,}", f"{item.values[-1]:.3f}", f"{max(item.values):.3f}"
+    return (
+        f"{len(item.values)}",
+        f"{item.steps[-1]:,}",
+        f"{item.values[-1]:.3f}",
+        f"{max(item.values):.3f}",
+    )
 
 
 def plot(curves: list[Curve], target: Path) -> None:
@@ -73,7 +81,9 @@ def plot(curves: list[Curve], target: Path) -> None:
 def find(runs: list[Run], args: argparse.Namespace) -> program.Findings:
     curves = [curve(run) for run in runs]
     return program.Findings(
-        [asdict(each) for each in curves], lambda console: show(curves, console), lambda target: plot(curves, target)
+        [asdict(each) for each in curves],
+        lambda console: show(curves, console),
+        lambda target: plot(curves, target),
     )
 
 

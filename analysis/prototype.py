@@ -14,12 +14,13 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-import program
-from claims import CODED, Setup, setups
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from runfile import Run
+
+from sde_harl.analysis import program
+from sde_harl.analysis.claims import CODED, Setup, setups
+from sde_harl.analysis.runfile import Run
 
 WIDTH = 130  # where the output is no terminal
 PAPER = {"latency p50": "2", "interface bytes": "5", "energy": "2.5"}
@@ -53,12 +54,18 @@ NOTES = (
 def show(items: list[Setup], console: Console) -> None:
     """Print the setups, and each one's figures in multiples of the coded split's."""
     first = items[0]
-    console.print(f"{first.env}, {first.emulated and 'emulated: ' + first.emulated or 'real links'}", markup=False)
+    console.print(
+        f"{first.env}, {first.emulated and 'emulated: ' + first.emulated or 'real links'}",
+        markup=False,
+    )
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("setup", "runs", "decisions", *COLUMNS):
         table.add_column(name, justify="left" if name == "setup" else "right")
     for item in items:
-        cells = [_number(figure(item), ",.2f" if "ms" in name else ",.1f") for name, figure in COLUMNS.items()]
+        cells = [
+            _number(figure(item), ",.2f" if "ms" in name else ",.1f")
+            for name, figure in COLUMNS.items()
+        ]
         table.add_row(item.name, str(item.runs), f"{item.decisions:,}", *cells)
     console.print(table)
     ratios = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -66,10 +73,14 @@ def show(items: list[Setup], console: Console) -> None:
         ratios.add_column(name, justify="left" if name.startswith("times") else "right")
     for item in items:
         if item.name != CODED:
-            ratios.add_row(item.name, *(_number(value, ".2f") for value in against(item, items).values()))
+            ratios.add_row(
+                item.name, *(_number(value, ".2f") for value in against(item, items).values())
+            )
     ratios.add_row("the paper's claim, of existing work", *(PAPER.get(name, "") for name in RATIOS))
     console.print(ratios)
-    worst = max((abs(item.excess) for item in items if not math.isnan(item.excess)), default=math.nan)
+    worst = max(
+        (abs(item.excess) for item in items if not math.isnan(item.excess)), default=math.nan
+    )
     agreement = "interface bytes: unknown: the hosts share memory, or the record is an older one"
     if not math.isnan(worst):
         agreement = f"interface bytes are within {worst:.1%} of those claimed (analysis/traffic.py)"
@@ -102,7 +113,9 @@ def plot(items: list[Setup], target: Path) -> None:
     above = [item.latency.p99 / 1e3 - median for item, median in zip(items, medians)]
     latency.bar(names, medians, yerr=[[0.0] * len(items), above], capsize=4)
     latency.set(ylabel="latency of a decision, ms\nmedian, and up to p99")
-    size.bar(names, [item.network for item in items], label="headers and acknowledgements", color="0.7")
+    size.bar(
+        names, [item.network for item in items], label="headers and acknowledgements", color="0.7"
+    )
     size.bar_label(size.bar(names, [item.payload for item in items], label="payload"), fmt="%.0f")
     size.set(ylabel="bytes up for a decision")
     size.margins(y=0.3)  # room for the legend
@@ -120,13 +133,17 @@ def plot(items: list[Setup], target: Path) -> None:
 def find(runs: list[Run], args: argparse.Namespace) -> program.Findings:
     items = setups(runs)
     told = [{**asdict(item), "against_coded": against(item, items)} for item in items]
-    return program.Findings(told, lambda console: show(items, console), lambda target: plot(items, target))
+    return program.Findings(
+        told, lambda console: show(items, console), lambda target: plot(items, target)
+    )
 
 
 def main() -> int:
     """Returns the exit code: 2 where a file can't be read or written, or the runs can't be compared."""
     options = program.parser(__doc__)
-    program.figure_options(options, "latency, bytes and processor time", "the setups as JSON instead of the tables")
+    program.figure_options(
+        options, "latency, bytes and processor time", "the setups as JSON instead of the tables"
+    )
     return program.tell(options, WIDTH, find)
 
 

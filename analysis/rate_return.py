@@ -12,19 +12,31 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import program
-from curves import save
-from rates import Point, Row, point, rows
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from runfile import Run
+
+from sde_harl.analysis import program
+from sde_harl.analysis.curves import save
+from sde_harl.analysis.rates import Point, Row, point, rows
+from sde_harl.analysis.runfile import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WIDTH = 150  # where the output is no terminal
-COLUMNS = ("codec", "latent", "seeds", "steps", "last", "bytes", "bits", "bits/element", "sent/model", "float32 is")
+COLUMNS = (
+    "codec",
+    "latent",
+    "seeds",
+    "steps",
+    "last",
+    "bytes",
+    "bits",
+    "bits/element",
+    "sent/model",
+    "float32 is",
+)
 NOTES = (
     "last: of the last evaluation; bytes and bits: sent for a decision of one agent there, payloads without headers",
     "bits/element: by the entropy model, its cross-entropy on the symbols sent; sent/model: bits sent to these",
@@ -35,9 +47,15 @@ NOTES = (
 def show(items: list[Row], console: Console) -> None:
     """Print a table for each task: means over seeds, and the ranges of what is compared."""
     for task, measure in dict.fromkeys((row.task, row.measure) for row in items):
-        table = Table(box=box.SIMPLE_HEAD, title=f"{task}, {measure}", title_justify="left", title_style="")
+        table = Table(
+            box=box.SIMPLE_HEAD, title=f"{task}, {measure}", title_justify="left", title_style=""
+        )
         for name in COLUMNS:
-            table.add_column(name, justify="left" if name in ("codec", "seeds") else "right", no_wrap=name == "codec")
+            table.add_column(
+                name,
+                justify="left" if name in ("codec", "seeds") else "right",
+                no_wrap=name == "codec",
+            )
         for row in items:
             if (row.task, row.measure) == (task, measure):
                 table.add_row(row.codec, str(row.latent), ", ".join(row.seeds), *_cells(row))
@@ -49,7 +67,12 @@ def show(items: list[Row], console: Console) -> None:
 def _cells(row: Row) -> tuple[str, ...]:
     spreads = ((row.steps, ",.0f"), (row.score, ".3f"), (row.bytes, ".2f"))
     smaller = 4 * row.latent / row.bytes.mean
-    means = ((row.bits.mean, ".0f"), (row.per_element.mean, ".2f"), (row.sent_to_model.mean, ".3f"), (smaller, ".1f"))
+    means = (
+        (row.bits.mean, ".0f"),
+        (row.per_element.mean, ".2f"),
+        (row.sent_to_model.mean, ".3f"),
+        (smaller, ".1f"),
+    )
     return *(each.shown(form) for each, form in spreads), *(_number(*each) for each in means)
 
 
@@ -63,7 +86,9 @@ def plot(items: list[Row], target: Path) -> None:
 
     tasks = list(dict.fromkeys((row.task, row.measure) for row in items)) or [("", "return")]
     figure = Figure(figsize=(8, 4.5 * len(tasks)), layout="constrained")
-    for axes, (task, measure) in zip(figure.subplots(len(tasks), squeeze=False)[:, 0], tasks, strict=True):
+    for axes, (task, measure) in zip(
+        figure.subplots(len(tasks), squeeze=False)[:, 0], tasks, strict=True
+    ):
         axes.set(title=task, xlabel="bytes sent for a decision of one agent", ylabel=measure)
         axes.set_xscale("log", base=2)
         bits = axes.secondary_xaxis("top", functions=(_bits, _bytes))
@@ -89,8 +114,12 @@ def _draw(axes: Axes, items: list[Row]) -> None:
 
 def _errorbars(axes: Axes, items: list[Row], label: str, style: str) -> None:
     mean = [row.score.mean for row in items]
-    below, above = ([abs(getattr(row.score, end) - row.score.mean) for row in items] for end in ("low", "high"))
-    axes.errorbar([row.bytes.mean for row in items], mean, (below, above), fmt=style, capsize=3, label=label)
+    below, above = (
+        [abs(getattr(row.score, end) - row.score.mean) for row in items] for end in ("low", "high")
+    )
+    axes.errorbar(
+        [row.bytes.mean for row in items], mean, (below, above), fmt=style, capsize=3, label=label
+    )
 
 
 def _bits(size: float) -> float:
@@ -116,7 +145,9 @@ def find(runs: list[Run], args: argparse.Namespace) -> program.Findings:
         show(items, console)
         show_left_out(points, console)
 
-    return program.Findings([asdict(row) for row in items], show_all, lambda target: plot(items, target))
+    return program.Findings(
+        [asdict(row) for row in items], show_all, lambda target: plot(items, target)
+    )
 
 
 def main() -> int:

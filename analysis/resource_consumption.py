@@ -14,24 +14,39 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import program
-from consumption import ALL, STAGES, Report, Row, Stage, summarise
-from joules import meter, sentences
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from runfile import Run
-from traffic import MPI_BYTES, PACKET_BYTES
+
+from sde_harl.analysis import program
+from sde_harl.analysis.consumption import ALL, STAGES, Report, Row, Stage, summarise
+from sde_harl.analysis.joules import meter, sentences
+from sde_harl.analysis.runfile import Run
+from sde_harl.analysis.traffic import MPI_BYTES, PACKET_BYTES
 
 WIDTH = 150  # where the output is no terminal
-COLUMNS = ("rank", "host", "decisions", "messages", "us", *STAGES, "payload B", "ideal B", "wire B", "CPU s", "peak MB")
+COLUMNS = (
+    "rank",
+    "host",
+    "decisions",
+    "messages",
+    "us",
+    *STAGES,
+    "payload B",
+    "ideal B",
+    "wire B",
+    "CPU s",
+    "peak MB",
+)
 
 
 def show(item: Report, console: Console) -> None:
     """Print one run's table."""
     hosts = ", ".join(sorted(set(item.hosts))) or "unknown"
     console.print(
-        f"{item.path}: {item.env}, {item.algo}, placement {item.placement}, hosts {hosts}", markup=False, soft_wrap=True
+        f"{item.path}: {item.env}, {item.algo}, placement {item.placement}, hosts {hosts}",
+        markup=False,
+        soft_wrap=True,
     )
     if item.emulated:
         console.print(f"  emulated: {item.emulated}", markup=False)
@@ -58,7 +73,16 @@ def _cells(row: Row) -> list[str]:
     sizes = [_number(value, ".1f") for value in (size.payload, size.ideal, size.wire)]
     use = [_number(row.cpu_s, ".1f"), _number(row.peak_bytes / 1e6, ".0f")]
     quantiles = "p50\np95\np99" if row.messages else ""
-    return [row.rank, row.host, f"{row.decisions:,}", f"{row.messages:,}", quantiles, *stages, *sizes, *use]
+    return [
+        row.rank,
+        row.host,
+        f"{row.decisions:,}",
+        f"{row.messages:,}",
+        quantiles,
+        *stages,
+        *sizes,
+        *use,
+    ]
 
 
 def _show_traffic(item: Report, console: Console) -> None:
@@ -66,11 +90,28 @@ def _show_traffic(item: Report, console: Console) -> None:
     if not item.traffic:
         return
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("rank", "way", "messages", "frames B", "packets", "claimed B", "interface B", "differs"):
+    for name in (
+        "rank",
+        "way",
+        "messages",
+        "frames B",
+        "packets",
+        "claimed B",
+        "interface B",
+        "differs",
+    ):
         table.add_column(name, justify="left" if name in ("rank", "way") else "right")
     for span in item.traffic:
-        numbers = (span.messages, span.frame_bytes, span.packets, span.claimed_bytes, span.counted_bytes)
-        table.add_row(str(span.rank), span.way, *(f"{number:,}" for number in numbers), f"{span.excess:+.1%}")
+        numbers = (
+            span.messages,
+            span.frame_bytes,
+            span.packets,
+            span.claimed_bytes,
+            span.counted_bytes,
+        )
+        table.add_row(
+            str(span.rank), span.way, *(f"{number:,}" for number in numbers), f"{span.excess:+.1%}"
+        )
     console.print(table)
 
 
@@ -83,17 +124,31 @@ def _show_notes(item: Report, console: Console) -> None:
         "link is the round trip without decode and policy: it includes waiting for the other agents' messages",
     ]
     if total.messages:
-        network = "not measured (shared memory)" if math.isnan(size.network) else f"{size.network:.1f} bytes"
-        notes.append(f"wire B counts our 32-byte header, one a message; with MPI/TCP headers: {network}")
+        network = (
+            "not measured (shared memory)"
+            if math.isnan(size.network)
+            else f"{size.network:.1f} bytes"
+        )
+        notes.append(
+            f"wire B counts our 32-byte header, one a message; with MPI/TCP headers: {network}"
+        )
         if item.codec == "none":
-            notes.append("the agents of a device answer in one message: each counts as one here, with its share")
+            notes.append(
+                "the agents of a device answer in one message: each counts as one here, with its share"
+            )
         if item.traffic:
             claim = f"frames, {MPI_BYTES} bytes of MPI's a message, {PACKET_BYTES} of Ethernet, IP and TCP a packet"
-            notes.append(f"claimed: {claim}; interface: the kernel's count; all after the run's start")
+            notes.append(
+                f"claimed: {claim}; interface: the kernel's count; all after the run's start"
+            )
         notes += _comparisons(item)
-    missing = [f"{name} {stage.unknown:,}" for name, stage in total.latency.items() if stage.unknown]
+    missing = [
+        f"{name} {stage.unknown:,}" for name, stage in total.latency.items() if stage.unknown
+    ]
     if missing:
-        notes.append(f"messages without a time, left out: {', '.join(missing)} of {total.messages:,}")
+        notes.append(
+            f"messages without a time, left out: {', '.join(missing)} of {total.messages:,}"
+        )
     alone = [f"executor {row.rank} {row.alone:,}" for row in item.rows[:-1] if row.alone]
     if alone:
         notes.append(f"decisions by exit heads while the server was silent: {', '.join(alone)}")
@@ -118,7 +173,11 @@ def _comparisons(item: Report) -> list[str]:
 
 
 def _three(stage: Stage) -> str:
-    return "-" if math.isnan(stage.p50) else "\n".join(f"{v:,.0f}" for v in (stage.p50, stage.p95, stage.p99))
+    return (
+        "-"
+        if math.isnan(stage.p50)
+        else "\n".join(f"{v:,.0f}" for v in (stage.p50, stage.p95, stage.p99))
+    )
 
 
 def _number(value: float, form: str) -> str:
@@ -148,10 +207,15 @@ def _flat(item: Report, row: Row) -> dict[str, Any]:
             "emulated": item.emulated, "rank": row.rank,
             "host": row.host, "decisions": row.decisions, "messages": row.messages}  # fmt: skip
     for name, stage in row.latency.items():
-        line.update({f"{name.replace(' ', '_')}_{key}": value for key, value in _times(stage).items()})
+        line.update(
+            {f"{name.replace(' ', '_')}_{key}": value for key, value in _times(stage).items()}
+        )
     line.update({f"{name}_bytes": value for name, value in asdict(row.bytes).items()})
     line.update(cpu_s=row.cpu_s, peak_bytes=row.peak_bytes, alone=row.alone)
-    return {key: "" if isinstance(value, float) and math.isnan(value) else value for key, value in line.items()}
+    return {
+        key: "" if isinstance(value, float) and math.isnan(value) else value
+        for key, value in line.items()
+    }
 
 
 def _times(stage: Stage) -> dict[str, float]:
@@ -161,7 +225,12 @@ def _times(stage: Stage) -> dict[str, float]:
 def plot(items: list[Report], folder: Path) -> list[Path]:
     """Two PNG files a run with decisions: latency by stage and rank, bytes by kind."""
     folder.mkdir(parents=True, exist_ok=True)
-    return [path for k, item in enumerate(items) if _has_decisions(item) for path in _plots(k, item, folder)]
+    return [
+        path
+        for k, item in enumerate(items)
+        if _has_decisions(item)
+        for path in _plots(k, item, folder)
+    ]
 
 
 def _has_decisions(item: Report) -> bool:
@@ -171,14 +240,19 @@ def _has_decisions(item: Report) -> bool:
 def _plots(number: int, item: Report, folder: Path) -> list[Path]:
     from matplotlib.figure import Figure
 
-    latency, size = Figure(figsize=(8, 4.5), layout="constrained"), Figure(figsize=(6, 4.5), layout="constrained")
+    latency, size = (
+        Figure(figsize=(8, 4.5), layout="constrained"),
+        Figure(figsize=(6, 4.5), layout="constrained"),
+    )
     _draw_latency(latency.add_subplot(), item)
     _draw_bytes(size.add_subplot(), item)
     hosts = len(set(item.hosts))
     paths = []
     for name, figure in (("latency", latency), ("bytes", size)):
         where = f", emulated: {item.emulated}" if item.emulated else ""
-        figure.suptitle(f"{item.env}, {item.algo}, {item.placement}, {hosts} host{'s' * (hosts != 1)}{where}")
+        figure.suptitle(
+            f"{item.env}, {item.algo}, {item.placement}, {hosts} host{'s' * (hosts != 1)}{where}"
+        )
         paths.append(folder / f"{number}-{Path(item.path).resolve().parent.name}-{name}.png")
         figure.savefig(paths[-1], dpi=120)
     return paths
@@ -189,7 +263,9 @@ def _draw_latency(axes: Any, item: Report) -> None:
     bottom = [0.0] * len(rows)
     names = [f"{row.rank}\n{row.host}" if row.rank != ALL else ALL for row in rows]
     for stage in STAGES[:-1]:
-        heights = [0.0 if math.isnan(row.latency[stage].p50) else row.latency[stage].p50 for row in rows]
+        heights = [
+            0.0 if math.isnan(row.latency[stage].p50) else row.latency[stage].p50 for row in rows
+        ]
         axes.bar(names, heights, bottom=bottom, label=stage)
         bottom = [low + high for low, high in zip(bottom, heights, strict=True)]
     axes.set(xlabel="rank", ylabel="median latency of a message, us")
@@ -197,7 +273,9 @@ def _draw_latency(axes: Any, item: Report) -> None:
 
 
 def _draw_bytes(axes: Any, item: Report) -> None:
-    sizes = {key: value for key, value in asdict(item.rows[-1].bytes).items() if not math.isnan(value)}
+    sizes = {
+        key: value for key, value in asdict(item.rows[-1].bytes).items() if not math.isnan(value)
+    }
     axes.bar_label(axes.bar(list(sizes), list(sizes.values())), fmt="%.1f")
     axes.set(ylabel="bytes for one decision of one agent")
     axes.tick_params(axis="x", rotation=20)
@@ -220,7 +298,9 @@ def report(runs: list[Run], args: argparse.Namespace) -> None:
 def main() -> int:
     """Returns the exit code: 2 where a file can't be read or written."""
     options = program.parser(__doc__)
-    options.add_argument("--json", metavar="FILE", help="write JSON; - for standard output, without tables")
+    options.add_argument(
+        "--json", metavar="FILE", help="write JSON; - for standard output, without tables"
+    )
     options.add_argument("--csv", type=Path, metavar="FILE", help="write one line a run and rank")
     options.add_argument("--plot", type=Path, metavar="DIR", help="draw PNG files into DIR")
     options.add_argument(

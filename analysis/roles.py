@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import program
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from runfile import Array, Columns, Run, RunFileError
+
+from sde_harl.analysis import program
+from sde_harl.analysis.runfile import Array, Columns, Run, RunFileError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,7 +51,9 @@ class Roles:
     source: str
     groups: list[list[int]]
     agents: list[Agent]
-    points: list[list[list[float]]]  # agents, halves, numbers of the embedding; empty where groups weren't learnt
+    points: list[
+        list[list[float]]
+    ]  # agents, halves, numbers of the embedding; empty where groups weren't learnt
     index: dict[int, float]  # by number of groups
 
 
@@ -65,7 +68,9 @@ def roles(run: Run) -> Roles:
     index = dict(zip(scores["groups"].tolist(), scores["index"].tolist())) if scores else {}
     own = [group_of[k] for k in range(len(names))]
     places = zip(names, types, own, _distances(points, own))
-    agents = [Agent(str(name), str(kind), group, *distances) for name, kind, group, distances in places]
+    agents = [
+        Agent(str(name), str(kind), group, *distances) for name, kind, group, distances in places
+    ]
     source = str(run.meta.get("roles_source", "unknown"))
     return Roles(str(run.path), run.env, run.seed, source, groups, agents, points.tolist(), index)
 
@@ -92,7 +97,13 @@ def _distances(points: Array, own: list[int]) -> list[tuple[float, float, float]
         others = (groups == group) & (np.arange(len(own)) != k)
         to_others = [float(apart[k, groups == other].mean()) for other in set(own) - {group}]
         near = float(apart[k, others].mean()) if others.any() else np.nan
-        found.append((float(np.linalg.norm(points[k, 0] - points[k, -1])), near, min(to_others, default=np.nan)))
+        found.append(
+            (
+                float(np.linalg.norm(points[k, 0] - points[k, -1])),
+                near,
+                min(to_others, default=np.nan),
+            )
+        )
     return found
 
 
@@ -119,7 +130,9 @@ def plot(runs: list[Roles], target: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4 * len(runs)), layout="constrained")
-    for (left, right), found in zip(figure.subplots(len(runs), 2, squeeze=False), runs, strict=True):
+    for (left, right), found in zip(
+        figure.subplots(len(runs), 2, squeeze=False), runs, strict=True
+    ):
         _scatter(left, found)
         right.plot(list(found.index), list(found.index.values()), "o-")
         right.axvline(len(found.groups), color="0.7", linestyle="--")
@@ -129,10 +142,16 @@ def plot(runs: list[Roles], target: Path) -> None:
 
 def _scatter(axes: Axes, found: Roles) -> None:
     """Each agent's halves, joined by a line."""
-    axes.set(title=f"{found.env}, seed {found.seed}", xlabel="1st axis of the embedding", ylabel="2nd axis")
+    axes.set(
+        title=f"{found.env}, seed {found.seed}",
+        xlabel="1st axis of the embedding",
+        ylabel="2nd axis",
+    )
     points = np.array(found.points)
     if not points.size:
-        axes.text(0.5, 0.5, f"groups not learnt ({found.source})", ha="center", transform=axes.transAxes)
+        axes.text(
+            0.5, 0.5, f"groups not learnt ({found.source})", ha="center", transform=axes.transAxes
+        )
         return
     flat = points.reshape(-1, points.shape[-1]) - points.mean((0, 1))
     _, _, axis = np.linalg.svd(flat, full_matrices=False)
@@ -155,13 +174,17 @@ def find(runs: list[Run], args: argparse.Namespace) -> program.Findings:
         for each in found:
             show(each, console)
 
-    return program.Findings([asdict(each) for each in found], show_all, lambda target: plot(found, target))
+    return program.Findings(
+        [asdict(each) for each in found], show_all, lambda target: plot(found, target)
+    )
 
 
 def main() -> int:
     """Returns the exit code: 2 where a file can't be read or written."""
     options = program.parser(__doc__)
-    program.figure_options(options, "embeddings and indices", "all of it as JSON instead of the tables")
+    program.figure_options(
+        options, "embeddings and indices", "all of it as JSON instead of the tables"
+    )
     return program.tell(options, WIDTH, find)
 
 

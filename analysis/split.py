@@ -12,12 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import program
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from runfile import Run
-from splitting import Split, cost, splits
+
+from sde_harl.analysis import program
+from sde_harl.analysis.runfile import Run
+from sde_harl.analysis.splitting import Split, cost, splits
 
 WIDTH = 160  # where the output is no terminal
 COLUMNS = {
@@ -48,28 +49,46 @@ NOTES = (
 def show(items: list[Split], console: Console) -> None:
     """Print a line a split, and what the figures are."""
     for env in dict.fromkeys(item.env for item in items):
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=env, title_justify="left", title_style="")
+        table = Table(
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+            title=env,
+            title_justify="left",
+            title_style="",
+        )
         for name in ("local", "codec", "rows", "seeds", *COLUMNS):
             table.add_column(name, justify="left" if name in ("codec", "seeds") else "right")
         for item in items:
             if item.env == env:
-                table.add_row(f"{item.local_blocks} of {item.blocks}", item.codec, f"{item.rows}", *_cells(item))
+                table.add_row(
+                    f"{item.local_blocks} of {item.blocks}",
+                    item.codec,
+                    f"{item.rows}",
+                    *_cells(item),
+                )
         console.print(table)
     for note in (*NOTES, *_warnings(items)):
         console.print(f"  {note}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _cells(item: Split) -> list[str]:
-    return [", ".join(item.seeds), *(item.figures[name].shown(form) for name, form in COLUMNS.values())]
+    return [
+        ", ".join(item.seeds),
+        *(item.figures[name].shown(form) for name, form in COLUMNS.values()),
+    ]
 
 
 def _warnings(items: list[Split]) -> list[str]:
     """What the figures can't be taken for."""
     found = _reasons(items)
     if any(item.untrained for item in items):
-        found.append("untrained policies are among them: their return and bytes tell nothing of learnt ones")
+        found.append(
+            "untrained policies are among them: their return and bytes tell nothing of learnt ones"
+        )
     if any(item.one_process for item in items):
-        found.append("one process held server and devices: its link is none, and device CPU is unknown")
+        found.append(
+            "one process held server and devices: its link is none, and device CPU is unknown"
+        )
     return found
 
 
@@ -102,7 +121,9 @@ def _names(items: list[Split]) -> list[str]:
     rows = {item.rows for item in items}
     names = []
     for item in items:
-        parts = [f"{item.local_blocks}" if item.local_blocks < item.blocks else f"{item.blocks} (all)"]
+        parts = [
+            f"{item.local_blocks}" if item.local_blocks < item.blocks else f"{item.blocks} (all)"
+        ]
         parts += [item.codec] if len(codecs) > 1 else []
         names.append("\n".join([*parts, *([f"{item.rows} rows"] if len(rows) > 1 else [])]))
     return names
@@ -112,7 +133,9 @@ def _draw_latency(axes: Any, names: list[str], items: list[Split]) -> None:
     bottom = [0.0] * len(items)
     for part in ("device", "link", "server"):
         heights = _means(items, part)
-        axes.bar(names, heights, bottom=bottom, label="link and waiting" if part == "link" else part)
+        axes.bar(
+            names, heights, bottom=bottom, label="link and waiting" if part == "link" else part
+        )
         bottom = [low + high for low, high in zip(bottom, heights, strict=True)]
     axes.plot(names, _means(items, "whole"), "k_", markersize=18, label="whole")
     axes.set(ylabel="median latency of a message, us")
@@ -123,7 +146,9 @@ def _draw_bytes(axes: Any, names: list[str], items: list[Split]) -> None:
     bars = axes.bar(names, _means(items, "payload"), color="C4", label="payload")
     axes.bar_label(bars, fmt="%.1f")
     axes.plot(names, _means(items, "wire"), "k_", markersize=18, label="with our header")
-    axes.plot(names, _means(items, "observation"), "--", color="grey", label="raw observation, float32")
+    axes.plot(
+        names, _means(items, "observation"), "--", color="grey", label="raw observation, float32"
+    )
     axes.set(ylabel="bytes up, a decision of one agent", yscale="log", ylim=(1, None))
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
 
@@ -147,13 +172,17 @@ def _draw_worth(axes: Any, names: list[str], items: list[Split]) -> None:
 
 def _means(items: list[Split], name: str) -> list[float]:
     """Nothing is drawn where nothing is known."""
-    return [0.0 if math.isnan(item.figures[name].mean) else item.figures[name].mean for item in items]
+    return [
+        0.0 if math.isnan(item.figures[name].mean) else item.figures[name].mean for item in items
+    ]
 
 
 def find(runs: list[Run], args: argparse.Namespace) -> program.Findings:
     items = splits([cost(run) for run in runs])
     return program.Findings(
-        [asdict(each) for each in items], lambda console: show(items, console), lambda target: plot(items, target)
+        [asdict(each) for each in items],
+        lambda console: show(items, console),
+        lambda target: plot(items, target),
     )
 
 

@@ -84,7 +84,9 @@ def main(argv: list[str]) -> None:
     rows: list[Row] = []
     with torch.no_grad():
         for batch in BATCHES:
-            rows += measure(batch, model, (std * torch.randn((batch, LATENT), generator=generator)).numpy())
+            rows += measure(
+                batch, model, (std * torch.randn((batch, LATENT), generator=generator)).numpy()
+            )
     report(rows, argv)
 
 

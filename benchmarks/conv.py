@@ -17,10 +17,15 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from rows import Row, medians_ns, report  # noqa: E402
 
-from sde_harl.policy.conv import Conv, ConvArrays  # noqa: E402
+from sde_harl.policy.inference.conv import Conv, ConvArrays  # noqa: E402
 from sde_harl.policy.layers import ConvLayer  # noqa: E402
 
-SHAPES = (Conv(7, 7, 3, 32, 3, 1), Conv(20, 20, 3, 32, 3, 1), Conv(84, 84, 3, 32, 3, 1), Conv(84, 84, 3, 32, 8, 4))
+SHAPES = (
+    Conv(7, 7, 3, 32, 3, 1),
+    Conv(20, 20, 3, 32, 3, 1),
+    Conv(84, 84, 3, 32, 3, 1),
+    Conv(84, 84, 3, 32, 8, 4),
+)
 BATCHES = (1, 32)
 
 

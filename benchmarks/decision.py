@@ -28,14 +28,14 @@ from rows import Row, report
 
 from sde_harl.codec.coder import EntropyCoder
 from sde_harl.codec.tables import TOTAL, Tables
-from sde_harl.executor import Executor
-from sde_harl.fleet import Fleet, Plan
+from sde_harl.executor.executor import Executor
 from sde_harl.link.mpi import Mpi, join, launched_ranks
 from sde_harl.link.waiting import Waiter
 from sde_harl.link.wire import Kind
 from sde_harl.meters.timing import now_ns
-from sde_harl.policy.acting import ActingPolicy
-from sde_harl.policy.local import LocalNets, LocalShape, parameter_shapes
+from sde_harl.policy.inference.acting import ActingPolicy
+from sde_harl.policy.inference.local_nets import LocalNets, LocalShape, parameter_shapes
+from sde_harl.server.executor_pool import ExecutorPool, SessionPlan
 
 AGENTS, OBS, WIDTH, LATENT, ACTIONS = 8, 205, 64, 32, 13
 LOCAL_BLOCKS, SERVER_BLOCKS = 2, 2
@@ -75,7 +75,9 @@ def local_nets(arrays: list[np.ndarray]) -> LocalNets:
 
 def latents_of(agent: int, rows: int) -> np.ndarray:
     """(E, Z) of one agent's observations."""
-    latents: np.ndarray = local_nets(device_weights(agent))(observations(rows)[agent : agent + 1])[0]
+    latents: np.ndarray = local_nets(device_weights(agent))(observations(rows)[agent : agent + 1])[
+        0
+    ]
     return latents
 
 
@@ -96,7 +98,9 @@ def tables_of(agent: int) -> Tables:
     for row, span, deviation in zip(cdf, reach, SPREAD):
         mass = np.exp(-0.5 * (np.arange(-span, span + 1) / deviation) ** 2)
         spare = TOTAL - (2 * span + 2)  # every symbol has a frequency of 1 at least
-        bounds = np.rint(np.cumsum(mass) / mass.sum() * spare).astype(np.int32) + np.arange(1, 2 * span + 2)
+        bounds = np.rint(np.cumsum(mass) / mass.sum() * spare).astype(np.int32) + np.arange(
+            1, 2 * span + 2
+        )
         row[1 : 2 * span + 2] = bounds
         row[2 * span + 2] = TOTAL
     return Tables(1, cdf, lengths.astype(np.int32), -reach, medians)
@@ -116,13 +120,15 @@ class Server:
     """Rank 0 of the real thing."""
 
     def __init__(self, transport: Mpi, policy: ActingPolicy) -> None:
-        plan = Plan(SHAPE, "entropy", 0, max(BATCHES), 1, {}, 60.0)
-        self.fleet, self._policy = Fleet(transport, plan), policy
+        plan = SessionPlan(SHAPE, "entropy", 0, max(BATCHES), 1, {}, 60.0)
+        self.pool, self._policy = ExecutorPool(transport, plan), policy
         self._generator = np.random.default_rng(0)
         self._step = 0
-        self.fleet.handshake()
+        self.pool.handshake()
         agents = range(AGENTS)
-        self.fleet.publish(1, [device_weights(agent) for agent in agents], [tables_of(agent) for agent in agents])
+        self.pool.publish(
+            1, [device_weights(agent) for agent in agents], [tables_of(agent) for agent in agents]
+        )
 
     def block(self, rounds: int, obs: np.ndarray, available: np.ndarray) -> list[int]:
         """ns of each decision."""
@@ -130,12 +136,12 @@ class Server:
         for _ in range(rounds):
             self._step += 1
             started = now_ns()
-            self.fleet.sense(0, self._step, obs)
-            latents = self.fleet.latents(0).values
+            self.pool.sense(0, self._step, obs)
+            latents = self.pool.latents(0).values
             decision = self._policy.act(latents, available, self._generator)
-            self.fleet.act(0, decision.actions, 0)
+            self.pool.act(0, decision.actions, 0)
             taken.append(now_ns() - started)
-        self.fleet.report()
+        self.pool.report()
         return taken
 
 
@@ -147,7 +153,10 @@ class Floor:
 
         self._comm, self._test_all = comm, MPI.Request.Testall
         self._waiter = Waiter()
-        payloads = [len(EntropyCoder(tables_of(agent)).encode(latents_of(agent, rows))) for agent in range(AGENTS)]
+        payloads = [
+            len(EntropyCoder(tables_of(agent)).encode(latents_of(agent, rows)))
+            for agent in range(AGENTS)
+        ]
         self._features = [bytearray(size) for size in payloads]
         self._sensors = [np.ascontiguousarray(each) for each in observations(rows)]
         self._latents = np.zeros((AGENTS, rows, LATENT), np.float32)
@@ -200,7 +209,9 @@ def lead(transport: Mpi, comm: Any, length: Length) -> list[Row]:
             taken[1, block] = floor.serve(length.rounds, policy)
         ours, bare = (np.percentile(each, QUANTILES) / 1e3 for each in taken[:, WARM_UP:])
         rows += [
-            Row(f"decision/ranks{RANKS}/batch{batch}/p{quantile}", value, "us", least, value / least)
+            Row(
+                f"decision/ranks{RANKS}/batch{batch}/p{quantile}", value, "us", least, value / least
+            )
             for quantile, value, least in zip(QUANTILES, ours.tolist(), bare.tolist())
         ]
     return rows
@@ -223,7 +234,9 @@ def follow(transport: Mpi, comm: Any, length: Length) -> None:
 
 def mpirun(ranks: int, words: list[str]) -> subprocess.CompletedProcess[bytes]:
     """Run `python words...` on so many ranks of this machine, as root too and with fewer cores than ranks."""
-    launcher = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    launcher = shutil.which(
+        "mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    )
     if launcher is None:
         sys.exit("no mpirun on the path")
     root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
@@ -233,7 +246,9 @@ def mpirun(ranks: int, words: list[str]) -> subprocess.CompletedProcess[bytes]:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", metavar="OUT")
     quick = parser.parse_args(argv).quick  # before mpirun, so that --help starts no ranks

@@ -19,7 +19,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from rows import Row, medians_ns, report  # noqa: E402
 
-from sde_harl.policy.local import LocalNets, LocalShape, parameter_shapes  # noqa: E402
+from sde_harl.policy.inference.local_nets import LocalNets, LocalShape, parameter_shapes  # noqa: E402
 from sde_harl.policy.local_torch import TorchLocalNets  # noqa: E402
 
 OBS, BLOCKS = 205, 3
@@ -36,18 +36,25 @@ def measure(width: int, batch: int, device: str, seconds: float) -> Row:
     if not np.allclose(ours(obs), theirs(obs), rtol=1e-3, atol=1e-3):
         raise AssertionError("the two nets differ")
     ours_ns, torch_ns = medians_ns([lambda: ours(obs), lambda: theirs(obs)], seconds)
-    return Row(f"local/width{width}/batch{batch}", ours_ns / 1e3, "us", torch_ns / 1e3, ours_ns / torch_ns)
+    return Row(
+        f"local/width{width}/batch{batch}", ours_ns / 1e3, "us", torch_ns / 1e3, ours_ns / torch_ns
+    )
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--json", metavar="OUT")
     asked = parser.parse_args(argv)
     torch.set_num_threads(1)
     seconds = 0.05 if asked.quick else 2.0
-    report([measure(width, batch, asked.device, seconds) for width in WIDTHS for batch in BATCHES], argv)
+    report(
+        [measure(width, batch, asked.device, seconds) for width in WIDTHS for batch in BATCHES],
+        argv,
+    )
 
 
 if __name__ == "__main__":

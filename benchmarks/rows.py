@@ -32,7 +32,10 @@ def report(rows: Sequence[Row], argv: Sequence[str]) -> None:
     parser.add_argument("--json", metavar="OUT")
     out = parser.parse_known_args(list(argv))[0].json
     table = [("name", "value", "unit", "floor", "ratio")]
-    table += [(row.name, _number(row.value), row.unit, _number(row.floor), _number(row.ratio)) for row in rows]
+    table += [
+        (row.name, _number(row.value), row.unit, _number(row.floor), _number(row.ratio))
+        for row in rows
+    ]
     widths = [max(len(line[column]) for line in table) for column in range(len(Row._fields))]
     for line in table:
         name, value, unit, floor, ratio = (
@@ -74,7 +77,9 @@ def read(path: str) -> list[Row]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("files", nargs="*", metavar="OUT.json")
     parser.add_argument("--json", metavar="ALL.json")
     report([row for path in parser.parse_args().files for row in read(path)], sys.argv[1:])

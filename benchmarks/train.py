@@ -23,10 +23,10 @@ import numpy as np
 from decision import mpirun
 from rows import Row, report
 
-from sde_harl.command import parse
-from sde_harl.config import Config
-from sde_harl.envs import make, resolve_backend
+from sde_harl.config.arguments import parse
+from sde_harl.config.schema import Config
 from sde_harl.envs.base import EnvSpec, VectorEnv
+from sde_harl.envs.registry import make, resolve_backend
 
 ROOT = Path(__file__).resolve().parents[1]
 WARM_UP = 2  # updates, and steps of a bare environment
@@ -46,7 +46,11 @@ class Trained(NamedTuple):
 def read(path: Path) -> Trained:
     with h5py.File(path) as file:
         training = file["training"]
-        columns = {name: training[name][WARM_UP:] for name in training if name == "steps_per_s" or "share" in name}
+        columns = {
+            name: training[name][WARM_UP:]
+            for name in training
+            if name == "steps_per_s" or "share" in name
+        }
     speed = float(np.median(columns.pop("steps_per_s")))
     return Trained(speed, {name: float(np.median(values)) for name, values in columns.items()})
 
@@ -59,7 +63,9 @@ def train(ranks: int, words: list[str]) -> Trained:
         if ranks > 1:
             ended = mpirun(ranks, program)
         else:
-            ended = subprocess.run([sys.executable, *program], stdin=subprocess.DEVNULL, check=False)
+            ended = subprocess.run(
+                [sys.executable, *program], stdin=subprocess.DEVNULL, check=False
+            )
         if ended.returncode:
             sys.exit(f"training on {ranks} rank(s) ended with code {ended.returncode}")
         return read(next(Path(folder).rglob("run.h5")))
@@ -99,18 +105,32 @@ def at_random(vector: VectorEnv, available: np.ndarray, rng: np.random.Generator
 
 def rows_of(name: str, trained: Trained, floor: float) -> list[Row]:
     speed = Row(name, trained.steps_per_s, "steps/s", floor, trained.steps_per_s / floor)
-    return [speed, *(Row(f"{name}/{share}", value, "1", None, None) for share, value in trained.shares.items())]
+    return [
+        speed,
+        *(
+            Row(f"{name}/{share}", value, "1", None, None)
+            for share, value in trained.shares.items()
+        ),
+    ]
 
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--config", default=str(ROOT / "configs" / "smac.yaml"))
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", metavar="OUT")
     options, keys = parser.parse_known_args(argv)
-    words = [options.config, f"train.steps={STEPS}", *SILENT, *(QUICK if options.quick else []), *keys]
+    words = [
+        options.config,
+        f"train.steps={STEPS}",
+        *SILENT,
+        *(QUICK if options.quick else []),
+        *keys,
+    ]
     config = parse(words).config
     assert config is not None
     spec, floor = bare(config, 0.1 if options.quick else BARE_S)

@@ -20,23 +20,33 @@ import numpy as np
 import torch
 from rows import Row, report
 
-from sde_harl.algorithms import ALGORITHMS
-from sde_harl.algorithms.on_policy import OnPolicy
-from sde_harl.algorithms.rollout import Rollout
-from sde_harl.config import AlgoConfig, CodecConfig, DiversityConfig, PolicyConfig
+from sde_harl.algorithms.on_policy.base import OnPolicy
+from sde_harl.algorithms.registry import ALGORITHMS
+from sde_harl.auxiliary.diversity import Diversity
+from sde_harl.buffers.rollout import Rollout
+from sde_harl.config.schema import AlgoConfig, CodecConfig, DiversityConfig, PolicyConfig
 from sde_harl.envs.base import EnvSpec
-from sde_harl.policy.acting import ActingPolicy
 from sde_harl.policy.critic import Critic
-from sde_harl.policy.split import SplitPolicy
-from sde_harl.policy.view import make_view
-from sde_harl.roles.diversity import Diversity
+from sde_harl.policy.critic_input import make_critic_input
+from sde_harl.policy.inference.acting import ActingPolicy
+from sde_harl.policy.split_policy import SplitPolicy
 
 STEPS, ENVS, SLOT = 200, 20, 10
 AGENTS, OBS, STATE, ACTIONS, WIDTH, EPOCHS = 3, 18, 54, 5, 128, 5
 GAME = EnvSpec(
-    "test/spread", ("a", "b", "c"), (OBS,) * AGENTS, ((ACTIONS,),) * AGENTS, STATE, 25, False, ("",) * AGENTS, False
+    "test/spread",
+    ("a", "b", "c"),
+    (OBS,) * AGENTS,
+    ((ACTIONS,),) * AGENTS,
+    STATE,
+    25,
+    False,
+    ("",) * AGENTS,
+    False,
 )
-POLICY = PolicyConfig(blocks=2, local_blocks=1, width=WIDTH, latent=WIDTH, critic_blocks=2, critic_width=WIDTH)
+POLICY = PolicyConfig(
+    blocks=2, local_blocks=1, width=WIDTH, latent=WIDTH, critic_blocks=2, critic_width=WIDTH
+)
 
 
 class Problem(NamedTuple):
@@ -48,7 +58,7 @@ def problem(name: str, shape: PolicyConfig = POLICY) -> Problem:
     """An algorithm and a rollout that its policy acted in."""
     generator, rng = torch.Generator().manual_seed(0), np.random.default_rng(0)
     share, kind = name in ("mappo", "ippo"), ALGORITHMS[name]
-    view = make_view("own" if kind.own_view else "EP", GAME)
+    view = make_critic_input("own" if kind.own_view else "EP", GAME)
     codec = CodecConfig(name="float32")
     policy = SplitPolicy(GAME, shape, codec, share, generator)
     algo = AlgoConfig(name=name, share_param=share, epochs=EPOCHS)
@@ -57,7 +67,9 @@ def problem(name: str, shape: PolicyConfig = POLICY) -> Problem:
     for each in (rollout.obs, rollout.seen, rollout.final_seen, rollout.rewards):
         each[:] = rng.normal(size=each.shape)
     rollout.available[:], rollout.active[:], rollout.truncated[24::25] = True, True, True
-    decision = policy.acting().act(latents(policy, rollout), rollout.available.reshape(AGENTS, -1, ACTIONS), rng)
+    decision = policy.acting().act(
+        latents(policy, rollout), rollout.available.reshape(AGENTS, -1, ACTIONS), rng
+    )
     rollout.actions[:] = decision.actions.reshape(rollout.actions.shape)
     rollout.log_probs[:] = decision.log_probs.reshape(rollout.log_probs.shape)
     return Problem(kind(policy, critic, algo, codec, generator), rollout)
@@ -69,7 +81,9 @@ def latents(policy: SplitPolicy, rollout: Rollout) -> np.ndarray:
     sent = np.empty((AGENTS, STEPS * ENVS, WIDTH), np.float32)
     for net in policy.groups:
         members = list(net.members)
-        sent[members] = net.encode(net.normalise(torch.from_numpy(rollout.obs[members]).flatten(1, 2))).numpy()
+        sent[members] = net.encode(
+            net.normalise(torch.from_numpy(rollout.obs[members]).flatten(1, 2))
+        ).numpy()
     return sent
 
 
@@ -112,19 +126,37 @@ def learning(name: str, rounds: int) -> list[Row]:
         rounds,
     )
     steps = STEPS * ENVS
-    parts = {"whole": taken["whole"], "critic": taken["critic"], "policies": taken["whole"] - taken["critic"]}
-    floors = {"critic": EPOCHS * taken["critic floor"], "policies": EPOCHS * AGENTS * taken["policy floor"]}
+    parts = {
+        "whole": taken["whole"],
+        "critic": taken["critic"],
+        "policies": taken["whole"] - taken["critic"],
+    }
+    floors = {
+        "critic": EPOCHS * taken["critic floor"],
+        "policies": EPOCHS * AGENTS * taken["policy floor"],
+    }
     floors["whole"] = sum(floors.values())
     return [
-        Row(f"update/{name}/{part}", value / steps, "us/step", floors[part] / steps, value / floors[part])
+        Row(
+            f"update/{name}/{part}",
+            value / steps,
+            "us/step",
+            floors[part] / steps,
+            value / floors[part],
+        )
         for part, value in parts.items()
     ]
 
 
 def diversity(rounds: int) -> Row:
     algorithm, rollout = problem("happo", replace(POLICY, groups=((0, 1, 2),)))
-    intrinsic = Diversity(algorithm.policy, GAME, DiversityConfig(coef=0.1), torch.Generator().manual_seed(0))
-    calls = {"reward": lambda: intrinsic.reward(rollout), "update": lambda: algorithm.update(rollout, 0.0)}
+    intrinsic = Diversity(
+        algorithm.policy, GAME, DiversityConfig(coef=0.1), torch.Generator().manual_seed(0)
+    )
+    calls = {
+        "reward": lambda: intrinsic.reward(rollout),
+        "update": lambda: algorithm.update(rollout, 0.0),
+    }
     taken = cpu_us(calls, rounds)
     value, update = (taken[name] / (STEPS * ENVS) for name in calls)
     return Row("update/diversity", value, "us/step", update, value / update)
@@ -140,7 +172,9 @@ def acting(rounds: int) -> Row:
     taken = cpu_us(
         {
             "act": lambda: [policy.act(sent, available, rng) for _ in range(calls)],
-            "floor": lambda: [np.matmul(np.matmul(sent, hidden), weights[..., :ACTIONS]) for _ in range(calls)],
+            "floor": lambda: [
+                np.matmul(np.matmul(sent, hidden), weights[..., :ACTIONS]) for _ in range(calls)
+            ],
         },
         rounds,
     )

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # An ARM executor on an x86-64 machine: puts Debian 12's aarch64 Python and the executor's packages into a folder, runs
-# them by qemu-user, checks tests/golden.json there, then lets this machine train with that executor over MPI.
+# them by qemu-user, checks tests/helpers/golden.json there, then lets this machine train with that executor over MPI.
 #   jobs/aarch64.sh FOLDER [key=value ...]
 # Keys go to configs/quick.yaml. Neither root nor a chroot; 400 MB; the second time only sde_harl is put there anew.
 # Needs .venv with the extra mpi, and: apt install qemu-user-static gcc-aarch64-linux-gnu debian-archive-keyring
@@ -71,7 +71,7 @@ if [[ ! -e $folder/whole ]]; then
     touch "$folder/whole"
 fi
 package
-"${arm[@]}" tests/golden.py
+"${arm[@]}" tests/helpers/golden.py
 mpirun --pmixmca gds hash --mca pml ob1 --mca btl tcp,self \
     -np 1 python -m sde_harl.run configs/quick.yaml record.exp=aarch64 "$@" : \
     -np 1 "${arm[@]}" -m sde_harl.run

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # HAPPO against its rivals MAPPO and IPPO: trains each with every seed, one run after the other, then prints the table.
 #   jobs/compare.sh configs/mpe_spread.yaml "1 2 3" train.steps=1000000
-# Further keys are for all runs alike. What the algorithms differ in comes from configs/algos.
+# Further keys are for all runs alike. What the algorithms differ in comes from sde_harl/config/presets/algorithms.
 
 set -euo pipefail
 config=${1-}

@@ -58,7 +58,9 @@ def main(argv: list[str]) -> int:
         raise
     finally:
         for number in STOPS:
-            signal.signal(number, signal.SIG_IGN)  # an executor's exit code makes mpirun end us, who are ending anyway
+            signal.signal(
+                number, signal.SIG_IGN
+            )  # an executor's exit code makes mpirun end us, who are ending anyway
         if transport:
             dismiss(transport, reason, code)
     return code
@@ -74,7 +76,7 @@ def keep_memory() -> None:
 
 def lead(argv: list[str], transport: Transport | None) -> int:
     """Rank 0: read the command line, then train; the exit code. Raises UserError for whatever the user can mend."""
-    from sde_harl.command import parse
+    from sde_harl.config.arguments import parse
 
     request = parse(argv)
     if request.text:
@@ -82,25 +84,29 @@ def lead(argv: list[str], transport: Transport | None) -> int:
     if request.config is None:
         return 0
     if transport and request.config.placement.mode == "local":
-        raise UserError(f"placement.mode: local is one process, mpirun started {transport.size}; use mode agents")
-    from sde_harl.learner import Learner
+        raise UserError(
+            f"placement.mode: local is one process, mpirun started {transport.size}; use mode agents"
+        )
+    from sde_harl.training.trainer import Trainer
 
     link = transport or loopback(request.config.executor.sensor)
     try:
-        learner = Learner(request.config, link)
+        learner = Trainer(request.config, link)
         learner.run()
     finally:
         if not transport:
             dismiss(link, "")
-    absent = learner.fleet.absent
+    absent = learner.pool.absent
     if absent:
-        print(f"done, but without executors {', '.join(map(str, absent))}: no answer", file=sys.stderr)
+        print(
+            f"done, but without executors {', '.join(map(str, absent))}: no answer", file=sys.stderr
+        )
     return BEREFT if absent else 0
 
 
 def loopback(sensor: str = "none") -> Transport:
     """One executor inside this process, holding all agents, behind the same frames; `sensor` as of `Executor`."""
-    from sde_harl.executor import Executor
+    from sde_harl.executor.executor import Executor
 
     server, far = Loopback.pair()
     executor = Executor(far, sensor)
@@ -115,8 +121,8 @@ def loopback(sensor: str = "none") -> Transport:
 
 def run_executor(argv: list[str]) -> int:
     """Ranks 1..N. Of their command line the sensor alone counts; to stop is the server's business: it saves first."""
-    from sde_harl.executor import serve
-    from sde_harl.sensing import named
+    from sde_harl.executor.executor import serve
+    from sde_harl.executor.sensors import named
 
     for number in STOPS:
         signal.signal(number, signal.SIG_IGN)
@@ -128,7 +134,10 @@ def run_executor(argv: list[str]) -> int:
         code = MENDABLE  # rank 0 has printed the reason
     except Exception as error:
         traceback.print_exc()
-        print(f"error: executor {transport.rank} on {socket.gethostname()}: {error!r}", file=sys.stderr)
+        print(
+            f"error: executor {transport.rank} on {socket.gethostname()}: {error!r}",
+            file=sys.stderr,
+        )
         transport.abort(DEFECT)  # rank 0 would wait for an answer that can't come
     transport.close()
     return code

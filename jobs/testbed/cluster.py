@@ -55,11 +55,17 @@ def check() -> None:
         raise ClusterError("network namespaces need root: run this with sudo")
     for tool in ("ip", "nsenter", "unshare"):
         if not shutil.which(tool):
-            raise ClusterError(f"the program {tool} is missing (Debian: apt install iproute2 util-linux)")
+            raise ClusterError(
+                f"the program {tool} is missing (Debian: apt install iproute2 util-linux)"
+            )
     if not compiler():
-        raise ClusterError("no C compiler for the links' emulator (Debian: apt install gcc libc6-dev)")
+        raise ClusterError(
+            "no C compiler for the links' emulator (Debian: apt install gcc libc6-dev)"
+        )
     if not Path("/dev/net/tun").exists():
-        raise ClusterError("/dev/net/tun is missing: the kernel has no TAP devices, or this container may not use them")
+        raise ClusterError(
+            "/dev/net/tun is missing: the kernel has no TAP devices, or this container may not use them"
+        )
     name = f"{PREFIX}check"
     made = _run("ip", "netns", "add", name, must=False)
     if made.returncode:
@@ -81,7 +87,9 @@ def up(edges: int, link: Link, ethernet: Link, device: Device | None) -> None:
     check()
     busy = _processes()
     if busy:
-        raise ClusterError(f"the cluster is in use by process {busy[0]}: let it end, or take the cluster down")
+        raise ClusterError(
+            f"the cluster is in use by process {busy[0]}: let it end, or take the cluster down"
+        )
     down()
     links = {SERVER: ethernet} | {f"edge{number}": link for number in range(1, edges + 1)}
     STATE.mkdir(parents=True)
@@ -89,7 +97,12 @@ def up(edges: int, link: Link, ethernet: Link, device: Device | None) -> None:
         _build_emulator()
         _add_hosts(
             [
-                Host(name, f"{NETWORK}.{k}", each.name, device.name if device and name != SERVER else "")
+                Host(
+                    name,
+                    f"{NETWORK}.{k}",
+                    each.name,
+                    device.name if device and name != SERVER else "",
+                )
                 for k, (name, each) in enumerate(links.items(), start=1)
             ]
         )
@@ -142,14 +155,19 @@ def hosts() -> list[Host]:
 
 
 def counters(name: str) -> Counters:
-    found = json.loads(_run("ip", "-n", PREFIX + name, "-s", "-j", "link", "show", "eth0").stdout)[0]["stats64"]
+    found = json.loads(_run("ip", "-n", PREFIX + name, "-s", "-j", "link", "show", "eth0").stdout)[
+        0
+    ]["stats64"]
     return Counters(*(found[way][what] for way in ("rx", "tx") for what in ("bytes", "packets")))
 
 
 def label() -> str:
     """What is emulated, for the record of whatever runs on it."""
     edges = [host for host in hosts() if host.name != SERVER]
-    kinds = {"links": dict.fromkeys(host.link for host in edges), "devices": dict.fromkeys(h.device for h in edges)}
+    kinds = {
+        "links": dict.fromkeys(host.link for host in edges),
+        "devices": dict.fromkeys(h.device for h in edges),
+    }
     return "; ".join(f"{kind} {', '.join(names)}" for kind, names in kinds.items() if any(names))
 
 
@@ -181,10 +199,14 @@ def _start_emulator(links: dict[str, Link]) -> None:
     )
     with (STATE / "netemu.log").open("w") as log:
         command = [str(STATE / "netemu"), str(STATE / "netemu.conf")]
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
     (STATE / "netemu.pid").write_text(str(process.pid))
     if not _until(lambda: f"netemu: {len(made)} hosts" in (STATE / "netemu.log").read_text()):
-        raise ClusterError(f"the links' emulator does not start: {(STATE / 'netemu.log').read_text().strip()}")
+        raise ClusterError(
+            f"the links' emulator does not start: {(STATE / 'netemu.log').read_text().strip()}"
+        )
     for host in made:
         _run("ip", "-n", PREFIX + host.name, "addr", "add", f"{host.address}/24", "dev", "eth0")
 
@@ -195,7 +217,9 @@ def _figures(link: Link) -> str:
 
 def _slow_down(device: Device) -> None:
     if not shares.supported():
-        raise ClusterError(f"device {device.name}: this kernel offers no control group for the processor")
+        raise ClusterError(
+            f"device {device.name}: this kernel offers no control group for the processor"
+        )
     (STATE / "cgroup").mkdir()
     for host in hosts():
         if host.device:
@@ -215,7 +239,11 @@ def _namespaces() -> list[str]:
 
 def _processes() -> list[int]:
     """What runs in the namespaces."""
-    return [int(pid) for name in _namespaces() for pid in _run("ip", "netns", "pids", name, must=False).stdout.split()]
+    return [
+        int(pid)
+        for name in _namespaces()
+        for pid in _run("ip", "netns", "pids", name, must=False).stdout.split()
+    ]
 
 
 def _emulator() -> int:

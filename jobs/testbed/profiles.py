@@ -31,7 +31,13 @@ class Way(NamedTuple):
 
     def line(self) -> str:
         """As netemu reads it."""
-        fields = (self.delay_us, self.jitter_us, self.loss_percent, self.rate_mbit * 1e6, self.frame_us)
+        fields = (
+            self.delay_us,
+            self.jitter_us,
+            self.loss_percent,
+            self.rate_mbit * 1e6,
+            self.frame_us,
+        )
         return " ".join(f"{each:.12g}" for each in fields)
 
 
@@ -62,7 +68,9 @@ def link(name: str, changes: Iterable[str] = (), file: Path = FILE) -> Link:
     pairs: dict[str, Any] = {way: {**_both(found), **found.get(way, {})} for way in ("up", "down")}
     medium = found.get("medium", -1)
     if type(medium) is not int or not -1 <= medium < MEDIA:
-        raise ProfileError(f"{file.name}: link.{name}: medium: expected -1 to {MEDIA - 1}, got {medium!r}")
+        raise ProfileError(
+            f"{file.name}: link.{name}: medium: expected -1 to {MEDIA - 1}, got {medium!r}"
+        )
     for change in changes:
         key, _, text = change.partition("=")
         way, dot, figure = key.rpartition(".")
@@ -102,7 +110,9 @@ def _way(label: str, way: str, pairs: Mapping[str, Any]) -> Way:
     values = {}
     for key, raw in pairs.items():
         if key not in Way._fields:
-            raise ProfileError(f"{label}: {key}: no such figure; there are {', '.join(Way._fields)}")
+            raise ProfileError(
+                f"{label}: {key}: no such figure; there are {', '.join(Way._fields)}"
+            )
         values[key] = value = _number(f"{label}: {way}.{key}", raw)
         most = getattr(MOST, key)
         if not 0 <= value <= most:

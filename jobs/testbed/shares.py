@@ -19,7 +19,10 @@ def make(host: str, cores: float) -> Path:
     """The group of one host, with so much of a core."""
     quota = round(cores * PERIOD_US)
     if _version() == 1:
-        group, limits = V1 / f"{PREFIX}{host}", {"cpu.cfs_period_us": f"{PERIOD_US}", "cpu.cfs_quota_us": f"{quota}"}
+        group, limits = (
+            V1 / f"{PREFIX}{host}",
+            {"cpu.cfs_period_us": f"{PERIOD_US}", "cpu.cfs_quota_us": f"{quota}"},
+        )
     else:
         group, limits = V2 / f"{PREFIX}{host}", {"cpu.max": f"{quota} {PERIOD_US}"}
     group.mkdir()

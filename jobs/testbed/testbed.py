@@ -22,7 +22,7 @@ import profiles
 from cluster import SERVER, STATE, ClusterError
 from profiles import ProfileError
 
-EMULATED = "SDE_HARL_EMULATED"  # read by sde_harl.journal: every record says what it was made on
+EMULATED = "SDE_HARL_EMULATED"  # read by sde_harl.training.run_logger: every record says what it was made on
 
 
 def up(args: argparse.Namespace) -> None:
@@ -75,7 +75,9 @@ def check(args: argparse.Namespace) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = made.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
@@ -85,7 +87,9 @@ def parser() -> argparse.ArgumentParser:
 
     start = command("up", up)
     start.add_argument("edges", nargs="?", type=int, default=8, metavar="EDGES")
-    start.add_argument("--link", nargs="+", default=["wifi5-20mhz"], metavar=("NAME", "FIGURE=VALUE"))
+    start.add_argument(
+        "--link", nargs="+", default=["wifi5-20mhz"], metavar=("NAME", "FIGURE=VALUE")
+    )
     start.add_argument("--device", metavar="NAME")
     reshape = command("shape", shape)
     reshape.add_argument("hosts", metavar="HOSTS")

@@ -57,7 +57,9 @@ class EntropyCoder:
             return self._coder.decode(payload, out)
         starts = range(0, rows, pack)
         strings = _split(memoryview(payload), len(starts))
-        return sum(self._coder.decode(string, out[at : at + pack]) for at, string in zip(starts, strings))
+        return sum(
+            self._coder.decode(string, out[at : at + pack]) for at, string in zip(starts, strings)
+        )
 
 
 def _split(data: memoryview, count: int) -> list[memoryview]:

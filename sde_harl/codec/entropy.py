@@ -50,12 +50,16 @@ _models: Any = load_entropy_models()
 class _Bottleneck(_models.EntropyBottleneck):  # type: ignore[misc]
     """EntropyBottleneck whose `update` makes the same tables in a third of the time."""
 
-    def _pmf_to_cdf(self, pmf: Tensor, tail_mass: Tensor, pmf_length: Tensor, max_length: int) -> Tensor:
+    def _pmf_to_cdf(
+        self, pmf: Tensor, tail_mass: Tensor, pmf_length: Tensor, max_length: int
+    ) -> Tensor:
         # A difference of two nearly equal sigmoids may come out just below zero, which the C++ function refuses.
         rows, tails, lengths = pmf.clamp(min=0).tolist(), tail_mass.tolist(), pmf_length.tolist()
         cdf = np.zeros((len(rows), max_length + 2), np.int32)
         for row, (probabilities, tail, length) in enumerate(zip(rows, tails, lengths)):
-            cdf[row, : length + 2] = _models._pmf_to_quantized_cdf(probabilities[:length] + tail, PRECISION)
+            cdf[row, : length + 2] = _models._pmf_to_quantized_cdf(
+                probabilities[:length] + tail, PRECISION
+            )
         return torch.from_numpy(cdf)
 
 
@@ -105,9 +109,13 @@ class LatentModel(nn.Module):
         """
         noise = torch.rand(z.shape, generator=generator, device=z.device) - 0.5
         by_set = (z + noise).reshape(self._sets, -1, self.latent)  # (k, n / k * R, Z)
-        values = by_set.transpose(1, 2).reshape(self._sets * self.latent, 1, -1)  # (k * Z, 1, n / k * R)
+        values = by_set.transpose(1, 2).reshape(
+            self._sets * self.latent, 1, -1
+        )  # (k * Z, 1, n / k * R)
         # Both ends of every interval in one pass; CompressAI's _likelihood takes two.
-        ends = self.bottleneck._logits_cumulative(torch.cat((values - 0.5, values + 0.5), -1), stop_gradient=False)
+        ends = self.bottleneck._logits_cumulative(
+            torch.cat((values - 0.5, values + 0.5), -1), stop_gradient=False
+        )
         lower, upper = ends.sigmoid().chunk(2, -1)
         return -torch.log2(self.bottleneck.likelihood_lower_bound(upper - lower)).mean()
 
@@ -159,7 +167,11 @@ class LatentModel(nn.Module):
         medians = self.medians().cpu().numpy()
         built = [
             Tables(
-                version, cdf[i, :, : lengths[i].max()].copy(), lengths[i].copy(), offsets[i].copy(), medians[i].copy()
+                version,
+                cdf[i, :, : lengths[i].max()].copy(),
+                lengths[i].copy(),
+                offsets[i].copy(),
+                medians[i].copy(),
             )
             for i in range(self._sets)
         ]

@@ -9,7 +9,9 @@ from sde_harl.codec.tables import Tables
 
 TABLES = Tables(
     version=1,
-    cdf=np.array([[0, 8000, 30000, 65000, 65536, 0], [0, 1000, 20000, 45000, 65000, 65536]], np.int32),
+    cdf=np.array(
+        [[0, 8000, 30000, 65000, 65536, 0], [0, 1000, 20000, 45000, 65000, 65536]], np.int32
+    ),
     lengths=np.array([5, 6], np.int32),
     offsets=np.array([-1, -2], np.int32),
     medians=np.array([0.25, -0.5], np.float32),

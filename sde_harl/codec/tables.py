@@ -85,9 +85,21 @@ def check(tables: Tables) -> None:
     channels = len(lengths)
     if not 0 <= version < 1 << 32:
         raise ValueError(f"tables: version {version} is no 32-bit number")
-    if channels < 1 or cdf.ndim != 2 or len(cdf) != channels or not offsets.shape == medians.shape == (channels,):
-        raise ValueError(f"tables: shapes {cdf.shape}, {lengths.shape}, {offsets.shape}, {medians.shape} disagree")
-    if [a.dtype for a in (cdf, lengths, offsets, medians)] != [np.int32, np.int32, np.int32, np.float32]:
+    if (
+        channels < 1
+        or cdf.ndim != 2
+        or len(cdf) != channels
+        or not offsets.shape == medians.shape == (channels,)
+    ):
+        raise ValueError(
+            f"tables: shapes {cdf.shape}, {lengths.shape}, {offsets.shape}, {medians.shape} disagree"
+        )
+    if [a.dtype for a in (cdf, lengths, offsets, medians)] != [
+        np.int32,
+        np.int32,
+        np.int32,
+        np.float32,
+    ]:
         raise ValueError("tables: wrong element types")
     _check_lengths(lengths)
     if lengths.max() > cdf.shape[1]:
@@ -123,7 +135,12 @@ def _dense(inner: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 def _body(tables: Tables) -> bytes:
     inner = tables.cdf[_inner(tables.lengths, tables.cdf.shape[1])]
-    parts = ((tables.lengths, "<i4"), (tables.offsets, "<i4"), (tables.medians, "<f4"), (inner, "<u2"))
+    parts = (
+        (tables.lengths, "<i4"),
+        (tables.offsets, "<i4"),
+        (tables.medians, "<f4"),
+        (inner, "<u2"),
+    )
     return b"".join(array.astype(kind).tobytes() for array, kind in parts)
 
 

@@ -28,7 +28,7 @@ class EnvConfig(Protocol):
 
     @property
     def name(self) -> str:
-        """Benchmark: a key of `sde_harl.envs.ENVS`."""
+        """Benchmark: a key of `sde_harl.envs.registry.ENVS`."""
 
     @property
     def map(self) -> str:
@@ -69,13 +69,19 @@ class EnvSpec(NamedTuple):
     name: str  # what results are called, "smax/3s5z"
     agents: tuple[str, ...]
     obs_sizes: tuple[int, ...]  # floats, unpadded, one an agent
-    action_sizes: tuple[tuple[int, ...], ...]  # an agent's choices in each branch; (dimensions,) if continuous
+    action_sizes: tuple[
+        tuple[int, ...], ...
+    ]  # an agent's choices in each branch; (dimensions,) if continuous
     state_size: int
-    episode_limit: int  # steps, after which an episode is truncated; 0 where the environment doesn't tell
+    episode_limit: (
+        int  # steps, after which an episode is truncated; 0 where the environment doesn't tell
+    )
     continuous: bool
     unit_types: tuple[str, ...]  # role hints, "" where unknown
     has_win: bool
-    obs_images: tuple[tuple[int, ...], ...] = ()  # (H, W, C) of each agent's observation; () where not all are images
+    obs_images: tuple[
+        tuple[int, ...], ...
+    ] = ()  # (H, W, C) of each agent's observation; () where not all are images
     obs_dtype: str = "float32"  # or "uint8", where all are images of bytes
     state_image: tuple[int, ...] = ()  # (H, W, C) of the state; () where it is no image
     state_dtype: str = "float32"
@@ -86,7 +92,9 @@ class EnvSpec(NamedTuple):
         """(D,) the most choices that any agent has in each branch; 1 for each dimension if continuous."""
         if self.continuous:
             return (1,) * max(dimensions for (dimensions,) in self.action_sizes)
-        return tuple(max(column) for column in itertools.zip_longest(*self.action_sizes, fillvalue=1))
+        return tuple(
+            max(column) for column in itertools.zip_longest(*self.action_sizes, fillvalue=1)
+        )
 
     def idle(self, available: NDArray[np.bool_]) -> NDArray[np.generic]:
         """Actions (..., D) that do nothing, or as little as can be: `noop`, or the first choice that is `available`.
@@ -98,7 +106,9 @@ class EnvSpec(NamedTuple):
         ends = np.cumsum(self.branches)[:-1]
         branches = np.split(available, ends, -1)
         noops = [min(self.noop, branch.shape[-1] - 1) for branch in branches]
-        columns = [np.where(each[..., noop], noop, each.argmax(-1)) for each, noop in zip(branches, noops)]
+        columns = [
+            np.where(each[..., noop], noop, each.argmax(-1)) for each, noop in zip(branches, noops)
+        ]
         return np.stack(columns, -1).astype(np.int32)
 
     def choices(self) -> NDArray[np.bool_]:
@@ -106,13 +116,16 @@ class EnvSpec(NamedTuple):
         if self.continuous:
             dimensions = np.array(self.action_sizes)  # (N, 1)
             return np.arange(len(self.branches)) < dimensions
-        padded = itertools.zip_longest(*self.action_sizes, fillvalue=1)  # of every branch, each agent's choices
+        padded = itertools.zip_longest(
+            *self.action_sizes, fillvalue=1
+        )  # of every branch, each agent's choices
         return np.concatenate(
-            [np.arange(most) < np.array(own)[:, None] for most, own in zip(self.branches, padded)], axis=1
+            [np.arange(most) < np.array(own)[:, None] for most, own in zip(self.branches, padded)],
+            axis=1,
         )
 
 
-class Step(NamedTuple):
+class EnvStep(NamedTuple):
     """One step of E environments.
 
     An environment whose episode ended starts the next one within the same step: `obs`, `state`, `available_actions` and
@@ -120,17 +133,27 @@ class Step(NamedTuple):
     valid until the next but one `recv`.
     """
 
-    obs: NDArray[Any]  # (E, N, O), zero-padded, of `EnvSpec.obs_dtype`; images flat, their channels last
+    obs: NDArray[
+        Any
+    ]  # (E, N, O), zero-padded, of `EnvSpec.obs_dtype`; images flat, their channels last
     state: NDArray[Any]  # (E, S), of `EnvSpec.state_dtype`
-    available_actions: NDArray[np.bool_]  # (E, N, A), padding is False; `choices` where nothing is ever unavailable
+    available_actions: NDArray[
+        np.bool_
+    ]  # (E, N, A), padding is False; `choices` where nothing is ever unavailable
     active: NDArray[np.bool_]  # (E, N), alive when deciding on this obs
     rewards: NDArray[np.float32]  # (E,), the team's
     terminated: NDArray[np.bool_]  # (E,), the game is over
     truncated: NDArray[np.bool_]  # (E,), out of time; never together with terminated
-    final_state: NDArray[Any]  # (E, S), the last state of the ended episode; `state` where none ended
-    final_obs: NDArray[Any]  # (E, N, O), the last observations of the ended episode; `obs` where none ended
+    final_state: NDArray[
+        Any
+    ]  # (E, S), the last state of the ended episode; `state` where none ended
+    final_obs: NDArray[
+        Any
+    ]  # (E, N, O), the last observations of the ended episode; `obs` where none ended
     won: NDArray[np.int8]  # (E,), -1 unknown or not ended, 0, 1
-    returns: NDArray[np.float32]  # (E,), undiscounted sum of rewards of the ended episode, 0 where none ended
+    returns: NDArray[
+        np.float32
+    ]  # (E,), undiscounted sum of rewards of the ended episode, 0 where none ended
     lengths: NDArray[np.int32]  # (E,), steps of the ended episode, 0 where none ended
 
 
@@ -141,7 +164,7 @@ class VectorEnv(ABC):
     num_envs: int
 
     @abstractmethod
-    def reset(self) -> Step:
+    def reset(self) -> EnvStep:
         """Start every random stream from its beginning: the same seed gives the same episodes again. Rewards are 0."""
 
     @abstractmethod
@@ -152,7 +175,7 @@ class VectorEnv(ABC):
         """
 
     @abstractmethod
-    def recv(self) -> Step:
+    def recv(self) -> EnvStep:
         """Wait for the step begun by `send`. Raises RuntimeError if none was begun."""
 
     @abstractmethod

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sde_harl.envs.base import EnvConfig, EnvSpec
 from sde_harl.envs.specs import from_json
-from sde_harl.envs.vector import Game, Outcome, SerialVector, View
+from sde_harl.envs.vector.games import Game, GameView, Outcome, SerialVector
 from sde_harl.errors import UserError
 
 
@@ -25,10 +25,10 @@ class World(Game):
     def __init__(self, spec: EnvSpec) -> None:
         self.spec = spec
 
-    def reset(self, seed: int, view: View) -> None:
+    def reset(self, seed: int, view: GameView) -> None:
         self._made = 0
 
-    def step(self, actions: NDArray[np.generic], view: View) -> Outcome:
+    def step(self, actions: NDArray[np.generic], view: GameView) -> Outcome:
         self._made += 1
         return Outcome(np.nan, terminated=False, truncated=self._made == self.spec.episode_limit)
 
@@ -41,8 +41,12 @@ def make(env_config: EnvConfig, num_envs: int, seed: int, first_env: int) -> Ser
     spec = _read(Path(env_config.spec))
     steps = env_config.steps or spec.episode_limit
     if not steps:
-        raise UserError(f"env.steps: expected 1 or more, for {env_config.spec} tells no episode_limit")
-    spec = spec._replace(name=f"devices/{spec.name.replace('/', '.')}", episode_limit=steps, has_win=False)
+        raise UserError(
+            f"env.steps: expected 1 or more, for {env_config.spec} tells no episode_limit"
+        )
+    spec = spec._replace(
+        name=f"devices/{spec.name.replace('/', '.')}", episode_limit=steps, has_win=False
+    )
     return SerialVector([World(spec) for _ in range(num_envs)], seed, first_env)
 
 
@@ -52,4 +56,6 @@ def _read(path: Path) -> EnvSpec:
     except OSError as error:
         raise UserError(f"env.spec: {path}: can't be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"env.spec: {path}: not a run's spec.json: {str(error).splitlines()[0]}") from error
+        raise UserError(
+            f"env.spec: {path}: not a run's spec.json: {str(error).splitlines()[0]}"
+        ) from error

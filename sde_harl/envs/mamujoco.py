@@ -48,9 +48,13 @@ class WholeRobot(BaseParallelWrapper):  # type: ignore[type-arg]
     """
 
     def observation_space(self, agent: str) -> spaces.Box:
-        return spaces.Box(-np.inf, np.inf, (np.size(self.state()) + len(self.possible_agents),), np.float64)
+        return spaces.Box(
+            -np.inf, np.inf, (np.size(self.state()) + len(self.possible_agents),), np.float64
+        )
 
-    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], Any]:
+    def reset(
+        self, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], Any]:
         _, infos = super().reset(seed, options)
         return self._seen(), infos
 
@@ -60,24 +64,34 @@ class WholeRobot(BaseParallelWrapper):  # type: ignore[type-arg]
 
     def _seen(self) -> dict[str, NDArray[np.float64]]:
         state, numbers = self.state(), np.eye(len(self.possible_agents))
-        return {agent: np.append(state, number) for agent, number in zip(self.possible_agents, numbers)}
+        return {
+            agent: np.append(state, number) for agent, number in zip(self.possible_agents, numbers)
+        }
 
 
 def make_game(env_config: EnvConfig) -> ParallelGame:
     """Raises UserError for an unknown robot or partition."""
-    maps = [f"{robot}-{partition}" for robot, partitions in PARTITIONS.items() for partition in partitions]
+    maps = [
+        f"{robot}-{partition}"
+        for robot, partitions in PARTITIONS.items()
+        for partition in partitions
+    ]
     if env_config.map not in maps:
         raise unknown("env.map", env_config.map, maps)
     robot, partition = env_config.map.split("-")
     mujoco.set_mju_user_warning(_warned)
-    with contextlib.redirect_stderr(io.StringIO()):  # on import it warns of robots that are not these
+    with contextlib.redirect_stderr(
+        io.StringIO()
+    ):  # on import it warns of robots that are not these
         from gymnasium_robotics import mamujoco_v1
     whole = env_config.agent_obsk == WHOLE
     nearest = 0 if whole else env_config.agent_obsk
     env: Any = mamujoco_v1.parallel_env(scenario=robot, agent_conf=partition, agent_obsk=nearest)
     limit = env.single_agent_env.spec.max_episode_steps
     game = ParallelGame(WholeRobot(env) if whole else env, f"mamujoco/{env_config.map}", limit)
-    game.spec = game.spec._replace(unit_types=("",) * len(game.spec.agents))  # "agent_0" tells no limb
+    game.spec = game.spec._replace(
+        unit_types=("",) * len(game.spec.agents)
+    )  # "agent_0" tells no limb
     return game
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sde_harl.envs.base import EnvConfig, EnvSpec, unknown
-from sde_harl.envs.vector import Game, Outcome, View
+from sde_harl.envs.vector.games import Game, GameView, Outcome
 
 SCENARIOS = {
     "simple_spread": "simple_spread_v3",
@@ -53,12 +53,12 @@ class MpeGame(Game):
         for agent in self._agents:
             agent.action.u, agent.action.c = np.zeros(2), np.zeros(env.world.dim_c)
 
-    def reset(self, seed: int, view: View) -> None:
+    def reset(self, seed: int, view: GameView) -> None:
         self._scenario.reset_world(self._world, np.random.Generator(np.random.PCG64(seed)))
         self._ticks = 0
         self._observe(view)
 
-    def step(self, actions: NDArray[np.generic], view: View) -> Outcome:
+    def step(self, actions: NDArray[np.generic], view: GameView) -> Outcome:
         if self.spec.continuous:
             self._push(np.clip(actions, 0, 1))
         else:
@@ -87,14 +87,16 @@ class MpeGame(Game):
             if not agent.silent:
                 agent.action.c = action[: len(self._words)].copy()
 
-    def _observe(self, view: View) -> None:
+    def _observe(self, view: GameView) -> None:
         seen = [self._scenario.observation(agent, self._world) for agent in self._agents]
         for row, obs in zip(view.obs, seen):
             row[: len(obs)] = obs
         np.concatenate(seen, out=view.state, casting="same_kind")
 
     def _reward(self) -> float:
-        own = sum(self._scenario.reward(agent, self._world) for agent in self._agents) / len(self._agents)
+        own = sum(self._scenario.reward(agent, self._world) for agent in self._agents) / len(
+            self._agents
+        )
         if self._local_ratio is None:
             return float(own)
         return self._mixed(own, self._scenario.global_reward(self._world))
@@ -119,7 +121,9 @@ class SpreadGame(MpeGame):
                 x, y, distance = one[0] - other[0], one[1] - other[1], _distance(one, other)
                 penetration = _softplus(-(distance - reach) / margin) * margin
                 stiffness = self._world.contact_force
-                force = np.array([stiffness * x / distance * penetration, stiffness * y / distance * penetration])
+                force = np.array(
+                    [stiffness * x / distance * penetration, stiffness * y / distance * penetration]
+                )
                 forces[i], forces[j] = force + forces[i], forces[j] - force
         return forces
 
@@ -128,7 +132,9 @@ class SpreadGame(MpeGame):
         landmarks = [landmark.state.p_pos.tolist() for landmark in self._world.landmarks]
         shared = -sum(min(_distance(agent, landmark) for agent in agents) for landmark in landmarks)
         reach = 2 * self._agents[0].size
-        touching = sum(_distance(one, other) < reach for i, one in enumerate(agents) for other in agents[:i])
+        touching = sum(
+            _distance(one, other) < reach for i, one in enumerate(agents) for other in agents[:i]
+        )
         return self._mixed(-2.0 * touching / len(agents), shared)  # a touch costs both agents 1
 
 
@@ -155,7 +161,8 @@ def _spec(env: Any, scenario: str, continuous: bool) -> EnvSpec:
     obs_sizes = tuple(int(env.observation_space(agent).shape[0]) for agent in agents)
     actions = [env.action_space(agent) for agent in agents]
     return EnvSpec(
-        name=f"mpe/{scenario}" + "-continuous" * continuous,  # another game: its results are kept apart
+        name=f"mpe/{scenario}"
+        + "-continuous" * continuous,  # another game: its results are kept apart
         agents=agents,
         obs_sizes=obs_sizes,
         action_sizes=tuple((int(space.shape[0] if continuous else space.n),) for space in actions),

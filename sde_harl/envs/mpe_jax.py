@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sde_harl.envs.base import EnvConfig, EnvSpec, unknown
-from sde_harl.envs.compiled import CompiledVector, Played, Rules, View, set_up
+from sde_harl.envs.vector.compiled import CompiledVector, JaxOutcome, JaxView, Rules, set_up
 
 N = 3
 """Agents, and landmarks."""
@@ -69,30 +69,32 @@ class Spread(Rules):
             has_win=False,
         )
 
-    def begin(self, key: jax.Array) -> tuple[World, View]:
+    def begin(self, key: jax.Array) -> tuple[World, JaxView]:
         agents, landmarks = jax.random.uniform(key, (2, N, 2), minval=-1.0, maxval=1.0)
         world = World(jnp.stack([agents, jnp.zeros((N, 2)), landmarks]))
         return world, self._view(world)
 
-    def play(self, game: World, actions: jax.Array) -> Played:
+    def play(self, game: World, actions: jax.Array) -> JaxOutcome:
         force = self._push(actions) + _contacts(game.agents)
         agents = game.agents + game.speeds * DT
         speeds = game.speeds * (1 - DAMPING) + force * DT  # every mass is 1
         world = World(jnp.stack([agents, speeds, game.landmarks]))
-        return Played(world, self._view(world), _reward(world), jnp.array(False), jnp.int8(-1))
+        return JaxOutcome(world, self._view(world), _reward(world), jnp.array(False), jnp.int8(-1))
 
     def _push(self, actions: jax.Array) -> jax.Array:
         """(N, 2) forces of moves 0 to 4 (nothing, left, right, down, up), or of how hard each is pressed, 0 to 1."""
-        pressed = jnp.clip(actions, 0, 1) if self.spec.continuous else actions == jnp.arange(MOVES)  # (N, 5)
+        pressed = (
+            jnp.clip(actions, 0, 1) if self.spec.continuous else actions == jnp.arange(MOVES)
+        )  # (N, 5)
         pressed = pressed.astype(jnp.float32)
         return jnp.stack([pressed[:, 2] - pressed[:, 1], pressed[:, 4] - pressed[:, 3]], -1) * FORCE
 
-    def _view(self, world: World) -> View:
+    def _view(self, world: World) -> JaxView:
         to_landmarks = world.landmarks - world.agents[:, None]  # (N, N, 2)
         to_others = world.agents[OTHERS] - world.agents[:, None]  # (N, N - 1, 2)
         parts = (world.speeds, world.agents, to_landmarks.reshape(N, -1), to_others.reshape(N, -1))
         obs = jnp.concatenate([*parts, jnp.zeros((N, WORDS * (N - 1)))], -1)  # (N, O)
-        return View(obs, obs.reshape(-1), jnp.array(self.spec.choices()), jnp.ones(N, bool))
+        return JaxView(obs, obs.reshape(-1), jnp.array(self.spec.choices()), jnp.ones(N, bool))
 
 
 def _contacts(agents: jax.Array) -> jax.Array:

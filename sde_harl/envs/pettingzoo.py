@@ -19,10 +19,10 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from sde_harl.config.entry_points import function
 from sde_harl.envs.base import EnvConfig, EnvSpec
-from sde_harl.envs.vector import Game, Outcome, View
+from sde_harl.envs.vector.games import Game, GameView, Outcome
 from sde_harl.errors import UserError
-from sde_harl.naming import function
 
 SEED_MASK = 0x7FFFFFFF
 """Many environments seed generators that take no more than 32 bits."""
@@ -35,8 +35,14 @@ class ParallelGame(Game):
         self._env = env
         agents = tuple(env.possible_agents)
         spaces_seen = [env.observation_space(agent) for agent in agents]
-        self._masked = [isinstance(space, spaces.Dict) and "action_mask" in space.spaces for space in spaces_seen]
-        self._seen = [space["observation"] if masked else space for space, masked in zip(spaces_seen, self._masked)]
+        self._masked = [
+            isinstance(space, spaces.Dict) and "action_mask" in space.spaces
+            for space in spaces_seen
+        ]
+        self._seen = [
+            space["observation"] if masked else space
+            for space, masked in zip(spaces_seen, self._masked)
+        ]
         self._chosen = [env.action_space(agent) for agent in agents]
         continuous = _all_continuous(agents, self._chosen)
         env.reset(seed=0)  # some know their state only then
@@ -67,24 +73,30 @@ class ParallelGame(Game):
         self._bounds = _bounds(self._chosen, self.spec) if continuous else None
         self._columns = [_columns(sizes, self.spec.branches) for sizes in self.spec.action_sizes]
 
-    def reset(self, seed: int, view: View) -> None:
+    def reset(self, seed: int, view: GameView) -> None:
         obs, _ = self._env.reset(seed=seed & SEED_MASK)
         self._write(obs, view)
 
-    def step(self, actions: NDArray[np.generic], view: View) -> Outcome:
+    def step(self, actions: NDArray[np.generic], view: GameView) -> Outcome:
         if self._bounds:
             actions = np.clip(actions, *self._bounds)
-        native = {agent: _native(*pair) for agent, *pair in zip(self._agents, actions, self._chosen)}
-        obs, rewards, terminated, truncated, _ = self._env.step({agent: native[agent] for agent in self._env.agents})
+        native = {
+            agent: _native(*pair) for agent, *pair in zip(self._agents, actions, self._chosen)
+        }
+        obs, rewards, terminated, truncated, _ = self._env.step(
+            {agent: native[agent] for agent in self._env.agents}
+        )
         self._write(obs, view)
-        over = not self._env.agents or all(terminated[agent] or truncated[agent] for agent in self._env.agents)
+        over = not self._env.agents or all(
+            terminated[agent] or truncated[agent] for agent in self._env.agents
+        )
         late = any(truncated[agent] and not terminated[agent] for agent in truncated)
         return Outcome(sum(rewards.values()) / len(self._agents), over and not late, over and late)
 
     def close(self) -> None:
         self._env.close()
 
-    def _write(self, obs: dict[Any, Any], view: View) -> None:
+    def _write(self, obs: dict[Any, Any], view: GameView) -> None:
         alive = set(self._env.agents)
         for i, agent in enumerate(self._agents):
             view.active[i] = agent in alive
@@ -95,11 +107,15 @@ class ParallelGame(Game):
             if self._masked[i]:
                 view.available_actions[i, self._columns[i]] = seen["action_mask"]
                 seen = seen["observation"]
-            flat = _flat(seen) if isinstance(self._seen[i], spaces.Box) else spaces.flatten(self._seen[i], seen)
+            flat = (
+                _flat(seen)
+                if isinstance(self._seen[i], spaces.Box)
+                else spaces.flatten(self._seen[i], seen)
+            )
             view.obs[i, : len(flat)] = flat
         view.state[:] = _flat(self._env.state()) if self._has_state else self._joined(view)
 
-    def _joined(self, view: View) -> NDArray[Any]:
+    def _joined(self, view: GameView) -> NDArray[Any]:
         if self.spec.state_image:
             height, width, _ = self.spec.state_image
             return np.concatenate(view.obs.reshape(len(view.obs), height, width, -1), -1).ravel()
@@ -147,10 +163,14 @@ def _all_continuous(agents: Sequence[Any], chosen: Sequence[Any]) -> bool:
     """Whether every action space is a Box, and not every one a choice."""
     for agent, space in zip(agents, chosen):
         if not isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.Box)):
-            raise UserError(f"env.factory: {agent} acts in {space}, and not in Discrete, MultiDiscrete or Box")
+            raise UserError(
+                f"env.factory: {agent} acts in {space}, and not in Discrete, MultiDiscrete or Box"
+            )
     boxes = [isinstance(space, spaces.Box) for space in chosen]
     if any(boxes) and not all(boxes):
-        raise UserError(f"env.factory: some agents choose and some act continuously: {dict(zip(agents, chosen))}")
+        raise UserError(
+            f"env.factory: some agents choose and some act continuously: {dict(zip(agents, chosen))}"
+        )
     return all(boxes)
 
 
@@ -161,7 +181,9 @@ def _sizes(space: Any) -> tuple[int, ...]:
     return (int(space.n) if isinstance(space, spaces.Discrete) else math.prod(space.shape),)
 
 
-def _bounds(chosen: Sequence[Any], spec: EnvSpec) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _bounds(
+    chosen: Sequence[Any], spec: EnvSpec
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The lowest and highest (N, D) actions."""
     low, high = np.zeros((2, len(chosen), len(spec.branches)), np.float32)
     for i, space in enumerate(chosen):
@@ -180,7 +202,9 @@ def _native(action: NDArray[np.generic], space: Any) -> Any:
     if isinstance(space, spaces.Discrete):
         return int(action[0]) + int(space.start)
     own = action[: math.prod(space.shape)].reshape(space.shape)
-    return (own + space.start if isinstance(space, spaces.MultiDiscrete) else own).astype(space.dtype)
+    return (own + space.start if isinstance(space, spaces.MultiDiscrete) else own).astype(
+        space.dtype
+    )
 
 
 def _has_state(env: Any) -> bool:
@@ -193,6 +217,11 @@ def _has_state(env: Any) -> bool:
 def make_game(env_config: EnvConfig) -> ParallelGame:
     """Raises UserError for a factory that isn't there, or makes something else."""
     env = function("env.factory", env_config.factory)()
-    if not all(hasattr(env, name) for name in ("possible_agents", "observation_space", "action_space", "step")):
-        raise UserError(f"env.factory: {env_config.factory} made a {type(env).__name__}, not a parallel environment")
+    if not all(
+        hasattr(env, name)
+        for name in ("possible_agents", "observation_space", "action_space", "step")
+    ):
+        raise UserError(
+            f"env.factory: {env_config.factory} made a {type(env).__name__}, not a parallel environment"
+        )
     return ParallelGame(env, "pettingzoo/" + env_config.factory.replace(":", "."))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sde_harl.envs.base import EnvConfig, EnvSpec, unknown
-from sde_harl.envs.compiled import CompiledVector, Played, Rules, View, set_up
+from sde_harl.envs.vector.compiled import CompiledVector, JaxOutcome, JaxView, Rules, set_up
 from sde_harl.errors import UserError
 
 
@@ -29,12 +29,12 @@ class _Battle(Rules):
         self._game = game
         self.spec = _spec(game, map_name)
 
-    def begin(self, key: jax.Array) -> tuple[Any, View]:
+    def begin(self, key: jax.Array) -> tuple[Any, JaxView]:
         key, reset_key = jax.random.split(key)
         obs, game = self._game.reset(reset_key)
         return (key, game), self._view(obs, game)
 
-    def play(self, game: Any, actions: jax.Array) -> Played:
+    def play(self, game: Any, actions: jax.Array) -> JaxOutcome:
         key, battle = game
         key, step_key = jax.random.split(key)
         # step_env, not step: that one resets by itself and loses the state an episode ended in
@@ -44,11 +44,13 @@ class _Battle(Rules):
         terminated = ~allies.any() | ~enemies.any()
         won = allies.any() & ~enemies.any()
         # the game's own `done` is not asked: by it an episode would be one step longer than the limit
-        return Played((key, battle), self._view(obs, battle), rewards[self.spec.agents[0]], terminated, won)
+        return JaxOutcome(
+            (key, battle), self._view(obs, battle), rewards[self.spec.agents[0]], terminated, won
+        )
 
-    def _view(self, obs: dict[str, jax.Array], battle: Any) -> View:
+    def _view(self, obs: dict[str, jax.Array], battle: Any) -> JaxView:
         available = self._game.get_avail_actions(battle)
-        return View(
+        return JaxView(
             jnp.stack([obs[agent] for agent in self.spec.agents]),
             obs["world_state"],
             jnp.stack([available[agent] for agent in self.spec.agents]).astype(bool),
@@ -84,7 +86,9 @@ def _make_rules(map_name: str) -> _Battle:
     from jaxmarl.environments.smax import HeuristicEnemySMAX
 
     make_game: Any = HeuristicEnemySMAX
-    return _Battle(make_game(enemy_shoots=True, scenario=smax.map_name_to_scenario(map_name)), map_name)
+    return _Battle(
+        make_game(enemy_shoots=True, scenario=smax.map_name_to_scenario(map_name)), map_name
+    )
 
 
 def make(env_config: EnvConfig, num_envs: int, seed: int, first_env: int) -> CompiledVector:

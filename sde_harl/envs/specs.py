@@ -21,7 +21,9 @@ def to_json(spec: EnvSpec) -> str:
 def from_json(text: str | bytes) -> EnvSpec:
     """What `to_json` wrote, or somebody by hand. Raises ValueError that names the field that is wrong."""
     given = json.loads(text)
-    fields = {name: _tuples(value) for name, value in given.items()} if isinstance(given, dict) else {}
+    fields = (
+        {name: _tuples(value) for name, value in given.items()} if isinstance(given, dict) else {}
+    )
     needed = set(EnvSpec._fields) - set(EnvSpec._field_defaults)
     for name in sorted(set(fields) ^ needed):
         if name not in EnvSpec._field_defaults:
@@ -60,7 +62,10 @@ def _consistent(spec: EnvSpec) -> list[tuple[str, bool]]:
         ("continuous", not spec.continuous or {len(each) for each in actions} == {1}),
         ("state_size", sizes((spec.state_size,))),
         ("unit_types", len(spec.unit_types) == n),
-        ("obs_images", not images or len(images) == n and all(map(pictures, images, spec.obs_sizes))),
+        (
+            "obs_images",
+            not images or len(images) == n and all(map(pictures, images, spec.obs_sizes)),
+        ),
         ("obs_dtype", spec.obs_dtype in DTYPES and (bool(images) or spec.obs_dtype != "uint8")),
         ("state_image", not spec.state_image or pictures(spec.state_image, spec.state_size)),
         ("state_dtype", spec.state_dtype in DTYPES),

@@ -18,9 +18,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from sde_harl.config import EnvConfig
+from sde_harl.config.schema import EnvConfig
 from sde_harl.envs.pettingzoo import make_game
-from sde_harl.envs.vector import Game, View
+from sde_harl.envs.vector.games import Game, GameView
 
 WORLD = "SDE_HARL_WORLD"
 """The variable that names the function that makes the environment, as env.factory does."""
@@ -32,9 +32,14 @@ class World:
     def __init__(self, game: Game, seeds: Iterator[int]) -> None:
         self._game, self._seeds, self.spec = game, seeds, game.spec
         n = len(self.spec.agents)
-        obs, state = np.zeros((n, max(self.spec.obs_sizes)), self.spec.obs_dtype), np.zeros(self.spec.state_size)
-        self._view = View(obs, state, self.spec.choices(), np.ones(n, bool))
-        self._actions = np.zeros((n, len(self.spec.branches)), np.float32 if self.spec.continuous else np.int32)
+        obs, state = (
+            np.zeros((n, max(self.spec.obs_sizes)), self.spec.obs_dtype),
+            np.zeros(self.spec.state_size),
+        )
+        self._view = GameView(obs, state, self.spec.choices(), np.ones(n, bool))
+        self._actions = np.zeros(
+            (n, len(self.spec.branches)), np.float32 if self.spec.continuous else np.int32
+        )
         self._acted: set[int] = set()
         self.returns: list[float] = []
         self._begin()
@@ -65,7 +70,9 @@ class World:
         self._return += outcome.reward
         if outcome.terminated or outcome.truncated:
             self.returns.append(self._return)
-            print(f"episode {len(self.returns)} of the world: return {self._return:.2f}", flush=True)
+            print(
+                f"episode {len(self.returns)} of the world: return {self._return:.2f}", flush=True
+            )
             self._begin()
 
 

@@ -48,15 +48,23 @@ class Faults:
         if self._seen[source] == FLOOD and not self.flood:
             self.flood = self._rows[-1]
         if self._seen[source] <= LOGGED_PER_RANK:
-            last = " (further ones are only counted)" if self._seen[source] == LOGGED_PER_RANK else ""
-            log.warning("rank %d refused a message of rank %d: %s%s", self._rank, source, reason, last)
+            last = (
+                " (further ones are only counted)" if self._seen[source] == LOGGED_PER_RANK else ""
+            )
+            log.warning(
+                "rank %d refused a message of rank %d: %s%s", self._rank, source, reason, last
+            )
 
     def note(self, rank: int, kind: str, line: str) -> None:
         """Notes something else that befell `rank`; `kind` is a short slug such as "absent", `line` says it in full."""
         self.counts[rank, kind] += 1
         self._rows.append(Fault(rank, kind, 0, -1))
         if self.counts[rank, kind] <= LOGGED_PER_RANK:
-            last = " (further times are only counted)" if self.counts[rank, kind] == LOGGED_PER_RANK else ""
+            last = (
+                " (further times are only counted)"
+                if self.counts[rank, kind] == LOGGED_PER_RANK
+                else ""
+            )
             log.warning("%s%s", line, last)
 
     def drain(self) -> list[Fault]:

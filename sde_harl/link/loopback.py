@@ -38,7 +38,7 @@ class Loopback(Collecting):
     def _post(self, dest: int, frame: bytes) -> None:
         self._outbox.append(memoryview(frame))
 
-    def _await_fan(self, fan: Fan, patience_s: float) -> list[int]:
+    def _await_fan(self, fan: Fan, failure_timeout_s: float) -> list[int]:
         """Nothing to wait for: what was sent is a copy."""
         return [dest for dest in fan.frames if dest in self.absent]
 

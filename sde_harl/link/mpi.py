@@ -44,7 +44,12 @@ class Mpi(Transport):
     """What both ends do alike: sending, and ending."""
 
     def __init__(self, mpi: Any, waiter: Waiter) -> None:
-        self._mpi, self._comm, self._byte, self._status = mpi, mpi.COMM_WORLD, mpi.BYTE, mpi.Status()
+        self._mpi, self._comm, self._byte, self._status = (
+            mpi,
+            mpi.COMM_WORLD,
+            mpi.BYTE,
+            mpi.Status(),
+        )
         super().__init__(self._comm.Get_rank(), self._comm.Get_size(), waiter)
         self._sending: dict[int, deque[tuple[Any, bytes]]] = {peer: deque() for peer in self.sent}
         self._fans: list[Fan] = []
@@ -57,15 +62,19 @@ class Mpi(Transport):
                 self._await_room(dest)
         sending.append((self._comm.Isend([frame, self._byte], dest), frame))
 
-    def _await_fan(self, fan: Fan, patience_s: float) -> list[int]:
+    def _await_fan(self, fan: Fan, failure_timeout_s: float) -> list[int]:
         if not fan.requests:
             comm = self._comm
-            fan.requests = {d: comm.Send_init([frame.data, self._byte], d) for d, frame in fan.frames.items()}
+            fan.requests = {
+                d: comm.Send_init([frame.data, self._byte], d) for d, frame in fan.frames.items()
+            }
             self._fans.append(fan)
         if not self.absent and self._left([*fan.requests.values()]):
             return []
-        deadline = time.perf_counter() + patience_s
-        while busy := [dest for dest, request in fan.requests.items() if not self._done(request, dest)]:
+        deadline = time.perf_counter() + failure_timeout_s
+        while busy := [
+            dest for dest, request in fan.requests.items() if not self._done(request, dest)
+        ]:
             if not self.waiter.pause(deadline):
                 break
             self._take_in()
@@ -116,7 +125,9 @@ class Mpi(Transport):
         sending, deadline = self._sending[dest], time.perf_counter() + SEND_TIMEOUT_S
         while len(sending) >= IN_FLIGHT and dest not in self.absent:
             if not self.waiter.pause(deadline):
-                raise TimeoutError(f"rank {dest} took none of its last {IN_FLIGHT} messages in {SEND_TIMEOUT_S:.0f} s")
+                raise TimeoutError(
+                    f"rank {dest} took none of its last {IN_FLIGHT} messages in {SEND_TIMEOUT_S:.0f} s"
+                )
             self._take_in()
             self._reap(dest)
         self.waiter.reset()
@@ -138,13 +149,17 @@ class Mpi(Transport):
         present = [dest for dest in self._sending if dest not in self.absent]
         for dest in present:
             self._reap(dest)
-        fanned = [fan.requests[dest] for fan in self._fans for dest in present if dest in fan.requests]
+        fanned = [
+            fan.requests[dest] for fan in self._fans for dest in present if dest in fan.requests
+        ]
         return not any(self._sending[dest] for dest in present) and self._left(fanned)
 
     def close(self, code: int = 0) -> None:
         """Flushes and finalises MPI. Every rank must close: where one can't, the job is ended."""
         if not self.flush(CLOSE_TIMEOUT_S):
-            log.error("rank %d could not deliver its last messages in %.0f s", self.rank, CLOSE_TIMEOUT_S)
+            log.error(
+                "rank %d could not deliver its last messages in %.0f s", self.rank, CLOSE_TIMEOUT_S
+            )
             self.abort(code or 1)
         if self.absent:
             self.abort(code or 1)
@@ -158,7 +173,11 @@ class Mpi(Transport):
         """
         sys.stdout.flush()
         sys.stderr.flush()
-        if self.rank == SERVER and self.absent - self.lost and "OMPI_MCA_mpi_ft_enable" in os.environ:
+        if (
+            self.rank == SERVER
+            and self.absent - self.lost
+            and "OMPI_MCA_mpi_ft_enable" in os.environ
+        ):
             os.kill(os.getppid(), signal.SIGTERM)
             time.sleep(CLOSE_TIMEOUT_S)
         self._comm.Abort(code)
@@ -285,7 +304,9 @@ class MpiExecutor(Mpi):
 def _initialised_mpi() -> Any:
     import mpi4py
 
-    mpi4py.rc.initialize = False  # importing must not start MPI: the caller may still fork or fail before
+    mpi4py.rc.initialize = (
+        False  # importing must not start MPI: the caller may still fork or fail before
+    )
     from mpi4py import MPI
 
     # FUNNELED: one thread talks, others (the record's writer) don't; MULTIPLE would lock around every call.

@@ -12,7 +12,17 @@ from typing import Any, NamedTuple, NoReturn
 
 from sde_harl.link.faults import Faults
 from sde_harl.link.waiting import Waiter
-from sde_harl.link.wire import OVERHEAD, Frame, Kind, Message, WireError, frame_of, new_frame, seal, unpack
+from sde_harl.link.wire import (
+    OVERHEAD,
+    Frame,
+    Kind,
+    Message,
+    WireError,
+    frame_of,
+    new_frame,
+    seal,
+    unpack,
+)
 
 FRAME_BYTES = 65536  # the largest frame either way before the run's own size is known
 
@@ -76,7 +86,9 @@ class Transport(ABC):
         To a lost peer nothing is sent. Raises TimeoutError if `dest` has taken none of its last 64 messages for a
         minute, and ValueError for a frame larger than the other end has room for.
         """
-        frame = frame_of((kind, agent, self.run_id or 0, step, slot, environments, version), payload)
+        frame = frame_of(
+            (kind, agent, self.run_id or 0, step, slot, environments, version), payload
+        )
         if len(frame) > self._send_bytes:
             raise self._no_room(dest, len(frame))
         self.sent[dest] += 1
@@ -101,14 +113,14 @@ class Transport(ABC):
         slot: int,
         environments: int,
         version: int,
-        patience_s: float,
+        failure_timeout_s: float,
     ) -> list[int]:
         """Has `write` fill each rank's frame and sends it, one by one: the first is at work before the last is written.
 
         Returns the ranks that were left out: absent ones, and those that haven't taken what the fan sent them last
-        within `patience_s`.
+        within `failure_timeout_s`.
         """
-        left_out = self._await_fan(fan, patience_s)
+        left_out = self._await_fan(fan, failure_timeout_s)
         header = (kind, 0, self.run_id or 0, step, slot, environments, version)
         for dest, frame in fan.frames.items():
             if dest in left_out:
@@ -122,10 +134,15 @@ class Transport(ABC):
 
     def traffic(self) -> Traffic:
         """What has been sent and received up to now."""
-        return Traffic(sum(self.sent.values()), sum(self.received.values()), self.sent_bytes, self.received_bytes)
+        return Traffic(
+            sum(self.sent.values()),
+            sum(self.received.values()),
+            self.sent_bytes,
+            self.received_bytes,
+        )
 
     @abstractmethod
-    def _await_fan(self, fan: Fan, patience_s: float) -> list[int]:
+    def _await_fan(self, fan: Fan, failure_timeout_s: float) -> list[int]:
         """Waits until what the fan sent last has left and it may be written anew. Returns ranks as `send_fan`."""
 
     @abstractmethod
@@ -133,7 +150,9 @@ class Transport(ABC):
         """Sends one of the fan's frames as it is."""
 
     def _no_room(self, dest: int, size: int) -> ValueError:
-        return ValueError(f"a frame of {size} bytes to rank {dest}, which has room for {self._send_bytes}")
+        return ValueError(
+            f"a frame of {size} bytes to rank {dest}, which has room for {self._send_bytes}"
+        )
 
     @abstractmethod
     def poll(self) -> list[Message]:

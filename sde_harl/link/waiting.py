@@ -8,9 +8,13 @@ import sys
 import time
 
 SHORTEST_SLEEP_S = 20e-6
-SLEEP_PER_QUIET = 1 / 16  # a sleep makes an answer late by at most this share of the time it took anyway
+SLEEP_PER_QUIET = (
+    1 / 16
+)  # a sleep makes an answer late by at most this share of the time it took anyway
 IDLE_AFTER_S = 0.1  # quiet for this long is no longer the pause between two decisions
-SLOWER = 1 / 8  # of the way to a longer quiet, the usual one moves; to a shorter one it goes at once
+SLOWER = (
+    1 / 8
+)  # of the way to a longer quiet, the usual one moves; to a shorter one it goes at once
 PR_SET_TIMERSLACK = 29
 
 
@@ -23,7 +27,9 @@ class Waiter:
     `sleep_max_us`, or `idle_max_us` once it has been quiet for 100 ms. `sleeps` and `slept_s` count what was slept.
     """
 
-    def __init__(self, spin_us: float = 1000, sleep_max_us: float = 500, idle_max_us: float = 5000) -> None:
+    def __init__(
+        self, spin_us: float = 1000, sleep_max_us: float = 500, idle_max_us: float = 5000
+    ) -> None:
         self.sleeps = 0
         self.slept_s = 0.0
         self._spin_s = spin_us * 1e-6

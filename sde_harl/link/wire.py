@@ -47,11 +47,11 @@ class Kind(IntEnum):
     WEIGHTS = 3
     TABLES = 4
     SENSOR = 5
-    FEATURES = 6
+    LATENTS = 6
     ACTIONS = 7
     METER = 8
     BYE = 9
-    CHOICES = 10
+    DEVICE_ACTIONS = 10
 
 
 class Header(NamedTuple):
@@ -126,7 +126,9 @@ def unpack_tables(payload: memoryview) -> tuple[list[int], memoryview]:
     count = int(np.frombuffer(payload, AGENT, 1)[0]) if len(payload) >= tables_head(0) else 0
     if not count or len(payload) < tables_head(count):
         raise WireError("tables")
-    return np.frombuffer(payload, AGENT, count, tables_head(0)).tolist(), payload[tables_head(count) :]
+    return np.frombuffer(payload, AGENT, count, tables_head(0)).tolist(), payload[
+        tables_head(count) :
+    ]
 
 
 class Resources(NamedTuple):
@@ -173,12 +175,18 @@ def pack_meter(resources: Resources, timings: NDArray[np.integer[Any]]) -> bytes
 
 def unpack_meter(payload: memoryview) -> tuple[Resources, NDArray[np.uint32]]:
     """The resources and the (k, 3) timings in ns of a METER payload. Raises WireError("meter")."""
-    if len(payload) < RESOURCES.size or (len(payload) - RESOURCES.size) % (TIMINGS_A_ROW * TIMINGS.itemsize):
+    if len(payload) < RESOURCES.size or (len(payload) - RESOURCES.size) % (
+        TIMINGS_A_ROW * TIMINGS.itemsize
+    ):
         raise WireError("meter")
     resources = Resources(*RESOURCES.unpack_from(payload))
     finite = math.isfinite(resources.cpu_s) and math.isfinite(resources.sleep_s)
     counts = (*resources[1:3], *resources[6:11])  # what run.h5 keeps of the unsigned ones
-    if not finite or any(math.isinf(each) for each in resources[-4:]) or max(counts) > LARGEST_BYTES:
+    if (
+        not finite
+        or any(math.isinf(each) for each in resources[-4:])
+        or max(counts) > LARGEST_BYTES
+    ):
         raise WireError("meter")
     timings = np.frombuffer(payload, TIMINGS, offset=RESOURCES.size).reshape(-1, TIMINGS_A_ROW)
     return resources, timings.astype(np.uint32)

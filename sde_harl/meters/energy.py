@@ -58,7 +58,9 @@ class Energy:
     """The sensors of this host."""
 
     def __init__(self) -> None:
-        self._host, self.host_scope = _first([lambda: rapl(ROOT), lambda: ina3221(ROOT), lambda: pmic(ROOT)])
+        self._host, self.host_scope = _first(
+            [lambda: rapl(ROOT), lambda: ina3221(ROOT), lambda: pmic(ROOT)]
+        )
         """What the host's sensor covers, or why there is none."""
         self._gpu, self.gpu_scope = _first([nvml])
         """What the GPUs' sensor covers, or why there is none."""

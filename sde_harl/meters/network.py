@@ -47,10 +47,19 @@ class Network:
 
 def _connected() -> tuple[str, ...]:
     """Interfaces that own the near end of a connection to another host."""
-    owner = {each.address: name for name, addresses in psutil.net_if_addrs().items() for each in addresses}
+    owner = {
+        each.address: name
+        for name, addresses in psutil.net_if_addrs().items()
+        for each in addresses
+    }
     found = set()
     for connection in psutil.Process().net_connections("tcp"):
         near, far = connection.laddr, connection.raddr
-        if connection.status == psutil.CONN_ESTABLISHED and far and far.ip not in owner and near.ip in owner:
+        if (
+            connection.status == psutil.CONN_ESTABLISHED
+            and far
+            and far.ip not in owner
+            and near.ip in owner
+        ):
             found.add(owner[near.ip])
     return tuple(sorted(found))

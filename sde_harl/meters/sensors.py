@@ -40,7 +40,9 @@ class Power(NamedTuple):
 
 def rapl(root: Path) -> Counter:
     """Intel's and AMD's energy counters of processor packages, in uJ (Linux powercap, intel-rapl)."""
-    zones = [zone for zone in sorted(root.glob("sys/class/powercap/intel-rapl:*")) if _is_package(zone)]
+    zones = [
+        zone for zone in sorted(root.glob("sys/class/powercap/intel-rapl:*")) if _is_package(zone)
+    ]
     if not zones:
         raise Unreadable("no RAPL packages in /sys/class/powercap")
     ranges = [_number(zone / "max_energy_range_uj") for zone in zones]
@@ -49,7 +51,9 @@ def rapl(root: Path) -> Counter:
     def joules() -> float:
         now = [_number(zone / "energy_uj") for zone in zones]
         # the counter starts again at its range: within minutes on a busy host
-        total[0] += sum((new - old) % (most + 1) for new, old, most in zip(now, last, ranges)) * 1e-6
+        total[0] += (
+            sum((new - old) % (most + 1) for new, old, most in zip(now, last, ranges)) * 1e-6
+        )
         last[:] = now
         return total[0]
 
@@ -91,7 +95,9 @@ def _rails_jetpack_5(drivers: Path) -> list[tuple[str, Callable[[], float]]]:
     """in<n>_label, in<n>_input in mV, curr<n>_input in mA."""
     found: list[tuple[str, Callable[[], float]]] = []
     for label in sorted(drivers.glob("ina3221/*/hwmon/hwmon*/in*_label")):
-        number = label.name[len("in") : -len("_label")]  # removeprefix is not in the Python 3.8 that JetPack 5 has
+        number = label.name[
+            len("in") : -len("_label")
+        ]  # removeprefix is not in the Python 3.8 that JetPack 5 has
         volt, ampere = label.with_name(f"in{number}_input"), label.with_name(f"curr{number}_input")
         if ampere.exists():
             found.append((_text(label), lambda v=volt, a=ampere: _number(v) * _number(a) * 1e-6))  # type: ignore[misc]
@@ -105,17 +111,26 @@ def pmic(root: Path) -> Power:
         raise Unreadable("no Raspberry Pi 5 (earlier ones have no sensor)")
     program = shutil.which("vcgencmd")
     if program is None:
-        raise Unreadable("a Raspberry Pi 5 without vcgencmd (install libraspberrypi-bin or raspi-utils)")
-    watts = lambda: parse_pmic(_output(program))  # noqa: E731
+        raise Unreadable(
+            "a Raspberry Pi 5 without vcgencmd (install libraspberrypi-bin or raspi-utils)"
+        )
+
+    def watts() -> float:
+        return parse_pmic(_output(program))
+
     watts()
     return Power(
-        "PMIC rails of a Raspberry Pi 5, without what 5 V feeds directly (USB), sampled once a second", watts, 1.0
+        "PMIC rails of a Raspberry Pi 5, without what 5 V feeds directly (USB), sampled once a second",
+        watts,
+        1.0,
     )
 
 
 def _output(program: str) -> str:
     try:
-        done = subprocess.run([program, "pmic_read_adc"], capture_output=True, text=True, timeout=PMIC_TIMEOUT_S)
+        done = subprocess.run(
+            [program, "pmic_read_adc"], capture_output=True, text=True, timeout=PMIC_TIMEOUT_S
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Unreadable(f"vcgencmd pmic_read_adc: {error}") from error
     return done.stdout
@@ -145,10 +160,16 @@ def nvml() -> Counter:
         raise Unreadable("nvidia-ml-py is not installed") from error
     try:
         pynvml.nvmlInit()
-        cards: list[Any] = [pynvml.nvmlDeviceGetHandleByIndex(k) for k in range(pynvml.nvmlDeviceGetCount())]
+        cards: list[Any] = [
+            pynvml.nvmlDeviceGetHandleByIndex(k) for k in range(pynvml.nvmlDeviceGetCount())
+        ]
         if not cards:
             raise Unreadable("no NVIDIA GPU")
-        joules = lambda: sum(pynvml.nvmlDeviceGetTotalEnergyConsumption(each) for each in cards) * 1e-3  # noqa: E731
+
+        def joules() -> float:
+            millijoules = sum(pynvml.nvmlDeviceGetTotalEnergyConsumption(card) for card in cards)
+            return float(millijoules * 1e-3)
+
         joules()
     except pynvml.NVMLError as error:
         raise Unreadable(f"NVML: {error}") from error

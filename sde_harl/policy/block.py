@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sde_harl.policy import _blocks
-from sde_harl.policy.local import NORM_EPS
+from sde_harl.policy.inference import _blocks
+from sde_harl.policy.inference.local_nets import NORM_EPS
 
 
 def block(x: Tensor, weight: Tensor, bias: Tensor, layer_norm: bool) -> Tensor:
@@ -37,7 +37,9 @@ class _Activation(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor, layer_norm: bool) -> tuple[Tensor, Tensor]:
-        stats = torch.empty(*x.shape[:2], 2 if layer_norm else 0)  # what 0 has become, and the factor
+        stats = torch.empty(
+            *x.shape[:2], 2 if layer_norm else 0
+        )  # what 0 has become, and the factor
         told = (NORM_EPS, stats.numpy()) if layer_norm else (None, None)
         _blocks.activate(x.detach().numpy(), bias.detach().contiguous().numpy(), *told)
         factor = stats[..., 1:]
@@ -60,12 +62,16 @@ class _Activation(torch.autograd.Function):
         return of_x, of_bias, None
 
 
-def _differentiable(y: Tensor, stats: Tensor, factor: Tensor, of_y: Tensor | None, of_factor: Tensor | None) -> Tensor:
+def _differentiable(
+    y: Tensor, stats: Tensor, factor: Tensor, of_y: Tensor | None, of_factor: Tensor | None
+) -> Tensor:
     """The gradient of the product, with a graph of its own."""
     result = torch.zeros_like(y) if of_y is None else of_y
     if not stats.numel():
         return result * (y > 0)
-    result = (result - result.mean(-1, keepdim=True) - y * (result * y).mean(-1, keepdim=True)) * factor
+    result = (
+        result - result.mean(-1, keepdim=True) - y * (result * y).mean(-1, keepdim=True)
+    ) * factor
     if of_factor is not None:
         result = result - of_factor * factor.square() * y / y.shape[-1]
     return result * (y > stats[..., :1])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sde_harl.policy.layers import affine, orthogonal
 
 
-class Recall(NamedTuple):
+class RecurrentState(NamedTuple):
     """What rows remember."""
 
     memory: Tensor
@@ -22,9 +22,9 @@ class Recall(NamedTuple):
     keep: Tensor
     """(1, S, L): 0.0 where an episode begins with the step, so that nothing before it is remembered."""
 
-    def pick(self, sequences: slice | Tensor) -> Recall:
+    def pick(self, sequences: slice | Tensor) -> RecurrentState:
         """Of some sequences, or of all in another order."""
-        return Recall(self.memory[:, sequences], self.keep[:, sequences])
+        return RecurrentState(self.memory[:, sequences], self.keep[:, sequences])
 
 
 class Gru(nn.Module):
@@ -34,24 +34,32 @@ class Gru(nn.Module):
         super().__init__()
         self.size = size
         self.weight_in, self.weight_memory = (
-            nn.Parameter(torch.cat([orthogonal(k, rows, size, 1.0, generator) for _ in range(3)], -1))
+            nn.Parameter(
+                torch.cat([orthogonal(k, rows, size, 1.0, generator) for _ in range(3)], -1)
+            )
             for rows in (size_in, size)
         )  # (k, I, 3 H), (k, H, 3 H)
-        self.bias_in, self.bias_memory = (nn.Parameter(torch.zeros(k, 1, 3 * size)) for _ in range(2))
+        self.bias_in, self.bias_memory = (
+            nn.Parameter(torch.zeros(k, 1, 3 * size)) for _ in range(2)
+        )
 
     def arrays(self) -> tuple[Tensor, ...]:
         """As in `acting.GruArrays`."""
         return self.weight_in, self.bias_in, self.weight_memory, self.bias_memory
 
-    def forward(self, x: Tensor, recall: Recall) -> Tensor:
+    def forward(self, x: Tensor, recall: RecurrentState) -> Tensor:
         """(n, B, I) -> (n, B, H), the memory after each row."""
         memory, steps = recall.memory, recall.keep.shape[-1]
-        inputs = affine(x, self.weight_in, self.bias_in).unflatten(1, (-1, steps)).unbind(2)  # L of (n, S, 3 H)
+        inputs = (
+            affine(x, self.weight_in, self.bias_in).unflatten(1, (-1, steps)).unbind(2)
+        )  # L of (n, S, 3 H)
         outputs = []
         for gates, keep in zip(inputs, recall.keep[..., None].unbind(2)):
             memory = memory * keep
             reset, update, new = gates.chunk(3, -1)
-            past_reset, past_update, past_new = affine(memory, self.weight_memory, self.bias_memory).chunk(3, -1)
+            past_reset, past_update, past_new = affine(
+                memory, self.weight_memory, self.bias_memory
+            ).chunk(3, -1)
             new = torch.tanh(new + torch.sigmoid(reset + past_reset) * past_new)
             memory = torch.lerp(new, memory, torch.sigmoid(update + past_update))
             outputs.append(memory)

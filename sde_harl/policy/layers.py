@@ -10,17 +10,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sde_harl.config import PolicyConfig
+from sde_harl.config.schema import PolicyConfig
 from sde_harl.errors import UserError
-from sde_harl.policy.conv import Conv
-from sde_harl.policy.local import NORM_EPS, normalise_own, observation_mask
+from sde_harl.policy.inference.conv import Conv
+from sde_harl.policy.inference.local_nets import NORM_EPS, normalise_own, observation_mask
 
 RELU_GAIN = 2.0**0.5
 UNIT = {"float32": 1.0, "uint8": 1.0 / 255.0}
 """What images are multiplied by, by the type of their numbers."""
 
 
-def orthogonal(k: int, size_in: int, size_out: int, gain: float, generator: torch.Generator) -> nn.Parameter:
+def orthogonal(
+    k: int, size_in: int, size_out: int, gain: float, generator: torch.Generator
+) -> nn.Parameter:
     """(k, in, out) parameter, every matrix orthogonal of its own."""
     weight = torch.empty(k, size_in, size_out)
     for each in weight:
@@ -33,7 +35,9 @@ def stack(
 ) -> tuple[nn.ParameterList, nn.ParameterList]:
     """Weights (k, in, out) and biases (k, 1, out) of the layers between `widths`."""
     pairs = list(zip(widths[:-1], widths[1:], gains))
-    weights = nn.ParameterList(orthogonal(k, size_in, size_out, gain, generator) for size_in, size_out, gain in pairs)
+    weights = nn.ParameterList(
+        orthogonal(k, size_in, size_out, gain, generator) for size_in, size_out, gain in pairs
+    )
     biases = nn.ParameterList(nn.Parameter(torch.zeros(k, 1, size_out)) for _, size_out, _ in pairs)
     return weights, biases
 
@@ -78,11 +82,17 @@ def conv_of(images: tuple[tuple[int, ...], ...], policy: PolicyConfig) -> Conv |
         return None
     if len(set(images)) > 1:
         shapes = ", ".join("x".join(map(str, image)) for image in sorted(set(images)))
-        raise UserError(f"policy.conv_channels: the agents' images differ ({shapes}); 0 takes them as plain numbers")
+        raise UserError(
+            f"policy.conv_channels: the agents' images differ ({shapes}); 0 takes them as plain numbers"
+        )
     height, width, channels = images[0]
-    conv = Conv(height, width, channels, policy.conv_channels, policy.conv_kernel, policy.conv_stride)
+    conv = Conv(
+        height, width, channels, policy.conv_channels, policy.conv_kernel, policy.conv_stride
+    )
     if conv.kernel > min(conv.height, conv.width):
-        raise UserError(f"policy.conv_kernel: {conv.kernel} is larger than images of {conv.height}x{conv.width}")
+        raise UserError(
+            f"policy.conv_kernel: {conv.kernel} is larger than images of {conv.height}x{conv.width}"
+        )
     return conv
 
 
@@ -108,8 +118,12 @@ class ConvLayer(nn.Module):
 def convolve(shape: Conv, images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Images (n, B, H W C), of bytes too, by weight (k, K K C, F) and bias (k, 1, F), and ReLU: (n, B, size)."""
     height, width, channels, _, kernel, stride = shape
-    pixels = images.to(weight.dtype).reshape(-1, height, width, channels).permute(0, 3, 1, 2)  # (n B, C, H, W)
-    weights = weight.unflatten(1, (kernel, kernel, channels)).permute(0, 4, 3, 1, 2)  # (k, F, C, K, K)
+    pixels = (
+        images.to(weight.dtype).reshape(-1, height, width, channels).permute(0, 3, 1, 2)
+    )  # (n B, C, H, W)
+    weights = weight.unflatten(1, (kernel, kernel, channels)).permute(
+        0, 4, 3, 1, 2
+    )  # (k, F, C, K, K)
     # one call a set of parameters: torch's grouped convolution takes longer
     parts = zip(pixels.chunk(len(weights)), weights, bias[:, 0])
     x = torch.cat([functional.conv2d(*part, stride=stride) for part in parts])

@@ -10,20 +10,24 @@ import torch
 from torch import Tensor
 
 from sde_harl.errors import UserError
+from sde_harl.policy.inference.local_nets import LocalShape, normalise_own, parameter_shapes, split
 from sde_harl.policy.layers import affine, convolve, normalise
-from sde_harl.policy.local import LocalShape, normalise_own, parameter_shapes, split
 
 
 class TorchLocalNets:
     """Local nets of an executor's agents, stacked, on a device of torch's."""
 
-    def __init__(self, shape: LocalShape, flat: np.ndarray, whole: bool = False, device: str = "cpu") -> None:
+    def __init__(
+        self, shape: LocalShape, flat: np.ndarray, whole: bool = False, device: str = "cpu"
+    ) -> None:
         """`flat` and `whole` as of `LocalNets`; `device`: cpu or cuda.
 
         Raises ValueError as `LocalNets` does, and UserError where torch can't use the device.
         """
         try:
-            arrays = [torch.tensor(each, device=device) for each in split(parameter_shapes(shape), flat)]
+            arrays = [
+                torch.tensor(each, device=device) for each in split(parameter_shapes(shape), flat)
+            ]
         except (RuntimeError, AssertionError) as error:  # torch has no CUDA, or finds no GPU
             raise UserError(f"executor.device: {device}: {str(error).splitlines()[0]}") from error
         self._shape, self._device = shape, device
@@ -36,7 +40,9 @@ class TorchLocalNets:
         """As `LocalNets` has it: (n, E, O) -> (n, E, Z)."""
         features = normalise_own(obs, self._sizes) if self._shape.feature_norm else obs
         with torch.inference_mode():
-            latents: np.ndarray = self._latents(torch.tensor(features, device=self._device)).cpu().numpy()
+            latents: np.ndarray = (
+                self._latents(torch.tensor(features, device=self._device)).cpu().numpy()
+            )
         return latents
 
     def _latents(self, x: Tensor) -> Tensor:

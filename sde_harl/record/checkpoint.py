@@ -21,7 +21,9 @@ DTYPES = (torch.float32, torch.float64, torch.int32, torch.int64, torch.uint8, t
 def save(path: Path, tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Meta]) -> None:
     """Write a checkpoint whole or not at all. Raises UserError, naming the file, where it can't be written."""
     # clone: a view would drag the whole of its storage into the file
-    flat: dict[str, Any] = {TENSOR + name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+    flat: dict[str, Any] = {
+        TENSOR + name: tensor.detach().cpu().clone() for name, tensor in tensors.items()
+    }
     flat.update({META + name: value for name, value in meta.items()})
     part = path.with_name(f"{path.name}.part")
     try:
@@ -30,13 +32,19 @@ def save(path: Path, tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Met
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
-    except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as RuntimeError
+    except (
+        OSError,
+        RuntimeError,
+    ) as error:  # torch's zip writer reports a full disk as RuntimeError
         part.unlink(missing_ok=True)
         raise UserError(f"{path}: can't save the checkpoint: {_first_line(error)}") from error
 
 
 def load(
-    path: Path, expected: Mapping[str, tuple[int, ...]] | None, spare: tuple[str, ...] = (), optional: str = ""
+    path: Path,
+    expected: Mapping[str, tuple[int, ...]] | None,
+    spare: tuple[str, ...] = (),
+    optional: str = "",
 ) -> tuple[dict[str, torch.Tensor], dict[str, Meta]]:
     """Read a checkpoint onto the CPU; no code in it is run.
 
@@ -54,10 +62,14 @@ def load(
         else:
             raise UserError(f"{path}: {key!r} holds what no checkpoint of ours holds")
     if expected is not None:
-        left_out = {name for name in tensors if name not in expected and any(part in name for part in spare)}
+        left_out = {
+            name for name in tensors if name not in expected and any(part in name for part in spare)
+        }
         tensors = {name: each for name, each in tensors.items() if name not in left_out}
         if optional and not any(name.startswith(optional) for name in tensors):
-            expected = {name: shape for name, shape in expected.items() if not name.startswith(optional)}
+            expected = {
+                name: shape for name, shape in expected.items() if not name.startswith(optional)
+            }
         _compare(path, tensors, expected)
     return tensors, meta
 
@@ -68,8 +80,17 @@ def _read(path: Path) -> dict[Any, Any]:
     except OSError as error:
         raise UserError(f"{path}: can't read the checkpoint: {error.strerror or error}") from error
     except pickle.UnpicklingError as error:
-        raise UserError(f"{path}: not a checkpoint, or one with more than tensors in it; refused") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path}: not a checkpoint, or one with more than tensors in it; refused"
+        ) from error
+    except (
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        zipfile.BadZipFile,
+    ) as error:
         raise UserError(f"{path}: damaged, or not a checkpoint: {_first_line(error)}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a checkpoint of ours: it holds a {type(content).__name__}")
@@ -77,15 +98,21 @@ def _read(path: Path) -> dict[Any, Any]:
 
 
 def _is_plain(value: object) -> bool:
-    return isinstance(value, torch.Tensor) and value.layout == torch.strided and value.dtype in DTYPES
+    return (
+        isinstance(value, torch.Tensor) and value.layout == torch.strided and value.dtype in DTYPES
+    )
 
 
-def _compare(path: Path, tensors: Mapping[str, torch.Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
+def _compare(
+    path: Path, tensors: Mapping[str, torch.Tensor], expected: Mapping[str, tuple[int, ...]]
+) -> None:
     for name, shape in expected.items():
         if name not in tensors:
             raise UserError(f"{path}: {name} is missing")
         if tuple(tensors[name].shape) != tuple(shape):
-            raise UserError(f"{path}: {name} is {tuple(tensors[name].shape)} where {tuple(shape)} is needed")
+            raise UserError(
+                f"{path}: {name} is {tuple(tensors[name].shape)} where {tuple(shape)} is needed"
+            )
     for name in tensors:
         if name not in expected:
             raise UserError(f"{path}: {name} has no place in this policy")

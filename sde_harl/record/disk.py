@@ -69,7 +69,9 @@ class OrderedFile:
         """Note a change; where it overlaps others, they become one."""
         if len(self._changes.get(start, b"")) != len(new):
             stop = start + len(new)
-            for address in [a for a, old in self._changes.items() if a < stop and start < a + len(old)]:
+            for address in [
+                a for a, old in self._changes.items() if a < stop and start < a + len(old)
+            ]:
                 old = self._changes.pop(address)
                 new = old[: max(0, start - address)] + new + old[max(0, stop - address) :]
                 start, stop = min(start, address), max(stop, address + len(old))
@@ -80,7 +82,9 @@ class OrderedFile:
 
     def flush(self) -> None:
         """HDF5 calls this at the end of its own flush: the file's state is whole now."""
-        self._resize(max(self._size, self._reachable))  # never shorter than a superblock on the disk says
+        self._resize(
+            max(self._size, self._reachable)
+        )  # never shorter than a superblock on the disk says
         changes, self._changes = self._changes, {}
         for address in sorted(changes, key=lambda a: (_turn(a, changes[a]), -a)):
             self._put(address, changes[address])

@@ -88,7 +88,9 @@ class Metrics:
     fails later ends the files, not the run: what a full disk means is run.h5's decision.
     """
 
-    def __init__(self, folder: Path, tensorboard: bool, total_steps: int, stream: TextIO | None = None) -> None:
+    def __init__(
+        self, folder: Path, tensorboard: bool, total_steps: int, stream: TextIO | None = None
+    ) -> None:
         self._total, self._folder = total_steps, folder
         self._stream = stream if stream is not None else sys.stderr
         try:
@@ -135,7 +137,9 @@ class Metrics:
     def _progress(self, step: int, scalars: Mapping[str, float]) -> None:
         self._shown.update(_shown(scalars))
         pace = self._pace.mark(step)
-        speed = [f"{pace:,.0f} steps/s", f"ETA {_clock((self._total - step) / pace)}"] if pace else []
+        speed = (
+            [f"{pace:,.0f} steps/s", f"ETA {_clock((self._total - step) / pace)}"] if pace else []
+        )
         line = " · ".join([f"{step:,} of {self._total:,} steps", *speed, *self._shown.values()])
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=step, line=line)

@@ -40,20 +40,42 @@ TABLES: dict[str, dict[str, Column]] = {
         "rank": Column("i4", "1", "MPI rank that coded the message"),
         "environments": Column("i4", "decisions", "environments (rows) in the message"),
         "payload_bytes": Column("i4", "byte", "coded latents, or what a whole policy sent instead"),
-        "wire_bytes": Column("i4", "byte", "frame, header and payload; a share, where agents answer as one"),
-        "ideal_bits": Column("f8", "bit", "-log2 of the symbols' probability; negative or NaN: unknown"),
+        "wire_bytes": Column(
+            "i4", "byte", "frame, header and payload; a share, where agents answer as one"
+        ),
+        "ideal_bits": Column(
+            "f8", "bit", "-log2 of the symbols' probability; negative or NaN: unknown"
+        ),
         "version": Column("i8", "1", "published model the latents were made with"),
         "t_local": Column("i8", "ns", "local net, executor's clock; 0 or less: unknown"),
         "t_encode": Column("i8", "ns", "quantise and code, executor's clock; 0 or less: unknown"),
-        "t_round_trip": Column("i8", "ns", "sent until the actions are back, executor's clock; 0 or less: unknown"),
+        "t_round_trip": Column(
+            "i8", "ns", "sent until the actions are back, executor's clock; 0 or less: unknown"
+        ),
         "t_decode": Column("i8", "ns", "check and decode, server's clock; 0 or less: unknown"),
         "t_policy": Column("i8", "ns", "group nets and heads, server's clock; 0 or less: unknown"),
-        "t_decision": Column("i8", "ns", "from the observations to the actions, server's clock; 0 or less: unknown"),
-        "latent_age": Column("f4", "steps", "mean age of the latents used; 0 fresh, NaN: there were none"),
-        "deadline_missed": Column("i4", "decisions", "environments whose latents had not come by the deadline"),
-        "idle": Column("i4", "decisions", "environments in which the agent did nothing, for want of a latent"),
-        "exited": Column("i4", "decisions", "environments in which it did what its exit head says, for want of one"),
-        "late": Column("i4", "messages", "answers to earlier decisions that came since; payload_bytes has them too"),
+        "t_decision": Column(
+            "i8", "ns", "from the observations to the actions, server's clock; 0 or less: unknown"
+        ),
+        "latent_age": Column(
+            "f4", "steps", "mean age of the latents used; 0 fresh, NaN: there were none"
+        ),
+        "deadline_missed": Column(
+            "i4", "decisions", "environments whose latents had not come by the deadline"
+        ),
+        "idle": Column(
+            "i4", "decisions", "environments in which the agent did nothing, for want of a latent"
+        ),
+        "fallback": Column(
+            "i4",
+            "decisions",
+            "environments in which it did what its exit head says, for want of one",
+        ),
+        "late": Column(
+            "i4",
+            "messages",
+            "answers to earlier decisions that came since; payload_bytes has them too",
+        ),
     },
     "resources": {
         "rank": RANK,
@@ -62,11 +84,21 @@ TABLES: dict[str, dict[str, Column]] = {
         "cpu_s": Column("f8", "s", "processor time of the process so far, user and system"),
         "rss_bytes": Column("i8", "byte", "resident memory"),
         "peak_rss_bytes": Column("i8", "byte", "largest resident memory so far"),
-        "joules": Column("f8", "J", "used by the rank's whole host so far, by its sensor; NaN: /meta hosts says why"),
-        "gpu_joules": Column("f8", "J", "used by the host's GPUs so far; NaN: /meta hosts says why"),
+        "joules": Column(
+            "f8",
+            "J",
+            "used by the rank's whole host so far, by its sensor; NaN: /meta hosts says why",
+        ),
+        "gpu_joules": Column(
+            "f8", "J", "used by the host's GPUs so far; NaN: /meta hosts says why"
+        ),
         "idle_w": Column("f8", "W", "of the host before the run began; NaN: not measured"),
-        "gpu_idle_w": Column("f8", "W", "of the host's GPUs before the run began; NaN: not measured"),
-        "alone": Column("i8", "decisions", "so far by an executor's exit heads, while the server was silent"),
+        "gpu_idle_w": Column(
+            "f8", "W", "of the host's GPUs before the run began; NaN: not measured"
+        ),
+        "alone": Column(
+            "i8", "decisions", "so far by an executor's exit heads, while the server was silent"
+        ),
     },
     "traffic": {
         "rank": RANK,
@@ -75,10 +107,18 @@ TABLES: dict[str, dict[str, Column]] = {
         "received": Column("i8", "messages", "messages received so far"),
         "sent_bytes": Column("i8", "byte", "frames sent so far, of every kind: header and payload"),
         "received_bytes": Column("i8", "byte", "frames received so far"),
-        "carried_sent_bytes": Column("i8", "byte", "sent so far by the interfaces used, all headers; -1: unknown"),
-        "carried_received_bytes": Column("i8", "byte", "received so far by the interfaces used; -1: unknown"),
-        "carried_sent_packets": Column("i8", "packets", "sent so far by the interfaces used; -1: unknown"),
-        "carried_received_packets": Column("i8", "packets", "received so far by the interfaces used; -1: unknown"),
+        "carried_sent_bytes": Column(
+            "i8", "byte", "sent so far by the interfaces used, all headers; -1: unknown"
+        ),
+        "carried_received_bytes": Column(
+            "i8", "byte", "received so far by the interfaces used; -1: unknown"
+        ),
+        "carried_sent_packets": Column(
+            "i8", "packets", "sent so far by the interfaces used; -1: unknown"
+        ),
+        "carried_received_packets": Column(
+            "i8", "packets", "received so far by the interfaces used; -1: unknown"
+        ),
     },
     "training": {},  # named by the first row
     "evaluations": {
@@ -92,17 +132,24 @@ TABLES: dict[str, dict[str, Column]] = {
         "bytes_per_decision": Column("f8", "byte", "payload for one decision of one agent"),
         "missed": Column("f8", "1", "share of the agents' decisions whose latents came too late"),
         "idle": Column("f8", "1", "share in which the agent did nothing, for want of a latent"),
-        "exited": Column("f8", "1", "share in which the agent did what its exit head says, for want of a latent"),
+        "fallback": Column(
+            "f8", "1", "share in which the agent did what its exit head says, for want of a latent"
+        ),
     },
     "roles": {
         "agent": Column("i4", "1", "agent"),
         "half": Column("i4", "1", "part of the agent's random play that this embedding is of"),
-        **{f"mu_{k}": Column("f4", "1", f"number {k} of the identity's embedding") for k in range(8)},
+        **{
+            f"mu_{k}": Column("f4", "1", f"number {k} of the identity's embedding")
+            for k in range(8)
+        },
         **{f"sigma_{k}": Column("f4", "1", f"deviation of number {k}") for k in range(8)},
     },
     "role_scores": {
         "groups": Column("i4", "1", "number of role groups"),
-        "index": Column("f8", "1", "Davies-Bouldin index of the agents in so many groups: less is better"),
+        "index": Column(
+            "f8", "1", "Davies-Bouldin index of the agents in so many groups: less is better"
+        ),
     },
     "faults": {
         "step": STEP,

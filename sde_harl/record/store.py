@@ -29,7 +29,7 @@ CHUNK_ROWS = 4096
 CHUNK_ROWS_OF = {"decisions": 16384}
 
 
-class Rows(NamedTuple):
+class TableRows(NamedTuple):
     table: str
     columns: dict[str, Array]
 
@@ -43,7 +43,7 @@ class Close(NamedTuple):
     """The last item of the queue."""
 
 
-Item = Rows | Episode | threading.Event | Close
+Item = TableRows | Episode | threading.Event | Close
 
 
 class _Table:
@@ -106,7 +106,7 @@ class Store:
         """Write a batch: episodes at once with a flush behind them, other rows within LAZY_S seconds."""
         episodes = [item for item in batch if isinstance(item, Episode)]
         for item in batch:
-            if isinstance(item, Rows):
+            if isinstance(item, TableRows):
                 self._pending.setdefault(item.table, []).append(item.columns)
         asked = any(isinstance(item, (threading.Event, Close)) for item in batch)
         everything = asked or time.monotonic() - self._flushed >= LAZY_S

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sde_harl.envs.base import EnvSpec, Step, VectorEnv
+from sde_harl.envs.base import EnvSpec, EnvStep, VectorEnv
 from sde_harl.record.metrics import counted
 
 
@@ -19,13 +19,17 @@ class Experience(NamedTuple):
     """Transitions of all agents in all environments."""
 
     obs: NDArray[np.float32]  # (T, E, N, O), zero-padded
-    actions: NDArray[np.float32]  # (T, E, N, A), one-hot in each branch, or the numbers if continuous
+    actions: NDArray[
+        np.float32
+    ]  # (T, E, N, A), one-hot in each branch, or the numbers if continuous
     next_obs: NDArray[np.float32]  # (T, E, N, O), an ended episode's last where one ended
     rewards: NDArray[np.float32]  # (T, E), the team's
     active: NDArray[np.bool_]  # (T, E, N), alive when deciding
 
 
-def play_at_random(envs: Sequence[VectorEnv], steps: int, generator: np.random.Generator) -> Experience:
+def play_at_random(
+    envs: Sequence[VectorEnv], steps: int, generator: np.random.Generator
+) -> Experience:
     """`steps` environment steps, rounded up to whole steps of all environments. The vectors are reset at the start.
 
     Discrete choices are uniform over what is available. Continuous numbers are drawn from N(0, 1), whatever their
@@ -61,18 +65,23 @@ def _moment(
     spec: EnvSpec,
     before: tuple[NDArray[np.float32], NDArray[np.bool_]],
     actions: NDArray[np.int32] | NDArray[np.float32],
-    after: Step,
+    after: EnvStep,
 ) -> Experience:
     """One step of one vector: Experience without T."""
     ended = (after.terminated | after.truncated)[:, None, None]
     next_obs = np.where(ended, after.final_obs, after.obs).astype(np.float32)
-    return Experience(before[0], _described(spec, actions), next_obs, after.rewards.copy(), before[1])
+    return Experience(
+        before[0], _described(spec, actions), next_obs, after.rewards.copy(), before[1]
+    )
 
 
-def _described(spec: EnvSpec, actions: NDArray[np.int32] | NDArray[np.float32]) -> NDArray[np.float32]:
+def _described(
+    spec: EnvSpec, actions: NDArray[np.int32] | NDArray[np.float32]
+) -> NDArray[np.float32]:
     """(E, N, A) what actions (E, N, D) are to a net."""
     if spec.continuous:
         return actions.astype(np.float32)
     return np.concatenate(
-        [np.eye(size, dtype=np.float32)[actions[..., d]] for d, size in enumerate(spec.branches)], axis=-1
+        [np.eye(size, dtype=np.float32)[actions[..., d]] for d, size in enumerate(spec.branches)],
+        axis=-1,
     )

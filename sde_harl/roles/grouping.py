@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sde_harl.config import Config, RolesConfig
+from sde_harl.config.schema import Config, RolesConfig
 from sde_harl.envs.base import EnvSpec, VectorEnv, stream
 from sde_harl.errors import UserError
-from sde_harl.policy.split import role_groups
+from sde_harl.policy.split_policy import role_groups
 from sde_harl.record.checkpoint import load
-from sde_harl.record.reading import read_meta
+from sde_harl.record.reader import read_meta
 from sde_harl.roles.clusters import Groups, Score, as_groups, cluster
 from sde_harl.roles.experience import play_at_random
 from sde_harl.roles.identity import Embedding, embed
@@ -72,7 +72,9 @@ def find_roles(config: Config, envs: Sequence[VectorEnv]) -> Roles:
 def _learnt(roles: RolesConfig, envs: Sequence[VectorEnv], seed: int) -> Roles:
     agents = envs[0].spec.agents
     if roles.count > len(agents):
-        raise UserError(f"roles.count: expected {len(agents)} (the agents of {envs[0].spec.name}) or less")
+        raise UserError(
+            f"roles.count: expected {len(agents)} (the agents of {envs[0].spec.name}) or less"
+        )
     sequence = stream(seed, STREAM)
     number = int(sequence.generate_state(1)[0])
     experience = play_at_random(envs, roles.steps, np.random.default_rng(sequence))
@@ -83,14 +85,19 @@ def _learnt(roles: RolesConfig, envs: Sequence[VectorEnv], seed: int) -> Roles:
 
 def _of_types(spec: EnvSpec) -> Groups:
     if "" in spec.unit_types:
-        raise UserError(f"roles.source: {spec.name} doesn't tell its agents' types; choose another source than types")
+        raise UserError(
+            f"roles.source: {spec.name} doesn't tell its agents' types; choose another source than types"
+        )
     return as_groups(spec.unit_types)
 
 
 def _of_run(path: Path, spec: EnvSpec) -> Groups:
     """The groups that another run had."""
     meta, said = read_meta(path), f"roles.from: {path}"
-    agents, groups = (_list(meta.get(name, ""), f"{said} has no list {name} in /meta") for name in ("agents", "groups"))
+    agents, groups = (
+        _list(meta.get(name, ""), f"{said} has no list {name} in /meta")
+        for name in ("agents", "groups")
+    )
     if agents != list(spec.agents):
         raise UserError(f"{said} is of {_few(agents)}, and not of {_few(spec.agents)}")
     return _checked(groups, len(agents), said)
@@ -104,7 +111,9 @@ def _of_checkpoint(path: Path, agents: int) -> Groups:
 
 def _checked(groups: list[Any], agents: int, said: str) -> Groups:
     members = [agent for group in groups if isinstance(group, list) for agent in group]
-    if [type(agent) for agent in members] != [int] * agents or sorted(members) != list(range(agents)):
+    if [type(agent) for agent in members] != [int] * agents or sorted(members) != list(
+        range(agents)
+    ):
         raise UserError(f"{said} has groups that don't hold each of {agents} agents once")
     return tuple(tuple(group) for group in groups if group)
 

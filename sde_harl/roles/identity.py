@@ -101,16 +101,25 @@ def embed(experience: Experience, agents: Sequence[str], seed: int) -> Embedding
     examples = _examples(experience)
     for name, each in zip(agents, examples):
         if len(each.inputs) < HALVES:
-            raise UserError(f"roles.steps: too few, {name} was alive in {len(each.inputs)} steps of random play")
+            raise UserError(
+                f"roles.steps: too few, {name} was alive in {len(each.inputs)} steps of random play"
+            )
     identities = [half for each in examples for half in _halves(each)]
     varies = torch.stack([each.varies for each in identities])
     count = len(identities)
     mu = nn.Parameter(torch.zeros(count, SIZE))
-    log_sigma = nn.Parameter(torch.full((count, SIZE), -1.5))  # as much noise as the prior has would hide mu at first
+    log_sigma = nn.Parameter(
+        torch.full((count, SIZE), -1.5)
+    )  # as much noise as the prior has would hide mu at first
     decoder = Decoder(identities[0].inputs.shape[-1], varies.shape[-1], generator)
-    steps = {"params": list(decoder.parameters()), "lr": LR}, {"params": [mu, log_sigma], "lr": EMBEDDING_LR}
+    steps = (
+        {"params": list(decoder.parameters()), "lr": LR},
+        {"params": [mu, log_sigma], "lr": EMBEDDING_LR},
+    )
     optimizer = torch.optim.Adam(steps)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: min((k + 1) / WARM_UP, 1.0 - k / UPDATES))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda k: min((k + 1) / WARM_UP, 1.0 - k / UPDATES)
+    )
     rows = torch.tensor([float(len(each.inputs)) for each in identities])
     for _ in counted(UPDATES, "roles: identities"):
         inputs, targets = _draw(identities, generator)
@@ -128,7 +137,9 @@ def embed(experience: Experience, agents: Sequence[str], seed: int) -> Embedding
 
 def _examples(experience: Experience) -> list[Examples]:
     """Of each agent, while it was alive, one environment after the other."""
-    obs, actions, next_obs = (np.moveaxis(each, 2, 0).swapaxes(1, 2) for each in experience[:3])  # (N, E, T, ...)
+    obs, actions, next_obs = (
+        np.moveaxis(each, 2, 0).swapaxes(1, 2) for each in experience[:3]
+    )  # (N, E, T, ...)
     active, rewards = np.moveaxis(experience.active, 2, 0).swapaxes(1, 2), experience.rewards.T
     obs_scale, change_scale = _deviation(obs[active]), _deviation((next_obs - obs)[active])
     centre, reward_scale = obs[active].mean(0), _deviation(rewards.reshape(-1, 1))
@@ -140,7 +151,9 @@ def _examples(experience: Experience) -> list[Examples]:
         inputs = np.concatenate([(seen - centre) / obs_scale * varies, act[alive]], -1)
         targets = np.concatenate([changes, earned], -1)
         counts = torch.from_numpy(np.append(varies, True).astype(np.float32))
-        found.append(Examples(torch.from_numpy(inputs).float(), torch.from_numpy(targets).float(), counts))
+        found.append(
+            Examples(torch.from_numpy(inputs).float(), torch.from_numpy(targets).float(), counts)
+        )
     return found
 
 

@@ -1,0 +1,5 @@
+"""`python -m sde_harl COMMAND ...`, the same as `sde-harl COMMAND ...`."""
+
+from sde_harl.cli.main import entry
+
+entry()

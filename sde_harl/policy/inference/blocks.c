@@ -1,0 +1,347 @@
+/* What a block of a net makes of its matrix products: the Python module sde_harl.policy.inference._blocks.
+ *
+ *     y = norm(relu(x + bias)),  norm(r) = (r - mean r) / sqrt(var r + eps) over a row, or r where it is not asked for
+ *
+ * the gradients of that, the normalisation of what a net begins with and the choice at its end, each in one pass over
+ * memory, where numpy and torch take one for every operation. x has (n, B, W) numbers, bias (k, 1, W) with k = n, or 1
+ * that all share. Sums go over LANES partial sums in an order of their own and nothing is contracted into fused
+ * operations, so that every machine computes the same sums (expf and logf, in choices, are the C library's).
+ */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <float.h>
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__linux__)
+#define WIDEST __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define WIDEST
+#endif
+#define INLINE static inline __attribute__((always_inline))
+
+enum { LANES = 16, STATS = 2 };
+#define NEVER -1e30f /* the logit of what is not available */
+typedef float Lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float)), may_alias));
+typedef int32_t Bits __attribute__((vector_size(LANES * sizeof(int32_t))));
+
+typedef struct {
+    Py_ssize_t sets, rows, width; /* of bias; of x for each set; W */
+} Shape;
+
+INLINE Lanes at(const float *values) { return *(const Lanes *)values; }
+
+INLINE void put(float *values, Lanes lanes) { *(Lanes *)values = lanes; }
+
+/* Where it is not below the bound; what is no number stays so, for somebody has to see it. */
+INLINE Lanes above(Lanes value, Lanes which, float bound) { return (Lanes)((Bits)value & ~(which <= bound)); }
+
+INLINE float total(Lanes lanes) {
+    for (int l = 0; l < LANES / 2; l++)
+        lanes[l] += lanes[l + LANES / 2];
+    for (int l = 0; l < LANES / 4; l++)
+        lanes[l] += lanes[l + LANES / 4];
+    return (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]);
+}
+
+/* x (sets * rows, W) becomes y. stats, if there is any: of each row what a 0 has become, and the factor. */
+WIDEST static void forward(Shape shape, float *restrict x, const float *restrict bias, int norm, float eps,
+                           float *restrict stats) {
+    const Py_ssize_t width = shape.width, whole = width - width % LANES;
+    const float share = 1.0f / (float)width;
+    for (Py_ssize_t set = 0; set < shape.sets; set++, bias += width)
+        for (Py_ssize_t row = 0; row < shape.rows; row++, x += width) {
+            Lanes sum = {0}, squares = {0};
+            for (Py_ssize_t i = 0; i < whole; i += LANES) {
+                const Lanes v = at(x + i) + at(bias + i), r = above(v, v, 0);
+                put(x + i, r), sum += r;
+            }
+            for (Py_ssize_t i = whole; i < width; i++) {
+                const float v = x[i] + bias[i], r = v <= 0 ? 0 : v;
+                x[i] = r, sum[i - whole] += r;
+            }
+            if (!norm)
+                continue;
+            const float mean = total(sum) * share;
+            for (Py_ssize_t i = 0; i < whole; i += LANES) {
+                const Lanes d = at(x + i) - mean;
+                put(x + i, d), squares += d * d;
+            }
+            for (Py_ssize_t i = whole; i < width; i++)
+                x[i] -= mean, squares[i - whole] += x[i] * x[i];
+            const float factor = 1.0f / sqrtf(total(squares) * share + eps);
+            for (Py_ssize_t i = 0; i < whole; i += LANES)
+                put(x + i, at(x + i) * factor);
+            for (Py_ssize_t i = whole; i < width; i++)
+                x[i] *= factor;
+            if (stats)
+                stats[0] = (0.0f - mean) * factor, stats[1] = factor, stats += STATS;
+        }
+}
+
+/* y (sets, rows, W) is x, each set's first sizes[set] numbers of a row normalised, the others 0. */
+WIDEST static void normalise_own(Shape shape, const float *restrict x, const int32_t *restrict sizes, float eps,
+                                 float *restrict y) {
+    for (Py_ssize_t set = 0; set < shape.sets; set++) {
+        const Py_ssize_t size = sizes[set], whole = size - size % LANES;
+        const float share = 1.0f / (float)size;
+        for (Py_ssize_t row = 0; row < shape.rows; row++, x += shape.width, y += shape.width) {
+            Lanes sum = {0}, squares = {0};
+            for (Py_ssize_t i = 0; i < whole; i += LANES)
+                sum += at(x + i);
+            for (Py_ssize_t i = whole; i < size; i++)
+                sum[i - whole] += x[i];
+            const float mean = total(sum) * share;
+            for (Py_ssize_t i = 0; i < whole; i += LANES) {
+                const Lanes d = at(x + i) - mean;
+                put(y + i, d), squares += d * d;
+            }
+            for (Py_ssize_t i = whole; i < size; i++)
+                y[i] = x[i] - mean, squares[i - whole] += y[i] * y[i];
+            const float factor = 1.0f / sqrtf(total(squares) * share + eps);
+            for (Py_ssize_t i = 0; i < size; i++)
+                y[i] *= factor;
+            memset(y + size, 0, (size_t)(shape.width - size) * sizeof *y);
+        }
+    }
+}
+
+/* dy becomes dx; db (sets, W) grows by its sums. stats is none where nothing was normalised. */
+WIDEST static void backward(Shape shape, float *restrict dy, const float *restrict y, const float *restrict stats,
+                            float *restrict db) {
+    const Py_ssize_t width = shape.width, whole = width - width % LANES;
+    const float share = 1.0f / (float)width;
+    for (Py_ssize_t set = 0; set < shape.sets; set++, db += width)
+        for (Py_ssize_t row = 0; row < shape.rows; row++, dy += width, y += width) {
+            float mean = 0, slope = 0, zero = 0, factor = 1;
+            if (stats) {
+                Lanes sum = {0}, along = {0};
+                for (Py_ssize_t i = 0; i < whole; i += LANES)
+                    sum += at(dy + i), along += at(dy + i) * at(y + i);
+                for (Py_ssize_t i = whole; i < width; i++)
+                    sum[i - whole] += dy[i], along[i - whole] += dy[i] * y[i];
+                mean = total(sum) * share, slope = total(along) * share, zero = stats[0], factor = stats[1];
+                stats += STATS;
+            }
+            for (Py_ssize_t i = 0; i < whole; i += LANES) {
+                const Lanes up = at(y + i), d = above((at(dy + i) - mean - up * slope) * factor, up, zero);
+                put(dy + i, d), put(db + i, at(db + i) + d);
+            }
+            for (Py_ssize_t i = whole; i < width; i++) {
+                const float d = y[i] <= zero ? 0 : (dy[i] - mean - y[i] * slope) * factor;
+                dy[i] = d, db[i] += d;
+            }
+        }
+}
+
+/* Of each row of outputs (rows, A) one choice in each of the branches between `edges`: its place and log-probability.
+ * With race, X ~ Exp(1) for each: the largest p / X is a with probability p_a. Without, the most likely one. */
+static void choose_rows(Py_ssize_t rows, Py_ssize_t branches, const int32_t *edges, const float *outputs,
+                        const uint8_t *available, const float *race, int32_t *actions, float *log_probs) {
+    const Py_ssize_t width = edges[branches];
+    for (Py_ssize_t row = 0; row < rows; row++) {
+        for (Py_ssize_t k = 0; k < branches; k++) {
+            float most = NEVER, sum = 0, leading = -1;
+            Py_ssize_t best = edges[k];
+            for (Py_ssize_t a = edges[k]; a < edges[k + 1]; a++)
+                if (available[a] && outputs[a] > most)
+                    most = outputs[a];
+            for (Py_ssize_t a = edges[k]; a < edges[k + 1]; a++) {
+                const float weight = expf((available[a] ? outputs[a] : NEVER) - most);
+                const float lead = race ? weight / fmaxf(race[a], FLT_MIN) : weight;
+                sum += weight;
+                if (lead > leading)
+                    leading = lead, best = a;
+            }
+            *actions++ = (int32_t)(best - edges[k]);
+            *log_probs++ = (available[best] ? outputs[best] : NEVER) - most - logf(sum);
+        }
+        outputs += width, available += width, race = race ? race + width : NULL;
+    }
+}
+
+/* ---- Python's side ---- */
+
+/* A float32 array of `size` numbers, or of any that is a multiple of the width where `size` is 0. */
+static int take(PyObject *object, Py_buffer *buffer, int writable, const char *name, Py_ssize_t size) {
+    if (PyObject_GetBuffer(object, buffer, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0)) < 0)
+        return -1;
+    if (buffer->format && buffer->format[0] == 'f' && !buffer->format[1] && (!size || buffer->len == size * 4))
+        return 0;
+    PyErr_Format(PyExc_ValueError, "%s: %zd bytes of '%s', expected float32 of the others' shape", name, buffer->len,
+                 buffer->format ? buffer->format : "B");
+    PyBuffer_Release(buffer);
+    return -1;
+}
+
+static int measure(const Py_buffer *x, const Py_buffer *bias, Shape *shape) {
+    shape->width = bias->ndim ? bias->shape[bias->ndim - 1] : 0;
+    if (!shape->width || !bias->len || x->ndim < 1 || x->shape[x->ndim - 1] != shape->width || x->len % bias->len) {
+        PyErr_SetString(PyExc_ValueError, "x (n, B, W) and bias (n or 1, 1, W) don't fit");
+        return -1;
+    }
+    shape->sets = bias->len / 4 / shape->width;
+    shape->rows = x->len / bias->len;
+    return 0;
+}
+
+static PyObject *activate(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    Py_buffer x, bias, stats = {0};
+    Shape shape;
+    int failed = -1;
+    if (count != 4) {
+        PyErr_SetString(PyExc_TypeError, "activate takes x, bias, eps and stats");
+        return NULL;
+    }
+    const int norm = args[2] != Py_None;
+    const double eps = norm ? PyFloat_AsDouble(args[2]) : 0.0;
+    if (PyErr_Occurred() || take(args[0], &x, 1, "x", 0) < 0)
+        return NULL;
+    if (take(args[1], &bias, 0, "bias", 0) == 0) {
+        if (measure(&x, &bias, &shape) == 0 &&
+            (args[3] == Py_None || take(args[3], &stats, 1, "stats", STATS * shape.sets * shape.rows) == 0)) {
+            Py_BEGIN_ALLOW_THREADS;
+            forward(shape, x.buf, bias.buf, norm, (float)eps, stats.buf);
+            Py_END_ALLOW_THREADS;
+            failed = 0;
+        }
+        PyBuffer_Release(&bias);
+    }
+    PyBuffer_Release(&x);
+    if (stats.obj)
+        PyBuffer_Release(&stats);
+    if (failed)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *gradients(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    enum { DY, Y, STAT, DB, ALL };
+    static const char *const names[ALL] = {"dy", "y", "stats", "db"};
+    Py_buffer each[ALL];
+    Shape shape = {0};
+    int k = 0, failed = -1;
+    memset(each, 0, sizeof each);
+    if (count != ALL) {
+        PyErr_SetString(PyExc_TypeError, "gradients takes dy, y, stats and db");
+        return NULL;
+    }
+    if (take(args[DB], &each[DB], 1, names[DB], 0) == 0 && take(args[Y], &each[Y], 0, names[Y], 0) == 0 &&
+        measure(&each[Y], &each[DB], &shape) == 0) {
+        const Py_ssize_t rows = shape.sets * shape.rows, size = rows * shape.width;
+        if (take(args[DY], &each[DY], 1, names[DY], size) == 0 &&
+            (args[STAT] == Py_None || take(args[STAT], &each[STAT], 0, names[STAT], STATS * rows) == 0)) {
+            Py_BEGIN_ALLOW_THREADS;
+            backward(shape, each[DY].buf, each[Y].buf, each[STAT].buf, each[DB].buf);
+            Py_END_ALLOW_THREADS;
+            failed = 0;
+        }
+    }
+    for (k = 0; k < ALL; k++)
+        if (each[k].obj)
+            PyBuffer_Release(&each[k]);
+    if (failed)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *normalise(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    Py_buffer x, y, sizes;
+    int failed = -1;
+    if (count != 4) {
+        PyErr_SetString(PyExc_TypeError, "normalise takes x, sizes, eps and y");
+        return NULL;
+    }
+    const double eps = PyFloat_AsDouble(args[2]);
+    if (PyErr_Occurred() || take(args[0], &x, 0, "x", 0) < 0)
+        return NULL;
+    if (take(args[3], &y, 1, "y", x.len / 4) == 0) {
+        if (PyObject_GetBuffer(args[1], &sizes, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) == 0) {
+            failed = !(x.ndim == 3 && sizes.itemsize == 4 && sizes.format && sizes.format[0] == 'i' &&
+                       sizes.len == 4 * x.shape[0]);
+            for (Py_ssize_t k = 0; !failed && k < x.shape[0]; k++)
+                failed = ((int32_t *)sizes.buf)[k] < 1 || ((int32_t *)sizes.buf)[k] > x.shape[2];
+            if (failed)
+                PyErr_SetString(PyExc_ValueError, "sizes: int32 (n,), 1 to O, expected for x (n, E, O)");
+            else {
+                const Shape shape = {x.shape[0], x.shape[1], x.shape[2]};
+                Py_BEGIN_ALLOW_THREADS;
+                normalise_own(shape, x.buf, sizes.buf, (float)eps, y.buf);
+                Py_END_ALLOW_THREADS;
+            }
+            PyBuffer_Release(&sizes);
+        }
+        PyBuffer_Release(&y);
+    }
+    PyBuffer_Release(&x);
+    if (failed)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+/* Whether it holds `size` numbers of one of the `formats`, each of `width` bytes; with an exception if not. */
+static int has(const Py_buffer *buffer, const char *formats, Py_ssize_t width, Py_ssize_t size, const char *name) {
+    if (buffer->itemsize == width && buffer->len == size * width && buffer->format && strchr(formats, buffer->format[0]))
+        return 1;
+    PyErr_Format(PyExc_ValueError, "%s: not %zd numbers of the right type", name, size);
+    return 0;
+}
+
+static PyObject *choose(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    enum { OUTPUTS, AVAILABLE, RACE, EDGES, ACTIONS, LOG_PROBS, ALL };
+    Py_buffer each[ALL];
+    int failed = 1;
+    if (count != ALL) {
+        PyErr_SetString(PyExc_TypeError, "choose takes outputs, available, race, edges, actions and log_probs");
+        return NULL;
+    }
+    memset(each, 0, sizeof each);
+    for (int k = 0; k < ALL; k++)
+        if (args[k] != Py_None || k != RACE) {
+            const int flags = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (k >= ACTIONS ? PyBUF_WRITABLE : 0);
+            if (PyObject_GetBuffer(args[k], &each[k], flags) < 0)
+                goto done;
+        }
+    const int32_t *edges = each[EDGES].buf;
+    const Py_ssize_t branches = each[EDGES].len / 4 - 1;
+    if (branches < 1 || !has(&each[EDGES], "il", 4, branches + 1, "edges") || edges[0])
+        goto wrong;
+    for (Py_ssize_t b = 0; b < branches; b++)
+        if (edges[b + 1] <= edges[b])
+            goto wrong;
+    const Py_ssize_t rows = each[OUTPUTS].len / 4 / edges[branches], size = rows * edges[branches];
+    if (!has(&each[OUTPUTS], "f", 4, size, "outputs") || !has(&each[AVAILABLE], "?", 1, size, "available") ||
+        (each[RACE].obj && !has(&each[RACE], "f", 4, size, "race")) ||
+        !has(&each[ACTIONS], "il", 4, rows * branches, "actions") ||
+        !has(&each[LOG_PROBS], "f", 4, rows * branches, "log_probs"))
+        goto done;
+    choose_rows(rows, branches, edges, each[OUTPUTS].buf, each[AVAILABLE].buf, each[RACE].buf, each[ACTIONS].buf,
+                each[LOG_PROBS].buf);
+    failed = 0;
+    goto done;
+wrong:
+    if (!PyErr_Occurred())
+        PyErr_SetString(PyExc_ValueError, "edges: 0 and where each branch ends, rising");
+done:
+    for (int j = 0; j < ALL; j++)
+        if (each[j].obj)
+            PyBuffer_Release(&each[j]);
+    if (failed)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+#define FAST(name) (PyCFunction)(void (*)(void))name, METH_FASTCALL
+
+static PyMethodDef methods[] = {
+    {"activate", FAST(activate), "activate(x, bias, eps, stats): x becomes y; eps None: nothing is normalised."},
+    {"normalise", FAST(normalise), "normalise(x, sizes, eps, y): y becomes x, each agent's own features normalised."},
+    {"choose", FAST(choose), "choose(outputs, available, race, edges, actions, log_probs): fills the last two."},
+    {"gradients", FAST(gradients), "gradients(dy, y, stats, db): dy becomes dx, and db grows."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, .m_name = "_blocks", .m_size = -1, .m_methods = methods};
+
+PyMODINIT_FUNC PyInit__blocks(void) { return PyModule_Create(&module); }

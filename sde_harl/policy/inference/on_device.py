@@ -1,0 +1,137 @@
+"""A policy that runs on its device from the observation to the action: nothing is sent up but what was done.
+
+It is the local net of all blocks, the GRU if it is recurrent, and the agent's head. Every agent draws from a random
+stream of its own, so that it decides the same however agents are dealt over devices.
+
+n agents of one executor, E environments, W width, H memory, A outputs of a head, D numbers of an action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sde_harl.policy.inference.acting import ActingPolicy, Decision, GruArrays
+from sde_harl.policy.inference.local_nets import LocalNets, LocalShape, Nets, split_above
+
+
+class OnDeviceShape(NamedTuple):
+    """What a device has to know beside the shape of its local nets."""
+
+    branches: tuple[int, ...]
+    """As in `EnvSpec`."""
+    continuous: bool
+    seed: int
+    """Of the agents' random streams."""
+    memory: int = 0
+    """H, 0 where the policies are not recurrent."""
+
+
+class ActRequest(NamedTuple):
+    """What whole policies are told beside their observations."""
+
+    available: np.ndarray
+    """(n, E, A) bool."""
+    begins: np.ndarray
+    """(E,) bool, where an episode begins: what was before is forgotten."""
+    greedy: bool
+    recall: bool
+    """Whether to send, with what is done, the memory that it is done with."""
+
+    def to_bytes(self, agents: list[int]) -> bytes:
+        """Of some of the agents, or of all in their order."""
+        available = self.available if len(agents) == len(self.available) else self.available[agents]
+        return available.tobytes() + self.begins.tobytes() + bytes([self.greedy | self.recall << 1])
+
+
+def request_bytes(whole: OnDeviceShape, agents: int, rows: int) -> int:
+    """Length of `ActRequest.to_bytes`."""
+    return rows * (agents * sum(whole.branches) + 1) + 1
+
+
+def read_request(payload: memoryview, whole: OnDeviceShape, agents: int, rows: int) -> ActRequest:
+    """What `ActRequest.to_bytes` wrote, `request_bytes` long."""
+    shape = (agents, rows, sum(whole.branches))
+    available: np.ndarray = np.ndarray(shape, np.bool_, payload)
+    begins: np.ndarray = np.ndarray(rows, np.bool_, payload, prod(shape))
+    return ActRequest(available, begins, bool(payload[-1] & 1), bool(payload[-1] & 2))
+
+
+def upper_shapes(shape: LocalShape, whole: OnDeviceShape) -> list[tuple[int, ...]]:
+    """Shapes in wire order of what stands behind the local nets.
+
+    Of the GRU, if there is one, as in `GruArrays`; (n, H or W, A), (n, A) of heads; (n, D) deviations if continuous.
+    """
+    n, outputs, size = len(shape.obs_sizes), sum(whole.branches), whole.memory
+    gru: list[tuple[int, ...]] = [
+        (n, shape.width, 3 * size),
+        (n, 3 * size),
+        (n, size, 3 * size),
+        (n, 3 * size),
+    ]
+    heads: list[tuple[int, ...]] = [(n, size or shape.width, outputs), (n, outputs)]
+    return [*(gru if size else []), *heads, *([(n, outputs)] if whole.continuous else [])]
+
+
+class Streams:
+    """The random streams of some agents as one generator: row i of what it draws is agent i's."""
+
+    def __init__(self, seed: int, agents: tuple[int, ...]) -> None:
+        sequences = [np.random.SeedSequence(seed, spawn_key=(agent,)) for agent in agents]
+        generators = [np.random.Generator(np.random.PCG64(each)) for each in sequences]
+        self._exponential = [each.standard_exponential for each in generators]
+        self._normal = [each.standard_normal for each in generators]
+
+    def standard_exponential(self, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+        return _drawn(self._exponential, shape, dtype)
+
+    def standard_normal(self, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+        return _drawn(self._normal, shape, dtype)
+
+
+def _drawn(sources: list[Any], shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    """An array whose rows are filled by one source each."""
+    values: np.ndarray = np.empty(shape, dtype)
+    for source, row in zip(sources, values):
+        source(dtype=dtype, out=row)
+    return values
+
+
+class OnDevicePolicy:
+    """The policies of an executor's agents, stacked. What they remember is the caller's to keep."""
+
+    def __init__(
+        self,
+        shape: LocalShape,
+        whole: OnDeviceShape,
+        flat: np.ndarray,
+        nets: Callable[..., Nets] = LocalNets,
+    ) -> None:
+        """`flat`: all parameters in wire order; `nets` makes the local ones, as `LocalNets` is called.
+
+        Raises ValueError where the vector's length or a value is not right.
+        """
+        of_local, parts = split_above(shape, upper_shapes(shape, whole), flat)
+        self._local = nets(shape, of_local, whole=True)
+        parts = [part if part.ndim == 3 else part[:, None] for part in parts]
+        gru = GruArrays(*(parts.pop(0) for _ in GruArrays._fields)) if whole.memory else None
+        weight, bias, *std = parts
+        self._upper = ActingPolicy(
+            [], (weight, bias), whole.branches, std[0] if std else None, gru, shape.layer_norm
+        )
+
+    def act(
+        self,
+        obs: np.ndarray,
+        available: np.ndarray,
+        streams: Streams | None,
+        memory: np.ndarray | None = None,
+    ) -> Decision:
+        """Decide on observations (n, E, O) with available (n, E, A) bool; greedily where `streams` is None.
+
+        memory (n, E, H) as the last decision left it; None, or the policy is not recurrent: nothing is remembered.
+        """
+        return self._upper.act(self._local(obs), available, streams, memory)

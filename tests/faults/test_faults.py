@@ -1,0 +1,294 @@
+"""The fault matrix: executors are killed, stopped, cut off, restarted or send garbage, at random moments of a run under
+mpirun. It goes on, or ends; and nothing hangs."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+import psutil
+import pytest
+from emulated import TESTBED, cluster_of, testbed
+from launch import MPIRUN, environment, needs_mpirun
+
+DEADLINE_MS, GRACE_MS = 20, 100
+ENVS, ROLLOUT, UPDATES, EPISODE = 8, 50, 120, 25  # an episode of simple_spread has as many steps
+STEPS = ENVS * ROLLOUT * UPDATES
+RUN = [
+    "configs/mpe_spread.yaml",
+    "placement.mode=agents",
+    "record.tensorboard=false",
+    "eval.episodes=0",
+]
+RUN += [
+    "policy.local_blocks=1",
+    "codec.name=entropy",
+    "algo.epochs=1",
+    "algo.minibatches=1",
+    "train.threads=1",
+]
+RUN += [f"train.envs={ENVS}", f"train.rollout={ROLLOUT}"]
+LATE = [f"link.deadline_ms={DEADLINE_MS}", "link.failure_timeout_s=3"]
+
+# An executor that, once told to, sends what no executor would: noise, and frames that look right, as fast as it can.
+GARBAGE = """
+import random, signal, sys
+from sde_harl.executor import executor
+from sde_harl.link.mpi import launched_ranks
+from sde_harl.link.wire import Kind
+from sde_harl.run import main
+
+KINDS = [kind for kind in Kind if kind is not Kind.BYE]  # which is a way to leave, and would end the flood
+flood, sent = False, 0
+def begin(*_):
+    global flood
+    flood = True
+
+def handle(self, message, known=executor.Executor.handle):
+    global sent
+    if flood and message.header.kind is not Kind.BYE:
+        link, choose, header = self._transport, random.Random(message.header.step), message.header
+        for _ in range(1000):
+            sent += 1
+            if sent % 10_000 == 0:
+                print("garbage", sent, flush=True)
+            noise = choose.randbytes(choose.choice([0, 3, 31, 32, 200, 3000]))
+            if choose.random() < 0.5:
+                link._post(0, noise)
+            else:
+                kind = choose.choice(KINDS)
+                fields = [choose.choice([value, choose.randrange(4)]) for value in (*header[3:], header.agent)]
+                link.send(0, kind, noise, fields[4], *fields[:4])
+        if choose.random() < 0.5:
+            return
+    known(self, message)
+
+if launched_ranks()[0] == 2:
+    executor.Executor.handle = handle
+    signal.signal(signal.SIGUSR2, begin)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+class Job:
+    """Four ranks at work; `fault` befalls rank 2."""
+
+    def __init__(
+        self, folder: Path, on_fault: str, ulfm: bool, *more: str, hostfile: Path | None = None
+    ) -> None:
+        """`more` are keys of the run; the ranks are on hosts of their own where there is a `hostfile`."""
+        self.folder = folder
+        launcher = [str(MPIRUN), *(["--with-ft", "ulfm"] if ulfm else []), "-np", "4"]
+        if hostfile:
+            on_server = [sys.executable, str(TESTBED / "testbed.py"), "exec", "server"]
+            launcher = [*on_server, *launcher, "--hostfile", str(hostfile), "-x", "PYTHONPATH"]
+        words = [
+            *RUN,
+            *LATE,
+            f"link.on_fault={on_fault}",
+            f"record.dir={folder}",
+            f"train.steps={STEPS}",
+            *more,
+        ]
+        self.log = folder / "log.txt"
+        with self.log.open("w") as out:
+            self.process = subprocess.Popen(
+                [*launcher, sys.executable, "-c", GARBAGE, *words],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env=environment(),
+                start_new_session=True,
+            )
+
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def await_start(self) -> None:
+        until = time.monotonic() + 90
+        while "of" not in self.text().partition("run folder")[2] and time.monotonic() < until:
+            assert self.process.poll() is None, self.text()
+            time.sleep(0.05)
+
+    def ranks(self) -> dict[int, psutil.Process]:
+        found = {}
+        for each in psutil.Process(self.process.pid).children(recursive=True):
+            rank = each.environ().get("OMPI_COMM_WORLD_RANK")
+            if rank is not None:
+                found[int(rank)] = each
+        return found
+
+    def end(self, timeout_s: float) -> int:
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"the job hung\n{self.text()[-3000:]}")
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """Whatever of it is left."""
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait()
+
+
+class Recorded(NamedTuple):
+    decisions: dict[str, np.ndarray]
+    episodes: dict[str, np.ndarray]
+    faults: list[tuple[int, str]]
+
+
+def recorded(folder: Path) -> Recorded:
+    with h5py.File(next(folder.rglob("run.h5"))) as run:
+        decisions, episodes = (
+            {key: column[:] for key, column in run[name].items()}
+            for name in ("decisions", "episodes")
+        )
+        faults = zip(run["faults"]["rank"][:].tolist(), run["faults"]["kind"][:].tolist())
+        return Recorded(decisions, episodes, [(rank, kind.decode()) for rank, kind in faults])
+
+
+def befall(job: Job, kind: str) -> None:
+    """A fault; returns when nothing more of it is to come."""
+    if kind == "cut":
+        assert testbed("shape", "edge2", "ethernet", "loss_percent=100").code == 0
+        time.sleep(5.0)
+        assert testbed("shape", "edge2", "ethernet").code == 0
+        return
+    rank = job.ranks()[2]
+    if kind == "kill":
+        rank.kill()
+    elif kind == "stop":
+        rank.suspend()
+    elif kind == "pause":
+        rank.suspend()
+        time.sleep(5.0)
+        rank.resume()
+    else:
+        rank.send_signal(signal.SIGUSR2)
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[Path]:
+    """The hostfile of a server and three boards."""
+    with cluster_of("3", "--link", "ethernet") as hostfile:
+        yield hostfile
+
+
+def check_decisions(record: Recorded, quantile: float, steps: int) -> None:
+    """No decision that had to do without latents was later than the deadline allows, and every episode is there."""
+    decided_ms = record.decisions["t_decision"][record.decisions["deadline_missed"] > 0] * 1e-6
+    assert np.quantile(decided_ms, quantile) < DEADLINE_MS + GRACE_MS, np.sort(decided_ms)[-20:]
+    assert (record.episodes["length"] == EPISODE).all()
+    assert len(record.episodes["length"]) == steps // EPISODE
+
+
+CASES = {
+    # kind: exit codes, faults recorded of rank 2
+    "kill": ({3}, {"lost"}),
+    "stop": ({3}, {"absent"}),
+    "pause": ({0}, {"absent", "back"}),
+    "cut": ({0}, {"absent", "back"}),
+    "garbage": ({0, 3}, {"kind", "short", "magic"}),
+}
+
+
+@needs_mpirun
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", CASES)
+@pytest.mark.parametrize("seed", range(10))
+def test_with_fallback_a_run_goes_on(
+    kind: str, seed: int, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    choose = random.Random(f"{kind} {seed}")
+    hostfile = request.getfixturevalue("hosts") if kind == "cut" else None
+    steps = STEPS * 3 // 2 if kind in ("cut", "pause") else STEPS  # it shall be back before the end
+    job = Job(tmp_path, "fallback", kind == "kill", f"train.steps={steps}", hostfile=hostfile)
+    try:
+        job.await_start()
+        time.sleep(choose.uniform(0.0, 4.0))
+        assert job.process.poll() is None, job.text()
+        befall(job, kind)
+        code = job.end(90)
+    finally:
+        job.kill()
+    codes, kinds = CASES[kind]
+    assert code in codes, f"{code}: {job.text()}"
+    assert "Traceback" not in job.text(), job.text()[-3000:]
+    if kind == "garbage":  # it may also have left the report unanswered and be asked nothing more
+        assert "garbage 10000" in job.text(), job.text()
+    record = recorded(tmp_path)
+    mine = {name for rank, name in record.faults if rank == 2}
+    assert kinds <= mine, mine
+    # A flood of thousands of messages at once goes into MPI's own memory in one call, which nobody can cut short.
+    check_decisions(record, 0.99 if kind == "garbage" else 1.0, steps)
+
+
+@needs_mpirun
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["kill", "kill, ulfm", "stop", "stop, ulfm", "cut", "garbage"])
+@pytest.mark.parametrize("seed", range(10))
+def test_with_abort_every_rank_ends(
+    kind: str, seed: int, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    choose = random.Random(f"abort {kind} {seed}")
+    hostfile = request.getfixturevalue("hosts") if kind == "cut" else None
+    fault, _, ulfm = kind.partition(", ")
+    job = Job(tmp_path, "abort", bool(ulfm), hostfile=hostfile)
+    try:
+        job.await_start()
+        time.sleep(choose.uniform(0.0, 4.0))
+        ranks, at = job.ranks(), time.monotonic()
+        befall(job, fault)
+        code = job.end(60)
+        took_s = time.monotonic() - at
+    finally:
+        job.kill()
+    assert code not in (0, -signal.SIGKILL), job.text()
+    assert took_s < 10.0, took_s
+    assert not psutil.wait_procs(ranks.values(), 10.0 - took_s)[1]
+    lines = (
+        job.text().replace("\0", "").splitlines()
+    )  # mpirun puts one, and a space, before what it passes on
+    lines = [line for line in lines if line.lstrip().startswith("error: ")]
+    if kind != "kill":  # of which mpirun itself tells, and ends all
+        assert len(lines) == 1 and "executor 2" in lines[0], job.text()[-3000:]
+    assert "Traceback" not in job.text(), job.text()[-3000:]
+
+
+@needs_mpirun
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_a_device_is_restarted_with_the_run(seed: int, tmp_path: Path) -> None:
+    """No process can join a job again: what a supervisor does is start the run again, from its last checkpoint."""
+    choose, folders = random.Random(f"restart {seed}"), (tmp_path / "first", tmp_path / "second")
+    for folder in folders:
+        folder.mkdir()
+    first = Job(folders[0], "fallback", True, "record.checkpoint_interval=400")
+    try:
+        first.await_start()
+        time.sleep(choose.uniform(0.0, 4.0))
+        befall(first, "kill")
+        assert first.end(90) == 3, first.text()
+    finally:
+        first.kill()
+    second = Job(folders[1], "fallback", True, f"train.load={next(folders[0].rglob('last.pt'))}")
+    try:
+        assert second.end(90) == 0, second.text()
+    finally:
+        second.kill()
+    check_decisions(recorded(folders[0]), 1.0, STEPS)
+    again = recorded(folders[1])
+    assert not again.faults and len(again.episodes["length"]) == STEPS // EPISODE

@@ -1,0 +1,18 @@
+"""Rows of run.h5 for tests that care for some of the columns."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from sde_harl.record.schema import TABLES
+from sde_harl.record.writer import RunFile
+
+
+def add(file: RunFile, table: str, **columns: npt.ArrayLike) -> None:
+    """Add rows whose other columns are unknown: NaN, or 0 where they can't be."""
+    length = max((np.size(each) for each in columns.values()), default=1)
+    for name, column in TABLES[table].items():
+        unknown = np.nan if np.dtype(column.dtype).kind == "f" else 0
+        columns.setdefault(name, np.full(length, unknown))
+    file.add(table, **{name: np.broadcast_to(each, (length,)) for name, each in columns.items()})

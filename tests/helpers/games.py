@@ -1,0 +1,80 @@
+"""Small problems whose answers are known, and what it takes to play them without environments or a fleet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from sde_harl.algorithms.registry import ALGORITHMS
+from sde_harl.buffers.rollout import Rollout
+from sde_harl.config.schema import AlgoConfig, CodecConfig, PolicyConfig
+from sde_harl.envs.base import EnvSpec
+from sde_harl.policy.critic import Critic
+from sde_harl.policy.critic_input import make_critic_input
+from sde_harl.policy.split_policy import SplitPolicy
+
+
+def spec(actions: tuple[tuple[int, ...], ...], obs: int, continuous: bool = False) -> EnvSpec:
+    """Agents of `obs` observations and a state as large; `actions` as in `EnvSpec.action_sizes`."""
+    n = len(actions)
+    names = tuple(f"agent_{k}" for k in range(n))
+    return EnvSpec("test/game", names, (obs,) * n, actions, obs, 1, continuous, ("",) * n, False)
+
+
+def learner(
+    game: EnvSpec,
+    name: str = "happo",
+    codec: str = "entropy",
+    seed: int = 0,
+    recurrent: bool = False,
+    groups: tuple[tuple[int, ...], ...] = (),
+    **algo: Any,
+) -> Any:
+    """An algorithm, by name in ALGORITHMS, with small nets; `algo` as in AlgoConfig."""
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    kind, config = ALGORITHMS[name], AlgoConfig(name=name, **algo)
+    policy_config = PolicyConfig(
+        blocks=2, local_blocks=1, width=16, latent=4, recurrent=recurrent, groups=groups
+    )
+    codec_config = CodecConfig(name=codec, rate_rows=32)
+    policy = SplitPolicy(game, policy_config, codec_config, config.share_param, generator)
+    view = make_critic_input("own" if kind.own_view else "EP", game)
+    critic = Critic(view, policy_config, config.share_param or not kind.own_view, generator)
+    return kind(policy, critic, config, codec_config, generator)
+
+
+def new_rollout(game: EnvSpec, envs: int, kind: str = "EP") -> Rollout:
+    """One step of `envs` games that end with it."""
+    rollout = Rollout(game, 1, envs, 4, make_critic_input(kind, game))
+    rollout.available[:] = game.choices()[:, None, None]
+    rollout.active[:], rollout.terminated[:] = True, True
+    return rollout
+
+
+def see(rollout: Rollout, obs: np.ndarray) -> None:
+    """Show observations (N, E, O); the state is the first agent's."""
+    rollout.obs[:, 0] = obs
+    rollout.seen[:] = rollout.view(obs[0], obs.swapaxes(0, 1))[:, None]
+
+
+def act(policy: SplitPolicy, rollout: Rollout, generator: np.random.Generator | None) -> None:
+    """Fill a rollout's actions as the fleet would, with torch's own latents."""
+    n, steps, envs, _ = rollout.actions.shape
+    latents = np.zeros((n, steps * envs, policy.shape.latent_max()), np.float32)
+    for net in policy.groups:
+        with torch.no_grad():
+            obs = torch.from_numpy(rollout.obs[list(net.members)]).flatten(1, 2)
+            latents[list(net.members)] = net.quantise(net.encode(net.normalise(obs))).numpy()
+    decision = policy.acting().act(
+        latents, rollout.available.reshape(n, steps * envs, -1), generator
+    )
+    rollout.actions[:] = decision.actions.reshape(rollout.actions.shape)
+    rollout.log_probs[:] = decision.log_probs.reshape(rollout.actions.shape)
+
+
+def view_of(name: str) -> str:
+    """What the critic of algorithm `name` sees."""
+    return "own" if ALGORITHMS[name].own_view else "EP"

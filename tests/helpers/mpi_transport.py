@@ -1,0 +1,226 @@
+"""What every transport must do, run over the loopback by test_transport.py and over MPI by mpirun.
+
+As a program: mpirun -np N python tests/helpers/mpi_transport.py serve|idle|abort
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from sde_harl.link.mpi import join
+from sde_harl.link.transport import Transport
+from sde_harl.link.wire import OVERHEAD, Kind, Message
+
+RUN = 77
+FRAME_BYTES = 65536
+LARGE = 4 << 20
+TIMEOUT_S = 30.0
+
+
+class Echo:
+    """The executor of these checks: answers what it gets, and misbehaves when it is asked to."""
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+        self.open = True
+        transport.send(0, Kind.HELLO, b"{}")
+
+    def step(self) -> None:
+        for message in self.transport.poll():
+            self.handle(message)
+
+    def handle(self, message: Message) -> None:
+        _, header, payload = message
+        if header.kind is Kind.WELCOME:
+            self.transport.run_id = header.run_id
+            self.transport.set_frame_bytes(header.version, 2 * LARGE)
+        elif header.kind is Kind.SENSOR:
+            agent, step, slot, rows, version = (
+                header.agent,
+                header.step,
+                header.slot,
+                header.environments,
+                header.version,
+            )
+            self.transport.send(
+                0,
+                Kind.LATENTS,
+                bytes(payload),
+                agent=agent,
+                step=step,
+                slot=slot,
+                environments=rows,
+                version=version,
+            )
+        elif header.kind is Kind.TABLES:
+            self.misbehave(header.step)
+        elif header.kind is Kind.METER:
+            self.transport.send(0, Kind.METER, struct.pack("<d", time.process_time()))
+        elif header.kind is Kind.BYE:
+            self.open = False
+
+    def misbehave(self, size: int) -> None:
+        """A message of noise, one of another run, and one of `size` bytes."""
+        self.transport._post(0, b"noise" * 20)
+        self.transport.run_id = RUN + 1
+        self.transport.send(0, Kind.LATENTS, b"of another run")
+        self.transport.run_id = RUN
+        self.transport.send(0, Kind.LATENTS, bytes(size - OVERHEAD))
+
+
+def gather(server: Transport, count: int) -> list[tuple[int, Kind, int, bytes]]:
+    """Source, kind, step and payload of the next `count` messages."""
+    messages: list[tuple[int, Kind, int, bytes]] = []
+    deadline = time.monotonic() + TIMEOUT_S
+    while len(messages) < count:
+        assert time.monotonic() < deadline, f"{len(messages)} of {count} messages came"
+        messages += [
+            (m.source, m.header.kind, m.header.step, bytes(m.payload)) for m in server.wait(1.0)
+        ]
+    return messages
+
+
+def serve(server: Transport) -> None:
+    """The server's side of all checks."""
+    peers = sorted(server.sent)
+    server.run_id = RUN
+    assert {(source, kind) for source, kind, _, _ in gather(server, len(peers))} == {
+        (p, Kind.HELLO) for p in peers
+    }
+    for peer in peers:
+        server.send(peer, Kind.WELCOME, version=FRAME_BYTES)
+    for check in (check_fields, check_fan, check_order, check_large, check_refusals, check_quiet):
+        check(server, peers)
+    for peer in peers:
+        server.send(peer, Kind.BYE)
+    assert server.flush(TIMEOUT_S)
+
+
+def check_fields(server: Transport, peers: list[int]) -> None:
+    """Every field and each dtype of payload comes back as it went."""
+    obs, fields = np.arange(12, dtype=np.float32).reshape(3, 4), (2**32 - 1, 1, 3, 9)
+    for peer in peers:
+        size = server.send(peer, Kind.SENSOR, obs.tobytes(), peer, *fields)
+        assert size == OVERHEAD + obs.nbytes
+    left = len(peers)
+    while left:
+        for source, header, payload in server.wait(TIMEOUT_S):
+            assert header == (Kind.LATENTS, source, RUN, *fields)
+            assert np.array_equal(np.frombuffer(payload, np.float32).reshape(3, 4), obs)
+            left -= 1
+
+
+def check_fan(server: Transport, peers: list[int]) -> None:
+    """Frames that are written again once they have left bring each rank its own payload, every time."""
+    fan = server.fan({peer: 4 + peer for peer in peers})
+    for step in range(20):
+
+        def write(peer: int, step: int = step) -> None:
+            fan.frames[peer].payload[:] = bytes([step]) * (4 + peer)
+
+        assert server.send_fan(fan, write, Kind.SENSOR, step, 1, 2, 3, TIMEOUT_S) == []
+        answers = {source: body for source, _, _, body in gather(server, len(peers))}
+        assert answers == {peer: bytes([step]) * (4 + peer) for peer in peers}
+    with pytest.raises(ValueError, match="room for"):
+        server.fan({peers[0]: FRAME_BYTES})
+
+
+def check_order(server: Transport, peers: list[int]) -> None:
+    """1000 messages a peer, sent without a look at what comes back, and each peer's answers in order.
+
+    Sizes differ so that short messages could overtake long ones.
+    """
+    count = 1000 if len(peers) <= 2 else 200
+    before = {peer: server.received[peer] for peer in peers}
+    for step in range(count):
+        for peer in peers:
+            server.send(peer, Kind.SENSOR, bytes(30000 if step % 7 == 0 else step % 50), step=step)
+    messages = gather(server, count * len(peers))
+    for peer in peers:
+        assert [step for source, _, step, _ in messages if source == peer] == list(range(count))
+        assert all(
+            len(body) == (30000 if step % 7 == 0 else step % 50) for _, _, step, body in messages
+        )
+        assert server.received[peer] - before[peer] == count
+
+
+def check_large(server: Transport, peers: list[int]) -> None:
+    """Frames of 4 MB, announced and followed at once by the first of them."""
+    weights = np.random.default_rng(1).integers(0, 255, LARGE, dtype=np.uint8)
+    with pytest.raises(ValueError, match="room for"):
+        server.send(peers[0], Kind.SENSOR, weights.tobytes())
+    for peer in peers:
+        server.send(peer, Kind.WELCOME, version=LARGE + OVERHEAD)
+    server.set_frame_bytes(LARGE + OVERHEAD, LARGE + OVERHEAD)
+    for peer in peers:
+        server.send(peer, Kind.SENSOR, weights.tobytes(), step=1)
+        server.send(peer, Kind.SENSOR, b"after", step=2)
+    for source, _, step, body in gather(server, 2 * len(peers)):
+        assert body == (weights.tobytes() if step == 1 else b"after"), source
+
+
+def check_refusals(server: Transport, peers: list[int]) -> None:
+    """What is damaged, of another run, or too long is counted, and the next message is read all the same."""
+    server.set_frame_bytes(FRAME_BYTES, FRAME_BYTES)
+    for peer in peers:
+        for size in (FRAME_BYTES + 1, LARGE):
+            server.send(peer, Kind.TABLES, step=size)
+        server.send(peer, Kind.SENSOR, b"still here", step=3)
+    assert {body for _, _, _, body in gather(server, len(peers))} == {b"still here"}
+    expected = {"magic": 2, "run": 2, "oversize": 2}
+    assert server.faults.counts == {
+        (peer, reason): n for peer in peers for reason, n in expected.items()
+    }
+    assert server.faults.total == len(server.faults.drain()) == 6 * len(peers)
+    assert server.faults.drain() == []
+
+
+def check_quiet(server: Transport, peers: list[int]) -> None:
+    """Nothing more comes."""
+    assert server.wait(0.05) == []
+
+
+def idle(server: Transport) -> None:
+    """Prints the share of a core that rank 1 uses while a message comes every 50 ms, and while none comes."""
+    server.run_id = RUN
+    gather(server, 1)
+    server.send(1, Kind.WELCOME, version=FRAME_BYTES)
+    for pause_s, rounds in ((0.05, 40), (2.0, 1)):
+        before, began = cpu_s(server), time.monotonic()
+        for _ in range(rounds):
+            time.sleep(pause_s)
+            server.send(1, Kind.SENSOR, bytes(200))
+            gather(server, 1)
+        share = (cpu_s(server) - before) / (time.monotonic() - began)
+        print(f"share {share:.4f}", flush=True)
+    server.send(1, Kind.BYE)
+
+
+def cpu_s(server: Transport) -> float:
+    server.send(1, Kind.METER)
+    return float(struct.unpack("<d", gather(server, 1)[0][3])[0])
+
+
+def main(what: str) -> None:
+    transport = join()
+    if what == "abort" and transport.rank == transport.size - 1:
+        transport.abort(3)
+    if transport.rank == 0:
+        {"serve": serve, "idle": idle, "abort": serve}[what](transport)
+    else:
+        echo = Echo(transport)
+        while echo.open:
+            for message in transport.wait(1.0):
+                echo.handle(message)
+    transport.close()
+    if transport.rank == 0:
+        print(f"{what} passed with {transport.size} ranks")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

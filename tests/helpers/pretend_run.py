@@ -1,0 +1,56 @@
+"""Stands for mpirun and the run behind it, in tests of sweeps: writes a record of what the run's words ask for.
+
+`policy.width=13` fails, `policy.width=17` writes a record that ends too early, `policy.width=19` goes on until SIGUSR1.
+Each start adds a line to the file that $STARTS names.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from filled import add
+
+from sde_harl.config.arguments import parse
+from sde_harl.config.layers import to_yaml
+from sde_harl.record.writer import RunFile, run_folder
+
+
+def main(words: list[str]) -> int:
+    config = parse(words[words.index("sde_harl.run") + 1 :]).config
+    assert config is not None
+    with Path(os.environ["STARTS"]).open("a") as starts:
+        starts.write(f"{config.policy.width}\n")
+    print("a line of the run", flush=True)
+    if config.policy.width == 13:
+        print("error: an unlucky width")
+        return 2
+    if config.policy.width == 19:
+        wait_for_signal()
+        return 130
+    folder = run_folder(
+        Path(config.record.dir), "smax", "3m", config.algo.name, config.record.exp, config.seed
+    )
+    (folder / "config.yaml").write_text(to_yaml(config))
+    file = RunFile(folder / "run.h5", {}, "stop")
+    step = config.train.steps // (2 if config.policy.width == 17 else 1)
+    add(file, "evaluations", step=step, episodes=8, win_rate=0.5, return_mean=float(config.policy.width),
+             return_std=1.0, length_mean=20.0, bits_per_element=1.0, bytes_per_decision=5.0)  # fmt: skip
+    file.close()
+    return 0
+
+
+def wait_for_signal() -> None:
+    told: list[int] = []
+    signal.signal(signal.SIGUSR1, lambda number, _: told.append(number))
+    print("waiting", flush=True)
+    while not told:
+        time.sleep(0.02)
+    Path(f"{os.environ['STARTS']}.saved").touch()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,181 @@
+"""doctor: hostfiles, what it makes of hosts' answers, its table and exit code; and localhost, through a real mpirun."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from launch import launch, needs_mpirun
+from rich.console import Console
+
+from sde_harl.cli import doctor
+from sde_harl.cli.doctor import Unreached, ask, diagnose, examine, main, read_hosts
+from sde_harl.cli.probe import Host, Probe, from_json, to_json
+from sde_harl.codec import golden
+from sde_harl.codec.entropy import load_entropy_models
+from sde_harl.errors import UserError
+
+SERVER = Host("server", "x86_64", "3.11.2", "1.26.4", "0.1.0", "Open MPI v5.0.11", 16, 64 * 10**9, ["eth0"], [], False,
+              True, "RAPL counters", "no GPU")  # fmt: skip
+BOARD = SERVER._replace(
+    host="edge1", cores=4, memory_bytes=8 * 10**9, energy="not measurable here: no meter"
+)
+FIRST = Probe(SERVER, SERVER._replace(interfaces=[]), 0.0, 0.0)
+
+
+def answer(**of_the_board: object) -> Probe:
+    return Probe(SERVER, BOARD._replace(**of_the_board), 812.4, 0.0021)  # type: ignore[arg-type]
+
+
+def diagnosed(answers: dict[str, Probe | Unreached]) -> tuple[int, str]:
+    console = Console(file=io.StringIO(), width=170)
+    code = diagnose([*answers], answers.__getitem__, console)
+    assert isinstance(console.file, io.StringIO)
+    return code, console.file.getvalue()
+
+
+def test_hosts_in_good_health() -> None:
+    code, text = diagnosed({"server": FIRST, "edge1": answer()})
+    assert code == 0
+    lines = {line.split()[0]: line for line in text.splitlines() if line.split()}
+    assert "eth0" in lines["server"] and "812" in lines["edge1"] and "+2.1" in lines["edge1"]
+    assert (
+        "server: energy: RAPL counters" in text
+        and "edge1: energy: not measurable here: no meter" in text
+    )
+    assert "server, edge1: GPU's energy: no GPU" in text
+    assert "8.0 GB" in lines["edge1"] and "5.0.11" in lines["edge1"]
+    assert (
+        "2 of 2 hosts are fit for a run" in text and "error" not in text and "warning" not in text
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "level", "words"),
+    [
+        ({"package": "0.0.9"}, "error", "sde_harl is 0.0.9, on server 0.1.0"),
+        ({"mpi": "Open MPI v4.1.2"}, "error", "Open MPI is Open MPI v4.1.2"),
+        ({"coder": False}, "error", "rANS coder makes other bytes"),
+        ({"arch": "aarch64"}, "warning", "--pmixmca gds hash"),
+        ({"bridges": ["docker0"]}, "warning", "MPI may take docker0"),
+    ],
+)
+def test_a_fault_is_named_with_its_host(change: dict[str, object], level: str, words: str) -> None:
+    [finding] = examine({"server": FIRST, "edge1": answer(**change)})
+    assert (finding.level, finding.host) == (level, "edge1") and words in finding.text
+    code, text = diagnosed({"server": FIRST, "edge1": answer(**change)})
+    assert code == (2 if level == "error" else 0) and f"{level}: edge1: " in text
+
+
+def test_a_bridge_is_fine_where_the_interface_was_chosen() -> None:
+    assert examine({"server": FIRST, "edge1": answer(bridges=["docker0"], chosen=True)}) == []
+
+
+def test_a_wrong_clock_is_a_warning() -> None:
+    [finding] = examine({"server": FIRST, "edge1": answer()._replace(clock_s=-90.0)})
+    assert finding.level == "warning" and "-90.0 s" in finding.text
+
+
+def test_silent_hosts_are_named() -> None:
+    code, text = diagnosed(
+        {"server": FIRST, "edge1": Unreached("no answer in 30 s"), "edge2": answer()}
+    )
+    assert code == 2 and "error: edge1: no answer in 30 s" in text and "2 of 3 hosts" in text
+    code, text = diagnosed({"server": Unreached("a"), "edge1": Unreached("b")})
+    assert code == 2 and "0 of 2 hosts" in text
+
+
+def test_an_answer_survives_json_and_nothing_else_does() -> None:
+    probe = answer()
+    assert from_json(to_json(probe)) == probe
+    fields = json.loads(to_json(probe))
+    for wrong in (
+        {**fields, "clock_s": "0"},
+        {**fields, "more": 1},
+        {**fields, "host": []},
+        {**fields, "host": {**fields["host"], "cores": True}},
+        {**fields, "host": {**fields["host"], "bridges": [1]}},
+        {**fields, "host": {key: value for key, value in fields["host"].items() if key != "coder"}},
+    ):
+        with pytest.raises(ValueError):
+            from_json(json.dumps(wrong))
+
+
+def test_hostfiles(tmp_path: Path) -> None:
+    file = tmp_path / "hosts"
+    file.write_text(
+        "# boards\nserver slots=1\nedge1 slots = 1 max_slots=2  # the first\n\nedge1\n10.0.0.3\n"
+    )
+    assert read_hosts(file) == ["server", "edge1", "10.0.0.3"]
+    for text, words in (
+        ("server\nedge1 slot=1\n", "hosts:2: expected NAME slots=N"),
+        ("# none\n", "no hosts"),
+    ):
+        file.write_text(text)
+        with pytest.raises(UserError, match=words):
+            read_hosts(file)
+    assert main([str(tmp_path / "missing")]) == 2
+
+
+def test_a_launcher_that_hangs_or_fails_is_a_host_not_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "mpirun"
+    monkeypatch.setattr(doctor.shutil, "which", lambda name, path: str(script))
+    for body, reason in (
+        ("sleep 60", "no answer in 0.3 s"),
+        ("echo ------ >&2; echo ssh: connect to host edge1 port 22: No route to host >&2; exit 255",
+         "mpirun ended with 255: ssh: connect to host edge1 port 22: No route to host"),
+        ("echo 'sde_harl.cli.probe {}'", "mpirun ended with 0: and said nothing"),
+    ):  # fmt: skip
+        script.write_text(f"#!/bin/sh\n{body}\n")
+        script.chmod(0o755)
+        got = ask("server", "edge1", [], 0.3 if "sleep" in body else 20.0)
+        assert isinstance(got, Unreached) and got.reason.startswith(reason)
+
+
+def test_the_golden_bytes_are_compressais() -> None:
+    """Of CompressAI's own coder, over the same integer tables."""
+    load_entropy_models()  # a light package, in which the coder is found
+    from compressai import ans
+
+    tables = golden.TABLES
+    symbols = np.rint(golden.LATENTS - tables.medians).astype(int).ravel().tolist()
+    indexes = [0, 1] * len(golden.LATENTS)
+    rows = [row[:length].tolist() for row, length in zip(tables.cdf, tables.lengths)]
+    theirs = ans.RansEncoder().encode_with_indexes(
+        symbols, indexes, rows, tables.lengths.tolist(), tables.offsets.tolist()
+    )
+    assert theirs == golden.PAYLOAD and golden.coder_agrees()
+
+
+def test_another_coder_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(golden, "PAYLOAD", golden.PAYLOAD[:-1] + b"\0")
+    assert not golden.coder_agrees()
+
+
+@needs_mpirun
+def test_localhost() -> None:
+    done = launch(1, "-m", "sde_harl.cli.doctor", "hostfiles/localhost", timeout_s=60)
+    assert done.code == 0, done.out + done.err
+    assert "1 of 1 hosts are fit for a run" in done.out and "good" in done.out
+
+
+@needs_mpirun
+def test_a_host_that_does_not_exist() -> None:
+    """Two ranks, over ssh to nowhere: the launch fails or hangs, and the host is named."""
+    got = ask("localhost", "no-such-host.invalid", ["--prtemca", "plm_ssh_agent", "false"], 20.0)
+    assert isinstance(got, Unreached)
+
+
+@needs_mpirun
+def test_two_ranks_ask_each_other() -> None:
+    done = launch(2, "-m", "sde_harl.cli.probe", timeout_s=60)
+    assert done.code == 0, done.err
+    [line] = [line for line in done.out.splitlines() if line.startswith("sde_harl.cli.probe ")]
+    probe = from_json(line.partition(" ")[2])
+    assert probe.host._replace(interfaces=[]) == probe.server._replace(interfaces=[])
+    assert 0 < probe.round_trip_us < 1e6 and abs(probe.clock_s) < 0.5 and probe.host.coder

@@ -1,0 +1,408 @@
+"""Exit heads: what they choose, what they learn, when they act, and that nothing else notices them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from games import act, learner, new_rollout, see, spec
+from launch import launch, needs_mpirun
+from test_deadlines import Held
+from test_every import SMALL
+from test_executor_pool import ROWS, SHAPE, weights
+
+from sde_harl.auxiliary.distillation import STEPS, Distillation
+from sde_harl.config.arguments import parse
+from sde_harl.envs.base import EnvSpec
+from sde_harl.envs.devices import World
+from sde_harl.envs.vector.games import SerialVector
+from sde_harl.errors import UserError
+from sde_harl.meters.timing import Stages
+from sde_harl.policy.inference.acting import ActingPolicy
+from sde_harl.policy.inference.fallback_head import FallbackPolicy, FallbackShape, fallback_shapes
+from sde_harl.policy.inference.local_nets import LocalNets, LocalShape, parameter_shapes
+from sde_harl.record.checkpoint import load, save
+from sde_harl.run import loopback
+from sde_harl.server import membership
+from sde_harl.server.decision_log import NO_LATENT
+from sde_harl.training.collector import EnvSlot
+from sde_harl.training.trainer import Trainer
+
+HEAD = FallbackShape((3,), False, 0.0)
+LATE = ["link.deadline_ms=20", "link.model=poor", "link.max_age=1"]
+RNG = np.random.default_rng(5)
+
+
+def heads(choice: int) -> list[list[np.ndarray]]:
+    """Of two agents, which choose `choice` whatever they see."""
+    return [[np.zeros((4, 3), np.float32), np.eye(3, dtype=np.float32)[choice]] for _ in range(2)]
+
+
+# ---- what they choose
+
+
+def flat_of(
+    shape: LocalShape, fallback_head: FallbackShape, values: np.random.Generator
+) -> np.ndarray:
+    sizes = [
+        int(np.prod(each))
+        for each in [*parameter_shapes(shape), *fallback_shapes(shape, fallback_head)]
+    ]
+    return values.normal(size=sum(sizes)).astype(np.float32)
+
+
+def test_the_most_likely_choice_of_what_is_available_in_every_branch() -> None:
+    fallback_head, obs = (
+        FallbackShape((3, 2), False, 0.0),
+        RNG.normal(size=(2, 6, 5)).astype(np.float32),
+    )
+    flat = flat_of(SHAPE, fallback_head, RNG)
+    policy = FallbackPolicy(SHAPE, fallback_head, flat)
+    latents = policy.local(obs)
+    weight, bias = flat[-2 * 25 :][:40].reshape(2, 4, 5), flat[-10:].reshape(2, 1, 5)
+    available = np.ones((2, 6, 5), bool)
+    available[:, ::2, 1] = False
+    outputs = np.where(available, latents @ weight + bias, -np.inf)
+    wanted = np.stack([outputs[..., :3].argmax(-1), outputs[..., 3:].argmax(-1)], -1)
+    assert np.array_equal(policy.act(latents, available), wanted)
+    assert len(np.unique(wanted)) > 1
+
+
+def test_continuous_heads_give_their_means_and_zero_in_the_padding() -> None:
+    fallback_head, obs = (
+        FallbackShape((1, 1), True, 0.0),
+        RNG.normal(size=(2, 6, 5)).astype(np.float32),
+    )
+    flat = flat_of(SHAPE, fallback_head, RNG)
+    policy = FallbackPolicy(SHAPE, fallback_head, flat)
+    weight, bias = flat[-2 * 10 :][:16].reshape(2, 4, 2), flat[-4:].reshape(2, 1, 2)
+    available = np.array([[True, True], [True, False]])[:, None].repeat(6, 1)
+    latents = policy.local(obs)
+    np.testing.assert_allclose(
+        policy.act(latents, available), (latents @ weight + bias) * available, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    "change", [lambda flat: flat[:-1], lambda flat: np.append(flat, 0), lambda flat: flat * np.nan]
+)
+def test_weights_that_are_not_right_are_refused(change: Any) -> None:
+    with pytest.raises(ValueError, match="weights"):
+        FallbackPolicy(SHAPE, HEAD, change(flat_of(SHAPE, HEAD, RNG)))
+
+
+# ---- what they learn
+
+
+def played(trainer: Any, game: EnvSpec, envs: int = 256, seed: int = 0) -> Any:
+    rng, rollout = np.random.default_rng(seed), new_rollout(game, envs)
+    rollout.available[:] = game.choices()[:, None, None]
+    see(rollout, rng.normal(size=(len(game.agents), envs, 3)).astype(np.float32))
+    act(trainer.policy, rollout, rng)
+    return rollout
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+def test_they_become_a_policy_that_always_does_the_same(continuous: bool) -> None:
+    """Its heads ignore the latent, so that softmax(bias), or the means, can be met: KL 0 and all alike."""
+    game = spec(((2,), (1,)) if continuous else ((4, 2), (3,)), 3, continuous)
+    trainer = learner(game)
+    wanted = torch.tensor([0.3, -0.2] if continuous else [0.0, 1.0, 2.0, -1.0, 0.5, 0.0])
+    for net in trainer.policy.groups:
+        with torch.no_grad():
+            net.head_weight.zero_()
+            net.head_bias.copy_(wanted)
+    distillation = Distillation(trainer.policy, game, seed=1)
+    first = distillation.update(played(trainer, game), 0)
+    for step in range(1, 60):
+        last = distillation.update(played(trainer, game, seed=step), step)
+    assert (
+        first["fallback/kl"] > 0.05
+        and last["fallback/kl"] < 1e-3
+        and last["fallback/agreement"] == 1.0
+    )
+    bias = [head[1] for head in distillation.arrays()]
+    if continuous:
+        np.testing.assert_allclose(bias[0], [0.3, -0.2], atol=0.02)
+        assert abs(bias[1][0] - 0.3) < 0.02
+    else:
+        assert [bias[0][:4].argmax(), bias[0][4:].argmax(), bias[1][:3].argmax()] == [2, 0, 2]
+        assert (bias[1][[3, 5]] < -1e29).all(), "what an agent lacks it would choose"
+
+
+def test_the_device_does_what_was_learnt() -> None:
+    """Latents in numpy, before the quantiser and scaled, through the published weights: the torch head's choices."""
+    game = spec(((4,), (4,)), 3)
+    trainer = learner(game)
+    distillation, rollout = Distillation(trainer.policy, game, seed=1), played(trainer, game)
+    for step in range(5):
+        distillation.update(rollout, step)
+    published = [
+        net + head for net, head in zip(trainer.policy.local_parameters(), distillation.arrays())
+    ]
+    flat = np.concatenate([np.stack(arrays).ravel() for arrays in zip(*published)])
+    policy = FallbackPolicy(trainer.policy.shape, FallbackShape((4,), False, 0.0), flat)
+    actions = policy.act(policy.local(rollout.obs[:, 0]), rollout.available[:, 0])
+    lesson = distillation._lesson(rollout, 0)
+    order = np.random.default_rng((1, 0)).permutation(256)
+    outputs = lesson.latents @ distillation._weight + distillation._bias
+    assert (
+        np.array_equal(outputs.argmax(-1).numpy(), actions[:, order, 0])
+        and len(np.unique(actions)) > 1
+    )
+
+
+def test_rows_of_the_dead_and_of_nobodys_decision_teach_nothing() -> None:
+    game = spec(((4,), (4,)), 3)
+    trainer = learner(game)
+    distillation, rollout = Distillation(trainer.policy, game, seed=1), played(trainer, game)
+    rollout.active[0], rollout.decided[1] = False, False
+    distillation.update(rollout, 0)
+    assert not distillation._weight.any() and not distillation._bias.any()
+
+
+def test_no_gradient_and_no_change_reaches_the_policy() -> None:
+    game = spec(((2,), (2,)), 3, continuous=True)
+    trainer = learner(game, recurrent=True)
+    rollout = played(trainer, game)
+    rollout.memory = np.zeros((2, 1, 256, 16), np.float32)
+    before = {name: each.clone() for name, each in trainer.policy.state_dict().items()}
+    state = torch.get_rng_state()
+    Distillation(trainer.policy, game, seed=1).update(rollout, 0)
+    assert all(each.grad is None for each in trainer.policy.parameters())
+    assert all(
+        torch.equal(each, before[name]) for name, each in trainer.policy.state_dict().items()
+    )
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_what_a_checkpoint_keeps_is_all_that_the_next_update_begins_with(tmp_path: Path) -> None:
+    game = spec(((4,), (4,)), 3)
+    trainer = learner(game)
+    one, other = (Distillation(trainer.policy, game, seed=1) for _ in range(2))
+    rollout = played(trainer, game)
+    one.update(rollout, 1)
+    save(tmp_path / "one.pt", one.state(), {})
+    other.restore(
+        load(tmp_path / "one.pt", {name: tuple(each.shape) for name, each in one.state().items()})[
+            0
+        ]
+    )
+    assert one.update(rollout, 2) == other.update(rollout, 2)
+    assert all(torch.equal(each, other.state()[name]) for name, each in one.state().items())
+    assert float(one.state()["bias.step"]) == 2 * STEPS
+    for name in ("bias.step", "weight.exp_avg_sq"):
+        with pytest.raises(ValueError, match="below zero"):
+            other.restore({**one.state(), name: one.state()[name] - 1e9})
+
+
+# ---- when they act
+
+
+def test_the_order_is_last_latents_then_the_exit_head_then_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The server's policy takes 0, the exit head 1, the no-op is 2."""
+    monkeypatch.setattr(membership, "ABSENT_NS", 20_000_000)
+    game = EnvSpec(
+        "test/world", ("a", "b"), (5, 5), ((3,), (3,)), 1, 100, False, ("", ""), False, noop=2
+    )
+    held = Held(max_age=2, fallback_head=HEAD, heads=heads(1))
+    env_slot = EnvSlot(
+        0, SerialVector([World(game) for _ in range(ROWS)], 1, 0), held.pool, Stages()
+    )
+    zeros = np.zeros((2, 4, 3), np.float32)
+    server = ActingPolicy([], (zeros, np.array([[[1, 0, 0]]] * 2, np.float32)), (3,))
+
+    def decide() -> tuple[list[int], list[int]]:
+        """Agent 1's age and choice in each environment."""
+        decision, latents = env_slot.decide(0, server, None)
+        env_slot.advance()
+        ages = [0] * ROWS if latents.ages is None else latents.ages[1].tolist()
+        return ages, decision.actions[1, :, 0].tolist()
+
+    assert decide() == ([0] * ROWS, [0] * ROWS)
+    held.holding = {1}
+    assert [decide() for _ in range(3)] == [
+        ([1] * ROWS, [0] * ROWS),
+        ([2] * ROWS, [0] * ROWS),
+        ([NO_LATENT] * ROWS, [1] * ROWS),
+    ]
+    held.stopped = True
+    while not held.pool.absent:
+        decide()
+    assert decide() == ([NO_LATENT] * ROWS, [2] * ROWS)
+    decisions, _ = held.pool.report()
+    assert not decisions.fallback[:4, 0].any() and not decisions.idle[:4, 0].any(), (
+        "agent 0 had answered"
+    )
+    fallback, idle = decisions.fallback[:, 1].tolist(), decisions.idle[:, 1].tolist()
+    assert (
+        fallback[:4] == [0, 0, 0, ROWS]
+        and fallback[-1] == 0
+        and idle[:4] == [0] * 4
+        and idle[-1] == ROWS
+    )
+    assert (decisions.missed[1:, 1] == ROWS).all()
+
+
+def test_a_device_and_rank_0_do_the_same_of_the_true_observation() -> None:
+    learnt = [
+        [RNG.normal(size=(4, 3)).astype(np.float32), RNG.normal(size=3).astype(np.float32)]
+        for _ in range(2)
+    ]
+    held = Held(fallback_head=HEAD, heads=learnt)
+    held.decide()  # the weights have come
+    obs, available = RNG.normal(size=(2, ROWS, 5)).astype(np.float32), np.ones((2, ROWS, 3), bool)
+    device = held.executor._fallback
+    assert device
+    actions = held.pool.fallback_actions(obs, available)
+    assert np.array_equal(device.act(device.local(obs), available), actions)
+    flat = np.concatenate([np.stack(arrays).ravel() for arrays in zip(*weights())])
+    outputs = LocalNets(SHAPE, flat)(obs) @ np.stack([each[0] for each in learnt])
+    outputs += np.stack([each[1] for each in learnt])[:, None]
+    assert np.array_equal(outputs.argmax(-1), actions[..., 0])
+
+
+def made(folder: Path, *words: str) -> Trainer:
+    config = parse(
+        ["--env", "mpe", "--algo", "happo", *SMALL, *words, f"record.dir={folder}"]
+    ).config
+    assert config
+    return Trainer(config, loopback())
+
+
+def run(folder: Path, *words: str) -> Trainer:
+    learner = made(folder, *words)
+    learner.run()
+    return learner
+
+
+def columns(trained: Trainer, table: str, *names: str) -> list[np.ndarray]:
+    with h5py.File(trained.logger.folder / "run.h5") as file:
+        return [file[table][name][:] for name in names]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trainer]:
+    """The same run with and without exit heads, of which none ever has to act: then another game would be played."""
+    folder = tmp_path_factory.mktemp("pair")
+    return {each: run(folder, f"policy.fallback_head={each}") for each in ("true", "false")}
+
+
+def test_the_policy_learns_the_same_with_and_without_them(pair: dict[str, Trainer]) -> None:
+    one, other = (each._state() for each in pair.values())
+    assert {name.partition(".")[0] for name in one.keys() - other.keys()} == {"fallback_head"}
+    assert all(torch.equal(each, one[name]) for name, each in other.items())
+    agreement, kl = columns(pair["true"], "training", "fallback.agreement", "fallback.kl")
+    assert len(agreement) == 2 and (agreement > 0).all() and (kl >= 0).all()
+    with pytest.raises(KeyError):
+        columns(pair["false"], "training", "fallback.kl")
+
+
+def test_a_checkpoint_without_them_is_learnt_from_but_not_played(
+    pair: dict[str, Trainer], tmp_path: Path
+) -> None:
+    with_them, without = (each.logger.folder / "models/last.pt" for each in pair.values())
+    with pytest.raises(
+        UserError,
+        match=r"^policy.fallback_head: expected false, for .*last.pt has no exit heads and train",
+    ):
+        made(tmp_path, "policy.fallback_head=true", f"train.load={without}", "train.steps=0")
+    made(tmp_path, "policy.fallback_head=true", f"train.load={without}").logger.close()
+    made(
+        tmp_path, "policy.fallback_head=false", f"train.load={with_them}", "train.steps=0"
+    ).logger.close()
+    again = made(tmp_path, "policy.fallback_head=true", f"train.load={with_them}", "train.steps=0")
+    again.logger.close()
+    assert all(
+        torch.equal(each, pair["true"]._state()[name]) for name, each in again._state().items()
+    )
+    tensors, meta = load(with_them, None)
+    tensors["fallback_head.weight"][0, 0, 0] = float("nan")
+    save(tmp_path / "nan.pt", tensors, meta)
+    with pytest.raises(
+        UserError, match="train.load: .*nan.pt: its exit heads are damaged: not finite"
+    ):
+        made(tmp_path, "policy.fallback_head=true", f"train.load={tmp_path}/nan.pt")
+
+
+KINDS = {
+    "recurrent": ["policy.recurrent=true", "algo.chunk=10"],
+    "continuous, shared": [
+        "env.continuous_actions=true",
+        "algo.share_param=true",
+        "env.map=simple_speaker_listener",
+    ],
+    "observations sent": ["policy.local_blocks=0", "codec.name=int8", "policy.groups=[[0,2],[1]]"],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_late_agents_exit_and_every_kind_of_policy_has_them(kind: str, tmp_path: Path) -> None:
+    trained = run(tmp_path, *LATE, "policy.fallback_head=true", *KINDS[kind])
+    missed, idle, fallback = columns(
+        trained, "training", "link.missed", "link.idle", "link.fallback"
+    )
+    assert (fallback > 0.005).all() and not idle.any() and (fallback <= missed).all()
+    counted, total, train = columns(trained, "decisions", "fallback", "environments", "train")
+    assert counted[train].sum() / total[train].sum() == pytest.approx(fallback.mean())
+    played, unplayed = columns(trained, "evaluations", "fallback", "idle")
+    assert played[-1] > 0 and not unplayed.any()
+
+
+@needs_mpirun
+def test_placements_agree_where_they_act(tmp_path: Path) -> None:
+    """Lateness is the emulated link's alone, for the deadline is seconds."""
+    words = [
+        "configs/quick.yaml",
+        "env.name=mpe",
+        "env.map=simple_spread",
+        "policy.fallback_head=true",
+        "link.max_age=0",
+    ]
+    words += [
+        "link.deadline_ms=8000",
+        "link.model={delay_ms: 8000, jitter_ms: 4000}",
+        "record.tensorboard=false",
+    ]
+    words += ["policy.head_gain=1.0", f"record.dir={tmp_path}"]
+    local, agents = (launch(ranks, "tests/helpers/agree_program.py", *words) for ranks in (1, 3))
+    assert local.code == agents.code == 0, local.err + agents.err
+    one, other = (json.loads(ended.out.splitlines()[-1]) for ended in (local, agents))
+    assert other["executors"] == 2 and one["prints"] == other["prints"]
+    for each in (one, other):
+        with h5py.File(Path(each["folder"]) / "run.h5") as file:
+            assert (
+                0.3 < file["training/link.fallback"][-1] < 0.7
+                and not file["training/link.idle"][:].any()
+            )
+
+
+DEVICES = [
+    "env.name=devices",
+    "env.spec=a",
+    "executor.sensor=a:b",
+    "train.load=a",
+    "train.steps=0",
+    "train.envs=1",
+]
+WRONG = {
+    "policy.fallback_head: expected false .policy.local_blocks": [
+        "policy.local_blocks=3",
+        "codec.name=none",
+    ],
+    "link.deadline_ms: expected more than 0 .policy.fallback_head": [*DEVICES, "train.slots=1"],
+}
+
+
+@pytest.mark.parametrize("line", WRONG)
+def test_what_makes_no_sense_is_one_line(line: str) -> None:
+    words = ["--env", "mpe", "--algo", "happo", "policy.fallback_head=true"]
+    with pytest.raises(UserError, match=line):
+        parse([*words, *WRONG[line]])

@@ -1,0 +1,264 @@
+"""Executors with sensors, actuators and exit heads: the server falls silent, and the agents go on."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import psutil
+import pytest
+import robots
+from launch import ROOT, command, environment, needs_mpirun
+from test_executor_pool import SHAPE, weights
+from test_sensors import ACTIONS, TRAINED, Pair, acting, run
+
+from sde_harl.errors import UserError
+from sde_harl.executor import offline_control as alone
+from sde_harl.executor.executor import serve
+from sde_harl.link.loopback import Loopback
+from sde_harl.link.wire import Kind, Message, WireError
+from sde_harl.policy.inference.fallback_head import FallbackShape, fallback_orders
+from sde_harl.protocol.session import SessionSpec
+
+WAIT_S = 0.04
+HEAD = FallbackShape((3, 2), False, WAIT_S)
+SERVERS = np.array([[[3, 4]], [[5, 6]]], np.int32)
+"""Actions that no exit head would take."""
+
+
+@pytest.fixture(autouse=True)
+def no_robots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(robots.Arm, "made", [])
+
+
+class Clock:
+    """Stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.ns = 0
+
+    def __call__(self) -> int:
+        return self.ns
+
+    def move(self, waits: float) -> None:
+        self.ns += math.ceil(waits * WAIT_S * 1e9)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(alone, "now_ns", clock)
+    return clock
+
+
+def heads() -> list[list[np.ndarray]]:
+    """They choose (2, 1)."""
+    return [[np.zeros((4, 5), np.float32), np.array([0, 0, 1, 0, 1], np.float32)] for _ in range(2)]
+
+
+def a_pair(sensor: str = "robots:Arm") -> Pair:
+    pair = Pair(sensor, fallback_head=HEAD)
+    pair.pool.publish(1, [net + head for net, head in zip(weights(), heads())], [])
+    pair.server.flush(1.0)
+    return pair
+
+
+def did() -> list[list[int]]:
+    """What the first agent has done."""
+    return [action.tolist() for action in robots.Arm.made[0].did]
+
+
+def looks() -> int:
+    return robots.Arm.made[0].looks
+
+
+def later(pair: Pair, clock: Clock, waits: float) -> None:
+    clock.move(waits)
+    pair.executor.go_on()
+
+
+def test_it_acts_alone_until_the_server_speaks_and_drops_what_comes_late(clock: Clock) -> None:
+    pair = a_pair()
+    later(pair, clock, 100)
+    assert not did() and not looks(), "before its first reading an agent does nothing"
+    pair.decide(SERVERS)
+    assert (did(), looks()) == ([[3, 4]], 1)
+    pair.pool.sense(0, 7, np.zeros((2, 1, 5), np.float32))
+    pair.pool.latents(0)  # and no answer
+    later(pair, clock, 0.99)
+    assert len(did()) == 1
+    later(pair, clock, 0.02)
+    assert (did()[1:], looks()) == ([[2, 1]], 2), "the reading that was sent is acted on"
+    later(pair, clock, 0.99)
+    assert len(did()) == 2
+    later(pair, clock, 0.02)
+    assert (did()[2:], looks()) == ([[2, 1]], 3), "a new one"
+    pair.pool.act(0, SERVERS, 0)
+    pair.server.flush(1.0)
+    assert len(did()) == 3, "the answer is too late"
+    later(pair, clock, 0.99)
+    assert len(did()) == 3, "the server has spoken"
+    pair.decide(SERVERS)
+    assert (did()[3:], looks()) == ([[3, 4]], 4)
+    later(pair, clock, 1.01)
+    assert (did()[4:], looks()) == ([[2, 1]], 5), "no question comes after the answer"
+    _, resources = pair.pool.report()
+    assert resources[1].alone == 3
+    later(pair, clock, 100)
+    assert len(did()) == 5, "the server has something else to do"
+
+
+def test_the_server_may_leave_an_agent_to_its_exit_head(clock: Clock) -> None:
+    pair = a_pair()
+    actions = SERVERS.copy()
+    actions[0] = fallback_orders((1, 2), continuous=False)
+    pair.decide(actions)
+    assert [arm.did[0].tolist() for arm in robots.Arm.made] == [[2, 1], [5]]
+    _, resources = pair.pool.report()
+    assert resources[1].alone == 0, "it was told to"
+
+
+def test_rank_0_leaves_it_to_whoever_has_actuators() -> None:
+    obs, available = np.zeros((2, 1, 5), np.float32), np.ones((2, 1, 5), bool)
+    assert (a_pair().pool.fallback_actions(obs, available) == -1).all()
+    pair = Pair("none", actions=None, fallback_head=HEAD)
+    pair.pool.publish(1, [net + head for net, head in zip(weights(), heads())], [])
+    assert pair.pool.fallback_actions(obs, available).tolist() == [[[2, 1]]] * 2
+    floats = fallback_orders((2, 1, 3), continuous=True)
+    assert floats.dtype == np.float32 and np.isnan(floats).all()
+
+
+def test_actions_of_another_length_are_not_done(clock: Clock) -> None:
+    pair = a_pair()
+    pair.pool.sense(0, 7, np.zeros((2, 1, 5), np.float32))
+    pair.pool.latents(0)
+    pair.server.send(1, Kind.ACTIONS, bytes(12))
+    with pytest.raises(WireError):
+        pair.server.flush(1.0)
+    assert not did()
+
+
+def test_a_sensor_that_fails_while_it_is_alone_is_told_and_ends_it(clock: Clock) -> None:
+    pair = a_pair("robots:Worn")
+    for _ in range(2):
+        pair.decide(SERVERS)
+    for _ in range(5):
+        later(pair, clock, 1.01)
+    assert len(did()) == 3, "agent 1 sees three times"
+    with pytest.raises(
+        UserError,
+        match=r"executor 1 \(.+\): executor.sensor: robots:Worn: read\(\) of agent 1: OSError",
+    ):
+        pair.pool.report()
+
+
+def test_a_welcome_tells_of_exit_heads() -> None:
+    welcome = SessionSpec(1, (0, 2), SHAPE, "int8", 0, 9, None, 0.0, ACTIONS, "", HEAD)
+    assert SessionSpec.from_json(memoryview(welcome.to_json())) == welcome
+    wrong = json.loads(welcome.to_json()) | {"fallback_head": {"branches": [3]}}
+    with pytest.raises(WireError):
+        SessionSpec.from_json(memoryview(json.dumps(wrong).encode()))
+
+
+def test_serving_waits_no_longer_than_that(clock: Clock) -> None:
+    """The server hangs after its first question; everything that the executor waits for is time that passes."""
+    server, far = Loopback.pair()
+    server.run_id, waited = 9, list[float]()
+
+    def wait(timeout_s: float) -> list[Message]:
+        waited.append(timeout_s)
+        messages = far.poll()
+        if not messages:
+            clock.ns += math.ceil(min(timeout_s, 1.0) * 1e9)
+        if len(waited) == 12:
+            server.send(1, Kind.BYE)
+        return messages
+
+    far.wait = wait  # type: ignore[method-assign]
+    told = SessionSpec(9, (0, 1), SHAPE, "float32", 0, 1 << 16, None, 0.0, ACTIONS, "", HEAD)
+    server.send(1, Kind.WELCOME, told.to_json())
+    published = [net + head for net, head in zip(weights(), heads())]
+    flat = np.concatenate([np.stack(arrays).ravel() for arrays in zip(*published)])
+    server.send(1, Kind.WEIGHTS, flat.tobytes(), version=1)
+    server.send(1, Kind.SENSOR, b"", step=0, environments=1, version=1)
+    serve(far, "robots:Arm", 3600.0)
+    assert waited[:3] == [3600.0] * 3 and waited[3:] == pytest.approx([WAIT_S] * 10)
+    assert did() == [[2, 1]] * 9 and looks() == 9
+    assert robots.Arm.made[0].closed == 1
+
+
+LOG = "SDE_HARL_TEST_LOG"
+LOGGING = f"""
+import os, time
+import numpy as np
+
+class Arm:
+    def __init__(self, agent):
+        self.out = open(f"{{os.environ['{LOG}']}}-{{agent}}", "w", buffering=1)
+    def read(self):
+        time.sleep(0.002)
+        return np.zeros(18, np.float32)
+    def act(self, action):
+        print(time.monotonic(), file=self.out)
+    def close(self):
+        self.out.close()
+"""
+
+
+@needs_mpirun
+@pytest.mark.slow
+def test_agents_go_on_while_the_server_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rank 0 stands still for two seconds, three times, wherever it is; nobody's actions pause for half a second."""
+    trained = run(
+        *TRAINED, "policy.fallback_head=true", "policy.local_blocks=1", f"record.dir={tmp_path}"
+    )
+    (tmp_path / "logging_arm.py").write_text(LOGGING)
+    monkeypatch.setenv(LOG, str(tmp_path / "acts"))
+    words = acting(
+        trained, tmp_path / "acted", "logging_arm:Arm", "env.steps=1000", "link.deadline_ms=50"
+    )
+    words += ["placement.mode=agents", "link.on_fault=fallback"]
+    env = {**environment(), "PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    files = {
+        "stdin": subprocess.DEVNULL,
+        "stdout": (tmp_path / "log.txt").open("w"),
+        "stderr": subprocess.STDOUT,
+    }
+    launched = command(3, "-m", "sde_harl.run", *words)
+    job = subprocess.Popen(launched, cwd=ROOT, env=env, start_new_session=True, **files)  # type: ignore[call-overload]
+    try:
+        server = rank_0(job, tmp_path / "acts-0")
+        for _ in range(3):
+            server.send_signal(signal.SIGSTOP)
+            time.sleep(2.0)
+            server.send_signal(signal.SIGCONT)
+            time.sleep(0.3)
+        assert job.wait(60) == 0, (tmp_path / "log.txt").read_text()
+    finally:
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGKILL)
+    for agent in range(3):
+        times = np.loadtxt(tmp_path / f"acts-{agent}")
+        assert len(times) > 1000 and np.diff(times).max() < 0.5, np.diff(times).max()
+    with h5py.File(next((tmp_path / "acted").rglob("run.h5"))) as file:
+        counted = file["resources/alone"][:][file["resources/rank"][:] > 0]
+        assert 45 < counted.max() < 90, "six seconds of ten a second at most, and a few"
+
+
+def rank_0(job: subprocess.Popen[bytes], acts: Path) -> psutil.Process:
+    """The server, when an agent has begun to act."""
+    until = time.monotonic() + 90
+    while not (acts.exists() and acts.stat().st_size):
+        assert job.poll() is None and time.monotonic() < until
+        time.sleep(0.05)
+    children = psutil.Process(job.pid).children(recursive=True)
+    return next(each for each in children if each.environ().get("OMPI_COMM_WORLD_RANK") == "0")

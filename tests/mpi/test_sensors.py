@@ -1,0 +1,470 @@
+"""Executors that sense for themselves: what they import, what they are told, what they do when it fails."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import robots
+from launch import launch, needs_mpirun
+from playing import play as played
+from test_every import SMALL
+from test_executor_pool import SHAPE, weights
+
+from sde_harl.config.arguments import parse
+from sde_harl.config.schema import EnvConfig
+from sde_harl.envs.base import EnvSpec
+from sde_harl.envs.pettingzoo import make_game
+from sde_harl.envs.registry import make
+from sde_harl.envs.specs import from_json, to_json
+from sde_harl.errors import UserError
+from sde_harl.examples import pettingzoo_robot, replay
+from sde_harl.executor.executor import Executor
+from sde_harl.executor.sensors import Actions, Senses, named
+from sde_harl.link.loopback import Loopback
+from sde_harl.link.wire import Kind, WireError
+from sde_harl.policy.inference.on_device import ActRequest, OnDeviceShape, upper_shapes
+from sde_harl.protocol.session import SessionSpec
+from sde_harl.run import loopback
+from sde_harl.server.executor_pool import ExecutorPool, SessionPlan
+from sde_harl.training.trainer import Trainer
+
+ACTIONS = Actions((2, 1), continuous=False)
+"""The first agent chooses in two branches, the second in one of them."""
+
+
+@pytest.fixture(autouse=True)
+def no_robots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(robots.Arm, "made", [])
+
+
+# ---- whose word it is
+
+
+@pytest.mark.parametrize(
+    "words, sensor",
+    [
+        ([], "none"),
+        (["a.yaml", "executor.sensor=a:b"], "a:b"),
+        (["--executor.sensor", "a:b", "seed=1"], "a:b"),
+        (["--executor.sensor=a:b", "executor.sensor=c:d"], "c:d"),
+        (["executor.sensor=a:b", "executor.sensors=c:d", "x.executor.sensor=c:d"], "a:b"),
+    ],
+)
+def test_the_command_line_names_the_sensor(words: list[str], sensor: str) -> None:
+    assert named(words) == sensor
+
+
+class Pair:
+    """A fleet of one executor with both agents, one environment each, and what passed between them."""
+
+    def __init__(self, sensor: str, **plan: Any) -> None:
+        self.server, far = Loopback.pair()
+        self.executor = Executor(far, sensor)
+        self.sizes: list[tuple[Kind, int]] = []
+
+        def step() -> None:
+            for message in far.poll():
+                self.sizes.append((message.header.kind, len(message.payload)))
+                self.executor.handle(message)
+
+        self.server.attach(step)
+        fields = {"shape": SHAPE, "codec": "float32", "action_size": 2, "actions": ACTIONS, **plan}
+        fixed = {"pack": 0, "rows": 1, "slots": 1, "assign": {}, "failure_timeout_s": 5.0}
+        self.pool = ExecutorPool(self.server, SessionPlan(**{**fixed, **fields}))
+        self.pool.handshake()
+
+    def decide(self, actions: np.ndarray) -> np.ndarray:
+        self.pool.sense(0, 7, np.full((2, 1, 5), 9.0, np.float32))
+        latents = self.pool.latents(0)
+        self.pool.act(0, actions, 0)
+        self.server.flush(1.0)
+        return latents.values.copy() if latents.ages is None else latents.ages
+
+
+@pytest.mark.parametrize(
+    "sensor, actions", [("none", ACTIONS), ("robots_never_imported:Arm", None)]
+)
+def test_an_executor_imports_nothing_that_only_one_side_asks_for(
+    sensor: str, actions: Actions | None
+) -> None:
+    pair = Pair(sensor, actions=actions)
+    with pytest.raises(
+        UserError,
+        match=r"executor 1 \(.+\): executor.sensor: expected .+ \(this executor's command",
+    ):
+        pair.pool.report()
+    assert "robots_never_imported" not in sys.modules
+
+
+def test_a_welcome_tells_what_actions_are_made_of_and_names_no_module() -> None:
+    welcome = SessionSpec(1, (0, 2), SHAPE, "int8", 0, 9, None, 0.0, ACTIONS, "cpu")
+    assert SessionSpec.from_json(memoryview(welcome.to_json())) == welcome
+    wrong = json.loads(welcome.to_json()) | {"actions": {"numbers": [1], "module": "os:abort"}}
+    with pytest.raises(WireError):
+        SessionSpec.from_json(memoryview(json.dumps(wrong).encode()))
+
+
+# ---- a decision
+
+
+def test_an_agent_acts_on_its_own_reading_and_the_server_sends_none() -> None:
+    pair, actions = Pair("robots:Arm"), np.array([[[3, 4]], [[5, 6]]], np.int32)
+    pair.pool.publish(1, weights(), [])
+    latents = [pair.decide(actions) for _ in range(2)]
+    shown = Pair("none", actions=None)  # what the same nets make of these readings, were they sent
+    shown.pool.publish(1, weights(), [])
+    for look, values in enumerate(latents, start=1):
+        readings = np.stack([np.full((1, 5), agent + 0.25 * look, np.float32) for agent in (0, 1)])
+        shown.pool.sense(0, 7, readings)
+        assert np.array_equal(shown.pool.latents(0).values, values)
+    assert [size for kind, size in pair.sizes if kind is Kind.SENSOR] == [0, 0]
+    arms = robots.Arm.made
+    assert [[each.tolist() for each in arm.did] for arm in arms] == [[[3, 4]] * 2, [[5]] * 2]
+    assert [arm.agent for arm in arms] == [0, 1] and arms[0].did[0].dtype == np.int32
+    pair.server.send(1, Kind.BYE)
+    pair.server.flush(1.0)
+    assert [arm.closed for arm in arms] == [1, 1]
+
+
+def test_a_whole_policy_does_at_once_what_it_chose() -> None:
+    shape, whole = SHAPE._replace(latent=8), OnDeviceShape((3, 2), False, 1)
+    pair = Pair("robots:Arm", shape=shape, codec="none", whole=whole)
+    sizes = [each[1:] for each in upper_shapes(shape, whole)]
+    rng = np.random.default_rng(0)
+    local = [(5, 8), (8,), *sizes]
+    pair.pool.publish(
+        1, [[rng.normal(size=size).astype(np.float32) for size in local] for _ in range(2)], []
+    )
+    told = ActRequest(np.ones((2, 1, 5), bool), np.ones(1, bool), greedy=False, recall=False)
+    choice = pair.pool.decide(0, 7, np.zeros((2, 1, 5), np.float32), told)
+    did = [arm.did[0].tolist() for arm in robots.Arm.made]
+    assert did == [choice.choices.actions[0, 0].tolist(), choice.choices.actions[1, 0, :1].tolist()]
+
+
+# ---- what can fail
+
+FAILS = {
+    "nowhere:Arm": "can't take Arm from nowhere: No module named 'nowhere'",
+    "robots": "expected module:function, got 'robots'",
+    "robots:SIZE": "robots:SIZE is a int, not a function",
+    "robots:absent": "making agent 0: LookupError: nothing is connected (",
+    "robots:Short": "read() of agent 0 gave float32 of shape (4,), expected float32 of shape (5,)",
+    "robots:Text": "read() of agent 0 gave <U1 of shape (5,), expected float32 of shape (5,)",
+    "robots:Infinite": "read() of agent 0 gave a number that is not finite",
+    "robots:Unplugged": "read() of agent 0: OSError: no such device really (",
+    "robots:Stuck": "act() of agent 0: RuntimeError: a joint is stuck (",
+}
+
+
+@pytest.mark.parametrize("sensor", FAILS)
+def test_what_fails_is_one_line_that_names_host_and_module(sensor: str) -> None:
+    pair = Pair(sensor)
+    pair.pool.publish(1, weights(), [])
+    with pytest.raises(UserError) as raised:
+        pair.decide(np.zeros((2, 1, 2), np.int32))
+        pair.pool.report()
+    line = str(raised.value)
+    assert (
+        line.startswith(f"executor 1 ({pair.pool.hosts[1].host}): executor.sensor: ")
+        and "\n" not in line
+    )
+    assert FAILS[sensor] in line and sensor in line.replace(
+        "can't take Arm from nowhere", "nowhere:Arm"
+    )
+
+
+def test_a_run_that_may_go_on_notes_what_has_worn_out() -> None:
+    pair = Pair("robots:Worn", go_on=True)
+    pair.pool.publish(1, weights(), [])
+    idle = np.zeros((2, 1, 2), np.int32)
+    assert [pair.decide(idle).dtype for _ in range(3)] == [np.float32] * 3
+    with pytest.raises(UserError, match="no executor is left"):
+        pair.decide(idle)
+    (fault,) = pair.pool.faults()
+    assert (fault.rank, fault.reason) == (1, "lost")
+
+
+def test_a_reason_that_is_no_text_is_one_line() -> None:
+    pair = Pair("robots:Arm")
+    pair.server.flush(1.0)  # the welcome has told the run's number
+    pair.executor._transport.send(0, Kind.BYE, b"\xff\n\x1b[2J" + b"x" * 5000)
+    with pytest.raises(UserError, match=r"executor 1 \(.+\): '.+\\n.*x+'$") as raised:
+        pair.pool.report()
+    assert str(raised.value).isprintable() and len(str(raised.value)) < 1200
+
+
+def test_sensors_take_whole_actions_only_and_all_are_closed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    senses = Senses("robots:Arm", (3, 4), SHAPE, ACTIONS)
+    for payload in (b"", bytes(4), bytes(12)):  # one number an agent, where the first has two
+        with pytest.raises(WireError):
+            senses.act(payload)
+    stuck = Senses("robots:Stuck", (3, 4), SHAPE, ACTIONS)
+    stuck.close()
+    assert [f"close() of agent {agent}" in caplog.text for agent in (3, 4)] == [True, True]
+    senses.close()
+    senses.close()
+    assert [arm.closed for arm in robots.Arm.made[:2]] == [1, 1]
+
+
+def test_pixels_stay_bytes() -> None:
+    shape = SHAPE._replace(obs_sizes=(5,), pixels=True)
+    assert (
+        Senses("robots:Arm", (0,), SHAPE._replace(obs_sizes=(5,)), ACTIONS).read()
+        == np.float32([0.25] * 5).tobytes()
+    )
+    with pytest.raises(UserError, match="gave float64 of shape"):
+        Senses("robots:Arm", (0,), shape._replace(pixels=True), ACTIONS).read()
+
+
+# ---- an environment that nobody plays
+
+
+SPECS = [
+    EnvConfig("mpe", "simple_speaker_listener"),
+    EnvConfig("mamujoco", "Reacher-2x1"),
+    EnvConfig("pettingzoo", factory="odd_envs:Corridor"),
+    EnvConfig("pettingzoo", factory="odd_envs:Seekers"),
+]
+
+
+@pytest.mark.parametrize("config", SPECS, ids=lambda config: config.map + config.factory)
+def test_a_spec_comes_back_from_its_file(config: EnvConfig) -> None:
+    env = make(config, 1, seed=1)
+    assert from_json(to_json(env.spec)) == env.spec
+    env.close()
+
+
+SPEC = EnvSpec("a/b", ("x", "y"), (2, 3), ((2,), (2,)), 5, 7, False, ("", ""), True)
+WRONG = {
+    "name": ["ab", "a/b/c", 3, "a/\n"],
+    "agents": [[], ["x", "x"], [1, 2], "xy"],
+    "obs_sizes": [[2], [2, 0], [2, 1 << 40], [2, 3.0], 2],
+    "action_sizes": [[[2]], [[2], []], [[2], [0]], [2, 2]],
+    "state_size": [0, "5", True],
+    "episode_limit": [-1, None],
+    "continuous": [1],
+    "unit_types": [[""]],
+    "obs_images": [[[1, 1, 2]], [[1, 1, 2], [1, 1, 2]], [[1, 2], [1, 3]]],
+    "obs_dtype": ["float64", "uint8"],
+    "state_image": [[1, 1, 4], [5]],
+    "noop": [-1],
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_field_that_is_wrong_is_named(name: str) -> None:
+    for value in WRONG[name]:
+        with pytest.raises(ValueError, match=f"^{name}: "):
+            from_json(json.dumps(SPEC._asdict() | {name: value}))
+    with pytest.raises(ValueError, match="^colour: no such field"):
+        from_json(json.dumps(SPEC._asdict() | {"colour": 1}))
+    with pytest.raises(ValueError, match="^action_sizes: missing"):
+        from_json(
+            json.dumps(
+                {key: value for key, value in SPEC._asdict().items() if key != "action_sizes"}
+            )
+        )
+
+
+def test_devices_count_decisions_and_know_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "spec.json"
+    path.write_text(to_json(SPEC))
+    env = make(EnvConfig("devices", spec=str(path), steps=3), 1, seed=1)
+    assert env.spec == SPEC._replace(name="devices/a.b", episode_limit=3, has_win=False)
+    steps = played(env, 6)
+    assert [bool(step.truncated[0]) for step in steps[1:]] == [False, False, True] * 2
+    assert all(
+        np.isnan(step.rewards[0]) and step.won[0] == -1 and not step.terminated[0]
+        for step in steps[1:]
+    )
+    assert np.isnan(steps[3].returns[0]) and steps[3].lengths[0] == 3
+    assert all(
+        step.available_actions.all() and step.active.all() and not step.obs.any() for step in steps
+    )
+    assert make(EnvConfig("devices", spec=str(path)), 1, seed=1).spec.episode_limit == 7
+    path.write_text(to_json(SPEC._replace(episode_limit=0)))
+    with pytest.raises(UserError, match="env.steps"):
+        make(EnvConfig("devices", spec=str(path)), 1, seed=1)
+    for text in ("", "[]", "{}", "[" * 10**5):
+        path.write_text(text)
+        with pytest.raises(UserError, match="env.spec: .*spec.json: not a run's"):
+            make(EnvConfig("devices", spec=str(path)), 1, seed=1)
+    with pytest.raises(UserError, match="env.spec: .*can't be read"):
+        make(EnvConfig("devices", spec=str(tmp_path)), 1, seed=1)
+
+
+# ---- whole runs
+
+TRAINED = [
+    "--env",
+    "pettingzoo",
+    "--algo",
+    "happo",
+    *SMALL,
+    "env.factory=mpe2.simple_spread_v3:parallel_env",
+]
+TRAINED += ["train.envs=2", "record.trajectories=eval", "policy.head_gain=1.0", "train.steps=60"]
+WHOLE = ["policy.local_blocks=3", "codec.name=none"]
+
+
+def run(*words: str, sensor: str = "none") -> Path:
+    """The run's folder."""
+    config = parse(list(words)).config
+    assert config
+    transport = loopback(sensor)
+    learner = Trainer(config, transport)
+    learner.run()
+    transport.send(1, Kind.BYE)
+    transport.flush(1.0)
+    return learner.logger.folder
+
+
+def acting(folder: Path, out: Path, sensor: str, *words: str) -> list[str]:
+    """The command line that has what was learnt in a folder act in the world."""
+    given = [
+        "env.name=devices",
+        f"env.spec={folder}/spec.json",
+        f"train.load={folder}/models/last.pt",
+    ]
+    given += ["train.steps=0", "train.envs=1", "train.slots=1", "env.steps=25", "eval.episodes=1"]
+    given += ["record.trajectories=none"]
+    return [
+        f"{folder}/config.yaml",
+        *given,
+        f"record.dir={out}",
+        f"executor.sensor={sensor}",
+        *words,
+    ]
+
+
+@pytest.fixture(scope="module", params=[[], WHOLE], ids=["split", "whole"])
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(*TRAINED, *request.param, f"record.dir={tmp_path_factory.mktemp('trained')}")
+
+
+def test_a_replayed_episode_is_decided_as_it_was(
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    file, sensor = tmp_path / "episode.npz", "sde_harl.examples.replay:Replay"
+    replay.main(str(trained / "run.h5"), "2", str(file))
+    monkeypatch.setenv(replay.FILE, str(file))
+    folder = run(*acting(trained, tmp_path, sensor), sensor=sensor)
+    assert [line for line in capfd.readouterr().out.splitlines() if "recorded" in line] == [
+        f"agent {agent}: 25 of 25 decisions as recorded" for agent in (2, 1, 0)
+    ]
+    with h5py.File(folder / "run.h5") as written:
+        assert (
+            written["meta"].attrs["env"] == "devices/pettingzoo.mpe2.simple_spread_v3.parallel_env"
+        )
+        assert written["episodes"]["length"][:].tolist() == [25] and np.isnan(
+            written["episodes"]["return"][0]
+        )
+        assert written["episodes"]["won"][:].tolist() == [-1] and np.isnan(
+            written["evaluations"]["return_mean"][0]
+        )
+        assert set(written["decisions"]["environments"][:]) == {1}
+    with np.load(file) as arrays:
+        np.savez(
+            file,
+            **{
+                name: -array if name.startswith("seen") else array for name, array in arrays.items()
+            },
+        )
+    run(*acting(trained, tmp_path, sensor), sensor=sensor)
+    said = [line for line in capfd.readouterr().out.splitlines() if "recorded" in line]
+    assert len(said) == 3 and not all("25 of 25" in line for line in said), (
+        "whatever is seen, the same is done"
+    )
+
+
+split = pytest.mark.parametrize("trained", [[]], ids=["split"], indirect=True)
+
+
+@needs_mpirun
+@split
+def test_a_replay_on_other_ranks(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, sensor = tmp_path / "episode.npz", "sde_harl.examples.replay:Replay"
+    replay.main(str(trained / "run.h5"), "0", str(file))
+    monkeypatch.setenv(replay.FILE, str(file))
+    words = acting(trained, tmp_path, sensor, "placement.mode=agents")
+    ended = launch(3, "-m", "sde_harl.run", *words)
+    assert ended.code == 0, ended.err
+    assert sum("25 of 25 decisions as recorded" in line for line in ended.out.splitlines()) == 3, (
+        ended.out
+    )
+
+
+@needs_mpirun
+@split
+def test_a_run_ends_without_a_worn_sensor(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Agent 1's, which is rank 2's, sees ten times; its last latents stand for eight more decisions."""
+    file, sensor = tmp_path / "episode.npz", "sde_harl.examples.replay:Replay"
+    replay.main(str(trained / "run.h5"), "0", str(file))
+    with np.load(file) as arrays:
+        np.savez(
+            file,
+            **{name: array[:10] if name == "seen_1" else array for name, array in arrays.items()},
+        )
+    monkeypatch.setenv(replay.FILE, str(file))
+    fault = [
+        "link.on_fault=fallback",
+        "link.deadline_ms=5000",
+        "link.max_age=8",
+        "placement.mode=agents",
+    ]
+    ended = launch(3, "-m", "sde_harl.run", *acting(trained, tmp_path, sensor, *fault))
+    assert ended.code == 3 and "without executors 2" in ended.err, ended.err
+    assert (
+        "executor 2 (" in ended.err
+        and "lost: executor.sensor: sde_harl.examples.replay:Replay: read() of agent 1" in ended.err
+    )
+    assert {"agent 0: 25 of 25", "agent 1: 10 of 10"} <= {
+        line[:17] for line in ended.out.splitlines()
+    }, ended.out
+    with h5py.File(max(tmp_path.rglob("run.h5"))) as written:
+        assert written["faults"]["kind"][:].tolist() == [b"lost"]
+        assert written["decisions"]["idle"][:].reshape(-1, 3).sum(0).tolist() == [0, 26 - 10 - 8, 0]
+
+
+@needs_mpirun
+@split
+def test_a_configuration_file_alone_makes_no_executor_import(trained: Path, tmp_path: Path) -> None:
+    config = tmp_path / "devices.yaml"
+    written = (trained / "config.yaml").read_text()
+    config.write_text(written.replace("sensor: none", 'sensor: "sde_harl.examples.replay:Replay"'))
+    words = acting(trained, tmp_path, "")[1:]
+    words = [word for word in words if not word.startswith("executor.sensor")]
+    ended = launch(2, "-m", "sde_harl.run", str(config), *words, "placement.mode=agents")
+    lines = [line for line in ended.err.splitlines() if line.startswith("error: ")]
+    assert ended.code == 2 and len(lines) == 1 and "Traceback" not in ended.err, ended.err
+    assert "executor 1 (" in lines[0] and "executor.sensor: expected one" in lines[0]
+
+
+def test_robots_in_a_world_of_their_own_earn_what_the_evaluation_did(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with h5py.File(trained / "run.h5") as written:
+        episodes = {name: written["episodes"][name][:] for name in ("train", "seed", "return")}
+    evaluated = ~episodes["train"]
+    game = make_game(EnvConfig("pettingzoo", factory="mpe2.simple_spread_v3:parallel_env"))
+    world = pettingzoo_robot.World(game, iter([*episodes["seed"][evaluated].tolist(), 0]))
+    monkeypatch.setattr(pettingzoo_robot, "world", lambda: world)
+    sensor = "sde_harl.examples.pettingzoo_robot:Robot"
+    run(*acting(trained, tmp_path, sensor, "eval.episodes=4"), sensor=sensor)
+    np.testing.assert_allclose(world.returns, episodes["return"][evaluated], rtol=1e-5)
+    assert len(set(world.returns)) == 4

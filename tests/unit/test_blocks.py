@@ -1,0 +1,190 @@
+"""What blocks.c computes equals torch's own operations, gradients of gradients too."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sde_harl.policy.block import block
+from sde_harl.policy.inference import _blocks
+from sde_harl.policy.inference import local_nets as local
+
+WIDTHS = (1, 5, 16, 40, 128)
+
+
+def inputs(width: int, share: bool, rows: int = 7) -> list[Tensor]:
+    """x (3, rows, 4), weight and bias of 3 agents, or one that they share."""
+    generator, k = torch.Generator().manual_seed(width), 1 if share else 3
+    shapes = ((3, rows, 4), (k, 4, width), (k, 1, width))
+    return [torch.randn(*shape, generator=generator).requires_grad_() for shape in shapes]
+
+
+def close(ours: Tensor, theirs: Tensor) -> None:
+    torch.testing.assert_close(ours.double(), theirs, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_values_and_gradients(width: int, share: bool, layer_norm: bool) -> None:
+    single = inputs(width, share)
+    double = [each.detach().double().requires_grad_() for each in single]
+    ours, theirs = block(*single, layer_norm), block(*double, layer_norm)
+    close(ours, theirs)
+    weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1))
+    (ours * weights).sum().backward()
+    (theirs * weights).sum().backward()
+    for one, other in zip(single, double):
+        assert one.grad is not None and other.grad is not None
+        close(one.grad, other.grad)
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_gradients_of_gradients(layer_norm: bool) -> None:
+    single = inputs(24, share=False)
+    double = [each.detach().double().requires_grad_() for each in single]
+
+    def curvature(values: list[Tensor]) -> tuple[Tensor, ...]:
+        hidden = block(block(*values, layer_norm), values[1].mT, values[2][..., :4], layer_norm)
+        slope = torch.autograd.grad(hidden.pow(3).sum(), values, create_graph=True)
+        return torch.autograd.grad(sum(each.square().sum() for each in slope), values)
+
+    for one, other in zip(curvature(single), curvature(double)):
+        torch.testing.assert_close(
+            one.double(), other, rtol=1e-3, atol=1e-3 * float(other.abs().max())
+        )
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_devices_compute_the_same(layer_norm: bool) -> None:
+    values = inputs(40, share=False)
+    arrays = [each.detach().numpy() for each in values]
+    np.testing.assert_allclose(
+        local.block(*arrays, layer_norm), block(*values, layer_norm).detach(), rtol=2e-5, atol=2e-5
+    )
+
+
+def test_a_row_does_not_depend_on_the_others() -> None:
+    x, bias = (
+        np.random.default_rng(0).normal(size=(1, 9, 40)).astype(np.float32),
+        np.ones((1, 1, 40), np.float32),
+    )
+    whole, part = x.copy(), x[:, 3:5].copy()
+    for each in (whole, part):
+        _blocks.activate(each, bias, 1e-5, None)
+    np.testing.assert_array_equal(whole[:, 3:5], part)
+
+
+def test_what_is_no_number_is_seen() -> None:
+    x = np.array([[[1.0, np.nan, -1.0]]], np.float32)
+    _blocks.activate(x, np.zeros((1, 1, 3), np.float32), None, None)
+    np.testing.assert_array_equal(x, [[[1.0, np.nan, 0.0]]])
+
+
+@pytest.mark.parametrize(
+    "x, bias",
+    [
+        (np.zeros((1, 2, 3)), np.zeros((1, 1, 3), np.float32)),  # float64
+        (np.zeros((1, 2, 3), np.float32), np.zeros((1, 1, 4), np.float32)),  # another width
+        (np.zeros((3, 2, 3), np.float32), np.zeros((4, 1, 3), np.float32)),  # more sets than agents
+        (np.zeros((1, 2, 3), np.float32), np.zeros((0, 1, 3), np.float32)),
+        (
+            np.zeros((1, 2, 6), np.float32)[..., ::2],
+            np.zeros((1, 1, 3), np.float32),
+        ),  # not in one piece
+    ],
+)
+def test_other_arrays_are_refused(x: np.ndarray, bias: np.ndarray) -> None:
+    with pytest.raises(ValueError):
+        _blocks.activate(x, bias, None, None)
+
+
+def test_arrays_that_do_not_fit_each_other_are_refused() -> None:
+    y, bias, stats = (
+        np.zeros((1, 4, 3), np.float32),
+        np.zeros((1, 1, 3), np.float32),
+        np.zeros((1, 4, 2), np.float32),
+    )
+    for wrong in (
+        (y[:, :3], y, stats, bias),
+        (y, y, stats[:, :3], bias),
+        (y[:, :3], y[:, :3], stats, bias),
+    ):
+        with pytest.raises(ValueError):
+            _blocks.gradients(*wrong)
+    with pytest.raises((ValueError, BufferError)):
+        _blocks.activate(bytes(12), bias, None, None)
+
+
+def test_normalisation_of_an_agent_s_own_features() -> None:
+    sizes, x = (
+        np.array([1, 21, 40], np.int32),
+        np.random.default_rng(0).normal(2.0, 3.0, (3, 5, 40)).astype(np.float32),
+    )
+    ours = local.normalise_own(x, sizes)
+    for agent, size in enumerate(sizes):
+        own = torch.from_numpy(x[agent, :, :size]).double()
+        theirs = torch.nn.functional.layer_norm(own, (int(size),), eps=1e-5)
+        np.testing.assert_allclose(ours[agent, :, :size], theirs, rtol=1e-5, atol=1e-5)
+        assert not ours[agent, :, size:].any()
+
+
+@pytest.mark.parametrize("sizes", [[0, 4], [4, 5], [4, 4, 4], [4.0, 4.0]])
+def test_sizes_that_are_not_features_are_refused(sizes: list[float]) -> None:
+    with pytest.raises(ValueError, match="sizes"):
+        _blocks.normalise(
+            np.zeros((2, 3, 4), np.float32),
+            np.array(sizes, np.result_type(sizes[0], np.int32)),
+            1e-5,
+            np.zeros((2, 3, 4), np.float32),
+        )
+
+
+def choices(
+    outputs: np.ndarray, available: np.ndarray, race: np.ndarray | None, edges: list[int]
+) -> list[np.ndarray]:
+    shape = (*outputs.shape[:-1], len(edges) - 1)
+    actions, log_probs = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
+    _blocks.choose(outputs, available, race, np.array(edges, np.int32), actions, log_probs)
+    return [actions, log_probs]
+
+
+def test_choices_equal_torchs_categoricals() -> None:
+    rng, edges = np.random.default_rng(0), [0, 4, 5, 9]
+    outputs = rng.normal(0.0, 3.0, (2, 50, 9)).astype(np.float32)
+    available, race = (
+        rng.random(outputs.shape) < 0.6,
+        rng.exponential(size=outputs.shape).astype(np.float32),
+    )
+    available[..., [0, 4, 5]] = True
+    logits = torch.from_numpy(np.where(available, outputs, -1e30)).double()
+    for draws in (None, race):
+        actions, log_probs = choices(outputs, available, draws, edges)
+        for k, (start, stop) in enumerate(zip(edges, edges[1:])):
+            theirs = logits[..., start:stop].log_softmax(-1).numpy()
+            score = theirs if draws is None else theirs - np.log(draws[..., start:stop])
+            np.testing.assert_array_equal(actions[..., k], score.argmax(-1))
+            chosen = np.take_along_axis(theirs, score.argmax(-1)[..., None], -1)[..., 0]
+            np.testing.assert_allclose(log_probs[..., k], chosen, rtol=1e-5, atol=1e-5)
+
+
+def test_where_nothing_is_available_the_first_is_chosen() -> None:
+    actions, log_probs = choices(
+        np.ones((1, 1, 3), np.float32), np.zeros((1, 1, 3), bool), None, [0, 3]
+    )
+    assert actions.item() == 0 and np.isclose(log_probs.item(), -np.log(3))
+
+
+@pytest.mark.parametrize("edges", [[0], [1, 3], [0, 2, 2, 3], [0, 2], [0, 4], [0, 1 << 30]])
+def test_other_branches_are_refused(edges: list[int]) -> None:
+    with pytest.raises(ValueError):
+        _blocks.choose(
+            np.zeros((1, 1, 3), np.float32),
+            np.ones((1, 1, 3), bool),
+            None,
+            np.array(edges, np.int32),
+            np.zeros((1, 1, 1), np.int32),
+            np.zeros((1, 1, 1), np.float32),
+        )

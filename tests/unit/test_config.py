@@ -1,0 +1,566 @@
+"""The configuration: its layers, spellings and shipped files, and that no input gives more than one line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from sde_harl.algorithms.registry import ALGORITHMS
+from sde_harl.config import arguments
+from sde_harl.config.arguments import HARL_KEYS, PRESETS, help_text, parse
+from sde_harl.config.layers import KEYS, Key, Value, build, from_yaml, layer_of, to_yaml
+from sde_harl.config.schema import Config, LinkProfile
+from sde_harl.envs.registry import ENVS
+from sde_harl.errors import UserError
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+SMAC = str(CONFIGS / "smac.yaml")
+EXPERIMENTS = sorted(CONFIGS.glob("*.yaml"))
+
+
+def parsed(*argv: str) -> Config:
+    config = parse(list(argv)).config
+    assert config is not None
+    return config
+
+
+def complaint(*argv: str) -> str:
+    with pytest.raises(UserError) as caught:
+        parse(list(argv))
+    return one_line(caught.value)
+
+
+def file_complaint(text: str) -> str:
+    with pytest.raises(UserError) as caught:
+        from_yaml(text, "mine.yaml")
+    return one_line(caught.value)
+
+
+def one_line(error: UserError) -> str:
+    assert str(error).isprintable() and str(error)
+    return str(error)
+
+
+def get(config: Config, key: str) -> Any:
+    section, field, _ = KEYS[key]
+    return getattr(getattr(config, section) if section else config, field.name)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of defaults for one algorithm and one environment, and an experiment that names both."""
+    monkeypatch.setattr(arguments, "PRESETS", tmp_path)
+    write(
+        tmp_path / "algorithms" / "alpha.yaml",
+        "algo: {name: alpha, lr: 0.1, gamma: 0.1, epochs: 11, minibatches: 11}",
+    )
+    write(
+        tmp_path / "environments" / "eden.yaml",
+        "env: {name: eden}\nalgo: {gamma: 0.2, epochs: 12, minibatches: 12}",
+    )
+    write(
+        tmp_path / "mine.yaml",
+        "env: {name: eden}\nalgo: {name: alpha, epochs: 13, minibatches: 13}",
+    )
+    return tmp_path
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+
+
+# ---- the files that ship
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_experiment_parses_and_names_an_algorithm_and_an_environment(path: Path) -> None:
+    layer = layer_of(path.read_text(), str(path))
+    config = parsed(str(path))
+    assert (layer["algo.name"].value, layer["env.name"].value) == (
+        config.algo.name,
+        config.env.name,
+    )
+    assert config.algo.name in ALGORITHMS and config.env.name in ENVS
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_whatever_keys_an_experiment_suggests_can_be_typed(path: Path) -> None:
+    """Keys that follow each other in its comments are meant to be used together."""
+    told = " ".join(
+        line.strip("# \\") for line in path.read_text().splitlines() if line.startswith("#")
+    )
+    for keys in re.findall(r"(?:[a-z]+\.[a-z_0-9]+=[\w.-]*\w ?)+", told):
+        parsed(str(path), *keys.split())
+
+
+def test_every_registry_entry_has_its_defaults_and_every_file_its_entry() -> None:
+    assert {path.stem for path in (PRESETS / "algorithms").iterdir()} == set(ALGORITHMS)
+    assert {path.stem for path in (PRESETS / "environments").iterdir()} == set(ENVS)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_an_algorithms_defaults_set_every_key_that_it_reads(name: str) -> None:
+    layer = layer_of((PRESETS / "algorithms" / f"{name}.yaml").read_text(), name)
+    bound = {
+        f"algo.{key}" for key in ("kl_threshold", "ls_step", "accept_ratio", "backtrack_coeff")
+    }
+    unread = {"algo.lr"} if name == "hatrpo" else bound
+    assert set(layer) == {key for key in KEYS if key.startswith("algo.")} - unread
+    assert parsed("--algo", name, "--env", "smac").algo.name == name
+
+
+NEEDED = {"devices": ["executor.sensor=robots:Arm", "env.spec=spec.json", "train.load=last.pt"]}
+
+
+@pytest.mark.parametrize("name", ENVS)
+def test_an_environments_defaults_are_found(name: str) -> None:
+    assert parsed("--env", name, *NEEDED.get(name, ())).env.name == name
+
+
+# ---- help
+
+
+def test_help_lists_every_key_with_type_default_and_meaning() -> None:
+    text = help_text()
+    rows = {
+        line.split()[0]: line.split(maxsplit=3)
+        for line in text.splitlines()
+        if line.startswith("  ")
+    }
+    for name, key in KEYS.items():
+        _, kind, default, meaning = rows[name]
+        assert kind == key.kind.__name__
+        assert yaml.safe_load(default) is not None
+        assert meaning.endswith(".") and len(meaning) > 5
+    assert all(f"--{flag}" in text for flag in HARL_KEYS)
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["-h"], [SMAC, "no.such=1", "--help"]])
+def test_help_is_a_text_and_no_run(argv: list[str]) -> None:
+    assert parse(argv) == (None, help_text())
+
+
+# ---- layers and spellings
+
+
+def test_later_layers_win(folder: Path) -> None:
+    algo = parsed(str(folder / "mine.yaml"), "algo.minibatches=14").algo
+    assert (algo.lr, algo.gamma, algo.epochs, algo.minibatches) == (0.1, 0.2, 13, 14)
+    assert algo.clip_coef == Config().algo.clip_coef
+
+
+def test_the_command_line_may_name_the_algorithm_whose_defaults_are_read(folder: Path) -> None:
+    write(folder / "algorithms" / "beta.yaml", "algo: {name: beta, lr: 0.7}")
+    assert parsed(str(folder / "mine.yaml"), "--algo", "beta").algo.lr == 0.7
+
+
+def test_the_last_of_two_words_wins() -> None:
+    assert parsed(SMAC, "seed=2", "--seed", "3").seed == 3
+
+
+@pytest.mark.parametrize(
+    "argv", [["algo.lr=3e-4"], ["--algo.lr", "3e-4"], ["--algo.lr=3e-4"], ["--lr", "3e-4"]]
+)
+def test_a_key_has_four_spellings_and_3e_4_is_a_number(argv: list[str]) -> None:
+    assert parsed(SMAC, *argv).algo.lr == 3e-4
+
+
+def test_3e_4_is_a_number_in_a_file() -> None:
+    assert from_yaml("algo: {lr: 3e-4}\ntrain: {steps: 1e6}", "mine.yaml").algo.lr == 3e-4
+
+
+def test_harls_first_command() -> None:
+    config = parsed("--algo", "happo", "--env", "smac", "--exp_name", "test", "--seed", "2")
+    assert (config.algo.name, config.env.name, config.record.exp, config.seed) == (
+        "happo",
+        "smac",
+        "test",
+        2,
+    )
+
+
+def test_every_harl_flag_sets_the_key_it_stands_for() -> None:
+    assert set(HARL_KEYS.values()) <= set(KEYS)
+    names = {
+        "algo.name": "happo",
+        "env.name": "mpe",
+        "algo.action_aggregation": "mean",
+        "env.state_type": "FP",
+    }
+    for flag, key in HARL_KEYS.items():
+        value = names.get(key) or {int: 2, float: 0.75, bool: False, str: "word"}[KEYS[key].kind]
+        assert get(parsed("--env", "smac", f"--{flag}", str(value)), key) == value
+
+
+@pytest.mark.parametrize(
+    "name", ["010", "null", "1:30", "yes", "a: b", "2024-01-01", "=", "1e3", "x=y"]
+)
+def test_text_on_the_command_line_stays_as_it_is(name: str) -> None:
+    assert parsed(SMAC, f"record.exp={name}").record.exp == name
+
+
+def test_groups_and_assignments_are_given_as_yaml() -> None:
+    config = parsed(SMAC, "policy.groups=[[0, 2], [1]]", "placement.assign={0: 2, 1: 1}")
+    assert config.policy.groups == ((0, 2), (1,))
+    assert config.placement.assign == {0: 2, 1: 1}
+
+
+# ---- round trip
+
+
+def test_groups_have_one_source() -> None:
+    groups = "policy.groups=[[0]]"
+    assert parsed(SMAC, "roles.from=run.h5").roles.from_ == "run.h5"
+    assert complaint(SMAC, groups, "roles.source=one").startswith("policy.groups: expected none")
+    assert complaint(SMAC, groups, "roles.from=run.h5").startswith("policy.groups: expected none")
+    assert complaint(SMAC, "roles.source=one", "roles.from=run.h5").startswith(
+        "roles.source: expected config"
+    )
+
+
+def test_print_config_shows_a_file_that_gives_the_same_run(tmp_path: Path) -> None:
+    shown = parse([SMAC, "seed=5", "--print-config"])
+    assert shown.config is None
+    write(tmp_path / "config.yaml", shown.text)
+    assert parsed(str(tmp_path / "config.yaml")) == parsed(SMAC, "seed=5")
+    assert set(layer_of(shown.text, "shown")) == set(KEYS)
+
+
+def values_of(key: Key) -> st.SearchStrategy[Any]:
+    """Values within the key's own type and bounds."""
+    if "choices" in key.field.metadata:
+        return st.sampled_from(key.field.metadata["choices"])
+    if "bounds" in key.field.metadata:
+        least, most, above = key.field.metadata["bounds"]
+        if key.kind is int:
+            return st.integers(int(least), int(min(most, 2**40)))
+        return st.floats(max(least, above), min(most, 1e300), exclude_min=above >= least)
+    if key.kind is bool:
+        return st.booleans()
+    if key.kind is str:
+        return (
+            st.text(min_size=1)
+            .filter(str.isprintable)
+            .filter(lambda text: "/" not in text and text.strip("."))
+        )
+    return st.sampled_from(
+        [(), ((1,), (2, 0))] if key.field.name == "groups" else [{}, {3: 1, 0: 2}]
+    )
+
+
+PLAIN = {name: values_of(key) for name, key in KEYS.items() if key.kind is not LinkProfile}
+
+
+@given(st.fixed_dictionaries({}, optional=PLAIN))
+@settings(max_examples=50, deadline=None)
+def test_what_is_written_is_read_back(values: dict[str, Any]) -> None:
+    whole = values.get("codec.name") == "none"
+    local = max(1, values.get("policy.local_blocks", 1))
+    values |= {
+        "policy.local_blocks": local,
+        "policy.blocks": local if whole else local + 1,
+        "algo.minibatches": 1,
+    }
+    values |= {
+        "algo.critic_minibatches": 0,
+        "algo.chunk": 1,
+        "codec.target_bytes": 0.0,
+        "codec.latent_scale": 2.0,
+    }
+    values |= {
+        "roles.count": 0,
+        "roles.from": "none",
+        "executor.sensor": "none",
+        "executor.device": "cpu",
+    }
+    values |= {"roles.source": "config"} if values.get("policy.groups") else {}
+    values |= {"train.envs": values.get("train.slots", 2) * values.get("train.envs", 2)}
+    config = build({key: Value(value, "here") for key, value in values.items()})
+    assert {key: get(config, key) for key in values} == values
+    assert from_yaml(to_yaml(config), "there") == config
+
+
+@pytest.mark.parametrize(
+    ("raw", "profile"),
+    [
+        ("none", LinkProfile()),
+        ("lossy", LinkProfile(0.01, 2.0, 1.0)),
+        ({"loss": 0.1}, LinkProfile(0.1)),
+        ({"loss": "1e-2", "delay_ms": 2, "jitter_ms": 1}, LinkProfile(0.01, 2.0, 1.0)),
+    ],
+)
+def test_a_link_has_a_name_or_numbers(raw: Any, profile: LinkProfile) -> None:
+    config = build({"link.model": Value(raw, "here"), "link.deadline_ms": Value(20, "here")})
+    assert config.link.model == profile
+    assert from_yaml(to_yaml(config), "there") == config
+
+
+# ---- complaints name the key, the place, and what would be right
+
+COMMAND_LINE = {
+    "algo.lrr=1": ("algo.lrr", "command line", "did you mean algo.lr?"),
+    "lr=1": ("lr", "command line", "did you mean algo.lr?"),
+    "train.env=8": ("train.env", "command line", "did you mean train.envs?"),
+    "--train.env=8": ("train.env", "command line", "did you mean train.envs?"),
+    "--exp_nam=x": ("--exp_nam", "command line", "did you mean --exp_name?"),
+    "--hidden_sizes=[128,128]": (
+        "--hidden_sizes",
+        "not supported",
+        "use policy.blocks and policy.width",
+    ),
+    "--hidden_sizes": ("--hidden_sizes", "not supported", "use policy.blocks and policy.width"),
+    "--agent_conf=2x3": ("--agent_conf", "not supported", "use env.map, as in HalfCheetah-2x3"),
+    "--seed": ("--seed", "command line", "needs a value"),
+    "-x": ("-x", "command line", "no such flag"),
+    "=3": ("''", "command line", "no such key"),
+    "algo.name=hapo": ("algo.name", "command line", "did you mean happo?"),
+    "env.name=smax": ("env.name", "command line", "did you mean smac?"),
+    "env.name=../envs/smac": ("env.name", "command line", "mamujoco, mpe, pettingzoo, smac"),
+    "link.model=nowhere": (
+        "link.model",
+        "command line",
+        "one of none, good, lossy, poor, or some of loss",
+    ),
+    "link.model={loss: 1.5}": ("link.model", "command line", "loss (0 to 0.9)"),
+    "link.model={los: 0.1}": ("link.model", "command line", "one of none"),
+    "link.model=lossy": ("link.deadline_ms", "default", "more than 0, with link.model"),
+    "train.envs=many": ("train.envs", "command line", "a whole number"),
+    "train.envs=2.5": ("train.envs", "command line", "a whole number"),
+    "train.envs=true": ("train.envs", "command line", "a whole number"),
+    "train.envs=7": ("train.envs", "command line", "a multiple of train.slots = 2"),
+    "train.envs=0": ("train.envs", "command line", "1 or more"),
+    "algo.lr=": ("algo.lr", "command line", "a number"),
+    "algo.lr=0": ("algo.lr", "command line", "above 0"),
+    "algo.lr=.nan": ("algo.lr", "command line", "above 0"),
+    "algo.lr=.inf": ("algo.lr", "command line", "above 0"),
+    "algo.gamma=1.1": ("algo.gamma", "command line", "0 to 1"),
+    "algo.valuenorm=1": ("algo.valuenorm", "command line", "true or false"),
+    "algo.minibatches=1e9": ("algo.minibatches", "command line", "a rollout's rows"),
+    "codec.name=zip": ("codec.name", "command line", "entropy, float32, float16, int8"),
+    "policy.blocks=1": ("policy.local_blocks", "smac.yaml", "policy.blocks (1) or less"),
+    "policy.blocks=2": ("codec.name", "none", "policy.local_blocks = policy.blocks"),
+    "codec.name=none": (
+        "codec.name",
+        "command line",
+        "a codec",
+        "policy.local_blocks < policy.blocks",
+    ),
+    "codec.target_bytes=0.25": ("codec.target_bytes", "command line", "more than 0.25"),
+    "codec.latent_scale=3": ("codec.latent_scale", "command line", "a power of 2"),
+    "codec.rate_warmup=1.5": ("codec.rate_warmup", "command line", "0 to 1"),
+    "policy.groups=[0, 1]": ("policy.groups", "command line", "lists of agent indices"),
+    "policy.groups=[[0], [2]]": (
+        "policy.groups",
+        "command line",
+        "every agent from 0 on exactly once",
+    ),
+    "policy.groups=[[0], []]": (
+        "policy.groups",
+        "command line",
+        "every agent from 0 on exactly once",
+    ),
+    "roles.source=learn": ("roles.source", "command line", "config, learnt, types, alone, one"),
+    "roles.count=2": ("roles.count", "command line", "roles.source = config counts none"),
+    "roles.from_=x": ("roles.from_", "command line", "did you mean roles.from?"),
+    "executor.sensor=robots:Arm": (
+        "executor.sensor",
+        "command line",
+        "none (env.name is not devices)",
+    ),
+    "executor.device=cuda": (
+        "executor.device",
+        "command line",
+        "cpu (executor.backend is not torch)",
+    ),
+    "env.name=devices": ("executor.sensor", "default", "module:function"),
+    "placement.assign=[1]": ("placement.assign", "command line", "a map of agent to rank"),
+    'placement.assign={0: 1, "0": 2}': ("placement.assign", "command line", "each agent once"),
+    "placement.assign={0: 1, 0: 2}": ("placement.assign", "command line", "given twice"),
+    "record.exp=a/b": ("record.exp", "command line", "the name of a folder"),
+    "record.exp=..": ("record.exp", "command line", "the name of a folder"),
+    "record.dir=": ("record.dir", "command line", "neither empty"),
+    "seed=[": ("seed", "command line", "not valid YAML"),
+    "seed=2147483648": ("seed", "command line", "0 to 2147483647"),
+    "elsewhere.yaml": ("elsewhere.yaml", "smac.yaml", "one configuration file at a time"),
+}
+
+
+def test_only_a_lambda_above_0_of_the_entropy_codec_is_steered() -> None:
+    assert "codec.target_bytes: expected 0" in complaint(
+        SMAC, "codec.target_bytes=4", "codec.name=int8"
+    )
+    assert "codec.rate_coef: expected a number above 0" in complaint(
+        SMAC, "codec.target_bytes=4", "codec.rate_coef=0"
+    )
+    # 12 bytes of every string: its state and its length
+    assert "more than 3," in complaint(SMAC, "codec.target_bytes=3", "codec.pack=4")
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "env.spec=none",
+        "train.load=none",
+        "train.steps=9",
+        "train.envs=2",
+        "record.trajectories=eval",
+    ],
+)
+def test_nothing_is_learnt_from_devices(word: str) -> None:
+    assert f"{word.partition('=')[0]}: expected" in complaint(
+        "--env", "devices", *NEEDED["devices"], word
+    )
+
+
+@pytest.mark.parametrize("word", COMMAND_LINE)
+def test_a_bad_word_is_named_with_its_place_and_its_remedy(word: str) -> None:
+    text = complaint(SMAC, word)
+    assert all(part in text for part in COMMAND_LINE[word]), text
+
+
+FILE = {
+    "algo: {lrr: 1}": ("algo.lrr", "mine.yaml", "did you mean algo.lr?"),
+    "trian: {envs: 8}": ("trian", "mine.yaml", "no such key"),
+    "1: 2": ("1", "mine.yaml", "no such key"),
+    "train: 8": ("train", "mine.yaml", "a section of keys"),
+    "seed: {a: 1}": ("seed", "mine.yaml", "a whole number"),
+    "- seed": ("mine.yaml", "sections are expected"),
+    "seed: 1\nseed: 2": ("mine.yaml:2", "'seed' is given twice"),
+    "train:\n  envs: 4\n  steps: 9\n  envs: 8": ("mine.yaml:4", "'envs' is given twice"),
+    "train.envs: 4\ntrain: {envs: 8}": ("train.envs", "mine.yaml", "given twice"),
+    "algo:\n  lr: [": ("mine.yaml:2", "not valid YAML"),
+    "seed: !!python/object/apply:os.getpid []": ("mine.yaml", "not valid YAML"),
+    "record: {exp: 2024-01-01}": ("record.exp", "mine.yaml", "expected text"),
+    "placement: {mode: agent}": ("placement.mode", "mine.yaml", "local, agents"),
+}
+
+
+@pytest.mark.parametrize("text", FILE)
+def test_a_bad_file_is_named_with_its_key_or_line(text: str) -> None:
+    message = file_complaint(text)
+    assert all(part in message for part in FILE[text]), message
+
+
+def test_a_file_that_is_not_there_or_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
+    for path in (tmp_path / "missing.yaml", tmp_path, tmp_path / "bytes.yaml"):
+        assert complaint(str(path)).startswith(f"{path}: ")
+
+
+def test_nothing_given_is_told_what_to_give() -> None:
+    assert "--help" in complaint()
+    assert "--help" in complaint("seed=3")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "key"),
+    [
+        ("algorithms/alpha.yaml", "algo: {name: beta}", "algo.name"),
+        ("algorithms/alpha.yaml", "algo: {name: alpha}\nenv: {name: eden}", "env.name"),
+        ("environments/eden.yaml", "env: {name: nod}", "env.name"),
+        ("environments/eden.yaml", "env: {name: eden}\nalgo: {name: alpha}", "algo.name"),
+    ],
+)
+def test_a_defaults_file_names_only_itself(folder: Path, file: str, text: str, key: str) -> None:
+    write(folder / file, text)
+    message = complaint(str(folder / "mine.yaml"))
+    assert message.startswith(f"{key}: ") and str(folder / file) in message
+
+
+# ---- whatever is given: a Config or one line
+
+
+def config_or_line(read: Any, given: Any) -> None:
+    try:
+        read(given)
+    except UserError as error:
+        one_line(error)
+
+
+HUGE = "0x" + "f" * 4000  # more decimal digits than Python prints
+FRAGMENTS = [
+    "!!int ",
+    "!!map ",
+    "!!set ",
+    "!!timestamp ",
+    "!!binary ",
+    "&a ",
+    "*a",
+    "<<: ",
+    "? ",
+    "- ",
+    ": ",
+    ", ",
+]
+FRAGMENTS += [
+    "{",
+    "}",
+    "[",
+    "]",
+    '"',
+    "'",
+    "#",
+    "|",
+    "\n",
+    "\n  ",
+    "\0",
+    "\ud800",
+    "=",
+    "~",
+    "1",
+    ".inf",
+    "1:1",
+    HUGE,
+]
+NAMES = st.sampled_from(
+    [*KEYS, *{key.section for key in KEYS.values()}, *(key.field.name for key in KEYS.values())]
+)
+PIECES = st.lists(
+    st.one_of(st.sampled_from(FRAGMENTS), NAMES, st.text(max_size=5)), max_size=12
+).map("".join)
+NUMBERS = st.one_of(st.integers(), st.floats(), st.booleans())
+LEAVES = st.one_of(st.none(), NUMBERS, st.text(max_size=8), st.dates(), st.binary(max_size=3))
+TREES = st.recursive(
+    LEAVES, lambda deeper: st.one_of(st.lists(deeper), st.dictionaries(NAMES, deeper)), max_leaves=8
+)
+WORDS = st.one_of(
+    PIECES,
+    st.builds("{}={}".format, NAMES, st.one_of(PIECES, TREES.map(repr))),
+    st.builds("--{}={}".format, st.one_of(NAMES, st.sampled_from(list(HARL_KEYS))), PIECES),
+    st.builds("--{}".format, st.one_of(NAMES, st.sampled_from(list(HARL_KEYS)))),
+)
+
+
+@given(st.one_of(PIECES, st.text(), TREES.map(yaml.safe_dump)))
+@settings(max_examples=200, deadline=None)
+@example('seed: !!int ""')
+@example("env: !!map [x]")
+@example("seed: !!timestamp x")
+@example(f"record: {{exp: {HUGE}}}")
+@example(f"? {HUGE}\n: 1")
+@example('"a\\nb": 1')
+@example("[" * 3000)
+@example("policy: {groups: &a [*a]}")
+@example("a: &a [x, x, x]\nb: &b [*a, *a, *a, *a]\npolicy: {groups: [*b, *b, *b, *b]}")
+def test_any_text_gives_a_config_or_one_line(text: str) -> None:
+    config_or_line(lambda given: from_yaml(given, "mine.yaml"), text)
+
+
+@given(st.lists(WORDS, max_size=4), st.booleans())
+@settings(max_examples=200, deadline=None)
+@example(["\0"], False)
+@example(["\ud800"], False)
+@example(["a\nb"], False)
+@example(["x" * 5000], False)
+@example([f"env.name={HUGE}"], False)
+@example([f"seed={HUGE}"], True)
+@example(["--"], True)
+def test_any_command_line_gives_a_request_or_one_line(words: list[str], file: bool) -> None:
+    config_or_line(parse, [SMAC, *words] if file else words)

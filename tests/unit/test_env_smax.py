@@ -1,0 +1,91 @@
+"""SMAX: what is particular to it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from playing import STOP, play, shoot_first
+
+from sde_harl.config.schema import EnvConfig
+from sde_harl.envs.registry import make
+
+SMAX = EnvConfig("smac", "3m", "smax")
+pytestmark = pytest.mark.usefixtures("compile_cache")
+
+
+def test_smax_spec() -> None:
+    spec = make(SMAX, 4, seed=1).spec
+    assert (spec.name, spec.agents) == ("smax/3m", ("ally_0", "ally_1", "ally_2"))
+    assert (spec.episode_limit, spec.has_win, spec.unit_types) == (100, True, ("marine",) * 3)
+
+
+def test_smax_dead_agents_may_only_stop() -> None:
+    dead = 0
+    for step in play(make(SMAX, 4, seed=1), 80):
+        assert step.available_actions[step.active][:, : STOP + 1].all()
+        assert step.available_actions[~step.active][:, STOP].all()
+        assert (step.available_actions[~step.active].sum(-1) == 1).all()
+        dead += (~step.active).sum()
+    assert dead > 0
+
+
+def test_smax_wins_and_losses() -> None:
+    steps = play(make(SMAX, 4, seed=1), 200, shoot_first)[1:]
+    won, returns = (
+        np.concatenate([step.won for step in steps]),
+        np.concatenate([step.returns for step in steps]),
+    )
+    over = np.concatenate([step.terminated for step in steps])
+    np.testing.assert_array_equal(over, won >= 0)
+    assert (won == 1).sum() > 5 and (won == 0).sum() > 0
+    # all damage is worth 1 (a last shot may overkill), the win 1 more
+    assert returns[won == 1].min() > 1.99 > returns[won == 0].max()
+
+
+def test_smax_time_limit_truncates() -> None:
+    env: Any = make(SMAX, 4, seed=1)
+    env.reset()
+    env._games = env._games._replace(lengths=env._games.lengths + 98)
+    stop = np.full((4, 3, 1), STOP)
+    for truncated in (False, True, False):
+        env.send(stop)
+        step = env.recv()
+        assert (step.truncated == truncated).all() and not step.terminated.any()
+        assert (step.won == (0 if truncated else -1)).all()
+
+
+def test_smax_compiles_once_for_vectors_of_one_size() -> None:
+    one, other = make(SMAX, 4, seed=1), make(SMAX, 4, seed=2, first_env=4)
+    assert one._program.step is other._program.step  # type: ignore[attr-defined]
+
+
+def test_smax_import_is_silent_and_late() -> None:
+    program = """
+import sys
+import sde_harl.envs.registry
+assert not {"jax", "mpe2", "torch"} & set(sys.modules), "heavy at import"
+before = sys.stdout, sys.stderr, sys.__stdout__
+from sde_harl.envs import smax
+smax._import_smax()
+assert before == (sys.stdout, sys.stderr, sys.__stdout__), "streams replaced"
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+def test_smax_cache_that_cannot_be_written_is_only_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from sde_harl.envs.vector import compiled
+
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    compiled._keep_compiled(compiled._cache_dir())
+    assert "compiles again" in caplog.text

@@ -1,0 +1,167 @@
+"""Games in worker processes: the same games whatever their number; no failure hangs or leaves something behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from playing import assert_equal, play
+
+from sde_harl.config.schema import EnvConfig
+from sde_harl.envs.registry import make
+from sde_harl.errors import UserError
+
+SPREAD = EnvConfig("mpe", "simple_spread")
+CORRIDOR = EnvConfig("pettingzoo", factory="odd_envs:Corridor")
+
+
+def workers_of(env: Any) -> list[psutil.Process]:
+    return [psutil.Process(worker._process.pid) for worker in env._workers]
+
+
+def wait_until_gone(processes: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=10)
+    assert not alive
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 9])
+@pytest.mark.parametrize("config", [SPREAD, CORRIDOR], ids=["mpe", "pettingzoo"])
+def test_the_same_games_whatever_the_number_of_workers(config: EnvConfig, workers: int) -> None:
+    serial, dealt = (
+        make(config, 5, seed=3, first_env=7),
+        make(replace(config, workers=workers), 5, seed=3, first_env=7),
+    )
+    assert dealt.spec == serial.spec
+    for one, other in zip(play(serial, 60), play(dealt, 60), strict=True):
+        assert_equal(one, other)
+    np.testing.assert_array_equal(serial.episode_seeds(), dealt.episode_seeds())
+    dealt.close()
+
+
+def test_games_are_dealt_over_processes_that_end_with_the_vector() -> None:
+    env = make(EnvConfig("pettingzoo", factory="odd_envs:Pid", workers=3), 7, seed=1)
+    seen = env.reset().obs[:, 0]
+    pids = (seen[:, 0] + 1000 * seen[:, 1]).astype(int).tolist()
+    started = workers_of(env)
+    assert [pids.count(process.pid) for process in started] == [3, 2, 2]
+    env.close()
+    wait_until_gone(started)
+
+
+def test_seeds_are_those_of_the_step_in_hand() -> None:
+    env = make(replace(CORRIDOR, workers=1), 1, seed=1)
+    seeds = []
+    for _ in range(2):  # the sixth step begins the second episode
+        env.reset()
+        for _ in range(6):
+            env.send(np.zeros((1, 2, 2), np.int32))
+            time.sleep(0.01)
+            seeds.append(int(env.episode_seeds()[0]))
+            env.recv()
+        seeds.append(int(env.episode_seeds()[0]))
+    assert seeds[:6] == [seeds[0]] * 6 and seeds[6] != seeds[0] and seeds[:7] == seeds[7:]
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("factory", "reason"),
+    [("raising", r"ValueError: the third step is too much$"), ("killed", r"killed by SIGKILL$")],
+)
+def test_a_worker_that_fails_is_named_and_the_others_end(factory: str, reason: str) -> None:
+    env = make(
+        EnvConfig("pettingzoo", factory=f"odd_envs:{factory}", workers=2), 5, seed=1, first_env=10
+    )
+    started = workers_of(env)
+    with pytest.raises(
+        UserError, match=rf"^environment worker 0 \(environments 10 to 12\) failed: {reason}"
+    ):
+        play(env, 50)
+    env.close()
+    wait_until_gone(started)
+
+
+def test_a_worker_that_is_killed_is_named() -> None:
+    env = make(replace(SPREAD, workers=2), 4, seed=1)
+    step = env.reset()
+    workers_of(env)[1].kill()
+    with pytest.raises(
+        UserError, match=r"^environment worker 1 \(environments 2 to 3\) failed: killed by SIGKILL$"
+    ):
+        for _ in range(3):
+            env.send(np.zeros((4, 3, 1), np.int32))
+            step = env.recv()
+    assert np.isfinite(step.obs).all()
+    env.close()
+
+
+def test_a_game_that_cannot_be_made_is_named_and_leaves_no_worker() -> None:
+    before = psutil.Process().children()
+    with pytest.raises(
+        UserError, match=r"^environment worker 0 .* failed: RuntimeError: no licence$"
+    ):
+        make(EnvConfig("pettingzoo", factory="odd_envs:refusing", workers=2), 4, seed=1)
+    with pytest.raises(UserError, match=r"^env\.map: unknown value 'spread'; choose one of: "):
+        make(EnvConfig("mpe", "spread", workers=2), 4, seed=1)
+    assert psutil.Process().children() == before
+
+
+PARENT = """
+import time
+import numpy as np
+from sde_harl.config.schema import EnvConfig
+from sde_harl.envs.registry import make
+env = make(EnvConfig("pettingzoo", factory="odd_envs:Stuck", workers=2), 4, seed=1)
+env.reset()
+env.send(np.zeros((4, 2, 2), np.int32))
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_die_with_their_parent_in_the_middle_of_a_step(number: int) -> None:
+    path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", PARENT]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | path
+    ) as parent:
+        assert parent.stdout is not None and parent.stdout.readline() == "ready\n"
+        started = psutil.Process(parent.pid).children()
+        assert len(started) == 2
+        parent.send_signal(number)
+        parent.wait(10)
+        wait_until_gone(started)
+
+
+def test_workers_leave_signals_to_their_parent() -> None:
+    env: Any = make(replace(SPREAD, workers=1), 2, seed=1)
+    env.reset()
+    [worker] = workers_of(env)
+    assert os.getpgid(worker.pid) != os.getpgid(0)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        worker.send_signal(number)
+    play(env, 2)
+    env.close()
+
+
+def test_workers_are_no_ranks_of_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher = ["OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID", "PRTE_LAUNCHED"]
+    for name in launcher:
+        monkeypatch.setenv(name, "0")
+    env = make(replace(SPREAD, workers=1), 2, seed=1)
+    [worker] = workers_of(env)
+    assert not set(launcher) & set(worker.environ())
+    assert not any(
+        "torch" in path or "mpi4py" in path for path in (each.path for each in worker.memory_maps())
+    )
+    assert Path(worker.cwd()) == Path.cwd()
+    env.close()

@@ -1,0 +1,256 @@
+"""Environments: the contract of `VectorEnv` on every benchmark, and how one is chosen."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from playing import assert_equal, at_random, play
+
+from sde_harl.config.schema import EnvConfig
+from sde_harl.envs.base import EnvSpec, EnvStep
+from sde_harl.envs.registry import make, resolve_backend
+from sde_harl.errors import UserError
+
+SMAX = EnvConfig("smac", "3m", "smax")
+SPREAD = EnvConfig("mpe", "simple_spread")
+CASES = [
+    SMAX,
+    SPREAD,
+    replace(SPREAD, workers=2),
+    replace(SPREAD, continuous_actions=True),
+    replace(SPREAD, backend="jax"),
+    replace(SPREAD, backend="jax", continuous_actions=True),
+    EnvConfig("mpe", "simple_reference"),
+    EnvConfig("mpe", "simple_speaker_listener"),
+    EnvConfig("mamujoco", "Reacher-2x1"),
+    EnvConfig("pettingzoo", factory="odd_envs:Corridor"),
+    EnvConfig("pettingzoo", factory="odd_envs:Torque"),
+]
+
+
+def title(config: EnvConfig) -> str:
+    notes = "-workers" * bool(config.workers) + "-continuous" * config.continuous_actions
+    played = config.map if config.name != "pettingzoo" else config.factory.partition(":")[2]
+    return f"{config.name}-{config.backend}-{played}{notes}"
+
+
+each_case = pytest.mark.parametrize("config", CASES, ids=title)
+pytestmark = pytest.mark.usefixtures("compile_cache")
+
+
+@each_case
+def test_shapes_and_types(config: EnvConfig) -> None:
+    env = make(config, 4, seed=1)
+    spec, agents = env.spec, len(env.spec.agents)
+    assert len(spec.obs_sizes) == len(spec.action_sizes) == len(spec.unit_types) == agents
+    expected = {
+        "obs": ((4, agents, max(spec.obs_sizes)), np.float32),
+        "state": ((4, spec.state_size), np.float32),
+        "available_actions": ((4, agents, sum(spec.branches)), np.bool_),
+        "active": ((4, agents), np.bool_),
+        "rewards": ((4,), np.float32),
+        "terminated": ((4,), np.bool_),
+        "truncated": ((4,), np.bool_),
+        "final_state": ((4, spec.state_size), np.float32),
+        "final_obs": ((4, len(spec.agents), max(spec.obs_sizes)), np.float32),
+        "won": ((4,), np.int8),
+        "returns": ((4,), np.float32),
+        "lengths": ((4,), np.int32),
+    }
+    for step in play(env, 2):
+        assert {
+            name: (array.shape, array.dtype) for name, array in step._asdict().items()
+        } == expected
+        assert step.available_actions.any(-1).all()
+    env.close()
+
+
+@each_case
+def test_padding_is_zero_and_unavailable(config: EnvConfig) -> None:
+    env = make(config, 4, seed=1)
+    for step in play(env, 3):
+        for i, obs_size in enumerate(env.spec.obs_sizes):
+            assert not step.obs[:, i, obs_size:].any()
+        assert not step.available_actions[:, ~env.spec.choices()].any()
+
+
+@each_case
+def test_a_reset_reports_no_episode(config: EnvConfig) -> None:
+    step = make(config, 4, seed=1).reset()
+    for array in (step.rewards, step.terminated, step.truncated, step.returns, step.lengths):
+        assert not array.any()
+    assert step.active.all()
+    assert (step.won == -1).all()
+    np.testing.assert_array_equal(step.final_state, step.state)
+    np.testing.assert_array_equal(step.final_obs, step.obs)
+
+
+@each_case
+def test_same_seed_same_rollout(config: EnvConfig) -> None:
+    first = make(config, 4, seed=3)
+    rollout = play(first, 60)
+    seeds = first.episode_seeds()
+    second = make(config, 4, seed=3)
+    for again in (first, second):  # a reset starts the streams afresh
+        for one, other in zip(rollout, play(again, 60), strict=True):
+            assert_equal(one, other)
+        np.testing.assert_array_equal(seeds, again.episode_seeds())
+
+
+@each_case
+def test_every_environment_and_seed_has_its_own_episodes(config: EnvConfig) -> None:
+    env, other = make(config, 4, seed=3), make(config, 4, seed=4)
+    starts = np.concatenate([env.reset().state, other.reset().state])
+    assert len(np.unique(starts, axis=0)) == 8
+    before = env.episode_seeds()
+    assert before.dtype == np.int64 and (before >= 0).all()
+    assert len(np.unique(np.concatenate([before, other.episode_seeds()]))) == 8
+    ended = np.zeros(4, bool)
+    for step in play(env, 60)[1:]:
+        ended |= step.terminated | step.truncated
+    assert ended.all()
+    assert len(np.unique(np.concatenate([before, env.episode_seeds()]))) == 8
+
+
+@each_case
+def test_two_halves_equal_one_whole(config: EnvConfig) -> None:
+    whole = play(make(config, 4, seed=5), 60)
+    halves = [play(make(config, 2, seed=5, first_env=first), 60) for first in (0, 2)]
+    for together, left, right in zip(whole, *halves, strict=True):
+        joined: list[Any] = [np.concatenate(pair) for pair in zip(left, right, strict=True)]
+        assert_equal(together, EnvStep(*joined))
+
+
+@each_case
+def test_returns_and_lengths_are_sums_over_the_episode(config: EnvConfig) -> None:
+    env = make(config, 4, seed=7)
+    returns, lengths, episodes = np.zeros(4), np.zeros(4, int), 0
+    for step in play(env, 80)[1:]:
+        returns, lengths = returns + step.rewards, lengths + 1
+        ended = step.terminated | step.truncated
+        assert not (step.terminated & step.truncated).any()
+        np.testing.assert_allclose(step.returns, np.where(ended, returns, 0), rtol=1e-5)
+        np.testing.assert_array_equal(step.lengths, np.where(ended, lengths, 0))
+        assert (step.lengths <= (env.spec.episode_limit or 80)).all()
+        returns[ended], lengths[ended] = 0, 0
+        episodes += ended.sum()
+    assert episodes >= 4
+
+
+@each_case
+def test_an_end_shows_the_next_episode_and_keeps_the_last_state(config: EnvConfig) -> None:
+    ends = 0
+    for step in play(make(config, 4, seed=9), 80)[1:]:
+        ended = step.terminated | step.truncated
+        np.testing.assert_array_equal(step.final_state[~ended], step.state[~ended])
+        np.testing.assert_array_equal(step.final_obs[~ended], step.obs[~ended])
+        assert (step.final_obs[ended] != step.obs[ended]).any((-2, -1)).all()
+        assert (step.final_state[ended] != step.state[ended]).any(-1).all()
+        assert step.active[ended].all()
+        ends += ended.sum()
+    assert ends > 0
+
+
+@each_case
+def test_actions_may_be_overwritten_and_two_steps_are_kept(config: EnvConfig) -> None:
+    env = make(config, 4, seed=11)
+    expected = play(env, 6)
+    rng, held = np.random.default_rng(0), [env.reset()]
+    for count in range(1, len(expected)):
+        actions = at_random(env, held[-1], rng).copy()
+        env.send(actions)
+        actions[:] = 0
+        time.sleep(0.005)  # workers write at once
+        for step, wanted in zip(held[-2:], expected[max(count - 2, 0) : count], strict=True):
+            assert_equal(step, wanted)
+        held.append(env.recv())
+    assert_equal(held[-1], expected[-1])
+
+
+@each_case
+def test_recv_needs_a_send(config: EnvConfig) -> None:
+    env = make(config, 4, seed=1)
+    env.reset()
+    with pytest.raises(RuntimeError, match="without send"):
+        env.recv()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (replace(SMAX, map="3s5y"), r"env\.map: .*'3s5y'; choose one of: 3s5z, "),
+        (replace(SMAX, continuous_actions=True), r"env\.continuous_actions: "),
+        (
+            replace(SMAX, backend="starcraft2"),
+            r"env\.backend: starcraft2 is not built yet; use smax",
+        ),
+        (replace(SMAX, backend="smx"), r"env\.backend: .*choose one of: smax, "),
+        (EnvConfig("mpe", "simple_reference", "jax"), r"env\.map: .*choose one of: simple_spread"),
+        (EnvConfig("mpe", "simple_spred"), r"env\.map: .*choose one of: simple_spread, "),
+        (EnvConfig("smak", "3m"), r"env\.name: .*choose one of: smac, "),
+    ],
+)
+def test_what_a_user_can_mend_is_named(config: EnvConfig, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make(config, 2, seed=1)
+
+
+def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mpe2", None)
+    monkeypatch.delitem(sys.modules, "mpe2.simple_spread_v3", raising=False)
+    with pytest.raises(UserError, match=r"mpe2.*pip install -e '\.\[mpe\]'"):
+        make(SPREAD, 2, seed=1)
+
+
+def lay_out_smac(folder: Path, *packages: str) -> None:
+    for name in packages:
+        (folder / name).mkdir(parents=True)
+        (folder / name / "__init__.py").write_text(
+            "raise AssertionError('only looked for, never imported')"
+        )
+
+
+@pytest.mark.parametrize(
+    ("packages", "game", "backend", "reason"),
+    [
+        ((), True, "smax", "the package smac .* is not installed"),
+        (("smac",), True, "smax", "the package smac .* is not installed"),  # PyPI's namesake
+        (("smac", "smac/env", "smac/env/starcraft2"), False, "smax", "StarCraft II is not at"),
+        (("smac", "smac/env", "smac/env/starcraft2"), True, "starcraft2", "are both here"),
+    ],
+)
+def test_auto_backend_says_which_and_why(
+    packages: tuple[str, ...],
+    game: bool,
+    backend: str,
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lay_out_smac(tmp_path, *packages)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.setenv("SC2PATH", str(tmp_path if game else tmp_path / "nowhere"))
+    chosen, line = resolve_backend(EnvConfig("smac", "3m"))
+    assert chosen == backend
+    assert re.search(reason, line) and "\n" not in line
+
+
+def test_backend_that_was_asked_for() -> None:
+    assert resolve_backend(SMAX) == ("smax", "smac is played on smax, as env.backend asks.")
+    assert resolve_backend(SPREAD) == ("mpe2", "mpe is played on mpe2.")
+
+
+def test_the_layout_holds_agents_of_different_actions() -> None:
+    spec = EnvSpec("test/x", ("a", "b"), (1, 1), ((3,), (2, 4)), 1, 1, False, ("", ""), False)
+    assert spec.branches == (3, 4)
+    assert spec.choices().astype(int).tolist() == [[1, 1, 1, 1, 0, 0, 0], [1, 1, 0, 1, 1, 1, 1]]
+    continuous = spec._replace(action_sizes=((2,), (3,)), continuous=True)
+    assert continuous.branches == (1, 1, 1)
+    assert continuous.choices().astype(int).tolist() == [[1, 1, 0], [1, 1, 1]]

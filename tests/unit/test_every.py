@@ -1,0 +1,211 @@
+"""Everything that has a name in a registry runs: algorithms, environments, codecs and splits, a few updates each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from sde_harl.algorithms.registry import ALGORITHMS
+from sde_harl.auxiliary.rate import GAIN
+from sde_harl.codec import NAMES
+from sde_harl.config.arguments import parse
+from sde_harl.envs.registry import ENVS
+from sde_harl.errors import UserError
+from sde_harl.run import loopback
+from sde_harl.training.trainer import Trainer
+
+SMALL = [
+    "train.envs=4",
+    "train.rollout=30",
+    "train.steps=240",
+    "eval.episodes=4",
+    "record.tensorboard=false",
+]
+SMALL += ["algo.epochs=2", "policy.width=16", "policy.latent=8", "codec.rate_rows=32"]
+PLAYED = {
+    "smac": ["env.map=3m"],
+    "mpe": [
+        "env.map=simple_reference",
+        "env.map=simple_speaker_listener",
+        "env.workers=1",
+        "env.backend=jax",
+    ],
+    "mamujoco": ["env.map=HalfCheetah-2x3", "env.map=Ant-4x2"],
+    "pettingzoo": ["env.factory=mpe2.simple_speaker_listener_v4:parallel_env"],
+    "devices": [],  # which nothing is learnt from: test_sensors.py
+}
+WIDEST = 5  # dimensions of the listener's continuous actions; the speaker's are padded to as many
+CONTINUOUS = {"mamujoco"}
+
+
+def play(folder: Path, *words: str) -> dict[str, np.ndarray]:
+    config = parse(["env.workers=0", *SMALL, *words, f"record.dir={folder}"]).config
+    assert config is not None
+    learner = Trainer(config, loopback())
+    learner.run()
+    with h5py.File(learner.logger.folder / "run.h5") as file:
+        tables = {name: file["training"][name][:] for name in file["training"]}
+        assert len(file["evaluations"]["step"]) >= 1
+        assert (learner.logger.folder / "models" / "last.pt").exists()
+    if not config.train.steps:
+        return tables
+    assert np.isfinite(tables["value_loss"]).all()
+    assert tables["ratio_error"].max() < 1e-3, "what acted is not what is trained"
+    return tables
+
+
+@pytest.mark.parametrize("env, word", [(env, word) for env in ENVS for word in PLAYED[env]])
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_every_algorithm_plays_every_environment(
+    algo: str, env: str, word: str, tmp_path: Path
+) -> None:
+    words = ["--algo", algo, "--env", env, word]
+    if env in CONTINUOUS and not ALGORITHMS[algo].continuous:
+        with pytest.raises(UserError, match="algo.name"):
+            play(tmp_path, *words)
+        return
+    assert len(play(tmp_path, *words)["step"]) == 2
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_every_algorithm_acts_in_the_action_spaces_that_it_says(
+    algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [
+        "--algo",
+        algo,
+        "--env",
+        "mpe",
+        "env.map=simple_speaker_listener",
+        "env.continuous_actions=true",
+    ]
+    if ALGORITHMS[algo].continuous:
+        assert len(play(tmp_path, *words)["step"]) == 2
+    monkeypatch.setattr(ALGORITHMS[algo], "continuous", False)
+    with pytest.raises(UserError, match="algo.name"):
+        play(tmp_path, *words)
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_every_algorithm_has_recurrent_policies(algo: str, tmp_path: Path) -> None:
+    """Episodes of 25 steps end inside chunks of 10, and the second rollout goes on where the first one stopped."""
+    words = [
+        "--algo",
+        algo,
+        "--env",
+        "mpe",
+        "policy.recurrent=true",
+        "algo.chunk=10",
+        "env.state_type=FP",
+    ]
+    assert len(play(tmp_path, *words, "policy.local_blocks=0")["step"]) == 2
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_every_algorithm_has_critics_of_agents_own_states(algo: str, tmp_path: Path) -> None:
+    words = ["--algo", algo, "--env", "mpe", "env.map=simple_speaker_listener", "env.state_type=FP"]
+    assert len(play(tmp_path, *words, "policy.groups=[[1],[0]]")["step"]) == 2
+
+
+@pytest.mark.parametrize("local_blocks", [0, 1, 3])
+@pytest.mark.parametrize("codec", NAMES)
+def test_every_codec_carries_every_split(codec: str, local_blocks: int, tmp_path: Path) -> None:
+    words = [
+        "--algo",
+        "happo",
+        "--env",
+        "mpe",
+        "env.map=simple_speaker_listener",
+        "policy.blocks=4",
+    ]
+    tables = play(tmp_path, *words, f"codec.name={codec}", f"policy.local_blocks={local_blocks}")
+    bytes_per_decision, elements = tables["bytes_per_decision"], 8 if local_blocks else (3 + 11) / 2
+    if codec != "entropy":
+        size = {"float32": 4, "float16": 2, "int8": 1}[codec]
+        scale = 4 if codec == "int8" else 0  # a float32 a row
+        np.testing.assert_allclose(bytes_per_decision, size * elements + scale)
+
+
+def test_a_role_group_shares_its_trunk(tmp_path: Path) -> None:
+    tables = play(tmp_path, "--algo", "happo", "--env", "mpe", "policy.groups=[[0,2],[1]]")
+    assert len(tables["step"]) == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["policy.groups=[[0,2],[1]]", "policy.recurrent=true", "algo.chunk=10"],
+        ["algo.share_param=true", "env.continuous_actions=true", "diversity.beta1=0.6"],
+        ["policy.groups=[[0,1,2]]", "policy.local_blocks=3", "codec.name=none"],
+    ],
+    ids=["recurrent", "continuous", "whole"],
+)
+def test_a_diverse_group_reports_what_it_earns(words: list[str], tmp_path: Path) -> None:
+    tables = play(tmp_path, "--algo", "happo", "--env", "mpe", "diversity.coef=0.1", *words)
+    parts = tables["diversity.policy_kl"] + tables["diversity.predictor"]
+    np.testing.assert_allclose(tables["diversity.reward"], 0.1 * parts, rtol=1e-4, atol=1e-7)
+    assert (parts != 0).all()
+
+
+def test_diversity_needs_a_group(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="diversity.coef"):
+        play(tmp_path, "--algo", "happo", "--env", "mpe", "diversity.coef=0.1")
+
+
+def test_groups_must_hold_every_agent_of_the_environment(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="policy.groups"):
+        play(tmp_path, "--algo", "happo", "--env", "mpe", "policy.groups=[[0],[1]]")
+
+
+@pytest.mark.parametrize("continuous", ["false", "true"])
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_every_algorithm_runs_whole_policies_on_the_devices(
+    algo: str, continuous: str, tmp_path: Path
+) -> None:
+    words = [
+        "--algo",
+        algo,
+        "--env",
+        "mpe",
+        "env.map=simple_speaker_listener",
+        f"env.continuous_actions={continuous}",
+    ]
+    tables = play(tmp_path, *words, "policy.blocks=2", "policy.local_blocks=2", "codec.name=none")
+    numbers = WIDEST if continuous == "true" else 1
+    assert (
+        tables["bytes_per_decision"] == 8 * numbers
+    ).all()  # an action's and its log-probability's
+
+
+def test_a_checkpoint_plays_as_the_run_that_wrote_it(tmp_path: Path) -> None:
+    words = ["--algo", "happo", "--env", "mpe", "policy.groups=[[0,2],[1]]"]
+    play(tmp_path / "first", *words)
+    (folder,) = (path.parent for path in (tmp_path / "first").rglob("run.h5"))
+    load = f"train.load={folder}/models/last.pt"
+    assert not play(tmp_path / "again", *words, load, "train.steps=0")
+    (again,) = (tmp_path / "again").rglob("run.h5")
+    with h5py.File(folder / "run.h5") as wrote, h5py.File(again) as read:
+        for name in ("return_mean", "return_std", "bytes_per_decision", "bits_per_element"):
+            assert read["evaluations"][name][:].tolist() == wrote["evaluations"][name][-1:].tolist()
+        assert not read["decisions"]["train"][:].any()
+    play(tmp_path / "plain", *words, load, "train.steps=0", "codec.name=float32")
+    with pytest.raises(UserError, match="policy.nets"):
+        play(tmp_path / "other", *words, load, "policy.width=8")
+
+
+def test_lambda_is_steered_by_the_bytes_that_were_sent(tmp_path: Path) -> None:
+    words = [
+        "--algo",
+        "happo",
+        "--env",
+        "mpe",
+        "policy.groups=[[0,2],[1]]",
+        "codec.share_tables=true",
+    ]
+    tables = play(tmp_path, *words, "codec.rate_coef=0.01", "codec.target_bytes=5")
+    factors = (tables["bytes_per_decision"] / 5) ** GAIN
+    assert tables["rate_coef"] == pytest.approx(0.01 * np.cumprod(factors))
+    assert (factors > 1).all() and (tables["rate"] > 0).all()

@@ -1,0 +1,300 @@
+"""HARL's own JSON files: what they say is done, and what can't be done is named key by key."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sde_harl.config.arguments import parse
+from sde_harl.config.harl import experiment
+from sde_harl.config.schema import Config
+from sde_harl.errors import UserError
+
+FILE: dict[str, Any] = {
+    "main_args": {
+        "algo": "happo",
+        "env": "pettingzoo_mpe",
+        "exp_name": "report",
+        "load_config": "",
+    },
+    "algo_args": {
+        "train": {
+            "n_rollout_threads": 10,
+            "episode_length": 50,
+            "eval_interval": 4,
+            "use_linear_lr_decay": True,
+            "model_dir": None,
+        },
+        "model": {
+            "hidden_sizes": [96, 96],
+            "lr": 2e-4,
+            "weight_decay": 0,
+            "activation_func": "relu",
+            "gain": 0.02,
+        },
+        "algo": {"ppo_epoch": 7, "critic_epoch": 3, "use_gae": True, "action_aggregation": "mean"},
+        "device": {"cuda": True, "torch_threads": 1},
+    },
+    "env_args": {"scenario": "simple_reference_v2", "continuous_actions": True},
+}
+
+
+def written(folder: Path, **changes: Any) -> str:
+    """A file like FILE; `changes` are of keys by name, in the section that has them, or in `algo` if none has."""
+    tree = copy.deepcopy(FILE)
+    sections = [tree["main_args"], tree["env_args"], *tree["algo_args"].values()]
+    for name, value in changes.items():
+        next((each for each in sections if name in each), tree["algo_args"]["algo"])[name] = value
+    path = folder / "config.json"
+    path.write_text(json.dumps(tree))
+    return str(path)
+
+
+def test_a_file_of_harls_says_what_is_run(tmp_path: Path) -> None:
+    request = parse(["--load_config", written(tmp_path), "--seed", "5"])
+    config = request.config
+    assert config is not None
+    assert (config.env.name, config.env.map, config.env.continuous_actions) == (
+        "mpe",
+        "simple_reference",
+        True,
+    )
+    assert (config.algo.name, config.algo.lr, config.algo.lr_decay) == ("happo", 2e-4, True)
+    assert (config.algo.epochs, config.algo.critic_epochs, config.algo.action_aggregation) == (
+        7,
+        3,
+        "mean",
+    )
+    policy = config.policy
+    assert (policy.blocks, policy.width, policy.critic_blocks, policy.critic_width) == (
+        2,
+        96,
+        2,
+        96,
+    )
+    assert (config.train.envs, config.train.rollout, config.eval.interval) == (10, 50, 4 * 50 * 10)
+    assert (policy.head_gain, config.record.exp, config.seed) == (0.02, "report", 5)
+    assert request.text.startswith("ignored of ") and request.text.endswith(": cuda")
+
+
+REPORT = {
+    "train": {
+        "n_rollout_threads": 20,
+        "num_env_steps": 10_000_000,
+        "episode_length": 200,
+        "eval_interval": 25,
+        "use_valuenorm": True,
+        "use_linear_lr_decay": False,
+        "use_proper_time_limits": True,
+    },
+    "eval": {"use_eval": True, "n_eval_rollout_threads": 10, "eval_episodes": 20},
+    "model": {
+        "hidden_sizes": [128, 128],
+        "use_feature_normalization": True,
+        "gain": 0.01,
+        "std_x_coef": 1,
+        "std_y_coef": 0.5,
+        "lr": 0.0005,
+        "critic_lr": 0.0005,
+        "opti_eps": 1e-05,
+    },
+    "algo": {
+        "clip_param": 0.2,
+        "critic_epoch": 5,
+        "entropy_coef": 0.01,
+        "gamma": 0.99,
+        "gae_lambda": 0.95,
+        "huber_delta": 10.0,
+        "max_grad_norm": 10.0,
+        "value_loss_coef": 1,
+        "actor_num_mini_batch": 1,
+        "critic_num_mini_batch": 1,
+        "use_huber_loss": True,
+        "use_clipped_value_loss": True,
+        "action_aggregation": "prod",
+    },
+}
+"""What its tuned on-policy files of particle worlds have in common: the figures that decide what is learnt."""
+MUJOCO = {
+    "eval_episodes": 40,
+    "hidden_sizes": [128, 128, 128],
+    "entropy_coef": 0,
+    "clip_param": 0.1,
+}
+"""What those of robots say otherwise."""
+LONG = {"clip_param": 0.05, "ppo_epoch": 15, "critic_epoch": 15, "entropy_coef": 0.01}
+NATURAL = {
+    "kl_threshold": 0.005,
+    "ls_step": 10,
+    "accept_ratio": 0.5,
+    "backtrack_coeff": 0.8,
+    "clip_param": 0.2,
+}
+HATRPO = ["algo.kl_threshold=0.005"]
+
+
+def tuned(folder: Path, algo: str, env: str, env_args: dict[str, Any], **changes: Any) -> str:
+    """One of HARL's tuned files."""
+    shared = algo == "mappo"
+    sections = copy.deepcopy(REPORT)
+    sections["algo"] |= {"share_param": shared, "fixed_order": shared}
+    epochs = {"happo": "ppo_epoch", "mappo": "ppo_epoch", "haa2c": "a2c_epoch"}
+    sections["algo"] |= {epochs[algo]: 5} if algo in epochs else {}
+    for name, value in changes.items():
+        next((each for each in sections.values() if name in each), sections["algo"])[name] = value
+    if algo == "hatrpo":
+        del sections["algo"]["entropy_coef"]
+    path = folder / "config.json"
+    main_args = {"algo": algo, "env": env, "exp_name": "report", "load_config": ""}
+    path.write_text(
+        json.dumps({"main_args": main_args, "algo_args": sections, "env_args": env_args})
+    )
+    return str(path)
+
+
+def learnt(words: list[str]) -> Config:
+    """What a run learns with: what is only spelt otherwise, called otherwise or unused is levelled."""
+    config = parse(
+        [*words, "record.exp=x", "algo.chunk=8", "env.workers=0", "train.slots=2"]
+    ).config
+    assert config is not None
+    algo = config.algo
+    critic = {"critic_epochs": algo.critic_epochs or algo.epochs}
+    critic |= {"critic_minibatches": algo.critic_minibatches or algo.minibatches}
+    return replace(config, algo=replace(algo, **critic))
+
+
+ROBOTS = ("mamujoco", {"episode_limit": 1000, "agent_obsk": 0})
+WORLDS = ("pettingzoo_mpe", {"continuous_actions": False})
+ANT = {"scenario": "Ant-v2", "agent_conf": "4x2"}
+CHEETAH = {"scenario": "HalfCheetah-v2", "agent_conf": "2x3"}
+
+
+@pytest.mark.parametrize(
+    "file, algo, words, family, task, changes",
+    [
+        ("ant_4x2", "happo", [], ROBOTS, ANT, MUJOCO),
+        ("ant_4x2", "mappo", [], ROBOTS, ANT, MUJOCO),
+        (
+            "ant_4x2",
+            "haa2c",
+            ["algo.lr_decay=true"],
+            ROBOTS,
+            ANT,
+            {**MUJOCO, "use_linear_lr_decay": True},
+        ),
+        ("ant_4x2", "hatrpo", ["algo.clip_coef=0.2", *HATRPO], ROBOTS, ANT, {**MUJOCO, **NATURAL}),
+        ("halfcheetah_2x3", "happo", [], ROBOTS, CHEETAH, {**MUJOCO, **LONG}),
+        ("halfcheetah_2x3", "mappo", [], ROBOTS, CHEETAH, {**MUJOCO, **LONG}),
+        (
+            "halfcheetah_2x3",
+            "haa2c",
+            ["algo.epochs=5", "algo.clip_coef=0.1", "algo.entropy_coef=0", "algo.lr_decay=true"],
+            ROBOTS,
+            CHEETAH,
+            {**MUJOCO, "use_linear_lr_decay": True},
+        ),
+        (
+            "halfcheetah_2x3",
+            "hatrpo",
+            ["algo.epochs=5", "algo.clip_coef=0.2"],
+            ROBOTS,
+            CHEETAH,
+            {**MUJOCO, **NATURAL, "kl_threshold": 0.01},
+        ),
+        (
+            "halfcheetah_6x1",
+            "happo",
+            [],
+            ROBOTS,
+            {**CHEETAH, "agent_conf": "6x1"},
+            {},
+        ),  # its defaults: none are tuned
+        ("mpe_reference", "happo", [], WORLDS, {"scenario": "simple_reference_v2"}, {}),
+        (
+            "mpe_speaker_listener",
+            "mappo",
+            [],
+            WORLDS,
+            {"scenario": "simple_speaker_listener_v3"},
+            {"share_param": False},
+        ),
+        ("mpe_spread", "hatrpo", HATRPO, WORLDS, {"scenario": "simple_spread_v2"}, NATURAL),
+        (
+            "mpe_spread_continuous",
+            "haa2c",
+            [],
+            WORLDS,
+            {"scenario": "simple_spread_v2", "continuous_actions": True},
+            {},
+        ),
+    ],
+)
+def test_shipped_settings_are_harls_tuned_ones(
+    file: str, algo: str, words: list[str], family: tuple[str, dict[str, Any]], task: dict[str, Any],
+    changes: dict[str, Any], tmp_path: Path,
+) -> None:  # fmt: skip
+    name, env_args = family
+    theirs = learnt([tuned(tmp_path, algo, name, {**env_args, **task}, **changes)])
+    assert learnt([f"configs/{file}.yaml", f"algo.name={algo}", *words]) == theirs
+
+
+def test_a_recurrent_policy_of_harls_is_whole_too(tmp_path: Path) -> None:
+    config = parse([written(tmp_path, use_recurrent_policy=True, data_chunk_length=10)]).config
+    assert config is not None
+    policy = config.policy
+    assert (
+        policy.recurrent
+        and policy.local_blocks == policy.blocks == 2
+        and config.codec.name == "none"
+    )
+
+
+def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
+    config = parse([written(tmp_path), "algo.lr=1e-3"]).config
+    assert config is not None and config.algo.lr == 1e-3
+
+
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        ({"weight_decay": 0.1, "recurrent_n": 2}, ["weight_decay 0.1", "recurrent_n 2"]),
+        ({"hidden_sizes": [64, 32], "polyak": 0.005}, ["hidden_sizes [64, 32]", "polyak"]),
+        ({"eval_interval": "x"}, ["eval_interval 'x'"]),
+        ({"env": "football"}, ["env.name", "'football'"]),
+        ({"lr": "fast"}, ["algo.lr", "'fast'", "algo_args.model"]),
+        ({"episode_limit": 50}, ["episode_limit 50 (only 1000)"]),
+        ({"scenario": "simple_tag_v2", "n_rollout_threads": 7}, ["train.envs", "algo_args.train"]),
+    ],
+)
+def test_every_key_that_cant_be_followed_is_named(
+    changes: dict[str, Any], named: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError) as caught:
+        parse(["--load_config", written(tmp_path, **changes)])
+    assert "\n" not in str(caught.value)
+    for name in named:
+        assert name in str(caught.value)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8), lambda inner: st.lists(inner)
+)
+
+
+@given(
+    st.text()
+    | st.dictionaries(st.sampled_from([*FILE, "more"]), JSON | st.dictionaries(st.text(), JSON))
+)
+def test_anything_else_gives_one_line(tree: object) -> None:
+    try:
+        experiment(tree if isinstance(tree, str) else json.dumps(tree), "mine.json")
+    except UserError as error:
+        assert "\n" not in str(error) and "mine.json" in str(error)

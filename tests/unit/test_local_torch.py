@@ -1,0 +1,87 @@
+"""The local nets through torch decide as numpy's do, and a host that can't have them says so."""
+
+from __future__ import annotations
+
+import sys
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_every import play
+from test_sensors import Pair
+
+from sde_harl.errors import UserError
+from sde_harl.policy.inference.conv import Conv
+from sde_harl.policy.inference.local_nets import LocalNets, LocalShape, parameter_shapes
+from sde_harl.policy.local_torch import TorchLocalNets
+
+TIE = 1e-3
+"""Latents of some units, summed in another order, differ by less."""
+SHAPES = {
+    "plain": LocalShape((9, 9), 9, 16, 8, 2, False),
+    "padded": LocalShape((9, 5), 9, 16, 8, 3, True),
+    "normalised blocks": LocalShape((9, 5), 9, 16, 8, 3, True, True),
+    "no block": LocalShape((9, 5), 9, 16, 8, 0, True),
+    "images": LocalShape((84, 84), 84, 16, 8, 2, False, False, Conv(7, 6, 2, 4, 3, 2), True),
+}
+
+
+def parameters(shape: LocalShape) -> np.ndarray:
+    rng = np.random.default_rng(1)
+    return np.concatenate(
+        [rng.normal(0, 0.5, each).astype(np.float32).ravel() for each in parameter_shapes(shape)]
+    )
+
+
+def observations(shape: LocalShape) -> np.ndarray:
+    obs = np.random.default_rng(2).normal(size=(2, 300, shape.obs)).astype(np.float32)
+    for agent, size in enumerate(shape.obs_sizes):
+        obs[agent, :, size:] = 0
+    return obs
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("name", SHAPES)
+def test_torch_makes_the_same_symbols_but_at_ties(name: str, whole: bool) -> None:
+    shape, obs = SHAPES[name], observations(SHAPES[name])
+    if whole and not shape.local_blocks:
+        return
+    flat = parameters(shape)
+    ours, theirs = LocalNets(shape, flat, whole)(obs), TorchLocalNets(shape, flat, whole)(obs)
+    assert theirs.dtype == np.float32 and np.ptp(ours) > 2
+    np.testing.assert_allclose(theirs, ours, rtol=1e-4, atol=TIE / 10)
+    other = np.rint(ours) != np.rint(theirs)
+    assert (np.abs(np.abs(ours[other] - np.floor(ours[other])) - 0.5) < TIE).all()
+    assert other.mean() < 1e-3
+
+
+def test_wrong_weights_and_a_missing_gpu_are_refused() -> None:
+    shape = SHAPES["plain"]
+    with pytest.raises(ValueError, match="expected"):
+        TorchLocalNets(shape, np.zeros(7, np.float32))
+    flat = parameters(shape)
+    with pytest.raises(ValueError, match="finite"):
+        TorchLocalNets(shape, np.full_like(flat, np.nan))
+    assert flat.size == sum(map(prod, parameter_shapes(shape)))
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="^executor.device: cuda: "):
+            TorchLocalNets(shape, flat, device="cuda")
+
+
+def test_a_host_without_torch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sde_harl.policy.local_torch", None)
+    pair = Pair("none", actions=None, torch_device="cpu")
+    with pytest.raises(
+        UserError, match=r"^executor 1 \(.+\): executor.backend: torch can't be imported here"
+    ):
+        pair.pool.report()
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["policy.local_blocks=3", "codec.name=none"]], ids=["split", "whole"]
+)
+def test_a_run_learns_from_what_torch_sent(words: list[str], tmp_path: Path) -> None:
+    tables = play(tmp_path, "--algo", "happo", "--env", "mpe", "executor.backend=torch", *words)
+    assert len(tables["step"]) == 2

@@ -1,0 +1,472 @@
+"""run.h5 under kills, full disks and wrong calls; checkpoints from strangers; metrics."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import pickle
+import random
+import re
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import h5py
+import kill_writer
+import numpy as np
+import pytest
+import torch
+
+from sde_harl.errors import UserError
+from sde_harl.record import checkpoint
+from sde_harl.record.disk import OrderedFile
+from sde_harl.record.metrics import Metrics
+from sde_harl.record.schema import TABLES
+from sde_harl.record.writer import RunFile, run_folder
+
+HERE = Path(__file__).parents[1] / "helpers"
+META: dict[str, str | int | float] = {"env": "smax/3m", "seed": 3}
+
+
+def make(folder: Path, on_disk_full: str = "stop") -> RunFile:
+    return RunFile(folder / "run.h5", META, on_disk_full)
+
+
+def test_tables_hold_what_was_added_with_units(tmp_path: Path) -> None:
+    file = make(tmp_path)
+    steps = np.array([1, 2])
+    file.add("faults", step=steps, rank=[0, 1], agent=[-1, 2], kind=["crc", "späte Nachricht"])
+    steps[:] = 9  # the file keeps its own copy
+    file.add("training", step=5, loss=0.5)
+    file.add("training", step=6, loss=0.25)
+    file.close()
+    assert file.failed is None
+    with h5py.File(tmp_path / "run.h5") as run:
+        assert dict(run["meta"].attrs) == META
+        assert run["faults/step"][:].tolist() == [1, 2]
+        assert [text.decode() for text in run["faults/kind"][:]] == ["crc", "späte Nachricht"]
+        assert run["training/loss"][:].tolist() == [0.5, 0.25]
+        assert run["decisions/t_encode"].attrs["unit"] == "ns"
+        assert set(run) == {*TABLES, "meta", "trajectories"}
+        assert all("unit" in column.attrs for table in TABLES for column in run[table].values())
+
+
+def test_more_rows_than_a_chunk(tmp_path: Path) -> None:
+    file, rows = make(tmp_path), 10_000
+    for start in (0, rows):
+        numbers = np.arange(start, start + rows)
+        file.add("resources", **{name: numbers for name in TABLES["resources"]})
+    file.close()
+    with h5py.File(tmp_path / "run.h5") as run:
+        assert all((column[:] == np.arange(2 * rows)).all() for column in run["resources"].values())
+
+
+@pytest.mark.parametrize(
+    ("table", "columns", "message"),
+    [
+        ("nothing", {"step": 1}, "no table 'nothing'"),
+        ("faults", {"step": 1, "rank": 1, "agent": 1, "sort": "x"}, "columns"),
+        ("faults", {"step": 1, "rank": 1, "agent": 1}, "columns"),
+        (
+            "faults",
+            {"step": [1, 2], "rank": 1, "agent": 1, "kind": "x"},
+            r"columns of \[1, 2\] rows",
+        ),
+        ("faults", {"step": 1.5, "rank": 1, "agent": 1, "kind": "x"}, "faults.step: float64"),
+        (
+            "faults",
+            {"step": [[1]], "rank": 1, "agent": 1, "kind": "x"},
+            "faults.step: 2 dimensions",
+        ),
+    ],
+)
+def test_wrong_calls_raise_in_the_caller(
+    tmp_path: Path, table: str, columns: dict[str, Any], message: str
+) -> None:
+    file = make(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        file.add(table, **columns)
+    file.close()
+    with pytest.raises(ValueError, match="closed"):
+        file.flush()()
+
+
+def test_training_columns_stay(tmp_path: Path) -> None:
+    file = make(tmp_path)
+    file.add("training", **{"step": 1, "share/learn": 0.5, "loss": 1.0})
+    file.add("training", step=2, loss=2.0)
+    with pytest.raises(ValueError, match="training"):
+        file.add("training", step=3, loss=1.0, other=1.0)
+    file.close()
+    with h5py.File(tmp_path / "run.h5") as run:
+        assert set(run["training"]) == {"step", "share.learn", "loss"}
+        np.testing.assert_equal(run["training/share.learn"][:], [0.5, np.nan])
+
+
+def test_trajectories_in_minari_layout(tmp_path: Path) -> None:
+    file = make(tmp_path)
+    assert [file.trajectory(kill_writer.short_trajectory(seed)) for seed in (7, 8)] == [0, 1]
+    bad = kill_writer.short_trajectory(1)._replace(rewards=np.zeros(4))
+    with pytest.raises(ValueError, match="trajectory of 4"):
+        file.trajectory(bad)
+    file.close()
+    with h5py.File(tmp_path / "run.h5") as run:
+        episode = run["trajectories/episode_1"]
+        assert dict(episode.attrs) == {"id": 1, "seed": 8, "total_steps": 3}
+        assert episode["observations/a"].shape == (4, 5) and episode["observations/a"][0, 0] == 8
+        assert episode["actions/b"].shape == (3,)
+        assert len(episode["infos"]) == 0
+        assert episode["truncations"][:].tolist() == [False, False, True]
+
+
+def test_episodes_are_on_disk_without_asking(tmp_path: Path) -> None:
+    file = make(tmp_path)
+    kill_writer.episode(file, 0, trajectories=False)
+    until = time.monotonic() + 10
+    found = 0
+    while not found and time.monotonic() < until:
+        with h5py.File(tmp_path / "run.h5", locking=False) as run:
+            found = len(run["episodes/step"])
+    file.close()
+    assert found == 1
+
+
+def test_a_file_that_exists_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "run.h5").write_text("precious")
+    with pytest.raises(UserError, match="run.h5: can't be made"):
+        make(tmp_path)
+    assert (tmp_path / "run.h5").read_text() == "precious"
+
+
+class Recorded(OrderedFile):
+    """Notes each write, and each change of the size as a write of nothing."""
+
+    last: Recorded
+
+    def __init__(self, path: Path) -> None:
+        self.operations: list[tuple[int, bytes | None]] = []
+        Recorded.last = self
+        super().__init__(path)
+
+    def _put(self, address: int, data: bytes) -> None:
+        self.operations.append((address, data))
+        super()._put(address, data)
+
+    def _resize(self, size: int) -> None:
+        self.operations.append((size, None))
+        super()._resize(size)
+
+
+def test_every_prefix_of_the_writes_is_readable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a kill between any two writes leaves: over the growth of chunks, all tables open with what was flushed."""
+    monkeypatch.setattr("sde_harl.record.store.OrderedFile", Recorded)
+    monkeypatch.setattr("sde_harl.record.store.CHUNK_ROWS", 16)
+    file = make(tmp_path)
+    disk, promised = Recorded.last, []
+    for number in range(40):
+        promised.append((len(disk.operations), number))
+        kill_writer.episode(file, number, trajectories=False)
+        file.flush()()
+    operations = list(disk.operations)
+    file.close()
+    copy = tmp_path / "copy.h5"
+    with copy.open("wb", buffering=0) as prefix:
+        for count, (address, data) in enumerate(operations, start=1):
+            if data is None:
+                os.ftruncate(prefix.fileno(), address)
+            else:
+                os.pwrite(prefix.fileno(), data, address)
+            if count >= promised[0][0]:
+                least = max(number for done, number in promised if done <= count)
+                assert_rows(copy, least)
+
+
+def assert_rows(path: Path, least: int) -> None:
+    """Every table can be read; at least so many episodes, each with its own values."""
+    with h5py.File(path, "r", locking=False) as run:
+        columns = {name: column[:] for name, column in run["episodes"].items()}
+        others = [column[:] for name in TABLES for column in run[name].values()]
+    rows = min(len(values) for values in columns.values())
+    assert rows >= least and others
+    assert (columns["step"][:rows] == np.arange(rows)).all()
+    assert (columns["return"][:rows] == np.arange(rows) / 2).all()
+
+
+def killed(path: Path, seed: int, *arguments: str) -> int:
+    """SIGKILL a writer at a random moment; the number of episodes it knew to be flushed."""
+    command = [sys.executable, str(HERE / "kill_writer.py"), str(path), *arguments]
+    writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=import_path())
+    assert writer.stdout is not None
+    assert writer.stdout.readline() == "ready\n"
+    time.sleep(random.Random(seed).uniform(0.0, 0.5))
+    writer.kill()
+    flushed = [int(line) for line in writer.stdout.read().split("\n")[:-1]]
+    writer.wait()
+    return flushed[-1] if flushed else 0
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_kill_nine(tmp_path: Path, seed: int) -> None:
+    """The file opens with plain h5py, with every episode that was flushed."""
+    assert_rows(tmp_path / "run.h5", killed(tmp_path / "run.h5", seed))
+
+
+def test_kill_nine_while_recording_trajectories(tmp_path: Path) -> None:
+    """The tables are whole each time. The list of trajectories has a few bad microseconds (disk.py): one miss is let
+    pass, which leaves the test false alarms of less than one in 10,000."""
+    good, rounds = 0, 8
+    for seed in range(rounds):
+        path = tmp_path / f"run{seed}.h5"
+        least = killed(path, seed, "trajectories")
+        assert_rows(path, least)
+        good += trajectories_are_whole(path, least)
+    assert good >= rounds - 1
+
+
+def trajectories_are_whole(path: Path, least: int) -> bool:
+    with h5py.File(path) as run:
+        try:
+            lengths = {
+                name: len(run["trajectories"][name]["rewards"]) for name in run["trajectories"]
+            }
+        except (OSError, RuntimeError, KeyError):
+            return False
+    return len(lengths) >= least and set(lengths.values()) <= {3}
+
+
+def import_path() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import kill_writer
+from sde_harl.errors import UserError
+from sde_harl.record.writer import RunFile
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+file = RunFile(Path(sys.argv[2]), {"env": "x"}, sys.argv[3])
+resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, resource.RLIM_INFINITY))
+number = flushed = 0
+try:
+    while file.failed is None or number < flushed + 2000:
+        kill_writer.episode(file, number, trajectories=True)
+        if number % 20 == 0:
+            file.flush()()
+            if file.failed is None:
+                flushed = number
+        number += 1
+    print("went on", flushed)
+except UserError as error:
+    print("stopped", flushed, error)
+file.close()
+print(file.failed)
+"""
+
+
+@pytest.mark.parametrize(("policy", "word"), [("stop", "stopped"), ("continue", "went on")])
+def test_full_disk(tmp_path: Path, policy: str, word: str) -> None:
+    """A limit on the file's size stands for a full disk: the write fails in the same place with another errno."""
+    path = tmp_path / "run.h5"
+    result = subprocess.run(
+        [sys.executable, "-c", FULL, str(HERE), str(path), policy],
+        capture_output=True, text=True, timeout=120, env=import_path(),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    said = result.stdout.splitlines()
+    assert said[0].startswith(word) and said[1] == os.strerror(27)
+    if policy == "stop":
+        assert "run.h5: recording stopped: File too large" in said[0]
+    assert result.stderr.count("recording ended") == 1 and "Traceback" not in result.stderr
+    flushed = int(re.findall(r"\d+", said[0])[0])
+    assert flushed > 20
+    assert_rows(path, flushed + 1)
+    with h5py.File(path) as run:
+        assert len(set(run["trajectories"])) >= flushed + 1
+
+
+def test_close_twice_and_after_failure(tmp_path: Path) -> None:
+    file = make(tmp_path)
+    file.close()
+    file.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "run.h5"]
+
+
+def test_run_folders_never_collide(tmp_path: Path) -> None:
+    made = {run_folder(tmp_path, "smax", "3m", "happo", "test", 1) for _ in range(3)}
+    assert len(made) == 3 and all(folder.is_dir() for folder in made)
+    assert {folder.parent for folder in made} == {tmp_path / "smax/3m/happo/test"}
+    assert all(re.fullmatch(r"seed-1-\d{8}-\d{6}(-\d)?", folder.name) for folder in made)
+
+
+def test_run_folder_names_what_is_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "smax").write_text("a file")
+    with pytest.raises(UserError, match="smax/3m"):
+        run_folder(tmp_path, "smax", "3m", "happo", "test", 1)
+    with pytest.raises(UserError, match="'../up'"):
+        run_folder(tmp_path, "mpe", "spread", "happo", "../up", 1)
+
+
+TENSORS = {"policy/w": torch.arange(6.0).reshape(2, 3), "critic/b": torch.zeros(4)}
+SHAPES = {name: tuple(tensor.shape) for name, tensor in TENSORS.items()}
+
+
+def test_checkpoint_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    checkpoint.save(path, TENSORS, {"step": 5, "env": "smax/3m", "lr": 0.5})
+    tensors, meta = checkpoint.load(path, SHAPES)
+    assert all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)
+    assert meta == {"step": 5, "env": "smax/3m", "lr": 0.5}
+    assert [file.name for file in tmp_path.iterdir()] == ["a.pt"]
+
+
+def test_checkpoint_of_another_shape_names_the_key(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    checkpoint.save(path, TENSORS, {})
+    cases: list[tuple[dict[str, tuple[int, ...]], str]] = [
+        ({**SHAPES, "policy/w": (3, 2)}, r"a.pt: policy/w is \(2, 3\) where \(3, 2\)"),
+        ({**SHAPES, "more": (1,)}, "a.pt: more is missing"),
+        ({"policy/w": (2, 3)}, "a.pt: critic/b has no place"),
+    ]
+    for expected, message in cases:
+        with pytest.raises(UserError, match=message):
+            checkpoint.load(path, expected)
+    assert set(checkpoint.load(path, {"policy/w": (2, 3)}, spare=("critic",))[0]) == {"policy/w"}
+    assert set(checkpoint.load(path, SHAPES, spare=("critic",))[0]) == set(SHAPES)
+    with pytest.raises(UserError, match="critic/b has no place"):
+        checkpoint.load(path, {"policy/w": (2, 3)}, spare=("value",))
+
+
+class Evil:
+    """Unpickling it makes a file."""
+
+    def __init__(self, mark: str) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (self.mark,)
+
+
+@pytest.mark.parametrize("with_torch", [True, False])
+def test_a_strangers_pickle_runs_nothing(tmp_path: Path, with_torch: bool) -> None:
+    path, mark = tmp_path / "evil.pt", tmp_path / "executed"
+    evil = {"tensor/policy/w": Evil(str(mark))}
+    if with_torch:
+        torch.save(evil, path)
+    else:
+        path.write_bytes(pickle.dumps(evil))
+    with pytest.raises(UserError, match="evil.pt"):
+        checkpoint.load(path, SHAPES)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"nonsense", "cut", "list", "odd", "sparse", "absent", "folder"]
+)
+def test_damaged_checkpoints_are_refused(tmp_path: Path, content: bytes | str) -> None:
+    path = tmp_path / "a.pt"
+    checkpoint.save(path, TENSORS, {})
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content == "cut":
+        path.write_bytes(path.read_bytes()[:-200])
+    elif content == "absent":
+        path.unlink()
+    elif content == "folder":
+        path = tmp_path
+    else:
+        other = {
+            "list": [1],
+            "odd": {"tensor/w": 1},
+            "sparse": {"tensor/w": torch.eye(2).to_sparse()},
+        }
+        torch.save(other[content], path)
+    with pytest.raises(UserError, match=str(path)):
+        checkpoint.load(path, None)
+
+
+def test_checkpoint_into_nowhere(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="a.pt"):
+        checkpoint.save(tmp_path / "absent" / "a.pt", TENSORS, {})
+
+
+def test_metrics_plain(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    metrics = Metrics(tmp_path, False, 1000, stream)
+    metrics.log(100, {"train/return_mean": 1.0})
+    metrics.log(200, {"train/return_mean": 2.0, "loss": 0.5})
+    metrics.log(300, {"eval/win_rate": 0.25, "eval/return_mean": float("nan")})
+    metrics.note("one [plain] line")
+    metrics.close()
+    lines = stream.getvalue().splitlines()
+    assert lines == [
+        "100 of 1,000 steps · return 1.00",
+        "evaluation at 300 steps · win rate 25.0%",
+        "one [plain] line",
+    ]
+    assert [
+        line.split(" ", 1)[1] for line in (tmp_path / "log.txt").read_text().splitlines()
+    ] == lines
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["100", "200", "300"]
+    assert [row["loss"] for row in rows] == ["", "0.5", ""]
+    assert rows[2]["eval/win_rate"] == "0.25"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_metrics_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    stream = Terminal()
+    metrics = Metrics(tmp_path, False, 1000, stream)
+    metrics.log(100, {"bits_per_element": 1.5})
+    time.sleep(0.01)
+    metrics.log(500, {"bytes_per_decision": 20.0})
+    metrics.note("a note")
+    metrics.close()
+    text = stream.getvalue()
+    assert "500 of 1,000 steps" in text and "steps/s · ETA" in text and "a note" in text
+    assert "1.50 bits/element · 20.0 bytes/decision" in text
+
+
+def test_metrics_survive_a_full_disk(tmp_path: Path) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    stream = io.StringIO()
+    metrics = Metrics(tmp_path, False, 1000, stream)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (30, limit[1]))
+        metrics.log(100, {"a": 1.0})
+        metrics.log(200, {"eval/win_rate": 1.0})
+        metrics.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, old)
+    text = stream.getvalue()
+    assert text.count("end here: File too large") == 1 and "win rate 100.0%" in text
+
+
+def test_metrics_tensorboard(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path, True, 10, io.StringIO())
+    metrics.log(1, {"a": 1.0})
+    metrics.close()
+    assert any((tmp_path / "tensorboard").iterdir())
+
+
+def test_metrics_in_a_folder_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="absent"):
+        Metrics(tmp_path / "absent", False, 10, io.StringIO())

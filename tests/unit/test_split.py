@@ -1,0 +1,181 @@
+"""The table and figure of a sweep over splits, on records of known figures."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from filled import add
+from test_analysis import run
+
+from sde_harl.cli.trials import write_index
+from sde_harl.config.layers import to_yaml
+from sde_harl.config.schema import CodecConfig, Config, PolicyConfig, TrainConfig
+from sde_harl.record.writer import RunFile
+
+US = 1000  # ns
+MESSAGES = 100
+ROWS = 4
+
+
+EDGES = (
+    {"host": "edge1", "pid": 7, "energy": "PMIC"},
+    {"host": "edge2", "pid": 7, "energy": "PMIC"},
+)
+SAME = {"host": "server", "pid": 1}
+
+
+def record(
+    folder: Path, local_blocks: int, codec: str = "entropy", seed: int = 1, steps: int = 512, joules: float = 2.0,
+    devices: tuple[dict[str, Any], ...] = EDGES,
+) -> Path:  # fmt: skip
+    """Two agents on two ranks: local net 10 us a block, coding 5, round trip 500, decoding 20, policy 80.
+
+    With version 2, half of the messages, each executor uses 0.2 s of processor (before, 1.5), and its host `joules`.
+    """
+    folder.mkdir(parents=True)
+    whole = codec == "none"
+    policy, coder = PolicyConfig(blocks=3, local_blocks=local_blocks), CodecConfig(name=codec)
+    config = Config(policy=policy, codec=coder, train=TrainConfig(steps=steps), seed=seed)
+    meta: dict[str, str | int | float] = {
+        "config": to_yaml(config), "env": "smax/3m", "algo": "happo", "seed": seed, "codec": codec, "latent": 16,
+        "hosts": json.dumps([SAME, *devices]), "obs_sizes": "[10, 30]", "agents": '["a", "b"]',
+    }  # fmt: skip
+    file = RunFile(folder / "run.h5", meta, "stop")
+    times = {"t_local": 10 * local_blocks, "t_encode": 0 if whole else 5, "t_round_trip": 0 if whole else 500,
+             "t_decode": 20, "t_policy": 0 if whole else 80}  # fmt: skip
+    for agent in (0, 1):
+        for version in (1, 2):
+            columns = {"agent": agent, "rank": agent + 1, "environments": ROWS, "payload_bytes": 24 + 8 * agent,
+                       "wire_bytes": 56 + 8 * agent, "ideal_bits": 100.0, "version": version, "train": True,
+                       "step": version}  # fmt: skip
+            columns |= {name: us * US for name, us in times.items()}
+            add(
+                file,
+                "decisions",
+                **{name: np.full(MESSAGES // 2, value) for name, value in columns.items()},
+            )
+    for rank in (0, 1, 2):
+        for step, cpu, used in ((2, 1.5, 5.0), (3, 1.7, 5.0 + joules)):
+            add(file, "resources", rank=rank, step=step, time_s=1.0, cpu_s=cpu * (rank > 0), rss_bytes=1, joules=used,
+                     peak_rss_bytes=1, gpu_joules=math.nan, idle_w=math.nan, gpu_idle_w=math.nan)  # fmt: skip
+    if steps:
+        file.add("training", step=steps, loss=1.0)
+    add(file, "evaluations", step=steps, episodes=8, win_rate=0.25 * seed, return_mean=float(seed), return_std=1.0,
+             length_mean=20.0, bits_per_element=1.0, bytes_per_decision=5.0)  # fmt: skip
+    file.close()
+    return folder / "run.h5"
+
+
+def splits(*paths: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(run("split.py", *paths, "--json").stdout)
+    return found
+
+
+def means(split: dict[str, Any]) -> dict[str, float]:
+    return {name: figure["mean"] for name, figure in split["figures"].items()}
+
+
+def test_every_figure_is_what_was_measured(tmp_path: Path) -> None:
+    [split] = splits(record(tmp_path / "a", 2))
+    assert (split["local_blocks"], split["blocks"], split["codec"], split["rows"]) == (
+        2,
+        3,
+        "entropy",
+        ROWS,
+    )
+    made = 2 * MESSAGES / 2 * ROWS  # after the first report, by both executors, who used 0.2 s each
+    assert means(split) == pytest.approx({
+        "device": 25, "link": 400, "server": 100, "whole": 525, "whole_p95": 525, "payload": 28 / ROWS,
+        "wire": 60 / ROWS, "observation": 80, "device_cpu": 0.4e6 / made, "device_mj": 4e3 / made, "steps": 512,
+        "return_mean": 1, "win_rate": 0.25,
+    })  # fmt: skip
+
+
+def test_a_whole_policy_needs_no_link_and_no_server(tmp_path: Path) -> None:
+    figures = means(splits(record(tmp_path / "a", 3, "none"))[0])
+    assert [figures[name] for name in ("device", "link", "server", "whole")] == pytest.approx(
+        [30, 0, 0, 30]
+    )
+
+
+def test_splits_are_in_order_and_seeds_together(tmp_path: Path) -> None:
+    paths = [record(tmp_path / f"{k}-{seed}", k, seed=seed) for k, seed in ((1, 2), (1, 1), (0, 1))]
+    none, one = splits(*paths)
+    assert (none["local_blocks"], none["seeds"], one["local_blocks"], one["seeds"]) == (
+        0,
+        ["1"],
+        1,
+        ["1", "2"],
+    )
+    assert one["figures"]["win_rate"] == {"mean": 0.375, "low": 0.25, "high": 0.5}
+
+
+def test_a_sweeps_folder_stands_for_its_runs_and_the_figure_is_drawn(tmp_path: Path) -> None:
+    names = [("0", 0, "entropy"), ("1", 1, "entropy"), ("3", 3, "none")]
+    runs = {name: record(tmp_path / name, k, codec).parent for name, k, codec in names}
+    (tmp_path / "sweep").mkdir()
+    write_index(tmp_path / "sweep", runs, {"2": "failed"})
+    text = run("split.py", tmp_path / "sweep", "--plot", tmp_path / "p.png").stdout
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    for line in (
+        "0 of 3  entropy",
+        "1 of 3  entropy",
+        "3 of 3  none",
+        " 10.000 ",
+        "measured, all of it",
+    ):
+        assert line in text
+    assert "untrained" not in text and "one process" not in text and "energy of" not in text
+    assert max(len(line) for line in text.splitlines()) <= 160
+    assert len(json.loads(run("learning_curve.py", tmp_path / "sweep", "--json").stdout)) == 3
+
+
+def test_what_the_figures_cant_be_taken_for_is_said(tmp_path: Path) -> None:
+    path = record(tmp_path / "a", 1, steps=0, devices=(SAME, SAME))
+    text = run("split.py", path).stdout
+    assert (
+        "untrained policies are among them" in text
+        and "one process held server and devices" in text
+    )
+    assert "energy of the devices: they share rank 0's host" in text
+    figures = means(splits(path)[0])
+    assert figures["device_cpu"] is figures["device_mj"] is None
+
+
+def test_energy_that_was_not_measured_is_absent_with_its_reason(tmp_path: Path) -> None:
+    path = record(
+        tmp_path / "a",
+        1,
+        joules=math.nan,
+        devices=tuple(each | {"energy": "no sensor"} for each in EDGES),
+    )
+    [split] = splits(path)
+    assert (
+        split["energy"] == ["energy of edge1, edge2: no sensor"]
+        and means(split)["device_mj"] is None
+    )
+
+
+def test_what_is_no_run_and_no_sweep_is_one_line(tmp_path: Path) -> None:
+    for content in (None, "[]", '{"runs": 3}'):
+        if content:
+            (tmp_path / "sweep.json").write_text(content)
+        error = run("split.py", tmp_path, code=2).stderr
+        assert (
+            error
+            == f"split: {tmp_path}: neither a run.h5 nor the folder of a sweep: sweep.json can't be read\n"
+        )
+
+
+def test_a_run_without_decisions_or_configuration_is_one_line(tmp_path: Path) -> None:
+    RunFile(tmp_path / "run.h5", {"config": "seed: 3"}, "stop").close()
+    assert (
+        "/meta config has no section policy" in run("split.py", tmp_path / "run.h5", code=2).stderr
+    )
+    RunFile(tmp_path / "b.h5", {"config": to_yaml(Config())}, "stop").close()
+    assert "no decisions were recorded" in run("split.py", tmp_path / "b.h5", code=2).stderr
