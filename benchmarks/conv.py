@@ -17,19 +17,20 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from rows import Row, medians_ns, report  # noqa: E402
 
-from sde_harl.policy.inference.conv import Conv, ConvArrays  # noqa: E402
+from sde_harl.policy.inference.conv import ConvArrays  # noqa: E402
 from sde_harl.policy.layers import ConvLayer  # noqa: E402
+from sde_harl.policy.shapes import ConvShape  # noqa: E402
 
 SHAPES = (
-    Conv(7, 7, 3, 32, 3, 1),
-    Conv(20, 20, 3, 32, 3, 1),
-    Conv(84, 84, 3, 32, 3, 1),
-    Conv(84, 84, 3, 32, 8, 4),
+    ConvShape(7, 7, 3, 32, 3, 1),
+    ConvShape(20, 20, 3, 32, 3, 1),
+    ConvShape(84, 84, 3, 32, 3, 1),
+    ConvShape(84, 84, 3, 32, 8, 4),
 )
 BATCHES = (1, 32)
 
 
-def measure(shape: Conv, batch: int, seconds: float) -> Row:
+def measure(shape: ConvShape, batch: int, seconds: float) -> Row:
     layer = ConvLayer(1, shape, 1.0, torch.Generator().manual_seed(0))
     arrays = ConvArrays(shape, *(each.numpy() for each in layer.arrays()))
     images = np.random.default_rng(0).random((1, batch, shape.size_in()), dtype=np.float32)

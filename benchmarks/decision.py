@@ -34,7 +34,8 @@ from sde_harl.link.waiting import Waiter
 from sde_harl.link.wire import Kind
 from sde_harl.meters.timing import now_ns
 from sde_harl.policy.inference.acting import ActingPolicy
-from sde_harl.policy.inference.local_nets import LocalNets, LocalShape, parameter_shapes
+from sde_harl.policy.inference.local_nets import LocalNets
+from sde_harl.policy.shapes import LocalShape, local_parameter_shapes
 from sde_harl.server.executor_pool import ExecutorPool, SessionPlan
 
 AGENTS, OBS, WIDTH, LATENT, ACTIONS = 8, 205, 64, 32, 13
@@ -63,7 +64,7 @@ FULL, QUICK = Length(40, 50), Length(3, 10)
 def device_weights(agent: int) -> list[np.ndarray]:
     """One agent's local net in wire order; its latents have the deviations of SPREAD."""
     generator = np.random.default_rng(agent)
-    shapes = [each[1:] for each in parameter_shapes(ALONE)]
+    shapes = [each[1:] for each in local_parameter_shapes(ALONE)]
     arrays = [generator.normal(0, each[0] ** -0.5, each).astype(np.float32) for each in shapes]
     arrays[-2] *= SPREAD / local_nets(arrays)(observations(SAMPLE)[agent : agent + 1])[0].std(0)
     return arrays

@@ -19,8 +19,9 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from rows import Row, medians_ns, report  # noqa: E402
 
-from sde_harl.policy.inference.local_nets import LocalNets, LocalShape, parameter_shapes  # noqa: E402
+from sde_harl.policy.inference.local_nets import LocalNets  # noqa: E402
 from sde_harl.policy.local_torch import TorchLocalNets  # noqa: E402
+from sde_harl.policy.shapes import LocalShape, local_parameter_shapes  # noqa: E402
 
 OBS, BLOCKS = 205, 3
 WIDTHS = (64, 128, 512, 2048)
@@ -30,7 +31,9 @@ BATCHES = (1, 32, 256)
 def measure(width: int, batch: int, device: str, seconds: float) -> Row:
     shape = LocalShape((OBS,), OBS, width, width, BLOCKS, True)
     rng = np.random.default_rng(0)
-    flat = rng.normal(0, width**-0.5, sum(map(prod, parameter_shapes(shape)))).astype(np.float32)
+    flat = rng.normal(0, width**-0.5, sum(map(prod, local_parameter_shapes(shape)))).astype(
+        np.float32
+    )
     ours, theirs = LocalNets(shape, flat), TorchLocalNets(shape, flat, device=device)
     obs = rng.normal(size=(1, batch, OBS)).astype(np.float32)
     if not np.allclose(ours(obs), theirs(obs), rtol=1e-3, atol=1e-3):

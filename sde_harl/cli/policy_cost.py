@@ -21,8 +21,9 @@ from sde_harl.envs.base import EnvSpec
 from sde_harl.errors import UserError
 from sde_harl.meters.timing import now_ns
 from sde_harl.policy.inference.local_nets import LocalNets
-from sde_harl.policy.inference.on_device import OnDevicePolicy, OnDeviceShape
-from sde_harl.policy.split_policy import SplitPolicy, local_shape
+from sde_harl.policy.inference.on_device import OnDevicePolicy
+from sde_harl.policy.shapes import local_shape, on_device_shape
+from sde_harl.policy.split_policy import SplitPolicy
 from sde_harl.record.reader import read_meta, read_table
 
 CALLS, WARM_UP = 200, 20
@@ -117,7 +118,8 @@ def _split_part(
     config: Config, spec: EnvSpec, policy: PolicyConfig, codec: CodecConfig, obs: np.ndarray
 ) -> PolicyCost:
     made = _made(config, spec, policy, codec)
-    shape, agents, rows = local_shape(spec, policy, (DEVICE,)), len(spec.agents), obs.shape[1]
+    shape = local_shape(agents=(DEVICE,), spec=spec, policy=policy)
+    agents, rows = len(spec.agents), obs.shape[1]
     nets = LocalNets(
         shape, np.concatenate([each.ravel() for each in made.local_parameters()[DEVICE]])
     )
@@ -143,11 +145,10 @@ def _split_part(
 def _whole_part(config: Config, spec: EnvSpec, policy: PolicyConfig, obs: np.ndarray) -> PolicyCost:
     made = _made(config, spec, policy, replace(config.codec, name="none"))
     flat = np.concatenate([each.ravel() for each in made.local_parameters()[DEVICE]])
-    shape = OnDeviceShape(
-        spec.branches, spec.continuous, config.seed, policy.width if policy.recurrent else 0
-    )
+    shape = on_device_shape(spec=spec, policy=policy, seed=config.seed)
+    assert shape  # the caller has made all blocks local
     rows = obs.shape[1]
-    device = OnDevicePolicy(local_shape(spec, policy, (DEVICE,)), shape, flat)
+    device = OnDevicePolicy(local_shape(agents=(DEVICE,), spec=spec, policy=policy), shape, flat)
     available = np.ones((1, rows, sum(spec.branches)), np.bool_)
     decision = device.act(obs, available, None)
     done = decision.actions.nbytes + decision.log_probs.nbytes

@@ -16,7 +16,8 @@ import numpy as np
 
 from sde_harl.link.wire import WireError
 from sde_harl.meters.timing import now_ns
-from sde_harl.policy.inference.fallback_head import FallbackPolicy, FallbackShape, is_fallback_order
+from sde_harl.policy.inference.fallback_head import FallbackPolicy, is_fallback_order
+from sde_harl.policy.shapes import FallbackShape
 
 
 class OfflineController:

@@ -23,7 +23,7 @@ import numpy as np
 from sde_harl.config.entry_points import function
 from sde_harl.errors import UserError
 from sde_harl.link.wire import WireError
-from sde_harl.policy.inference.local_nets import LocalShape
+from sde_harl.policy.shapes import LocalShape
 
 log = logging.getLogger(__name__)
 

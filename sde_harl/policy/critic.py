@@ -18,10 +18,10 @@ from sde_harl.policy.layers import (
     ConvLayer,
     FeatureNorm,
     affine,
-    conv_of,
     normalise,
     stack,
 )
+from sde_harl.policy.shapes import conv_shape
 
 
 class Critic(nn.Module):
@@ -33,12 +33,12 @@ class Critic(nn.Module):
         """`share`: one net gives all V values; else each has a net of its own."""
         super().__init__()
         k = 1 if share else len(view.sizes)
-        conv = conv_of((view.image,) if view.image else (), policy)
+        conv = conv_shape((view.image,) if view.image else (), policy)
         self.conv = ConvLayer(k, conv, UNIT[view.dtype], generator) if conv else None
         self.normalise = FeatureNorm(view.sizes, view.size, policy.feature_norm and not conv)
         self._layer_norm = policy.layer_norm
         widths = (
-            [conv.size() if conv else view.size]
+            [conv.size_out() if conv else view.size]
             + [policy.critic_width] * policy.critic_blocks
             + [1]
         )

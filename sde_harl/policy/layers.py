@@ -10,10 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sde_harl.config.schema import PolicyConfig
-from sde_harl.errors import UserError
-from sde_harl.policy.inference.conv import Conv
 from sde_harl.policy.inference.local_nets import NORM_EPS, normalise_own, observation_mask
+from sde_harl.policy.shapes import ConvShape
 
 RELU_GAIN = 2.0**0.5
 UNIT = {"float32": 1.0, "uint8": 1.0 / 255.0}
@@ -73,33 +71,10 @@ class FeatureNorm(nn.Module):
         return torch.from_numpy(normalise_own(x.numpy(), self._sizes)) if self._enabled else x
 
 
-def conv_of(images: tuple[tuple[int, ...], ...], policy: PolicyConfig) -> Conv | None:
-    """The convolution before the first block, of images (H, W, C); None where there are none or it is turned off.
-
-    Raises UserError where the images differ or are smaller than the kernel.
-    """
-    if not images or not policy.conv_channels:
-        return None
-    if len(set(images)) > 1:
-        shapes = ", ".join("x".join(map(str, image)) for image in sorted(set(images)))
-        raise UserError(
-            f"policy.conv_channels: the agents' images differ ({shapes}); 0 takes them as plain numbers"
-        )
-    height, width, channels = images[0]
-    conv = Conv(
-        height, width, channels, policy.conv_channels, policy.conv_kernel, policy.conv_stride
-    )
-    if conv.kernel > min(conv.height, conv.width):
-        raise UserError(
-            f"policy.conv_kernel: {conv.kernel} is larger than images of {conv.height}x{conv.width}"
-        )
-    return conv
-
-
 class ConvLayer(nn.Module):
     """The torch twin of `ConvArrays`."""
 
-    def __init__(self, k: int, shape: Conv, scale: float, generator: torch.Generator) -> None:
+    def __init__(self, k: int, shape: ConvShape, scale: float, generator: torch.Generator) -> None:
         """`scale`: a factor of what it sees; it is folded into the weights, so that nothing else is multiplied."""
         super().__init__()
         self.shape, self._scale = shape, scale
@@ -115,7 +90,7 @@ class ConvLayer(nn.Module):
         return convolve(self.shape, images, *self.arrays())
 
 
-def convolve(shape: Conv, images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def convolve(shape: ConvShape, images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Images (n, B, H W C), of bytes too, by weight (k, K K C, F) and bias (k, 1, F), and ReLU: (n, B, size)."""
     height, width, channels, _, kernel, stride = shape
     pixels = (

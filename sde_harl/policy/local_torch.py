@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from sde_harl.errors import UserError
-from sde_harl.policy.inference.local_nets import LocalShape, normalise_own, parameter_shapes, split
+from sde_harl.policy.inference.local_nets import normalise_own, split
 from sde_harl.policy.layers import affine, convolve, normalise
+from sde_harl.policy.shapes import LocalShape, local_parameter_shapes
 
 
 class TorchLocalNets:
@@ -26,7 +27,8 @@ class TorchLocalNets:
         """
         try:
             arrays = [
-                torch.tensor(each, device=device) for each in split(parameter_shapes(shape), flat)
+                torch.tensor(each, device=device)
+                for each in split(local_parameter_shapes(shape), flat)
             ]
         except (RuntimeError, AssertionError) as error:  # torch has no CUDA, or finds no GPU
             raise UserError(f"executor.device: {device}: {str(error).splitlines()[0]}") from error

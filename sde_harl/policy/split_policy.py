@@ -26,24 +26,22 @@ from sde_harl.codec.entropy import LatentModel, quantise_plain
 from sde_harl.codec.tables import Tables
 from sde_harl.config.schema import CodecConfig, PolicyConfig
 from sde_harl.envs.base import EnvSpec
-from sde_harl.errors import UserError
 from sde_harl.policy.block import block
 from sde_harl.policy.distributions import Categoricals, Distribution, Gaussians
 from sde_harl.policy.gru import Gru, RecurrentState
 from sde_harl.policy.inference.acting import ActingPolicy, GruArrays
 from sde_harl.policy.inference.conv import ConvArrays
-from sde_harl.policy.inference.local_nets import LocalShape
 from sde_harl.policy.layers import (
     RELU_GAIN,
     UNIT,
     ConvLayer,
     FeatureNorm,
     affine,
-    conv_of,
     normalise,
     orthogonal,
     stack,
 )
+from sde_harl.policy.shapes import conv_shape, local_shape, role_groups, runs_on_device
 
 
 class GroupOutput(NamedTuple):
@@ -62,35 +60,6 @@ class Known(NamedTuple):
     """(n, B) bool, where they stand for the rows' own."""
 
 
-def role_groups(
-    groups: tuple[tuple[int, ...], ...], agents: int, share: bool
-) -> tuple[tuple[int, ...], ...]:
-    """The groups of the config, or all agents in one where they `share` parameters, or every agent alone.
-
-    Raises UserError where the config's are not the environment's agents.
-    """
-    if groups and sorted(agent for group in groups for agent in group) != list(range(agents)):
-        raise UserError(
-            f"policy.groups: this environment has {agents} agents, 0 to {agents - 1}, each in one group"
-        )
-    return groups or (
-        (tuple(range(agents)),) if share else tuple((agent,) for agent in range(agents))
-    )
-
-
-def local_shape(spec: EnvSpec, policy: PolicyConfig, agents: tuple[int, ...]) -> LocalShape:
-    """Shape of the local nets of `agents` (indices into spec.agents)."""
-    sizes = tuple(spec.obs_sizes[agent] for agent in agents)
-    whole = policy.local_blocks == policy.blocks
-    latent = policy.width if whole else policy.latent or policy.width
-    conv = conv_of(spec.obs_images, policy)
-    norms = (policy.feature_norm and not conv, policy.layer_norm)
-    seen = (conv if policy.local_blocks else None, spec.obs_dtype == "uint8")
-    return LocalShape(
-        sizes, max(spec.obs_sizes), policy.width, latent, policy.local_blocks, *norms, *seen
-    )
-
-
 class GroupNet(nn.Module):
     """Local nets, trunk and heads of one role group."""
 
@@ -107,12 +76,12 @@ class GroupNet(nn.Module):
     ) -> None:
         super().__init__()
         self.members = members
-        self.shape = local_shape(spec, policy, members)
+        self.shape = local_shape(agents=members, spec=spec, policy=policy)
         self.codec, self._branches = codec.name, spec.branches
-        self.whole = policy.local_blocks == policy.blocks
+        self.whole = runs_on_device(policy)
         self.scale = 1.0 if self.whole else codec.latent_scale
         n, k = len(members), 1 if share else len(members)
-        conv = conv_of(spec.obs_images, policy)
+        conv = conv_shape(spec.obs_images, policy)
         self.unit = UNIT[spec.obs_dtype] if conv else 1.0
         self.conv = ConvLayer(k, self.shape.conv, self.unit, generator) if self.shape.conv else None
         at_server = conv if not policy.local_blocks else None  # where images themselves are sent
@@ -122,7 +91,7 @@ class GroupNet(nn.Module):
         self.normalise = FeatureNorm(self.shape.obs_sizes, self.shape.obs, self.shape.feature_norm)
         if policy.local_blocks:
             inner = policy.local_blocks - 1
-            widths = [self.shape.inputs()] + [policy.width] * inner + [self.shape.latent]
+            widths = [self.shape.size_in()] + [policy.width] * inner + [self.shape.latent]
             gains = [RELU_GAIN] * inner + [RELU_GAIN if self.whole else 1.0]
             self.local_weights, self.local_biases = stack(k, widths, gains, generator)
         else:
@@ -130,7 +99,7 @@ class GroupNet(nn.Module):
                 [nn.Parameter(torch.ones(k, 1, self.shape.obs))]
             )  # a gain
             self.local_biases = nn.ParameterList([nn.Parameter(torch.zeros(k, 1, self.shape.obs))])
-        decoded = at_server.size() if at_server else self.shape.latent_max()
+        decoded = at_server.size_out() if at_server else self.shape.latent_max()
         widths = [decoded] + [policy.width] * (policy.blocks - policy.local_blocks)
         self.trunk_weights, self.trunk_biases = stack(
             1, widths, [RELU_GAIN] * (len(widths) - 1), generator
@@ -260,9 +229,9 @@ class SplitPolicy(nn.Module):
     ) -> None:
         """`share`: the agents of a group share local net and head too; with no groups given, all are one."""
         super().__init__()
-        self.shape = local_shape(spec, policy, tuple(range(len(spec.agents))))
+        self.shape = local_shape(agents=tuple(range(len(spec.agents))), spec=spec, policy=policy)
         self._branches = spec.branches
-        groups = role_groups(policy.groups, len(spec.agents), share)
+        groups = role_groups(policy.groups, agents=len(spec.agents), share=share)
         self.groups = [
             GroupNet(members, spec, policy, codec, share, generator) for members in groups
         ]

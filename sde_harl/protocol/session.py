@@ -7,10 +7,7 @@ from typing import Any, NamedTuple
 
 from sde_harl.executor.sensors import Actions
 from sde_harl.link.wire import WireError, parse_json
-from sde_harl.policy.inference.conv import Conv
-from sde_harl.policy.inference.fallback_head import FallbackShape
-from sde_harl.policy.inference.local_nets import LocalShape
-from sde_harl.policy.inference.on_device import OnDeviceShape
+from sde_harl.policy.shapes import ConvShape, FallbackShape, LocalShape, OnDeviceShape
 
 
 class SessionSpec(NamedTuple):
@@ -53,7 +50,7 @@ class SessionSpec(NamedTuple):
         }
         shape = _nested(LocalShape, fields["shape"])
         if shape.conv is not None:
-            shape = shape._replace(conv=_nested(Conv, shape.conv))
+            shape = shape._replace(conv=_nested(ConvShape, shape.conv))
         return cls(**{**_tuples(fields), "shape": shape, **optional})
 
 

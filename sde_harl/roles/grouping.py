@@ -16,7 +16,7 @@ import numpy as np
 from sde_harl.config.schema import Config, RolesConfig
 from sde_harl.envs.base import EnvSpec, VectorEnv, stream
 from sde_harl.errors import UserError
-from sde_harl.policy.split_policy import role_groups
+from sde_harl.policy.shapes import role_groups
 from sde_harl.record.checkpoint import load
 from sde_harl.record.reader import read_meta
 from sde_harl.roles.clusters import Groups, Score, as_groups, cluster
@@ -66,7 +66,8 @@ def find_roles(config: Config, envs: Sequence[VectorEnv]) -> Roles:
         return Roles("alone", tuple((agent,) for agent in range(agents)))
     if roles.source == "one":
         return Roles("one", (tuple(range(agents)),))
-    return Roles("config", role_groups(config.policy.groups, agents, config.algo.share_param))
+    share = config.algo.share_param
+    return Roles("config", role_groups(config.policy.groups, agents=agents, share=share))
 
 
 def _learnt(roles: RolesConfig, envs: Sequence[VectorEnv], seed: int) -> Roles:

@@ -15,13 +15,14 @@ from sde_harl.config.schema import LinkProfile
 from sde_harl.executor.sensors import Actions
 from sde_harl.link.transport import Fan, Transport
 from sde_harl.link.wire import OVERHEAD, Kind, tables_head
-from sde_harl.policy.inference.fallback_head import FallbackShape, fallback_shapes
-from sde_harl.policy.inference.local_nets import LocalShape, parameter_shapes
-from sde_harl.policy.inference.on_device import (
-    ActRequest,
+from sde_harl.policy.inference.on_device import ActRequest, request_bytes
+from sde_harl.policy.shapes import (
+    FallbackShape,
+    LocalShape,
     OnDeviceShape,
-    request_bytes,
-    upper_shapes,
+    fallback_parameter_shapes,
+    local_parameter_shapes,
+    on_device_parameter_shapes,
 )
 
 SENSOR, ACTIONS = Kind.SENSOR, Kind.ACTIONS  # at hand: an Enum looks them up in Python
@@ -179,9 +180,11 @@ class Sender:
         sensed = shape.obs_dtype().itemsize * plan.rows * sum(shape.obs_sizes) + self._told_bytes(
             agents, plan.rows
         )
-        behind = upper_shapes(shape, plan.whole) if plan.whole else []
-        behind = fallback_shapes(shape, plan.fallback_head) if plan.fallback_head else behind
-        weights = sum(prod(each) for each in [*parameter_shapes(shape), *behind])
+        behind = on_device_parameter_shapes(shape, plan.whole) if plan.whole else []
+        behind = (
+            fallback_parameter_shapes(shape, plan.fallback_head) if plan.fallback_head else behind
+        )
+        weights = sum(prod(each) for each in [*local_parameter_shapes(shape), *behind])
         actions = plan.rows * len(agents) * plan.action_size
         tables = tables_head(len(agents)) + largest_bytes(shape.latent_max())
         return max(sensed, tables, 4 * weights, 4 * actions)

@@ -24,7 +24,7 @@ from sde_harl.meters.energy import Energy
 from sde_harl.meters.network import Carried, Network
 from sde_harl.meters.process import Process
 from sde_harl.meters.timing import now_ns
-from sde_harl.policy.split_policy import local_shape
+from sde_harl.policy.shapes import local_shape
 from sde_harl.record.metrics import Metrics
 from sde_harl.record.writer import RunFile, run_folder
 from sde_harl.roles.grouping import Roles
@@ -71,7 +71,9 @@ class RunLogger:
         self._metrics = Metrics(self.folder, config.record.tensorboard, config.train.steps)
         self._process, self._network, self._started = Process(), Network(), now_ns()
         self._latents = np.array(
-            local_shape(spec, config.policy, tuple(range(len(spec.agents)))).latent_sizes()
+            local_shape(
+                agents=tuple(range(len(spec.agents))), spec=spec, policy=config.policy
+            ).latent_sizes()
         )
         self.note, self.trajectory = self._metrics.note, self._file.trajectory
         self._roles(roles)
@@ -229,7 +231,7 @@ def _meta(
         "versions": json.dumps(_versions()),
         "git_revision": _git_revision(),
         "codec": config.codec.name,
-        "latent": local_shape(spec, config.policy, (0,)).latent_max(),
+        "latent": local_shape(agents=(0,), spec=spec, policy=config.policy).latent_max(),
         "obs_sizes": json.dumps(spec.obs_sizes),
         "obs_dtype": spec.obs_dtype,
         "agents": json.dumps(spec.agents),

@@ -27,9 +27,14 @@ from sde_harl.link.transport import Transport
 from sde_harl.meters.timing import Stages, now_ns
 from sde_harl.policy.critic import Critic
 from sde_harl.policy.critic_input import make_critic_input
-from sde_harl.policy.inference.fallback_head import FallbackShape
-from sde_harl.policy.inference.on_device import OnDeviceShape
-from sde_harl.policy.split_policy import SplitPolicy, local_shape
+from sde_harl.policy.shapes import (
+    FallbackShape,
+    OnDeviceShape,
+    fallback_shape,
+    local_shape,
+    on_device_shape,
+)
+from sde_harl.policy.split_policy import SplitPolicy
 from sde_harl.record.checkpoint import load, save
 from sde_harl.roles.grouping import find_roles
 from sde_harl.server.executor_pool import ExecutorPool, SessionPlan
@@ -57,7 +62,9 @@ class Trainer:
             raise UserError(
                 f"algo.name: {config.algo.name} can't act in the continuous actions of {self.spec.name}"
             )
-        shape = local_shape(self.spec, config.policy, tuple(range(len(self.spec.agents))))
+        shape = local_shape(
+            agents=tuple(range(len(self.spec.agents))), spec=self.spec, policy=config.policy
+        )
         assign = dict(config.placement.assign)
         link = (config.train.slots, assign, config.link.failure_timeout_s)
         actions = (len(self.spec.branches), self.spec.continuous, self._whole())
@@ -132,19 +139,13 @@ class Trainer:
         return envs
 
     def _whole(self) -> OnDeviceShape | None:
-        """What devices have to know that run their whole policies."""
-        if self.config.policy.local_blocks < self.config.policy.blocks:
-            return None
-        memory = self.config.policy.width if self.config.policy.recurrent else 0
-        return OnDeviceShape(self.spec.branches, self.spec.continuous, self.config.seed, memory)
+        """Returns what devices have to know that run their policies alone; None where they are split."""
+        return on_device_shape(spec=self.spec, policy=self.config.policy, seed=self.config.seed)
 
     def _fallback_shape(self) -> FallbackShape | None:
-        """What devices have to know of their exit heads: the server's deadline has passed twice, there and back."""
-        if not self.config.policy.fallback_head:
-            return None
-        return FallbackShape(
-            self.spec.branches, self.spec.continuous, 2e-3 * self.config.link.deadline_ms
-        )
+        """Returns what devices have to know of their fallback heads; None where they have none."""
+        wait_s = 2e-3 * self.config.link.deadline_ms  # one deadline there and one back
+        return fallback_shape(spec=self.spec, policy=self.config.policy, wait_s=wait_s)
 
     def _sensed(self) -> Actions | None:
         """What devices have to know that sense for themselves."""

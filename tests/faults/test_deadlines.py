@@ -16,7 +16,7 @@ from sde_harl.executor.executor import Executor
 from sde_harl.link.faults import FLOOD
 from sde_harl.link.loopback import Loopback
 from sde_harl.link.wire import Kind
-from sde_harl.policy.inference.fallback_head import FallbackShape
+from sde_harl.policy.shapes import FallbackShape
 from sde_harl.policy.split_policy import Known
 from sde_harl.server import membership
 from sde_harl.server.decision_log import NO_LATENT, ReceivedLatents

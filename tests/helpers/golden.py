@@ -20,7 +20,8 @@ import numpy as np
 from sde_harl.codec import PLAIN, make_codec
 from sde_harl.codec.tables import MAX_LENGTH, TOTAL, Tables, from_bytes, to_bytes
 from sde_harl.link.wire import Header, Kind, Resources, frame_of, pack_meter, unpack, unpack_meter
-from sde_harl.policy.inference.local_nets import LocalNets, LocalShape, parameter_shapes
+from sde_harl.policy.inference.local_nets import LocalNets
+from sde_harl.policy.shapes import LocalShape, local_parameter_shapes
 
 FILE = Path(__file__).with_suffix(".json")
 FLOATS = "<f4"
@@ -193,7 +194,9 @@ def a_net(
         local_blocks,
         False,
     )  # obs, width, latent, blocks, no normalisation: a square root isn't exact
-    count = sum(int(np.prod(each)) for each in parameter_shapes(LocalShape(obs_sizes, *sizes)))
+    count = sum(
+        int(np.prod(each)) for each in local_parameter_shapes(LocalShape(obs_sizes, *sizes))
+    )
     obs = (
         rng.integers(-32, 33, (len(obs_sizes), 3, 5))
         / 8

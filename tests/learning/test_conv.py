@@ -18,10 +18,11 @@ from sde_harl.envs.registry import make
 from sde_harl.errors import UserError
 from sde_harl.policy.critic import Critic
 from sde_harl.policy.critic_input import make_critic_input
-from sde_harl.policy.inference.conv import Conv, ConvArrays
+from sde_harl.policy.inference.conv import ConvArrays
 from sde_harl.policy.inference.local_nets import LocalNets
-from sde_harl.policy.inference.on_device import OnDevicePolicy, OnDeviceShape
+from sde_harl.policy.inference.on_device import OnDevicePolicy
 from sde_harl.policy.layers import ConvLayer
+from sde_harl.policy.shapes import ConvShape, OnDeviceShape
 from sde_harl.policy.split_policy import SplitPolicy
 from sde_harl.run import loopback
 from sde_harl.training.trainer import Trainer
@@ -41,11 +42,11 @@ def pixels(*shape: int) -> np.ndarray:
 @pytest.mark.parametrize("k", [1, 3])
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_the_convolution_is_torchs_own_and_so_is_its_numpy_twin(stride: int, k: int) -> None:
-    shape = Conv(height=7, width=6, channels=2, filters=4, kernel=3, stride=stride)
+    shape = ConvShape(height=7, width=6, channels=2, filters=4, kernel=3, stride=stride)
     layer, images = ConvLayer(k, shape, 1 / 255, generator()), pixels(3, 5, shape.size_in())
     nn.init.normal_(layer.bias, generator=generator(1))
     told = layer(torch.from_numpy(images)).detach()
-    assert told.shape == (3, 5, shape.size())
+    assert told.shape == (3, 5, shape.size_out())
     for agent in range(3):
         reference = nn.Conv2d(2, 4, 3, stride)
         with torch.no_grad():

@@ -24,8 +24,14 @@ from sde_harl.envs.vector.games import SerialVector
 from sde_harl.errors import UserError
 from sde_harl.meters.timing import Stages
 from sde_harl.policy.inference.acting import ActingPolicy
-from sde_harl.policy.inference.fallback_head import FallbackPolicy, FallbackShape, fallback_shapes
-from sde_harl.policy.inference.local_nets import LocalNets, LocalShape, parameter_shapes
+from sde_harl.policy.inference.fallback_head import FallbackPolicy
+from sde_harl.policy.inference.local_nets import LocalNets
+from sde_harl.policy.shapes import (
+    FallbackShape,
+    LocalShape,
+    fallback_parameter_shapes,
+    local_parameter_shapes,
+)
 from sde_harl.record.checkpoint import load, save
 from sde_harl.run import loopback
 from sde_harl.server import membership
@@ -51,7 +57,10 @@ def flat_of(
 ) -> np.ndarray:
     sizes = [
         int(np.prod(each))
-        for each in [*parameter_shapes(shape), *fallback_shapes(shape, fallback_head)]
+        for each in [
+            *local_parameter_shapes(shape),
+            *fallback_parameter_shapes(shape, fallback_head),
+        ]
     ]
     return values.normal(size=sum(sizes)).astype(np.float32)
 

@@ -24,7 +24,8 @@ from sde_harl.executor import offline_control as alone
 from sde_harl.executor.executor import serve
 from sde_harl.link.loopback import Loopback
 from sde_harl.link.wire import Kind, Message, WireError
-from sde_harl.policy.inference.fallback_head import FallbackShape, fallback_orders
+from sde_harl.policy.inference.fallback_head import fallback_orders
+from sde_harl.policy.shapes import FallbackShape
 from sde_harl.protocol.session import SessionSpec
 
 WAIT_S = 0.04

@@ -28,7 +28,8 @@ from sde_harl.executor.executor import Executor
 from sde_harl.executor.sensors import Actions, Senses, named
 from sde_harl.link.loopback import Loopback
 from sde_harl.link.wire import Kind, WireError
-from sde_harl.policy.inference.on_device import ActRequest, OnDeviceShape, upper_shapes
+from sde_harl.policy.inference.on_device import ActRequest
+from sde_harl.policy.shapes import OnDeviceShape, on_device_parameter_shapes
 from sde_harl.protocol.session import SessionSpec
 from sde_harl.run import loopback
 from sde_harl.server.executor_pool import ExecutorPool, SessionPlan
@@ -135,7 +136,7 @@ def test_an_agent_acts_on_its_own_reading_and_the_server_sends_none() -> None:
 def test_a_whole_policy_does_at_once_what_it_chose() -> None:
     shape, whole = SHAPE._replace(latent=8), OnDeviceShape((3, 2), False, 1)
     pair = Pair("robots:Arm", shape=shape, codec="none", whole=whole)
-    sizes = [each[1:] for each in upper_shapes(shape, whole)]
+    sizes = [each[1:] for each in on_device_parameter_shapes(shape, whole)]
     rng = np.random.default_rng(0)
     local = [(5, 8), (8,), *sizes]
     pair.pool.publish(

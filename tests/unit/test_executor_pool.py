@@ -15,8 +15,13 @@ from sde_harl.link.loopback import Loopback
 from sde_harl.link.transport import Transport
 from sde_harl.link.wire import Kind
 from sde_harl.meters.energy import Energy
-from sde_harl.policy.inference.local_nets import LocalShape, parameter_shapes
-from sde_harl.policy.inference.on_device import ActRequest, OnDeviceShape, upper_shapes
+from sde_harl.policy.inference.on_device import ActRequest
+from sde_harl.policy.shapes import (
+    LocalShape,
+    OnDeviceShape,
+    local_parameter_shapes,
+    on_device_parameter_shapes,
+)
 from sde_harl.server import membership
 from sde_harl.server.decision_log import NO_LATENT
 from sde_harl.server.executor_pool import ExecutorPool, SessionPlan, deal
@@ -36,7 +41,7 @@ def told(
 def weights() -> list[list[np.ndarray]]:
     rng = np.random.default_rng(0)
     return [
-        [rng.normal(size=each[1:]).astype(np.float32) for each in parameter_shapes(SHAPE)]
+        [rng.normal(size=each[1:]).astype(np.float32) for each in local_parameter_shapes(SHAPE)]
         for _ in range(2)
     ]
 
@@ -107,7 +112,7 @@ def start_whole(
     pool = ExecutorPool(server, plan)
     pool.handshake()
     rng = np.random.default_rng(0)
-    shapes = [*parameter_shapes(shape), *upper_shapes(shape, plan.whole)]
+    shapes = [*local_parameter_shapes(shape), *on_device_parameter_shapes(shape, plan.whole)]
     pool.publish(
         1,
         [[rng.normal(size=each[1:]).astype(np.float32) for each in shapes] for _ in range(agents)],

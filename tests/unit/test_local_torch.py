@@ -13,9 +13,9 @@ from test_every import play
 from test_sensors import Pair
 
 from sde_harl.errors import UserError
-from sde_harl.policy.inference.conv import Conv
-from sde_harl.policy.inference.local_nets import LocalNets, LocalShape, parameter_shapes
+from sde_harl.policy.inference.local_nets import LocalNets
 from sde_harl.policy.local_torch import TorchLocalNets
+from sde_harl.policy.shapes import ConvShape, LocalShape, local_parameter_shapes
 
 TIE = 1e-3
 """Latents of some units, summed in another order, differ by less."""
@@ -24,14 +24,17 @@ SHAPES = {
     "padded": LocalShape((9, 5), 9, 16, 8, 3, True),
     "normalised blocks": LocalShape((9, 5), 9, 16, 8, 3, True, True),
     "no block": LocalShape((9, 5), 9, 16, 8, 0, True),
-    "images": LocalShape((84, 84), 84, 16, 8, 2, False, False, Conv(7, 6, 2, 4, 3, 2), True),
+    "images": LocalShape((84, 84), 84, 16, 8, 2, False, False, ConvShape(7, 6, 2, 4, 3, 2), True),
 }
 
 
 def parameters(shape: LocalShape) -> np.ndarray:
     rng = np.random.default_rng(1)
     return np.concatenate(
-        [rng.normal(0, 0.5, each).astype(np.float32).ravel() for each in parameter_shapes(shape)]
+        [
+            rng.normal(0, 0.5, each).astype(np.float32).ravel()
+            for each in local_parameter_shapes(shape)
+        ]
     )
 
 
@@ -64,7 +67,7 @@ def test_wrong_weights_and_a_missing_gpu_are_refused() -> None:
     flat = parameters(shape)
     with pytest.raises(ValueError, match="finite"):
         TorchLocalNets(shape, np.full_like(flat, np.nan))
-    assert flat.size == sum(map(prod, parameter_shapes(shape)))
+    assert flat.size == sum(map(prod, local_parameter_shapes(shape)))
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="^executor.device: cuda: "):
             TorchLocalNets(shape, flat, device="cuda")

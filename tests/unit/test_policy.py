@@ -11,7 +11,8 @@ from sde_harl.envs.base import EnvSpec
 from sde_harl.policy.gru import RecurrentState
 from sde_harl.policy.inference.acting import ActingPolicy
 from sde_harl.policy.inference.local_nets import LocalNets
-from sde_harl.policy.inference.on_device import OnDevicePolicy, OnDeviceShape, Streams
+from sde_harl.policy.inference.on_device import OnDevicePolicy, Streams
+from sde_harl.policy.shapes import OnDeviceShape
 from sde_harl.policy.split_policy import SplitPolicy
 
 SPEC = EnvSpec(

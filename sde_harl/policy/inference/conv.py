@@ -13,37 +13,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-
-class Conv(NamedTuple):
-    """Sizes of a convolution without padding, that ends with ReLU."""
-
-    height: int
-    width: int
-    channels: int
-    filters: int
-    kernel: int
-    stride: int
-
-    def size_in(self) -> int:
-        """H W C."""
-        return self.height * self.width * self.channels
-
-    def size_window(self) -> int:
-        """K K C, what a filter sees at once."""
-        return self.kernel * self.kernel * self.channels
-
-    def size(self) -> int:
-        """Numbers that come out of an image."""
-        rows, columns = (
-            (each - self.kernel) // self.stride + 1 for each in (self.height, self.width)
-        )
-        return rows * columns * self.filters
+from sde_harl.policy.shapes import ConvShape
 
 
 class ConvArrays(NamedTuple):
     """The convolutions of all agents."""
 
-    shape: Conv
+    shape: ConvShape
     weight: np.ndarray
     """(n, K K C, F)."""
     bias: np.ndarray

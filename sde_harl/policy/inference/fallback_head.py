@@ -10,28 +10,12 @@ n agents, E environments, O observation, Z latent, A outputs of a head, D number
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 
 from sde_harl.policy.inference.acting import ActingPolicy
-from sde_harl.policy.inference.local_nets import LocalNets, LocalShape, Nets, split_above
-
-
-class FallbackShape(NamedTuple):
-    """What a device has to know of its agents' exit heads."""
-
-    branches: tuple[int, ...]
-    """As in `EnvSpec`."""
-    continuous: bool
-    wait_s: float
-    """Silence of the server after which a device that has actuators of its own acts by them."""
-
-
-def fallback_shapes(shape: LocalShape, fallback_head: FallbackShape) -> list[tuple[int, ...]]:
-    """Shapes in wire order of what stands behind the local nets: (n, Z, A) and (n, A)."""
-    n, outputs = len(shape.obs_sizes), sum(fallback_head.branches)
-    return [(n, shape.latent_max(), outputs), (n, outputs)]
+from sde_harl.policy.inference.local_nets import LocalNets, Nets, split_above
+from sde_harl.policy.shapes import FallbackShape, LocalShape, fallback_parameter_shapes
 
 
 class FallbackPolicy:
@@ -48,7 +32,9 @@ class FallbackPolicy:
 
         Raises ValueError where the vector's length or a value is not right.
         """
-        of_local, (weight, bias) = split_above(shape, fallback_shapes(shape, fallback_head), flat)
+        of_local, (weight, bias) = split_above(
+            shape, fallback_parameter_shapes(shape, fallback_head), flat
+        )
         self.local = nets(shape, of_local)
         std = (
             np.ones((len(weight), 1, len(fallback_head.branches)), np.float32)

@@ -6,7 +6,8 @@
 Feature normalisation is layer normalisation over the agent's own features, without a gain and shift of its own: the
 Linear behind it has both. The last local block has no ReLU: the quantiser is its non-linearity. With `local_blocks = 0`
 the latent is the normalised observation, each feature with a learnt gain (its quantisation step) and shift. Parameters
-travel as one flat float32 vector in the order of `parameter_shapes`.
+travel as one flat float32 vector in the order of
+`local_parameter_shapes`.
 
 n agents of one executor, E environments, O the largest observation of the run, Z latent.
 """
@@ -14,65 +15,15 @@ n agents of one executor, E environments, O the largest observation of the run, 
 from __future__ import annotations
 
 from math import prod
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from sde_harl.policy.inference import _blocks
-from sde_harl.policy.inference.conv import Conv, ConvArrays
+from sde_harl.policy.inference.conv import ConvArrays
+from sde_harl.policy.shapes import LocalShape, local_parameter_shapes
 
 NORM_EPS = 1e-5
-
-
-class LocalShape(NamedTuple):
-    """Sizes of the local nets of `len(obs_sizes)` agents."""
-
-    obs_sizes: tuple[int, ...]
-    """(n,) observation size of each agent."""
-    obs: int
-    """O, the padded observation size of the whole run: the same on every executor, so that sums round alike."""
-    width: int
-    latent: int
-    local_blocks: int
-    feature_norm: bool
-    layer_norm: bool = False
-    conv: Conv | None = None
-    """Before the first block, where the device has one and sees images; None elsewhere."""
-    pixels: bool = False
-    """Observations are bytes, 0 to 255, else float32."""
-
-    def obs_dtype(self) -> np.dtype:
-        """Of observations on the wire."""
-        return np.dtype("u1" if self.pixels else "<f4")
-
-    def inputs(self) -> int:
-        """Numbers that the first block takes."""
-        return self.conv.size() if self.conv else self.obs
-
-    def latent_sizes(self) -> tuple[int, ...]:
-        """(n,) numbers each agent sends: Z, or its own observation where there is no local block."""
-        return tuple(self.latent if self.local_blocks else size for size in self.obs_sizes)
-
-    def latent_max(self) -> int:
-        """Z, or O where there is no local block."""
-        return self.latent if self.local_blocks else self.obs
-
-
-def parameter_shapes(shape: LocalShape) -> list[tuple[int, ...]]:
-    """Shapes in wire order: (n, in, out) and (n, out) of each block; gain and shift (n, O) where there is none.
-
-    A convolution's come first, (n, K K C, F) and (n, F).
-    """
-    n, conv = len(shape.obs_sizes), shape.conv
-    if not shape.local_blocks:
-        return [(n, shape.obs), (n, shape.obs)]
-    widths = [shape.inputs()] + [shape.width] * (shape.local_blocks - 1) + [shape.latent]
-    pairs = [(conv.size_window(), conv.filters)] if conv else []
-    return [
-        each
-        for pair in [*pairs, *zip(widths[:-1], widths[1:])]
-        for each in ((n, *pair), (n, pair[1]))
-    ]
 
 
 def split(shapes: list[tuple[int, ...]], flat: np.ndarray) -> list[np.ndarray]:
@@ -92,7 +43,7 @@ def split_above(
 
     Raises ValueError where the length or a value of the latter is not right.
     """
-    count = sum(map(prod, parameter_shapes(shape)))
+    count = sum(map(prod, local_parameter_shapes(shape)))
     return flat[:count], split(above, flat[count:])
 
 
@@ -147,7 +98,7 @@ class LocalNets:
 
         Raises ValueError where the vector's length or a value is not right.
         """
-        arrays = split(parameter_shapes(shape), flat)
+        arrays = split(local_parameter_shapes(shape), flat)
         self._shape = shape
         self._layers = [(weight, bias[:, None]) for weight, bias in zip(arrays[::2], arrays[1::2])]
         self._conv = ConvArrays(shape.conv, *self._layers.pop(0)) if shape.conv else None

@@ -15,19 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sde_harl.policy.inference.acting import ActingPolicy, Decision, GruArrays
-from sde_harl.policy.inference.local_nets import LocalNets, LocalShape, Nets, split_above
-
-
-class OnDeviceShape(NamedTuple):
-    """What a device has to know beside the shape of its local nets."""
-
-    branches: tuple[int, ...]
-    """As in `EnvSpec`."""
-    continuous: bool
-    seed: int
-    """Of the agents' random streams."""
-    memory: int = 0
-    """H, 0 where the policies are not recurrent."""
+from sde_harl.policy.inference.local_nets import LocalNets, Nets, split_above
+from sde_harl.policy.shapes import LocalShape, OnDeviceShape, on_device_parameter_shapes
 
 
 class ActRequest(NamedTuple):
@@ -58,22 +47,6 @@ def read_request(payload: memoryview, whole: OnDeviceShape, agents: int, rows: i
     available: np.ndarray = np.ndarray(shape, np.bool_, payload)
     begins: np.ndarray = np.ndarray(rows, np.bool_, payload, prod(shape))
     return ActRequest(available, begins, bool(payload[-1] & 1), bool(payload[-1] & 2))
-
-
-def upper_shapes(shape: LocalShape, whole: OnDeviceShape) -> list[tuple[int, ...]]:
-    """Shapes in wire order of what stands behind the local nets.
-
-    Of the GRU, if there is one, as in `GruArrays`; (n, H or W, A), (n, A) of heads; (n, D) deviations if continuous.
-    """
-    n, outputs, size = len(shape.obs_sizes), sum(whole.branches), whole.memory
-    gru: list[tuple[int, ...]] = [
-        (n, shape.width, 3 * size),
-        (n, 3 * size),
-        (n, size, 3 * size),
-        (n, 3 * size),
-    ]
-    heads: list[tuple[int, ...]] = [(n, size or shape.width, outputs), (n, outputs)]
-    return [*(gru if size else []), *heads, *([(n, outputs)] if whole.continuous else [])]
 
 
 class Streams:
@@ -114,7 +87,7 @@ class OnDevicePolicy:
 
         Raises ValueError where the vector's length or a value is not right.
         """
-        of_local, parts = split_above(shape, upper_shapes(shape, whole), flat)
+        of_local, parts = split_above(shape, on_device_parameter_shapes(shape, whole), flat)
         self._local = nets(shape, of_local, whole=True)
         parts = [part if part.ndim == 3 else part[:, None] for part in parts]
         gru = GruArrays(*(parts.pop(0) for _ in GruArrays._fields)) if whole.memory else None
