@@ -21,7 +21,8 @@ from rich.table import Table
 from sde_harl.analysis import program
 from sde_harl.analysis.curves import Curve, Spread, curve, panels, save, spread
 from sde_harl.analysis.reference import reference
-from sde_harl.analysis.runfile import Array, Run
+from sde_harl.record.reader import Run
+from sde_harl.record.schema import Array
 
 WIDTH = 120  # where the output is no terminal
 
@@ -56,7 +57,7 @@ Groups = dict[tuple[str, str], dict[str, list[Member]]]
 
 
 def member(run: Run) -> Member:
-    """Raises RunFileError."""
+    """Raises UserError."""
     return Member(curve(run, ("evaluations",)), _speed(run))
 
 

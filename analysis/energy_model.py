@@ -19,7 +19,8 @@ from rich.table import Table
 
 from sde_harl.analysis import program
 from sde_harl.analysis.consumption import ALL, summarise
-from sde_harl.analysis.runfile import Run, RunFileError
+from sde_harl.errors import UserError
+from sde_harl.record.reader import Run
 
 WIDTH = 110
 
@@ -38,14 +39,14 @@ class Estimate:
 
 
 def estimates(run: Run, watts: dict[str, float]) -> list[Estimate]:
-    """A rank's estimate each. `watts` by host, "" for all others. Raises RunFileError where a host has none."""
+    """A rank's estimate each. `watts` by host, "" for all others. Raises UserError where a host has none."""
     report = summarise(run)
     made = [row for row in report.rows if row.rank != ALL]
     found = []
     for row in made:
         given = watts.get(row.host, watts.get("", math.nan))
         if math.isnan(given):
-            raise RunFileError(f"{run.path}: no --watts for its host {row.host}")
+            raise UserError(f"{run.path}: no --watts for its host {row.host}")
         joules = row.cpu_s * given
         decisions = row.decisions or (report.rows[-1].decisions if row.rank == "0" else 0)
         each = joules / decisions if decisions else math.nan

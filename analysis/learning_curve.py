@@ -16,7 +16,7 @@ from rich.table import Table
 
 from sde_harl.analysis import program
 from sde_harl.analysis.curves import Curve, curve, panels, save, spread
-from sde_harl.analysis.runfile import Run
+from sde_harl.record.reader import Run
 
 WIDTH = 120  # where the output is no terminal
 

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from sde_harl.analysis import program
 from sde_harl.analysis.claims import CODED, Setup, setups
-from sde_harl.analysis.runfile import Run
+from sde_harl.record.reader import Run
 
 WIDTH = 130  # where the output is no terminal
 PAPER = {"latency p50": "2", "interface bytes": "5", "energy": "2.5"}

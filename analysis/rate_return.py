@@ -19,7 +19,7 @@ from rich.table import Table
 from sde_harl.analysis import program
 from sde_harl.analysis.curves import save
 from sde_harl.analysis.rates import Point, Row, point, rows
-from sde_harl.analysis.runfile import Run
+from sde_harl.record.reader import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

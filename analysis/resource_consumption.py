@@ -21,8 +21,8 @@ from rich.table import Table
 from sde_harl.analysis import program
 from sde_harl.analysis.consumption import ALL, STAGES, Report, Row, Stage, summarise
 from sde_harl.analysis.joules import meter, sentences
-from sde_harl.analysis.runfile import Run
 from sde_harl.analysis.traffic import MPI_BYTES, PACKET_BYTES
+from sde_harl.record.reader import Run
 
 WIDTH = 150  # where the output is no terminal
 COLUMNS = (

@@ -20,7 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 from sde_harl.analysis import program
-from sde_harl.analysis.runfile import Array, Columns, Run, RunFileError
+from sde_harl.errors import UserError
+from sde_harl.record.reader import Columns, Run
+from sde_harl.record.schema import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,12 +60,12 @@ class Roles:
 
 
 def roles(run: Run) -> Roles:
-    """What the file tells. Raises RunFileError where it has no groups, or they don't fit its agents."""
-    names, groups = run.listed("agents"), run.listed("groups")
-    types = run.listed("unit_types") or [""] * len(names)
+    """What the file tells. Raises UserError where it has no groups, or they don't fit its agents."""
+    names, groups = run.json_list("agents"), run.json_list("groups")
+    types = run.json_list("unit_types") or [""] * len(names)
     group_of = {agent: k for k, group in enumerate(groups) for agent in group}
     if not groups or sorted(group_of) != list(range(len(names))) or len(types) != len(names):
-        raise RunFileError(f"{run.path}: /meta tells no groups of its {len(names)} agents")
+        raise UserError(f"{run.path}: /meta tells no groups of its {len(names)} agents")
     points, scores = _points(run, len(names)), run.table("role_scores")
     index = dict(zip(scores["groups"].tolist(), scores["index"].tolist())) if scores else {}
     own = [group_of[k] for k in range(len(names))]
@@ -82,7 +84,7 @@ def _points(run: Run, agents: int) -> Array:
         return np.zeros(0)
     flat = np.stack([column for name, column in table.items() if name.startswith("mu_")], -1)
     if len(flat) % agents:
-        raise RunFileError(f"{run.path}: /roles holds {len(flat)} rows for {agents} agents")
+        raise UserError(f"{run.path}: /roles holds {len(flat)} rows for {agents} agents")
     return flat.reshape(agents, -1, flat.shape[-1])
 
 

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from sde_harl.analysis import program
-from sde_harl.analysis.runfile import Run
 from sde_harl.analysis.splitting import Split, cost, splits
+from sde_harl.record.reader import Run
 
 WIDTH = 160  # where the output is no terminal
 COLUMNS = {

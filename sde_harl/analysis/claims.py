@@ -11,8 +11,10 @@ import yaml
 
 from sde_harl.analysis.consumption import Stage, stage, stage_times
 from sde_harl.analysis.joules import energies
-from sde_harl.analysis.runfile import Array, Columns, Run, RunFileError
 from sde_harl.analysis.traffic import Span, spans
+from sde_harl.errors import UserError
+from sde_harl.record.reader import Columns, Run
+from sde_harl.record.schema import Array
 
 CODED = "split, coded"
 ORDER = (CODED, "split, float32", "all on the server", "all on the devices")
@@ -52,16 +54,16 @@ class _Part:
 
 
 def setups(runs: list[Run]) -> list[Setup]:
-    """The runs by setup, in ORDER. Raises RunFileError where they can't be compared."""
+    """The runs by setup, in ORDER. Raises UserError where they can't be compared."""
     for run in runs:
         if (run.env, run.emulated) != (runs[0].env, runs[0].emulated):
             what = f"{run.env} on {run.emulated or 'real links'}"
-            raise RunFileError(
+            raise UserError(
                 f"{run.path}: {what}, but {runs[0].path}: {runs[0].env} on {runs[0].emulated or 'real'}"
             )
     parts = [_part(run) for run in runs]
     if all(part.name != CODED for part in parts):
-        raise RunFileError(
+        raise UserError(
             f"{runs[0].path}: none of the runs is of a coded split, with which to compare"
         )
     names = [name for name in ORDER if any(part.name == name for part in parts)]
@@ -87,7 +89,7 @@ def _joined(name: str, run: Run, parts: list[_Part]) -> Setup:
 def _part(run: Run) -> _Part:
     table, resources = run.table("decisions"), run.table("resources")
     if not table or not resources:
-        raise RunFileError(f"{run.path}: no decisions were recorded in this run (record.decisions)")
+        raise UserError(f"{run.path}: no decisions were recorded in this run (record.decisions)")
     traffic = spans(run)
     return _Part(
         name=_name(run),
@@ -105,7 +107,7 @@ def _part(run: Run) -> _Part:
 def _joules(run: Run) -> float:
     """Of all hosts but the server's; NaN where one has no sensor. Emulated hosts share one machine, and its sensor."""
     server, *devices = [
-        (str(host.get("host")), str(host.get("energy"))) for host in run.listed("hosts")
+        (str(host.get("host")), str(host.get("energy"))) for host in run.json_list("hosts")
     ] or [("", "")]
     apart = [device for device in devices if device[0] != server[0]]
     found = [each.joules for each in energies(run, {}) if (each.host, each.sensor) in apart]
@@ -126,7 +128,7 @@ def _name(run: Run) -> str:
         return "all on the server"
     if policy["local_blocks"] and codec in ("entropy", "float32"):
         return CODED if codec == "entropy" else "split, float32"
-    raise RunFileError(
+    raise UserError(
         f"{run.path}: {policy['local_blocks']} local blocks with {codec} is none of {', '.join(ORDER)}"
     )
 
@@ -135,4 +137,4 @@ def _policy(run: Run) -> dict[str, Any]:
     try:
         return dict(yaml.safe_load(str(run.meta["config"]))["policy"])
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise RunFileError(f"{run.path}: /meta config has no section policy") from error
+        raise UserError(f"{run.path}: /meta config has no section policy") from error

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from sde_harl.analysis.joules import Energy, energies
-from sde_harl.analysis.runfile import Array, Columns, Run
 from sde_harl.analysis.traffic import Span, spans
+from sde_harl.record.reader import Columns, Run
+from sde_harl.record.schema import Array
 
 STAGES = ("local net", "encode", "link", "decode", "policy", "whole")
 QUANTILES = (50, 95, 99)
@@ -76,11 +77,11 @@ class Report:
 
 
 def summarise(run: Run, meters: dict[str, Path] | None = None) -> Report:
-    """Read and sum up one run; `meters` as in `energies`. Raises RunFileError for a damaged file."""
+    """Read and sum up one run; `meters` as in `energies`. Raises UserError for a damaged file."""
     decisions, resources = run.table("decisions"), run.table("resources")
     hosts = [
         str(host["host"]) if isinstance(host, dict) and "host" in host else str(host)
-        for host in run.listed("hosts")
+        for host in run.json_list("hosts")
     ]
     ranks = sorted({int(r) for table in (decisions, resources) for r in table.get("rank", ())})
     traffic = spans(run)
@@ -182,7 +183,7 @@ def _bytes(run: Run, table: Columns, sent: list[Span]) -> Bytes:
     decisions = max(float(environments.sum()), 1.0)
     known = np.nan_to_num(table["ideal_bits"], nan=-1.0) >= 0
     covered = float(environments[known].sum())
-    sizes = np.array([float(size) for size in run.listed("obs_sizes")])
+    sizes = np.array([float(size) for size in run.json_list("obs_sizes")])
     number = 1 if run.meta.get("obs_dtype") == "uint8" else 4
     agents = table["agent"]
     listed = bool(((agents >= 0) & (agents < len(sizes))).all())

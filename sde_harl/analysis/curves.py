@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sde_harl.analysis.runfile import Run
+from sde_harl.record.reader import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,7 +64,7 @@ def spread(values: Iterable[float]) -> Spread:
 
 
 def curve(run: Run, sources: Sequence[str] = ("evaluations", "training")) -> Curve:
-    """Of the first source that has values, else empty. Raises RunFileError."""
+    """Of the first source that has values, else empty. Raises UserError."""
     names = (str(run.path), run.env, run.algo, run.exp, run.seed)
     for source in sources:
         table = run.table(source)

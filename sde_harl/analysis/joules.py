@@ -13,7 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sde_harl.analysis.runfile import Array, Columns, Run, RunFileError
+from sde_harl.errors import UserError
+from sde_harl.record.reader import Columns, Run
+from sde_harl.record.schema import Array
 
 LEAST_S, LEAST_DECISIONS = 1.0, 1000
 """A shorter window says nothing of a single decision."""
@@ -36,16 +38,16 @@ class Energy:
 def energies(run: Run, meters: dict[str, Path]) -> list[Energy]:
     """Every host's sensors, in the order of ranks. `meters`: a host's external meter, as a CSV file (`watts_of`).
 
-    Raises RunFileError where a meter's file or host is not right.
+    Raises UserError where a meter's file or host is not right.
     """
     resources, decisions = run.table("resources"), run.table("decisions")
     hosts = [
-        host if isinstance(host, dict) else {"host": str(host)} for host in run.listed("hosts")
+        host if isinstance(host, dict) else {"host": str(host)} for host in run.json_list("hosts")
     ]
     names = [str(host.get("host")) for host in hosts]
     unknown = sorted(set(meters) - set(names))
     if unknown:
-        raise RunFileError(
+        raise UserError(
             f"{run.path}: --meter {unknown[0]}: its hosts are {', '.join(sorted(set(names)))}"
         )
     found = []
@@ -107,18 +109,18 @@ def _energy(
 def watts_of(path: Path, run: Run) -> tuple[Array, Array]:
     """A meter's (seconds since the run's start, joules so far), of a CSV with the columns unix_s and watts.
 
-    Both clocks are taken as they are: the meter's has to be the server's. Raises RunFileError, naming the file.
+    Both clocks are taken as they are: the meter's has to be the server's. Raises UserError, naming the file.
     """
     try:
         with path.open(newline="") as file:
             rows = [(float(row["unix_s"]), float(row["watts"])) for row in csv.DictReader(file)]
         time, watts = np.array(rows, np.float64).reshape(-1, 2).T
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise RunFileError(
+        raise UserError(
             f"{path}: not a meter's CSV with the columns unix_s and watts: {error!r}"
         ) from error
     if len(time) < 2 or not np.isfinite(watts).all() or not (np.diff(time) > 0).all():
-        raise RunFileError(
+        raise UserError(
             f"{path}: a meter's CSV needs two rows or more, their times rising and finite"
         )
     joules = np.concatenate([[0.0], np.cumsum(0.5 * (watts[1:] + watts[:-1]) * np.diff(time))])

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from sde_harl.analysis.runfile import Run, RunFileError, open_run, run_files
+from sde_harl.errors import UserError
+from sde_harl.record.reader import Run, open_run, run_files
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
@@ -39,7 +40,7 @@ def run(
             if item.emulated:  # beside the output, so that no table or JSON goes without
                 print(f"{item.path}: emulated: {item.emulated}", file=sys.stderr)
         report(runs, args)
-    except (RunFileError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"{Path(options.prog).stem}: {error}", file=sys.stderr)
         return 2
     return 0

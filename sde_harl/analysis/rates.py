@@ -9,7 +9,8 @@ import numpy as np
 import yaml
 
 from sde_harl.analysis.curves import Spread, curve, spread
-from sde_harl.analysis.runfile import Columns, Run, RunFileError
+from sde_harl.errors import UserError
+from sde_harl.record.reader import Columns, Run
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Row:
 
 
 def point(run: Run) -> Point:
-    """Raises RunFileError where the file is damaged."""
+    """Raises UserError where the file is damaged."""
     scores, name = curve(run, ("evaluations",)), str(run.meta.get("codec", "unknown"))
     trained, latent = name == "entropy", int(run.meta.get("latent", 0))
     codec = f"{name}, {_setting(run)}" if trained else name
@@ -91,7 +92,7 @@ def _row(members: list[Point]) -> Row:
 def _setting(run: Run) -> str:
     """What tells an entropy codec's points apart; a run of before a key was there has it as by default.
 
-    Raises RunFileError where the configuration can't be read.
+    Raises UserError where the configuration can't be read.
     """
     try:
         codec = yaml.safe_load(str(run.meta["config"]))["codec"]
@@ -104,7 +105,7 @@ def _setting(run: Run) -> str:
             parts + [f"warm-up {warmup:g}"] * bool(warmup) + ["shared tables"] * bool(shared)
         )
     except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise RunFileError(f"{run.path}: /meta config doesn't tell the codec's settings") from error
+        raise UserError(f"{run.path}: /meta config doesn't tell the codec's settings") from error
 
 
 def _last_evaluation(decisions: Columns) -> Columns:

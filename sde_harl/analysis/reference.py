@@ -11,24 +11,24 @@ import math
 from pathlib import Path
 
 from sde_harl.analysis.curves import Curve
-from sde_harl.analysis.runfile import RunFileError
+from sde_harl.errors import UserError
 
 COLUMNS = ["env", "algo", "seed", "step", "return"]
 
 
 def reference(path: Path) -> list[Curve]:
-    """A curve for each env, algorithm and seed, by steps. Raises RunFileError for a file that is none."""
+    """A curve for each env, algorithm and seed, by steps. Raises UserError for a file that is none."""
     found: dict[tuple[str, str, str], dict[int, float]] = {}
     try:
         with path.open(newline="") as file:
             reader = csv.DictReader(file)
             if reader.fieldnames != COLUMNS:
-                raise RunFileError(f"{path}: its first line must be {','.join(COLUMNS)}")
+                raise UserError(f"{path}: its first line must be {','.join(COLUMNS)}")
             for row in reader:
                 step, value = _point(row, f"{path}: line {reader.line_num}")
                 found.setdefault((row["env"], row["algo"], row["seed"]), {})[step] = value
     except (UnicodeDecodeError, csv.Error) as error:
-        raise RunFileError(f"{path}: not a CSV file: {error}") from error
+        raise UserError(f"{path}: not a CSV file: {error}") from error
     return [
         Curve(str(path), env, algo, path.stem, seed, "reference", "return", *_by_step(points))
         for (env, algo, seed), points in found.items()
@@ -39,9 +39,9 @@ def _point(row: dict[str, str], place: str) -> tuple[int, float]:
     try:
         step, value = int(row["step"]), float(row["return"])
     except (TypeError, ValueError) as error:
-        raise RunFileError(f"{place}: step and return must be numbers") from error
+        raise UserError(f"{place}: step and return must be numbers") from error
     if step < 0 or not math.isfinite(value):
-        raise RunFileError(f"{place}: step must be 0 or more, and return finite")
+        raise UserError(f"{place}: step must be 0 or more, and return finite")
     return step, value
 
 

@@ -15,7 +15,9 @@ import yaml
 from sde_harl.analysis.consumption import stage, stage_times
 from sde_harl.analysis.curves import Spread, spread
 from sde_harl.analysis.joules import energies, sentences
-from sde_harl.analysis.runfile import Array, Columns, Run, RunFileError
+from sde_harl.errors import UserError
+from sde_harl.record.reader import Columns, Run
+from sde_harl.record.schema import Array
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,11 @@ FIGURES = ("device", "link", "server", "whole", "whole_p95", "payload", "wire", 
 
 
 def cost(run: Run) -> Cost:
-    """Of one run. Raises RunFileError where it has no decisions, or its configuration can't be read."""
+    """Of one run. Raises UserError where it has no decisions, or its configuration can't be read."""
     policy, train = (_section(run, name) for name in ("policy", "train"))
     table, learnt = run.table("decisions"), run.table("training")
     if not table:
-        raise RunFileError(f"{run.path}: no decisions were recorded in this run (record.decisions)")
+        raise UserError(f"{run.path}: no decisions were recorded in this run (record.decisions)")
     device, link, server, whole = _ends(run, table)
     made, one_process = float(table["environments"].sum()), _one_process(run)
     device_mj, energy = _device_energy(run)
@@ -163,14 +165,14 @@ def _one_process(run: Run) -> bool:
     """Whether rank 0 and the first executor are the same process."""
     processes = [
         (host.get("host"), host.get("pid"))
-        for host in run.listed("hosts")
+        for host in run.json_list("hosts")
         if isinstance(host, dict)
     ]
     return len(processes) > 1 and None not in processes[0] and processes[0] == processes[1]
 
 
 def _observation(run: Run, table: Columns) -> float:
-    sizes, agents = np.array(run.listed("obs_sizes"), float), table["agent"]
+    sizes, agents = np.array(run.json_list("obs_sizes"), float), table["agent"]
     if not len(sizes) or agents.max() >= len(sizes):
         return math.nan
     return float(np.average(4 * sizes[agents], weights=table["environments"]))
@@ -180,4 +182,4 @@ def _section(run: Run, name: str) -> dict[str, Any]:
     try:
         return dict(yaml.safe_load(str(run.meta["config"]))[name])
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise RunFileError(f"{run.path}: /meta config has no section {name}") from error
+        raise UserError(f"{run.path}: /meta config has no section {name}") from error

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sde_harl.analysis.runfile import Array, Columns, Run
+from sde_harl.record.reader import Columns, Run
+from sde_harl.record.schema import Array
 
 MPI_BYTES = 22
 PACKET_BYTES = 66

@@ -32,10 +32,10 @@ from rich.progress import track
 from rich.table import Table
 
 from sde_harl.cli.policy_cost import MeasuredRun, PolicyCost, count, from_run, measure
-from sde_harl.cli.trials import runs_of
 from sde_harl.config.arguments import parse
 from sde_harl.errors import UserError
 from sde_harl.link.wire import OVERHEAD
+from sde_harl.record.reader import run_files
 from sde_harl.run import INTERRUPTED, MENDABLE
 
 ACTION_BYTES = 4
@@ -114,7 +114,7 @@ def candidates(paths: list[Path], words: list[str]) -> list[PolicyCost]:
             "give a configuration to measure here, or --measured and runs; --help tells more"
         )
     if paths:
-        return [from_run(file)[0] for path in paths for file in runs_of(path)]
+        return [from_run(file)[0] for path in paths for file in run_files(path)]
     config = parse(words).config
     if config is None:
         raise UserError("--print-config: a plan has nothing to show of it")

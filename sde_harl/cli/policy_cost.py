@@ -24,7 +24,7 @@ from sde_harl.policy.inference.local_nets import LocalNets
 from sde_harl.policy.inference.on_device import OnDevicePolicy
 from sde_harl.policy.shapes import local_shape, on_device_shape
 from sde_harl.policy.split_policy import SplitPolicy
-from sde_harl.record.reader import read_meta, read_table
+from sde_harl.record.reader import open_run
 
 CALLS, WARM_UP = 200, 20
 DEVICE = 0
@@ -62,7 +62,9 @@ class MeasuredRun(NamedTuple):
 
 def from_run(path: Path) -> tuple[PolicyCost, MeasuredRun]:
     """What a run's record says. Raises UserError where it holds no decisions or no times."""
-    meta, table = read_meta(path), read_table(path, "decisions")
+    run = open_run(path)
+    table = run.table("decisions")
+    meta = {key: str(value) for key, value in run.meta.items()}
     if not table or "config" not in meta or "agents" not in meta:
         raise UserError(f"{path}: no decisions were recorded in this run (record.decisions)")
     policy, codec = from_yaml(meta["config"], f"{path} /meta").policy, meta["codec"]

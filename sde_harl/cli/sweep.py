@@ -30,10 +30,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from sde_harl.cli.trials import INDEX, SweepPlan, Trial, finished, plan, result, write_index
+from sde_harl.cli.trials import SweepPlan, Trial, finished, plan, result, write_index
 from sde_harl.config.layers import shown
 from sde_harl.errors import UserError
 from sde_harl.link.mpi import launched_ranks
+from sde_harl.record.reader import SWEEP_INDEX
 from sde_harl.run import INTERRUPTED, MENDABLE, STOPS
 
 FAILED = 1
@@ -198,7 +199,7 @@ def sweep(argv: list[str]) -> int:
     finally:
         console.print(made.summary())
         print(
-            f"{asked.folder / INDEX} names the runs; the same command goes on with those not finished"
+            f"{asked.folder / SWEEP_INDEX} names the runs; the same command goes on with those not finished"
         )
     return FAILED if any(done.folder is None for done in made.done.values()) else 0
 

@@ -14,9 +14,8 @@ from sde_harl.config.arguments import parse
 from sde_harl.config.layers import shown, to_yaml
 from sde_harl.config.schema import Config
 from sde_harl.errors import UserError
-from sde_harl.record.reader import read_table
+from sde_harl.record.reader import SWEEP_INDEX, open_run
 
-INDEX = "sweep.json"
 OPENING, CLOSING = "[{(", "]})"
 SWEEP_WIDE = ("record.dir", "record.exp")
 """Keys that tell where a sweep's runs go: one value each."""
@@ -111,7 +110,7 @@ def finished(config: Config) -> Path | None:
 
 def result(folder: Path) -> Result:
     """What a finished run's last evaluation found."""
-    table = read_table(folder / "run.h5", "evaluations")
+    table = open_run(folder / "run.h5").table("evaluations")
     if not table:
         return Result(0, math.nan, math.nan, math.nan)
     return Result(int(table["step"][-1]), *(float(table[key][-1]) for key in Result._fields[1:]))
@@ -123,22 +122,9 @@ def write_index(sweep: Path, runs: dict[str, Path], failed: dict[str, str]) -> N
         "runs": {name: os.path.relpath(folder, sweep) for name, folder in runs.items()},
         "failed": failed,
     }
-    part = sweep / f"{INDEX}.part"
+    part = sweep / f"{SWEEP_INDEX}.part"
     part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    part.replace(sweep / INDEX)
-
-
-def runs_of(path: Path) -> list[Path]:
-    """A run.h5 as it is, or those of a sweep's folder. Raises UserError for a folder that is no sweep's."""
-    if not path.is_dir():
-        return [path]
-    try:
-        runs = json.loads((path / INDEX).read_text(encoding="utf-8"))["runs"]
-        return [path / str(folder) / "run.h5" for folder in dict(runs).values()]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: neither a run.h5 nor the folder of a sweep: {INDEX} can't be read"
-        ) from error
+    part.replace(sweep / SWEEP_INDEX)
 
 
 def _is_setting(word: str) -> bool:
@@ -185,7 +171,8 @@ def _is_whole(folder: Path, config: Config) -> bool:
     if not written.is_file() or written.read_text(encoding="utf-8") != to_yaml(config):
         return False
     try:
-        table = read_table(folder / "run.h5", "evaluations" if config.eval.episodes else "training")
+        run = open_run(folder / "run.h5")
+        table = run.table("evaluations" if config.eval.episodes else "training")
     except UserError:
         return False  # a run that was killed before its first flush
     return bool(table) and int(table["step"][-1]) >= config.train.steps

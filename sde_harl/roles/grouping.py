@@ -18,7 +18,7 @@ from sde_harl.envs.base import EnvSpec, VectorEnv, stream
 from sde_harl.errors import UserError
 from sde_harl.policy.shapes import role_groups
 from sde_harl.record.checkpoint import load
-from sde_harl.record.reader import read_meta
+from sde_harl.record.reader import open_run
 from sde_harl.roles.clusters import Groups, Score, as_groups, cluster
 from sde_harl.roles.experience import play_at_random
 from sde_harl.roles.identity import Embedding, embed
@@ -94,9 +94,10 @@ def _of_types(spec: EnvSpec) -> Groups:
 
 def _of_run(path: Path, spec: EnvSpec) -> Groups:
     """The groups that another run had."""
-    meta, said = read_meta(path), f"roles.from: {path}"
+    meta = open_run(path).meta
+    said = f"roles.from: {path}"
     agents, groups = (
-        _list(meta.get(name, ""), f"{said} has no list {name} in /meta")
+        _list(str(meta.get(name, "")), f"{said} has no list {name} in /meta")
         for name in ("agents", "groups")
     )
     if agents != list(spec.agents):

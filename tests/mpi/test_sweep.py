@@ -15,9 +15,10 @@ from launch import ROOT, environment, launch
 from test_analysis import run
 
 from sde_harl.cli.sweep import main
-from sde_harl.cli.trials import SweepPlan, finished, listed, plan, runs_of
+from sde_harl.cli.trials import SweepPlan, finished, listed, plan
 from sde_harl.config.layers import to_yaml
 from sde_harl.errors import UserError
+from sde_harl.record.reader import run_files
 from sde_harl.record.writer import RunFile
 
 PRETEND = f"{sys.executable} {ROOT / 'tests' / 'helpers' / 'pretend_run.py'}"
@@ -140,7 +141,7 @@ def test_a_failed_run_is_named_and_the_others_go_on_and_are_not_run_again(
     assert "[3/3 policy.width=23] a line of the run" in out
     index = json.loads((tmp_path / "sweeps" / "quick" / "sweep.json").read_text())
     assert list(index["runs"]) == ["policy.width=23"] and len(index["failed"]) == 2
-    assert [file.is_file() for file in runs_of(tmp_path / "sweeps" / "quick")] == [True]
+    assert [file.is_file() for file in run_files(tmp_path / "sweeps" / "quick")] == [True]
     assert main(words) == 1
     assert starts.read_text().split()[3:] == ["13", "17"], "only what had failed"
     assert "finished before" in capfd.readouterr().out

@@ -15,7 +15,7 @@ from sde_harl.config.schema import CodecConfig, Config, PolicyConfig, TrainConfi
 from sde_harl.envs.base import EnvSpec
 from sde_harl.errors import UserError
 from sde_harl.link.wire import OVERHEAD
-from sde_harl.record.reader import read_table
+from sde_harl.record.reader import open_run
 
 PART = PolicyCost(
     2,
@@ -119,7 +119,7 @@ def test_rows_that_a_killed_writer_left_short_are_left_out(tmp_path: Path) -> No
     path = record(tmp_path / "a", 2)
     with h5py.File(path, "r+") as file:
         file["decisions/t_policy"].resize((150,))
-    assert {len(column) for column in read_table(path, "decisions").values()} == {150}
+    assert {len(column) for column in open_run(path).table("decisions").values()} == {150}
 
 
 @pytest.mark.parametrize(
