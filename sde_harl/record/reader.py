@@ -44,7 +44,7 @@ class Run:
         """
         with _open(self.path, f"/{name} is damaged") as file:
             columns = _read_columns(file.get(name))
-        # A killed writer leaves columns of unequal length: rows that some column lacks are left out.
+        # A killed writer leaves columns of unequal length; rows that one of them lacks are left out.
         rows = min((len(values) for values in columns.values()), default=0)
         if rows == 0:
             return {}
@@ -106,7 +106,7 @@ def open_run(path: Path) -> Run:
 
 
 def run_files(path: Path) -> list[Path]:
-    """Returns the run files behind a path: the file itself, or the finished runs of a sweep's folder.
+    """Returns the run files behind a path: the file itself, or a sweep folder's finished runs.
 
     Raises UserError for a folder that is not a sweep's.
     """

@@ -1,4 +1,7 @@
-"""What run.h5 holds: every table, column, type and unit, and the shape of a recorded episode."""
+"""Describes what run.h5 holds: every table, column, type and unit, and a recorded episode.
+
+A user sees these descriptions as attributes of the columns, in any HDF5 viewer.
+"""
 
 from __future__ import annotations
 
@@ -11,157 +14,207 @@ Array = npt.NDArray[Any]
 
 
 class Column(NamedTuple):
-    """Type, unit and meaning of one column."""
+    """Holds type, unit and meaning of one column."""
 
     dtype: str
     unit: str
     description: str
 
 
-STEP = Column("i8", "environment steps", "environment steps played when the row was made")
+# Every time column follows the same rule, so that a reader needs one test for "not measured".
+UNKNOWN_TIME = "0 or less: unknown"
+
+STEP = Column("i8", "environment steps", "environment steps played when the row was written")
 RANK = Column("i4", "1", "MPI rank")
 
+# One row for each episode, of training or of an evaluation.
+EPISODES = {
+    "step": STEP,
+    "slot": Column("i4", "1", "slot of the environment; slots are played in turn"),
+    "env": Column("i4", "1", "number of the environment"),
+    "train": Column("?", "1", "true: played for training, false: played in an evaluation"),
+    "seed": Column("i8", "1", "seed of the environment"),
+    "length": Column("i4", "environment steps", "length of the episode"),
+    "return": Column("f8", "reward", "undiscounted return of the team"),
+    "won": Column("i1", "1", "1: won, 0: lost, -1: unknown"),
+    "policy_version": Column("i8", "1", "version of the published policy at the episode's end"),
+}
+
+# One row for each agent and message, so this is by far the longest table.
+DECISIONS = {
+    "step": STEP,
+    "agent": Column("i4", "1", "agent that the message is from"),
+    "train": Column("?", "1", "true: decided in training, false: decided in an evaluation"),
+    "rank": Column("i4", "1", "MPI rank of the executor that encoded the message"),
+    "environments": Column("i4", "decisions", "environments (rows) in the message"),
+    "payload_bytes": Column(
+        "i4", "byte", "coded latents; of a policy on the device: the actions it sent instead"
+    ),
+    "wire_bytes": Column(
+        "i4",
+        "byte",
+        "frame with header and payload; the agent's share where several agents share one message",
+    ),
+    "ideal_bits": Column(
+        "f8", "bit", "-log2 of the probability of the symbols; negative or NaN: unknown"
+    ),
+    "version": Column("i8", "1", "version of the published policy that made the latents"),
+    "t_local": Column("i8", "ns", f"time of the local net, executor's clock; {UNKNOWN_TIME}"),
+    "t_encode": Column(
+        "i8", "ns", f"time to quantise and encode, executor's clock; {UNKNOWN_TIME}"
+    ),
+    "t_round_trip": Column(
+        "i8", "ns", f"from sending to the actions' arrival, executor's clock; {UNKNOWN_TIME}"
+    ),
+    "t_decode": Column("i8", "ns", f"time to check and decode, server's clock; {UNKNOWN_TIME}"),
+    "t_policy": Column(
+        "i8", "ns", f"time of the group nets and heads, server's clock; {UNKNOWN_TIME}"
+    ),
+    "t_decision": Column(
+        "i8", "ns", f"from the observations to the actions, server's clock; {UNKNOWN_TIME}"
+    ),
+    "latent_age": Column(
+        "f4", "steps", "mean age of the latents used; 0: all are fresh, NaN: there were none"
+    ),
+    "deadline_missed": Column(
+        "i4", "decisions", "environments whose latents had not arrived by the deadline"
+    ),
+    "idle": Column(
+        "i4", "decisions", "environments in which the agent did nothing, because it had no latents"
+    ),
+    "fallback": Column(
+        "i4",
+        "decisions",
+        "environments in which the fallback head chose the action, because there were no latents",
+    ),
+    "late": Column(
+        "i4",
+        "messages",
+        "answers to earlier decisions that arrived since the last row; in payload_bytes too",
+    ),
+}
+
+# One row for each rank and report. Counters start at zero with the process and only grow.
+RESOURCES = {
+    "rank": RANK,
+    "step": STEP,
+    "time_s": Column("f8", "s", "time since the start of the run"),
+    "cpu_s": Column("f8", "s", "processor time of the process so far, user and system"),
+    "rss_bytes": Column("i8", "byte", "resident memory"),
+    "peak_rss_bytes": Column("i8", "byte", "largest resident memory so far"),
+    "joules": Column(
+        "f8",
+        "J",
+        "energy used by the rank's whole host so far, by its sensor; NaN: /meta hosts says why",
+    ),
+    "gpu_joules": Column(
+        "f8", "J", "energy used by the host's GPUs so far; NaN: /meta hosts says why"
+    ),
+    "idle_w": Column("f8", "W", "power of the host before the run began; NaN: not measured"),
+    "gpu_idle_w": Column(
+        "f8", "W", "power of the host's GPUs before the run began; NaN: not measured"
+    ),
+    "alone": Column(
+        "i8",
+        "decisions",
+        "decisions made so far by the executor's fallback heads while the server was silent",
+    ),
+}
+
+# One row for each rank and report. "sent" is our own count, "carried_sent" the kernel's.
+TRAFFIC = {
+    "rank": RANK,
+    "step": STEP,
+    "sent": Column("i8", "messages", "messages sent so far"),
+    "received": Column("i8", "messages", "messages received so far"),
+    "sent_bytes": Column("i8", "byte", "frames of every kind sent so far, header and payload"),
+    "received_bytes": Column(
+        "i8", "byte", "frames of every kind received so far, header and payload"
+    ),
+    "carried_sent_bytes": Column(
+        "i8", "byte", "sent so far by the network interfaces used, all headers; -1: unknown"
+    ),
+    "carried_received_bytes": Column(
+        "i8", "byte", "received so far by the network interfaces used, all headers; -1: unknown"
+    ),
+    "carried_sent_packets": Column(
+        "i8", "packets", "sent so far by the network interfaces used; -1: unknown"
+    ),
+    "carried_received_packets": Column(
+        "i8", "packets", "received so far by the network interfaces used; -1: unknown"
+    ),
+}
+
+# One row for each evaluation: means over its greedy episodes.
+EVALUATIONS = {
+    "step": STEP,
+    "episodes": Column("i4", "episodes", "greedy episodes played"),
+    "win_rate": Column("f8", "1", "share of episodes won; NaN: the environment has no winner"),
+    "return_mean": Column("f8", "reward", "mean of the returns"),
+    "return_std": Column("f8", "reward", "standard deviation of the returns"),
+    "length_mean": Column("f8", "environment steps", "mean length of the episodes"),
+    "bits_per_element": Column(
+        "f8", "bit", "bits for one element of a latent, by the entropy model"
+    ),
+    "bytes_per_decision": Column("f8", "byte", "payload for one decision of one agent"),
+    "missed": Column("f8", "1", "share of decisions whose latents missed the deadline"),
+    "idle": Column(
+        "f8", "1", "share of decisions in which an agent did nothing, because it had no latents"
+    ),
+    "fallback": Column(
+        "f8",
+        "1",
+        "share of decisions that the fallback head made, because there were no latents",
+    ),
+}
+
+EMBEDDING_SIZE = 8
+
+# Written once, before training, where role groups are learnt: one row for each agent and half of
+# its random play.
+ROLES = {
+    "agent": Column("i4", "1", "number of the agent"),
+    "half": Column("i4", "1", "half of the agent's random play that this embedding is from"),
+    **{
+        f"mu_{k}": Column("f4", "1", f"element {k} of the identity's embedding")
+        for k in range(EMBEDDING_SIZE)
+    },
+    **{
+        f"sigma_{k}": Column("f4", "1", f"standard deviation of element {k}")
+        for k in range(EMBEDDING_SIZE)
+    },
+}
+
+ROLE_SCORES = {
+    "groups": Column("i4", "1", "number of role groups"),
+    "index": Column(
+        "f8", "1", "Davies-Bouldin index of the agents in this number of groups; less is better"
+    ),
+}
+
+FAULTS = {
+    "step": STEP,
+    "rank": RANK,
+    "agent": Column("i4", "1", "agent; -1: unknown"),
+    "kind": Column("S48", "text", "what was wrong with the message"),
+}
+
 TABLES: dict[str, dict[str, Column]] = {
-    "episodes": {
-        "step": STEP,
-        "slot": Column("i4", "1", "part of the environments that is played in turn"),
-        "env": Column("i4", "1", "environment inside its slot"),
-        "train": Column("?", "1", "true: played to learn, false: an evaluation"),
-        "seed": Column("i8", "1", "seed of the environment"),
-        "length": Column("i4", "environment steps", "length of the episode"),
-        "return": Column("f8", "reward", "undiscounted team return"),
-        "won": Column("i1", "1", "1 won, 0 lost, -1 unknown"),
-        "policy_version": Column("i8", "1", "published model at the episode's end"),
-    },
-    "decisions": {
-        "step": STEP,
-        "agent": Column("i4", "1", "agent that decided"),
-        "train": Column("?", "1", "true: made to learn, false: in an evaluation"),
-        "rank": Column("i4", "1", "MPI rank that coded the message"),
-        "environments": Column("i4", "decisions", "environments (rows) in the message"),
-        "payload_bytes": Column("i4", "byte", "coded latents, or what a whole policy sent instead"),
-        "wire_bytes": Column(
-            "i4", "byte", "frame, header and payload; a share, where agents answer as one"
-        ),
-        "ideal_bits": Column(
-            "f8", "bit", "-log2 of the symbols' probability; negative or NaN: unknown"
-        ),
-        "version": Column("i8", "1", "published model the latents were made with"),
-        "t_local": Column("i8", "ns", "local net, executor's clock; 0 or less: unknown"),
-        "t_encode": Column("i8", "ns", "quantise and code, executor's clock; 0 or less: unknown"),
-        "t_round_trip": Column(
-            "i8", "ns", "sent until the actions are back, executor's clock; 0 or less: unknown"
-        ),
-        "t_decode": Column("i8", "ns", "check and decode, server's clock; 0 or less: unknown"),
-        "t_policy": Column("i8", "ns", "group nets and heads, server's clock; 0 or less: unknown"),
-        "t_decision": Column(
-            "i8", "ns", "from the observations to the actions, server's clock; 0 or less: unknown"
-        ),
-        "latent_age": Column(
-            "f4", "steps", "mean age of the latents used; 0 fresh, NaN: there were none"
-        ),
-        "deadline_missed": Column(
-            "i4", "decisions", "environments whose latents had not come by the deadline"
-        ),
-        "idle": Column(
-            "i4", "decisions", "environments in which the agent did nothing, for want of a latent"
-        ),
-        "fallback": Column(
-            "i4",
-            "decisions",
-            "environments in which it did what its exit head says, for want of one",
-        ),
-        "late": Column(
-            "i4",
-            "messages",
-            "answers to earlier decisions that came since; payload_bytes has them too",
-        ),
-    },
-    "resources": {
-        "rank": RANK,
-        "step": STEP,
-        "time_s": Column("f8", "s", "since the run's start"),
-        "cpu_s": Column("f8", "s", "processor time of the process so far, user and system"),
-        "rss_bytes": Column("i8", "byte", "resident memory"),
-        "peak_rss_bytes": Column("i8", "byte", "largest resident memory so far"),
-        "joules": Column(
-            "f8",
-            "J",
-            "used by the rank's whole host so far, by its sensor; NaN: /meta hosts says why",
-        ),
-        "gpu_joules": Column(
-            "f8", "J", "used by the host's GPUs so far; NaN: /meta hosts says why"
-        ),
-        "idle_w": Column("f8", "W", "of the host before the run began; NaN: not measured"),
-        "gpu_idle_w": Column(
-            "f8", "W", "of the host's GPUs before the run began; NaN: not measured"
-        ),
-        "alone": Column(
-            "i8", "decisions", "so far by an executor's exit heads, while the server was silent"
-        ),
-    },
-    "traffic": {
-        "rank": RANK,
-        "step": STEP,
-        "sent": Column("i8", "messages", "messages sent so far"),
-        "received": Column("i8", "messages", "messages received so far"),
-        "sent_bytes": Column("i8", "byte", "frames sent so far, of every kind: header and payload"),
-        "received_bytes": Column("i8", "byte", "frames received so far"),
-        "carried_sent_bytes": Column(
-            "i8", "byte", "sent so far by the interfaces used, all headers; -1: unknown"
-        ),
-        "carried_received_bytes": Column(
-            "i8", "byte", "received so far by the interfaces used; -1: unknown"
-        ),
-        "carried_sent_packets": Column(
-            "i8", "packets", "sent so far by the interfaces used; -1: unknown"
-        ),
-        "carried_received_packets": Column(
-            "i8", "packets", "received so far by the interfaces used; -1: unknown"
-        ),
-    },
-    "training": {},  # named by the first row
-    "evaluations": {
-        "step": STEP,
-        "episodes": Column("i4", "episodes", "greedy episodes played"),
-        "win_rate": Column("f8", "1", "share of episodes won; NaN where winning means nothing"),
-        "return_mean": Column("f8", "reward", "mean return"),
-        "return_std": Column("f8", "reward", "standard deviation of the returns"),
-        "length_mean": Column("f8", "environment steps", "mean episode length"),
-        "bits_per_element": Column("f8", "bit", "ideal bits for one latent element"),
-        "bytes_per_decision": Column("f8", "byte", "payload for one decision of one agent"),
-        "missed": Column("f8", "1", "share of the agents' decisions whose latents came too late"),
-        "idle": Column("f8", "1", "share in which the agent did nothing, for want of a latent"),
-        "fallback": Column(
-            "f8", "1", "share in which the agent did what its exit head says, for want of a latent"
-        ),
-    },
-    "roles": {
-        "agent": Column("i4", "1", "agent"),
-        "half": Column("i4", "1", "part of the agent's random play that this embedding is of"),
-        **{
-            f"mu_{k}": Column("f4", "1", f"number {k} of the identity's embedding")
-            for k in range(8)
-        },
-        **{f"sigma_{k}": Column("f4", "1", f"deviation of number {k}") for k in range(8)},
-    },
-    "role_scores": {
-        "groups": Column("i4", "1", "number of role groups"),
-        "index": Column(
-            "f8", "1", "Davies-Bouldin index of the agents in so many groups: less is better"
-        ),
-    },
-    "faults": {
-        "step": STEP,
-        "rank": RANK,
-        "agent": Column("i4", "1", "agent, -1 unknown"),
-        "kind": Column("S48", "text", "what was wrong"),
-    },
+    "episodes": EPISODES,
+    "decisions": DECISIONS,
+    "resources": RESOURCES,
+    "traffic": TRAFFIC,
+    # Each algorithm logs other scalars, so the first row of a run names the columns.
+    "training": {},
+    "evaluations": EVALUATIONS,
+    "roles": ROLES,
+    "role_scores": ROLE_SCORES,
+    "faults": FAULTS,
 }
 
 
 class Trajectory(NamedTuple):
-    """One episode of T steps, as Minari lays it out; agents are the mappings' keys."""
+    """Holds one episode of T steps in Minari's layout; the keys of the mappings are the agents."""
 
     observations: Mapping[str, Array]  # each (T+1, O_i)
     actions: Mapping[str, Array]  # each (T,) or (T, A_i)

@@ -1,70 +1,42 @@
-"""The record of a run: its folder, and run.h5 behind a queue and one writer thread."""
+"""Writes run.h5 from a queue in a thread of its own, so that the run never waits for the disk."""
 
 from __future__ import annotations
 
 import atexit
-import itertools
 import logging
 import os
 import queue
 import threading
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from pathlib import Path
 
-import numpy as np
 import numpy.typing as npt
 
 from sde_harl.errors import UserError
-from sde_harl.record.schema import TABLES, Array, Trajectory
+from sde_harl.record.columns import ColumnTypes
+from sde_harl.record.schema import Trajectory
 from sde_harl.record.store import LAZY_S, Close, Episode, Item, Store, TableRows
+from sde_harl.record.trajectories import checked_copy
 
 log = logging.getLogger(__name__)
 QUEUE_ITEMS = 4096  # a disk slower than the run slows the run down instead of filling the memory
 CLOSE_S = 60.0
 
 
-def run_folder(base: Path, env: str, task: str, algo: str, exp: str, seed: int) -> Path:
-    """Make and return base/env/task/algo/exp/seed-<seed>-<time>, with -1, -2, ... behind it where that one exists.
-
-    Raises UserError for a name that isn't one folder's, and where the folder can't be made.
-    """
-    for name in (env, task, algo, exp):
-        if name in ("", ".", "..") or "/" in name:
-            raise UserError(f"{name!r} can't be part of a results folder's name")
-    parent = base / env / task / algo / exp
-    stem = f"seed-{seed}-{datetime.now():%Y%m%d-%H%M%S}"
-    for k in itertools.count():
-        folder = parent / (f"{stem}-{k}" if k else stem)
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-            folder.mkdir()
-            return folder
-        except FileExistsError as error:
-            if not folder.exists():  # then a file stands where a parent should
-                raise UserError(f"{parent}: {error.strerror}") from error
-        except OSError as error:
-            raise UserError(f"{folder}: results can't be written here: {error.strerror}") from error
-    raise AssertionError("unreachable: the count is endless")
-
-
 class RunFile:
     """Writes run.h5. Calls copy what they are given and return at once; one thread writes.
 
-    on_disk_full: "stop": the call after a failed write raises UserError; "continue": recording ends, the run goes on.
-    Raises UserError where the file can't be made.
+    on_disk_full: with "stop", the call after a failed write raises UserError; with "continue",
+    recording ends and the run goes on. Raises UserError where the file can't be made.
     """
 
     def __init__(
         self, path: Path, meta: Mapping[str, str | int | float], on_disk_full: str
     ) -> None:
-        if on_disk_full not in ("stop", "continue"):
-            raise ValueError(f"on_disk_full: {on_disk_full!r} is neither stop nor continue")
-        self._path, self._stop = path, on_disk_full == "stop"
+        self._path = path
+        self._stop = on_disk_full == "stop"
         self._failed: str | None = None
-        self._columns = {
-            name: {key: c.dtype for key, c in columns.items()} for name, columns in TABLES.items()
-        }
+        self._types = ColumnTypes()
         self._episodes = 0
         self._closed = False
         self._queue: queue.Queue[Item] = queue.Queue(QUEUE_ITEMS)
@@ -72,72 +44,43 @@ class RunFile:
             self._store = Store(path, meta)
         except (OSError, RuntimeError) as error:
             raise UserError(f"{path}: can't be made: {_first_line(error)}") from error
+        # A daemon: Python waits for other threads before atexit's calls, here for ever.
         self._thread = threading.Thread(target=self._loop, name="run.h5", daemon=True)
         self._thread.start()
-        atexit.register(
-            self.close
-        )  # a writer that is still at work when Python ends crashes inside HDF5
+        # A writer that is still at work when Python ends crashes inside HDF5.
+        atexit.register(self.close)
 
     @property
     def failed(self) -> str | None:
-        """Why recording ended early; None while all is well."""
+        """Says why recording ended early; None while all is well."""
         return self._failed
 
     def add(self, table: str, **columns: npt.ArrayLike) -> None:
-        """Append rows: arrays of equal length, or scalars for one row.
+        """Appends rows to a table: arrays of equal length, or scalars for one row.
 
-        The first row names the columns of `training`; a slash in a name becomes a dot. A scalar that a later row lacks
-        is NaN there.
-
-        Raises ValueError for an unknown table, unknown or missing columns, uneven lengths, or a type that would lose
-        its meaning (a fraction in a whole-number column).
+        The first row names the columns of `training`; a slash in a name becomes a dot. A scalar
+        that a later row lacks is NaN there. Raises ValueError as `ColumnTypes.arrays` does.
         """
-        if table not in TABLES:
-            raise ValueError(f"no table {table!r}: one of {', '.join(TABLES)}")
-        columns = {
-            name.replace("/", "."): value for name, value in columns.items()
-        }  # HDF5 would make a group of a/b
-        types = self._columns[table] or {key: "i8" if key == "step" else "f8" for key in columns}
-        if table == "training" and "step" in columns:
-            columns = {**dict.fromkeys(types, np.nan), **columns}
-        if columns.keys() != types.keys():
-            raise ValueError(f"{table}: columns {sorted(columns)} are not {sorted(types)}")
-        rows = {key: _column(f"{table}.{key}", value, types[key]) for key, value in columns.items()}
-        lengths = {len(values) for values in rows.values()}
-        if len(lengths) != 1:
-            raise ValueError(f"{table}: columns of {sorted(lengths)} rows in one call")
-        self._columns[table] = types
-        if lengths != {0}:
-            self._put(TableRows(table, rows))
+        arrays = self._types.arrays(table, columns)
+        if any(len(values) for values in arrays.values()):
+            self._put(TableRows(table=table, columns=arrays))
 
     def trajectory(self, trajectory: Trajectory) -> int:
-        """Record one episode below /trajectories and return its number k. Raises ValueError for uneven lengths and
-        for agents' names with a slash."""
-        if any("/" in agent for agent in (*trajectory.observations, *trajectory.actions)):
-            raise ValueError("a slash in an agent's name")
-        steps = len(trajectory.rewards)
-        actions = trajectory.actions.values()
-        whole = [*actions, trajectory.terminations, trajectory.truncations]
-        if any(len(a) != steps for a in whole) or any(
-            len(o) != steps + 1 for o in trajectory.observations.values()
-        ):
-            raise ValueError(
-                f"a trajectory of {steps} rewards needs as many actions and one observation more"
-            )
-        copy = trajectory._replace(
-            observations={agent: np.array(o) for agent, o in trajectory.observations.items()},
-            actions={agent: np.array(a) for agent, a in trajectory.actions.items()},
-            rewards=np.array(trajectory.rewards),
-            terminations=np.array(trajectory.terminations),
-            truncations=np.array(trajectory.truncations),
-        )
+        """Records one episode below /trajectories and returns its number.
+
+        Raises ValueError for uneven lengths and for an agent whose name has a slash.
+        """
+        copy = checked_copy(trajectory)
         number = self._episodes
         self._episodes += 1
-        self._put(Episode(number, copy))
+        self._put(Episode(number=number, trajectory=copy))
         return number
 
     def flush(self) -> Callable[[], None]:
-        """Bring everything given so far to the file; what this returns waits until it is there, or recording failed."""
+        """Asks the thread to write everything given so far, without waiting for it.
+
+        Returns a function that waits until it is on the disk, or until recording has failed.
+        """
         done = threading.Event()
         self._put(done)
 
@@ -148,7 +91,10 @@ class RunFile:
         return wait
 
     def close(self) -> None:
-        """Write what is left and close. Never raises, whatever the disk does; `failed` says if something is missing."""
+        """Writes what is left and closes the file.
+
+        Never raises, whatever the disk does; `failed` says if something is missing.
+        """
         if self._closed:
             return
         self._closed = True
@@ -169,10 +115,12 @@ class RunFile:
             raise UserError(f"{self._path}: recording stopped: {self._failed}")
 
     def _loop(self) -> None:
-        open_ = True
-        while open_:
-            batch = self._drain()
-            open_ = not any(isinstance(item, Close) for item in batch)
+        """Writes batches until the file is closed. Runs in the writer thread."""
+        closing = False
+        while not closing:
+            batch = self._next_batch()
+            closing = any(isinstance(item, Close) for item in batch)
+            # After a failure the queue is still emptied: callers must not block on a full one.
             if self._failed is None:
                 self._write(batch)
             for item in batch:
@@ -183,8 +131,11 @@ class RunFile:
         except Exception as error:
             self._fail(error)
 
-    def _drain(self) -> list[Item]:
-        """Everything in the queue: at least one item, or none after LAZY_S seconds of silence."""
+    def _next_batch(self) -> list[Item]:
+        """Returns everything in the queue; waits up to LAZY_S seconds for the first item.
+
+        The batch may be empty: the store uses that moment to flush rows that have waited.
+        """
         batch: list[Item] = []
         try:
             batch.append(self._queue.get(timeout=LAZY_S))
@@ -194,35 +145,27 @@ class RunFile:
             return batch
 
     def _write(self, batch: list[Item]) -> None:
-        """Any failure ends recording, not the thread: callers wait for it."""
+        # Any failure ends recording, not the thread: callers of `flush` wait for the thread.
         try:
             self._store.take(batch)
         except Exception as error:
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
-        if self._failed is None:
-            self._failed = _first_line(error)
-            log.warning(
-                "%s: recording ended, the file keeps what was flushed before: %s",
-                self._path,
-                self._failed,
-            )
+        # The first failure is the cause; later ones follow from it.
+        if self._failed is not None:
+            return
+        self._failed = _first_line(error)
+        log.warning(
+            "%s: recording ended, the file keeps what was flushed before: %s",
+            self._path,
+            self._failed,
+        )
 
 
 def _first_line(error: Exception) -> str:
+    # h5py wraps an OSError of the disk in a long text of its own; errno has the short one.
     code = getattr(error, "errno", None)
-    return os.strerror(code) if code else str(error).partition("\n")[0] or type(error).__name__
-
-
-def _column(name: str, value: npt.ArrayLike, dtype: str) -> Array:
-    """A copy of `value` as a 1-d array of `dtype`. Raises ValueError, naming the column, if it doesn't fit."""
-    array = np.atleast_1d(np.asarray(value))
-    if array.ndim != 1:
-        raise ValueError(f"{name}: {array.ndim} dimensions where one is stored")
-    if dtype.startswith("S"):
-        return np.array([str(text).encode() for text in array], dtype=dtype)
-    if not np.can_cast(array.dtype, dtype, casting="same_kind"):
-        raise ValueError(f"{name}: {array.dtype} can't be stored as {dtype}")
-    stored: Array = array.astype(dtype)  # a copy
-    return stored
+    if code:
+        return os.strerror(code)
+    return str(error).partition("\n")[0] or type(error).__name__

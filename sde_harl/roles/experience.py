@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sde_harl.envs.base import EnvSpec, EnvStep, VectorEnv
-from sde_harl.record.metrics import counted
+from sde_harl.record.progress import progress_range
 
 
 class Experience(NamedTuple):
@@ -38,7 +38,7 @@ def play_at_random(
     spec, now = envs[0].spec, [env.reset() for env in envs]
     times = -(-steps // sum(env.num_envs for env in envs))
     moments: list[list[Experience]] = []
-    for _ in counted(times, "roles: random play"):
+    for _ in progress_range(times, "roles: random play"):
         actions = [random_actions(spec, step.available_actions, generator) for step in now]
         # copies, since a vector may write over what it has shown; of bytes no change could be told
         before = [(step.obs.astype(np.float32), step.active.copy()) for step in now]

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from sde_harl.errors import UserError
 from sde_harl.policy.layers import RELU_GAIN, affine, stack
-from sde_harl.record.metrics import counted
+from sde_harl.record.progress import progress_range
 from sde_harl.roles.experience import Experience
 
 HALVES = 2
@@ -121,7 +121,7 @@ def embed(experience: Experience, agents: Sequence[str], seed: int) -> Embedding
         optimizer, lambda k: min((k + 1) / WARM_UP, 1.0 - k / UPDATES)
     )
     rows = torch.tensor([float(len(each.inputs)) for each in identities])
-    for _ in counted(UPDATES, "roles: identities"):
+    for _ in progress_range(UPDATES, "roles: identities"):
         inputs, targets = _draw(identities, generator)
         noise = torch.randn(count, BATCH, SIZE, generator=generator)
         embedded = mu[:, None] + noise * log_sigma.exp()[:, None]

@@ -25,8 +25,9 @@ from sde_harl.meters.network import Carried, Network
 from sde_harl.meters.process import Process
 from sde_harl.meters.timing import now_ns
 from sde_harl.policy.shapes import local_shape
+from sde_harl.record.folder import make_run_folder
 from sde_harl.record.metrics import Metrics
-from sde_harl.record.writer import RunFile, run_folder
+from sde_harl.record.writer import RunFile
 from sde_harl.roles.grouping import Roles
 from sde_harl.server.decision_log import Decisions
 from sde_harl.server.executor_pool import ExecutorPool
@@ -59,8 +60,13 @@ class RunLogger:
         self._idle_watts = self._energy.idle_watts(config.meters.idle_s)
         self._config, self._spec, self._pool = config, spec, pool
         env, task = spec.name.split("/", 1)
-        self.folder = run_folder(
-            Path(config.record.dir), env, task, config.algo.name, config.record.exp, config.seed
+        self.folder = make_run_folder(
+            Path(config.record.dir),
+            env=env,
+            task=task,
+            algo=config.algo.name,
+            exp=config.record.exp,
+            seed=config.seed,
         )
         (self.folder / "models").mkdir()
         (self.folder / "config.yaml").write_text(to_yaml(config))
@@ -68,7 +74,11 @@ class RunLogger:
         meta = _meta(config, spec, pool, hello(self._energy), backend, roles)
         self._file = RunFile(self.folder / "run.h5", meta, config.record.on_disk_full)
         self._written: Callable[[], None] = lambda: None
-        self._metrics = Metrics(self.folder, config.record.tensorboard, config.train.steps)
+        self._metrics = Metrics(
+            self.folder,
+            tensorboard=config.record.tensorboard,
+            total_steps=config.train.steps,
+        )
         self._process, self._network, self._started = Process(), Network(), now_ns()
         self._latents = np.array(
             local_shape(

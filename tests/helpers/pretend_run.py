@@ -16,7 +16,8 @@ from filled import add
 
 from sde_harl.config.arguments import parse
 from sde_harl.config.layers import to_yaml
-from sde_harl.record.writer import RunFile, run_folder
+from sde_harl.record.folder import make_run_folder
+from sde_harl.record.writer import RunFile
 
 
 def main(words: list[str]) -> int:
@@ -31,8 +32,13 @@ def main(words: list[str]) -> int:
     if config.policy.width == 19:
         wait_for_signal()
         return 130
-    folder = run_folder(
-        Path(config.record.dir), "smax", "3m", config.algo.name, config.record.exp, config.seed
+    folder = make_run_folder(
+        Path(config.record.dir),
+        env="smax",
+        task="3m",
+        algo=config.algo.name,
+        exp=config.record.exp,
+        seed=config.seed,
     )
     (folder / "config.yaml").write_text(to_yaml(config))
     file = RunFile(folder / "run.h5", {}, "stop")

@@ -26,9 +26,10 @@ import torch
 from sde_harl.errors import UserError
 from sde_harl.record import checkpoint
 from sde_harl.record.disk import OrderedFile
+from sde_harl.record.folder import make_run_folder
 from sde_harl.record.metrics import Metrics
 from sde_harl.record.schema import TABLES
-from sde_harl.record.writer import RunFile, run_folder
+from sde_harl.record.writer import RunFile
 
 HERE = Path(__file__).parents[1] / "helpers"
 META: dict[str, str | int | float] = {"env": "smax/3m", "seed": 3}
@@ -302,7 +303,10 @@ def test_close_twice_and_after_failure(tmp_path: Path) -> None:
 
 
 def test_run_folders_never_collide(tmp_path: Path) -> None:
-    made = {run_folder(tmp_path, "smax", "3m", "happo", "test", 1) for _ in range(3)}
+    made = {
+        make_run_folder(tmp_path, env="smax", task="3m", algo="happo", exp="test", seed=1)
+        for _ in range(3)
+    }
     assert len(made) == 3 and all(folder.is_dir() for folder in made)
     assert {folder.parent for folder in made} == {tmp_path / "smax/3m/happo/test"}
     assert all(re.fullmatch(r"seed-1-\d{8}-\d{6}(-\d)?", folder.name) for folder in made)
@@ -311,9 +315,9 @@ def test_run_folders_never_collide(tmp_path: Path) -> None:
 def test_run_folder_names_what_is_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "smax").write_text("a file")
     with pytest.raises(UserError, match="smax/3m"):
-        run_folder(tmp_path, "smax", "3m", "happo", "test", 1)
+        make_run_folder(tmp_path, env="smax", task="3m", algo="happo", exp="test", seed=1)
     with pytest.raises(UserError, match="'../up'"):
-        run_folder(tmp_path, "mpe", "spread", "happo", "../up", 1)
+        make_run_folder(tmp_path, env="mpe", task="spread", algo="happo", exp="../up", seed=1)
 
 
 TENSORS = {"policy/w": torch.arange(6.0).reshape(2, 3), "critic/b": torch.zeros(4)}
@@ -401,7 +405,7 @@ def test_checkpoint_into_nowhere(tmp_path: Path) -> None:
 
 def test_metrics_plain(tmp_path: Path) -> None:
     stream = io.StringIO()
-    metrics = Metrics(tmp_path, False, 1000, stream)
+    metrics = Metrics(tmp_path, tensorboard=False, total_steps=1000, stream=stream)
     metrics.log(100, {"train/return_mean": 1.0})
     metrics.log(200, {"train/return_mean": 2.0, "loss": 0.5})
     metrics.log(300, {"eval/win_rate": 0.25, "eval/return_mean": float("nan")})
@@ -432,7 +436,7 @@ def test_metrics_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
     stream = Terminal()
-    metrics = Metrics(tmp_path, False, 1000, stream)
+    metrics = Metrics(tmp_path, tensorboard=False, total_steps=1000, stream=stream)
     metrics.log(100, {"bits_per_element": 1.5})
     time.sleep(0.01)
     metrics.log(500, {"bytes_per_decision": 20.0})
@@ -447,7 +451,7 @@ def test_metrics_survive_a_full_disk(tmp_path: Path) -> None:
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     stream = io.StringIO()
-    metrics = Metrics(tmp_path, False, 1000, stream)
+    metrics = Metrics(tmp_path, tensorboard=False, total_steps=1000, stream=stream)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (30, limit[1]))
         metrics.log(100, {"a": 1.0})
@@ -461,7 +465,7 @@ def test_metrics_survive_a_full_disk(tmp_path: Path) -> None:
 
 
 def test_metrics_tensorboard(tmp_path: Path) -> None:
-    metrics = Metrics(tmp_path, True, 10, io.StringIO())
+    metrics = Metrics(tmp_path, tensorboard=True, total_steps=10, stream=io.StringIO())
     metrics.log(1, {"a": 1.0})
     metrics.close()
     assert any((tmp_path / "tensorboard").iterdir())
@@ -469,4 +473,4 @@ def test_metrics_tensorboard(tmp_path: Path) -> None:
 
 def test_metrics_in_a_folder_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="absent"):
-        Metrics(tmp_path / "absent", False, 10, io.StringIO())
+        Metrics(tmp_path / "absent", tensorboard=False, total_steps=10, stream=io.StringIO())
