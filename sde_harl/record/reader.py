@@ -44,7 +44,7 @@ class Run:
         """
         with _open(self.path, f"/{name} is damaged") as file:
             columns = _read_columns(file.get(name))
-        # A killed writer leaves columns of unequal length; rows that one of them lacks are left out.
+        # A killed writer leaves columns of unequal length: rows that one lacks are left out.
         rows = min((len(values) for values in columns.values()), default=0)
         if rows == 0:
             return {}
@@ -124,9 +124,9 @@ def run_files(path: Path) -> list[Path]:
 
 @contextmanager
 def _open(path: Path, problem: str) -> Iterator[h5py.File]:
-    """Opens the file; turns what h5py raises into one UserError that names the file and `problem`."""
+    """Opens the file; turns h5py's errors into a UserError that names file and `problem`."""
     try:
-        # No lock: a run that still writes may be looked at; its file is consistent after each flush.
+        # No lock: a run that still writes may be looked at; each flush leaves a consistent file.
         with h5py.File(path, "r", locking=False) as file:
             yield file
     # Depending on what is damaged, h5py raises any of the three.

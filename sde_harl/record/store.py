@@ -87,7 +87,7 @@ class _Table:
         return self.rows % self._chunk == 0
 
     def append(self, arrays: Mapping[str, Array], rows: slice) -> None:
-        """Writes these rows of the arrays behind the table's last row. They must fit into `room`."""
+        """Writes these rows of the arrays behind the table's last row; they must fit `room`."""
         count = rows.stop - rows.start
         memory = h5py.h5s.create_simple((count,))
         # h5py's low-level calls: `dataset[a:b] = values` is slower for a few rows.
