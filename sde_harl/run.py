@@ -87,11 +87,12 @@ def lead(argv: list[str], transport: Transport | None) -> int:
         raise UserError(
             f"placement.mode: local is one process, mpirun started {transport.size}; use mode agents"
         )
+    from sde_harl.training.build import build
     from sde_harl.training.trainer import Trainer
 
     link = transport or loopback(request.config.executor.sensor)
     try:
-        learner = Trainer(request.config, link)
+        learner = Trainer(build(request.config, link))
         learner.run()
     finally:
         if not transport:

@@ -1,11 +1,12 @@
-"""Keeps what a seat plays until its episodes end, and hands them on whole: what /trajectories is made of.
+"""Episodes: one row for each that ended, and the recording of whole ones for /trajectories.
 
-N agents, E environments of the seat, T steps of an episode, O observation.
+N agents, E environments of a slot, T steps of an episode, O observation, D numbers of an action.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,23 +14,60 @@ from sde_harl.envs.base import EnvSpec, EnvStep
 from sde_harl.record.schema import Trajectory
 
 
+class Episodes(NamedTuple):
+    """Episodes that ended, one row for each."""
+
+    environment: np.ndarray
+    """Numbered through all slots."""
+    seed: np.ndarray
+    length: np.ndarray
+    returns: np.ndarray
+    won: np.ndarray
+    """-1 unknown, 0, 1."""
+
+    @classmethod
+    def join(cls, parts: Sequence[Episodes]) -> Episodes:
+        """Returns all rows in one, no rows if there are no parts."""
+        if not parts:
+            return NO_EPISODES
+        return cls(*(np.concatenate(column) for column in zip(*parts)))
+
+    def select(self, rows: np.ndarray) -> Episodes:
+        """Returns the rows of a mask."""
+        return Episodes(*(column[rows] for column in self))
+
+
+NO_EPISODES = Episodes(
+    environment=np.zeros(0, np.int64),
+    seed=np.zeros(0, np.int64),
+    length=np.zeros(0, np.int64),
+    returns=np.zeros(0, np.float32),
+    won=np.zeros(0, np.int64),
+)
+
+
 class EpisodeRecorder:
-    """Records one seat from a reset on."""
+    """Keeps what a slot plays, from a reset on, and hands on each episode when it is complete."""
 
     def __init__(self, spec: EnvSpec, envs: int, emit: Callable[[Trajectory], object]) -> None:
-        self._spec, self._emit = spec, emit
+        self._spec = spec
+        self._emit = emit
         self._obs: list[np.ndarray] = []  # (E, N, O) each
         self._actions: list[np.ndarray] = []  # (N, E, D) each
         self._rewards: list[np.ndarray] = []  # (E,) each
-        self._starts = np.zeros(envs, np.int64)
+        self._starts = np.zeros(envs, np.int64)  # index of each environment's first step
 
     def decided(self, obs: np.ndarray, actions: np.ndarray) -> None:
-        """Observations (E, N, O) and the actions (N, E, D) taken on them; both are copied."""
+        """Keeps copies of observations (E, N, O) and of the actions (N, E, D) taken on them."""
+        # Copies, because the environments and the policy write into the same arrays again.
         self._obs.append(obs.copy())
         self._actions.append(actions.copy())
 
     def advanced(self, step: EnvStep, seeds: np.ndarray, wanted: np.ndarray) -> None:
-        """What the actions led to; emits the ended episodes of `wanted` (E,). `seeds` (E,) are of those that ended."""
+        """Keeps what the actions led to and emits the episodes that ended where `wanted` (E,).
+
+        `seeds` (E,) are those of the episodes that were played up to this step.
+        """
         self._rewards.append(step.rewards.copy())
         for e in np.flatnonzero(step.terminated | step.truncated):
             if wanted[e]:
@@ -37,26 +75,30 @@ class EpisodeRecorder:
             self._starts[e] = len(self._rewards)
 
     def _trajectory(self, e: int, step: EnvStep, seed: int) -> Trajectory:
+        """Returns the episode of environment `e` that ended with `step`."""
         span = slice(int(self._starts[e]), None)
+        # step.obs belongs to the next episode already; final_obs is this one's last observation.
         obs = np.stack([each[e] for each in self._obs[span]] + [step.final_obs[e]])  # (T + 1, N, O)
         actions = np.stack([each[:, e] for each in self._actions[span]])  # (T, N, D)
         rewards = np.array([each[e] for each in self._rewards[span]])
         ends = np.zeros((2, len(rewards)), bool)
         ends[:, -1] = step.terminated[e], step.truncated[e]
+        sizes = self._spec.obs_sizes
         agents = list(enumerate(self._spec.agents))
         return Trajectory(
-            observations={agent: obs[:, i, : self._spec.obs_sizes[i]] for i, agent in agents},
-            actions={
-                agent: self._plain(actions[:, i], self._spec.action_sizes[i]) for i, agent in agents
-            },
+            observations={agent: obs[:, i, : sizes[i]] for i, agent in agents},
+            actions={agent: self._unpadded(actions[:, i], i) for i, agent in agents},
             rewards=rewards,
             terminations=ends[0],
             truncations=ends[1],
             seed=seed,
         )
 
-    def _plain(self, actions: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
-        """An agent's actions (T, D) without padding: (T,) where a choice in one branch is all."""
+    def _unpadded(self, actions: np.ndarray, agent: int) -> np.ndarray:
+        """Returns an agent's own numbers of (T, D); (T,) where it makes one discrete choice."""
+        sizes = self._spec.action_sizes[agent]
         if self._spec.continuous:
             return actions[:, : sizes[0]]
-        return actions[:, 0] if len(sizes) == 1 else actions[:, : len(sizes)]
+        if len(sizes) == 1:
+            return actions[:, 0]
+        return actions[:, : len(sizes)]

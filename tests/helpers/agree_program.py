@@ -12,6 +12,7 @@ import sys
 from sde_harl.config.arguments import parse
 from sde_harl.link.mpi import join, launched_ranks
 from sde_harl.run import dismiss, loopback, run_executor
+from sde_harl.training.build import build
 from sde_harl.training.trainer import Trainer
 
 
@@ -22,12 +23,12 @@ def main() -> int:
     transport = join() if size > 1 else loopback()
     config = parse(sys.argv[1:]).config
     assert config is not None
-    learner = Trainer(config, transport)
-    learner._publish()
+    learner = Trainer(build(config, transport))
+    learner.publish()
     prints = []
     for _ in range(2):
-        learner._update()
-        rollout = learner._rollout
+        learner.update()
+        rollout = learner.collector.rollout
         arrays = (rollout.latents, rollout.actions, rollout.rewards, rollout.log_probs)
         prints.append([hashlib.sha256(each.tobytes()).hexdigest() for each in arrays])
     learner.logger.close()

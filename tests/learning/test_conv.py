@@ -25,6 +25,7 @@ from sde_harl.policy.layers import ConvLayer
 from sde_harl.policy.shapes import ConvShape, OnDeviceShape
 from sde_harl.policy.split_policy import SplitPolicy
 from sde_harl.run import loopback
+from sde_harl.training.build import build
 from sde_harl.training.trainer import Trainer
 
 SEEKERS = EnvConfig("pettingzoo", factory="odd_envs:Seekers")
@@ -183,7 +184,7 @@ SMALL += ["algo.chunk=6", "algo.lr=2e-3", "algo.critic_lr=2e-3", "codec.rate_row
 def run(folder: Path, *words: str) -> Path:
     config = parse([*SMALL, *words, f"record.dir={folder}"]).config
     assert config is not None
-    learner = Trainer(config, loopback())
+    learner = Trainer(build(config, loopback()))
     learner.run()
     return learner.logger.folder / "run.h5"
 

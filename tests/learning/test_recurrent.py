@@ -23,6 +23,7 @@ from sde_harl.policy.critic_input import make_critic_input
 from sde_harl.policy.gru import Gru, RecurrentState
 from sde_harl.policy.inference.acting import GruArrays
 from sde_harl.run import loopback
+from sde_harl.training.build import build
 from sde_harl.training.trainer import Trainer
 
 
@@ -234,7 +235,7 @@ def test_whole_policies_remember_on_their_devices(name: str, tmp_path: Path) -> 
     ]
     config = parse(["--algo", name, *words]).config
     assert config is not None
-    run = Trainer(config, loopback())
+    run = Trainer(build(config, loopback()))
     run.run()
     with h5py.File(run.logger.folder / "run.h5") as file:
         assert file["training"]["ratio_error"][:].max() < 1e-4, "what acted is not what is trained"

@@ -23,6 +23,7 @@ from sde_harl.roles.clusters import as_groups, cluster
 from sde_harl.roles.experience import play_at_random, random_actions
 from sde_harl.roles.grouping import Roles, find_roles
 from sde_harl.run import loopback
+from sde_harl.training.build import build
 from sde_harl.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
@@ -276,9 +277,9 @@ def test_a_run_learns_its_roles_and_writes_them_down(
     def run(folder: str, *words: str) -> Path:
         config = parse([*small, *words, f"record.dir={tmp_path / folder}"]).config
         assert config
-        learner = Trainer(config, loopback())
+        learner = Trainer(build(config, loopback()))
         learner.run()
-        assert [net.members for net in learner.policy.groups] == [(0, 1)]
+        assert [net.members for net in learner.learned.policy.groups] == [(0, 1)]
         return learner.logger.folder
 
     first = run("first", "roles.source=learnt", "roles.steps=400", "roles.count=1")

@@ -23,6 +23,7 @@ from sde_harl.envs.devices import World
 from sde_harl.envs.vector.games import SerialVector
 from sde_harl.errors import UserError
 from sde_harl.meters.timing import Stages
+from sde_harl.placement.split import Split
 from sde_harl.policy.inference.acting import ActingPolicy
 from sde_harl.policy.inference.fallback_head import FallbackPolicy
 from sde_harl.policy.inference.local_nets import LocalNets
@@ -36,7 +37,8 @@ from sde_harl.record.checkpoint import load, save
 from sde_harl.run import loopback
 from sde_harl.server import membership
 from sde_harl.server.decision_log import NO_LATENT
-from sde_harl.training.collector import EnvSlot
+from sde_harl.training.build import build
+from sde_harl.training.env_slot import EnvSlot
 from sde_harl.training.trainer import Trainer
 
 HEAD = FallbackShape((3,), False, 0.0)
@@ -222,17 +224,21 @@ def test_the_order_is_last_latents_then_the_exit_head_then_nothing(
         "test/world", ("a", "b"), (5, 5), ((3,), (3,)), 1, 100, False, ("", ""), False, noop=2
     )
     held = Held(max_age=2, fallback_head=HEAD, heads=heads(1))
+    stages = Stages()
     env_slot = EnvSlot(
-        0, SerialVector([World(game) for _ in range(ROWS)], 1, 0), held.pool, Stages()
+        0,
+        SerialVector([World(game) for _ in range(ROWS)], 1, 0),
+        placement=Split(0, spec=game, pool=held.pool, stages=stages),
+        stages=stages,
     )
     zeros = np.zeros((2, 4, 3), np.float32)
     server = ActingPolicy([], (zeros, np.array([[[1, 0, 0]]] * 2, np.float32)), (3,))
 
     def decide() -> tuple[list[int], list[int]]:
         """Agent 1's age and choice in each environment."""
-        decision, latents = env_slot.decide(0, server, None)
+        decision = env_slot.decide(0, server, None)
         env_slot.advance()
-        ages = [0] * ROWS if latents.ages is None else latents.ages[1].tolist()
+        ages = [0] * ROWS if decision.ages is None else decision.ages[1].tolist()
         return ages, decision.actions[1, :, 0].tolist()
 
     assert decide() == ([0] * ROWS, [0] * ROWS)
@@ -283,7 +289,7 @@ def made(folder: Path, *words: str) -> Trainer:
         ["--env", "mpe", "--algo", "happo", *SMALL, *words, f"record.dir={folder}"]
     ).config
     assert config
-    return Trainer(config, loopback())
+    return Trainer(build(config, loopback()))
 
 
 def run(folder: Path, *words: str) -> Trainer:
@@ -305,7 +311,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trainer]:
 
 
 def test_the_policy_learns_the_same_with_and_without_them(pair: dict[str, Trainer]) -> None:
-    one, other = (each._state() for each in pair.values())
+    one, other = (each.checkpoints.state() for each in pair.values())
     assert {name.partition(".")[0] for name in one.keys() - other.keys()} == {"fallback_head"}
     assert all(torch.equal(each, one[name]) for name, each in other.items())
     agreement, kl = columns(pair["true"], "training", "fallback.agreement", "fallback.kl")
@@ -330,7 +336,8 @@ def test_a_checkpoint_without_them_is_learnt_from_but_not_played(
     again = made(tmp_path, "policy.fallback_head=true", f"train.load={with_them}", "train.steps=0")
     again.logger.close()
     assert all(
-        torch.equal(each, pair["true"]._state()[name]) for name, each in again._state().items()
+        torch.equal(each, pair["true"].checkpoints.state()[name])
+        for name, each in again.checkpoints.state().items()
     )
     tensors, meta = load(with_them, None)
     tensors["fallback_head.weight"][0, 0, 0] = float("nan")

@@ -33,6 +33,7 @@ from sde_harl.policy.shapes import OnDeviceShape, on_device_parameter_shapes
 from sde_harl.protocol.session import SessionSpec
 from sde_harl.run import loopback
 from sde_harl.server.executor_pool import ExecutorPool, SessionPlan
+from sde_harl.training.build import build
 from sde_harl.training.trainer import Trainer
 
 ACTIONS = Actions((2, 1), continuous=False)
@@ -321,7 +322,7 @@ def run(*words: str, sensor: str = "none") -> Path:
     config = parse(list(words)).config
     assert config
     transport = loopback(sensor)
-    learner = Trainer(config, transport)
+    learner = Trainer(build(config, transport))
     learner.run()
     transport.send(1, Kind.BYE)
     transport.flush(1.0)

@@ -15,6 +15,7 @@ from sde_harl.config.arguments import parse
 from sde_harl.envs.registry import ENVS
 from sde_harl.errors import UserError
 from sde_harl.run import loopback
+from sde_harl.training.build import build
 from sde_harl.training.trainer import Trainer
 
 SMALL = [
@@ -44,7 +45,7 @@ CONTINUOUS = {"mamujoco"}
 def play(folder: Path, *words: str) -> dict[str, np.ndarray]:
     config = parse(["env.workers=0", *SMALL, *words, f"record.dir={folder}"]).config
     assert config is not None
-    learner = Trainer(config, loopback())
+    learner = Trainer(build(config, loopback()))
     learner.run()
     with h5py.File(learner.logger.folder / "run.h5") as file:
         tables = {name: file["training"][name][:] for name in file["training"]}

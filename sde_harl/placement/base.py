@@ -1,0 +1,100 @@
+"""What the collector asks of a placement. It doesn't know which process chooses the actions.
+
+N agents, E environments of one slot, D numbers of an action, Z latent, H memory.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+
+from sde_harl.envs.base import EnvSpec, EnvStep
+from sde_harl.meters.timing import Stages
+from sde_harl.policy.inference.acting import ActingPolicy
+from sde_harl.server.decision_log import NO_LATENT
+from sde_harl.server.executor_pool import ExecutorPool
+
+
+class SlotDecision(NamedTuple):
+    """The actions of all agents in all environments of a slot, and what they were decided from."""
+
+    actions: np.ndarray
+    """(N, E, D)."""
+    log_probs: np.ndarray
+    """(N, E, D), 0 where the policy did not choose the action."""
+    latents: np.ndarray
+    """(N, E, Z) as decoded; Z = 0 where the devices send none."""
+    ages: np.ndarray | None = None
+    """(N, E) steps since the observation that a decision used; NO_LATENT where the policy had no
+    part in it; None where every age is 0."""
+    memory: np.ndarray | None = None
+    """(N, E, H) before this decision; None where nothing is remembered or it was not asked for."""
+
+
+class Placement(ABC):
+    """Chooses the actions of one slot of environments."""
+
+    sends_latents: ClassVar[bool]
+    """True where rank 0 gets the latents that it decides on, to be kept for learning."""
+
+    def __init__(self, slot: int, *, spec: EnvSpec, pool: ExecutorPool, stages: Stages) -> None:
+        self._slot = slot
+        self._spec = spec
+        self._pool = pool
+        self._stages = stages
+
+    # The arguments are single values, not one object, because this runs at every step of a slot.
+    @abstractmethod
+    def decide(
+        self,
+        now: EnvStep,
+        policy: ActingPolicy,
+        generator: np.random.Generator | None,
+        *,
+        step: int,
+        began: np.ndarray,
+        with_memory: bool,
+    ) -> SlotDecision:
+        """Returns the actions for the observations of `now`.
+
+        policy: rank 0's part of the policies. generator: None takes the most likely actions.
+        step: the environments' step, for the record. began: (E,) bool, True where an episode
+        begins with `now`. with_memory: the memory before this decision is needed.
+
+        Raises UserError where an executor is lost and the run must not go on without it.
+        """
+
+    @abstractmethod
+    def deliver(self, actions: np.ndarray) -> None:
+        """Tells the devices the actions (N, E, D) that were decided.
+
+        Called after the environments have been started, so that they step meanwhile.
+        """
+
+    def restart(self, environments: np.ndarray | None = None) -> None:
+        """Forgets what came before: episodes begin in `environments` (indices), or in all."""
+        self._pool.forget(self._slot, environments)
+
+    def fill_gaps(
+        self, decision: SlotDecision, now: EnvStep, fallback: np.ndarray | None
+    ) -> SlotDecision:
+        """Returns the decision with a substitute where the policy had no part in an action.
+
+        `fallback` (N, E) bool: True where the agent's fallback head acts. Elsewhere it does nothing.
+        """
+        if decision.ages is None:
+            return decision
+        unknown = (decision.ages == NO_LATENT)[..., None]  # (N, E, 1)
+        if not unknown.any():
+            return decision
+        available = now.available_actions.swapaxes(0, 1)
+        instead = self._spec.idle(available)  # (N, E, D)
+        if fallback is not None and fallback.any():
+            heads = self._pool.fallback_actions(now.obs.swapaxes(0, 1), available)
+            instead = np.where(fallback[..., None], heads, instead)
+        return decision._replace(
+            actions=np.where(unknown, instead, decision.actions),
+            log_probs=np.where(unknown, np.float32(0.0), decision.log_probs),
+        )

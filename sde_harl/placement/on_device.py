@@ -1,0 +1,51 @@
+"""Policies that run entirely on their devices: these decide, and send what they did.
+
+N agents, E environments of one slot.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sde_harl.envs.base import EnvStep
+from sde_harl.placement.base import Placement, SlotDecision
+from sde_harl.policy.inference.acting import ActingPolicy
+from sde_harl.policy.inference.on_device import ActRequest
+
+
+class OnDevice(Placement):
+    """The devices run whole policies and keep their memory; rank 0 checks and records."""
+
+    sends_latents = False
+
+    def decide(
+        self,
+        now: EnvStep,
+        policy: ActingPolicy,
+        generator: np.random.Generator | None,
+        *,
+        step: int,
+        began: np.ndarray,
+        with_memory: bool,
+    ) -> SlotDecision:
+        """Returns what the devices did by the deadline; `policy` has no part in it.
+
+        Of `generator` it matters only whether there is one: each agent draws from its own stream.
+        """
+        available = now.available_actions.swapaxes(0, 1)
+        with self._stages("devices"):
+            request = ActRequest(available, began, generator is None, with_memory)
+            done, ages = self._pool.decide(self._slot, step, now.obs.swapaxes(0, 1), request)
+            decision = SlotDecision(
+                actions=done.actions,
+                log_probs=done.log_probs,
+                latents=np.zeros((*available.shape[:2], 0), np.float32),
+                ages=ages,
+                memory=done.memory,
+            )
+            # A device that runs whole policies has no fallback head: what it did is unknown,
+            # but rank 0 must step the environments, so that its agents do nothing there.
+            return self.fill_gaps(decision, now, None)
+
+    def deliver(self, actions: np.ndarray) -> None:
+        """Does nothing: the devices know what they did."""

@@ -1,0 +1,282 @@
+"""Makes the parts of a training run from its configuration. Read `build` from top to bottom."""
+
+from __future__ import annotations
+
+import functools
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from sde_harl.algorithms.on_policy.base import OnPolicy
+from sde_harl.algorithms.registry import ALGORITHMS
+from sde_harl.auxiliary.distillation import Distillation
+from sde_harl.auxiliary.diversity import Diversity
+from sde_harl.auxiliary.rate import RateControl
+from sde_harl.buffers.rollout import Rollout
+from sde_harl.config.schema import Config
+from sde_harl.envs.base import EnvSpec, VectorEnv
+from sde_harl.envs.registry import resolve_backend
+from sde_harl.errors import UserError
+from sde_harl.executor.sensors import Actions
+from sde_harl.link.transport import Transport
+from sde_harl.meters.timing import Stages
+from sde_harl.placement.base import Placement
+from sde_harl.placement.registry import find_placement
+from sde_harl.policy.critic import Critic
+from sde_harl.policy.critic_input import CriticInput, make_critic_input
+from sde_harl.policy.shapes import LocalShape, fallback_shape, local_shape, on_device_shape
+from sde_harl.policy.split_policy import SplitPolicy
+from sde_harl.roles.grouping import Roles, find_roles
+from sde_harl.server.executor_pool import ExecutorPool, SessionPlan
+from sde_harl.training.checkpoint import Checkpoints
+from sde_harl.training.collector import Collector
+from sde_harl.training.env_slot import EnvSlot
+from sde_harl.training.environments import Environments
+from sde_harl.training.episodes import EpisodeRecorder
+from sde_harl.training.evaluation import Evaluator
+from sde_harl.training.run_logger import RunLogger
+
+FIRST_EVAL_ENV = 1 << 20
+"""Number of the first evaluation environment: far above those of training, because environments
+of the same number have the same random stream."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learned:
+    """What learns, and what it needs for it."""
+
+    policy: SplitPolicy
+    algorithm: OnPolicy
+    critic_input: CriticInput
+    """How the critic's inputs are made."""
+    rate_control: RateControl
+    diversity: Diversity | None
+    """The intrinsic reward; None without one."""
+    fallback: Distillation | None
+    """The fallback heads; None without them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingParts:
+    """The parts of one training run. `Trainer` has them work together."""
+
+    config: Config
+    environments: Environments
+    pool: ExecutorPool
+    learned: Learned
+    collector: Collector
+    evaluator: Evaluator
+    checkpoints: Checkpoints
+    logger: RunLogger
+    stages: Stages
+
+
+class Generators(NamedTuple):
+    """Rank 0's random generators."""
+
+    numpy: np.random.Generator
+    """For the actions."""
+    torch: torch.Generator
+    """For weights, noise and the order of learning."""
+
+
+def build(config: Config, transport: Transport) -> TrainingParts:
+    """Returns the parts of a run, after the executors behind `transport` were told theirs.
+
+    Raises UserError for everything that the user can mend.
+    """
+    torch.set_num_threads(config.train.threads or os.cpu_count() or 1)
+    stages = Stages()
+
+    backend, backend_line = resolve_backend(config.env)
+    environments = Environments(config)
+    envs = environments.make(first=0)
+    spec = envs[0].spec
+    # A policy that is sure of its choices has many denormal numbers, and processors are slow at
+    # those.
+    torch.set_flush_denormal(True)
+    algorithm_class = _find_algorithm(config, spec)
+
+    # The handshake comes before the learning of roles, which is slow: a missing executor, or one
+    # of another version, is reported at once.
+    shape = local_shape(agents=tuple(range(len(spec.agents))), spec=spec, policy=config.policy)
+    pool = ExecutorPool(transport, _session_plan(config, spec, shape))
+    pool.handshake()
+
+    generators = _seed(config.seed)
+    roles = find_roles(config, envs)
+    learned = _learned(config, spec, algorithm_class, roles=roles, generator=generators.torch)
+
+    placement = find_placement(config.policy)
+    make_slots = functools.partial(_slots, placement=placement, pool=pool, stages=stages)
+    rollout = _rollout(
+        config,
+        spec,
+        critic_input=learned.critic_input,
+        latent_size=shape.latent_max() if placement.sends_latents else 0,
+    )
+    # After the roles, which are learnt by random play in these environments: slots reset them.
+    collector = Collector(make_slots(envs), rollout, generators.numpy)
+
+    checkpoints = Checkpoints(
+        config=config,
+        spec=spec,
+        policy=learned.policy,
+        algorithm=learned.algorithm,
+        fallback=learned.fallback,
+    )
+    if config.train.load != "none":
+        checkpoints.start_from(Path(config.train.load))
+
+    # The logger makes the run's folder, so everything that can fail comes before it: a run that
+    # can't start leaves no folder behind.
+    logger = RunLogger(config, spec, pool, backend, roles)
+    players = f"{spec.name}, {config.algo.name}, {transport.size - 1} executor(s)"
+    for note in (backend_line, players, roles.line(), f"run folder {logger.folder}"):
+        logger.note(note)
+
+    return TrainingParts(
+        config=config,
+        environments=environments,
+        pool=pool,
+        learned=learned,
+        collector=collector,
+        evaluator=Evaluator(
+            config.eval.episodes,
+            make_slots=lambda: make_slots(environments.make(first=FIRST_EVAL_ENV)),
+            make_recorder=_recorder_factory(config, spec, logger),
+        ),
+        checkpoints=checkpoints,
+        logger=logger,
+        stages=stages,
+    )
+
+
+def _find_algorithm(config: Config, spec: EnvSpec) -> type[OnPolicy]:
+    found = ALGORITHMS[config.algo.name]
+    if spec.continuous and not found.continuous:
+        name = config.algo.name
+        raise UserError(f"algo.name: {name} can't act in the continuous actions of {spec.name}")
+    return found
+
+
+def _session_plan(config: Config, spec: EnvSpec, shape: LocalShape) -> SessionPlan:
+    """Returns what the executors are told and what rank 0 expects of them."""
+    sensed = None
+    if config.executor.sensor != "none":
+        numbers = [each[0] if spec.continuous else len(each) for each in spec.action_sizes]
+        sensed = Actions(tuple(numbers), spec.continuous)
+    return SessionPlan(
+        shape=shape,
+        codec=config.codec.name,
+        pack=config.codec.pack,
+        rows=config.train.envs // config.train.slots,
+        slots=config.train.slots,
+        assign=dict(config.placement.assign),
+        failure_timeout_s=config.link.failure_timeout_s,
+        action_size=len(spec.branches),
+        continuous=spec.continuous,
+        whole=on_device_shape(spec=spec, policy=config.policy, seed=config.seed),
+        idle_s=config.meters.idle_s,
+        deadline_s=1e-3 * config.link.deadline_ms,
+        max_age=config.link.max_age,
+        go_on=config.link.on_fault == "fallback",
+        profile=config.link.model,
+        seed=config.seed,
+        actions=sensed,
+        torch_device=config.executor.device if config.executor.backend == "torch" else "",
+        # A device waits for one deadline there and one back before its fallback head acts.
+        fallback_head=fallback_shape(
+            spec=spec, policy=config.policy, wait_s=2e-3 * config.link.deadline_ms
+        ),
+    )
+
+
+def _seed(seed: int) -> Generators:
+    """Returns generators under the run's seed."""
+    sequence = np.random.SeedSequence(seed)
+    generators = Generators(
+        numpy=np.random.Generator(np.random.PCG64(sequence.spawn(1)[0])),
+        torch=torch.Generator().manual_seed(int(sequence.generate_state(1)[0])),
+    )
+    # CompressAI draws its initial densities from torch's global generator.
+    torch.manual_seed(seed)
+    return generators
+
+
+def _learned(
+    config: Config,
+    spec: EnvSpec,
+    algorithm_class: type[OnPolicy],
+    *,
+    roles: Roles,
+    generator: torch.Generator,
+) -> Learned:
+    """Returns everything that learns. The order decides who draws which of the random weights."""
+    share = config.algo.share_param
+    nets = replace(config.policy, groups=roles.groups)
+    policy = SplitPolicy(spec, nets, config.codec, share, generator)
+    kind = "own" if algorithm_class.own_view else config.env.state_type
+    critic_input = make_critic_input(kind, spec)
+    # Of one state all agents share a critic; what only its agent sees may need one for each.
+    one_critic = share or not algorithm_class.own_view
+    critic = Critic(critic_input, config.policy, one_critic, generator)
+    algorithm = algorithm_class(policy, critic, config.algo, config.codec, generator)
+    diversity = None
+    if config.diversity.coef:
+        diversity = Diversity(policy, spec, config.diversity, generator)
+    fallback = None
+    if config.policy.fallback_head:
+        fallback = Distillation(policy, spec, config.seed)
+    return Learned(
+        policy=policy,
+        algorithm=algorithm,
+        critic_input=critic_input,
+        rate_control=RateControl(config.codec),
+        diversity=diversity,
+        fallback=fallback,
+    )
+
+
+def _rollout(
+    config: Config, spec: EnvSpec, *, critic_input: CriticInput, latent_size: int
+) -> Rollout:
+    """Returns the arrays of one rollout."""
+    recurrent = config.policy.recurrent
+    return Rollout(
+        spec,
+        steps=config.train.rollout,
+        envs=config.train.envs,
+        latent=latent_size,
+        view=critic_input,
+        chunk=config.algo.chunk if recurrent else 1,
+        memory=config.policy.width if recurrent else 0,
+    )
+
+
+def _slots(
+    envs: list[VectorEnv], *, placement: type[Placement], pool: ExecutorPool, stages: Stages
+) -> list[EnvSlot]:
+    """Returns the environments as slots, each with its own placement."""
+    return [
+        EnvSlot(
+            number,
+            env,
+            placement=placement(number, spec=env.spec, pool=pool, stages=stages),
+            stages=stages,
+        )
+        for number, env in enumerate(envs)
+    ]
+
+
+def _recorder_factory(
+    config: Config, spec: EnvSpec, logger: RunLogger
+) -> functools.partial[EpisodeRecorder] | None:
+    """Returns what makes a recorder for a number of environments; None if none is wanted."""
+    if config.record.trajectories != "eval":
+        return None
+    return functools.partial(EpisodeRecorder, spec, emit=logger.trajectory)

@@ -1,0 +1,82 @@
+"""One slot: environments that step together, and the placement that decides for them.
+
+N agents, E environments of the slot.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sde_harl.envs.base import EnvStep, VectorEnv
+from sde_harl.meters.timing import Stages
+from sde_harl.placement.base import Placement, SlotDecision
+from sde_harl.policy.inference.acting import ActingPolicy
+from sde_harl.training.episodes import Episodes
+
+
+class EnvSlot:
+    """The environments of one slot and where they stand."""
+
+    def __init__(self, slot: int, env: VectorEnv, placement: Placement, stages: Stages) -> None:
+        self._env = env
+        self._placement = placement
+        self._stages = stages
+        self.num_envs = env.num_envs
+        # The slot's environments among those of all slots.
+        self.rows = slice(slot * env.num_envs, (slot + 1) * env.num_envs)
+        self.reset()
+
+    def reset(self) -> None:
+        """Starts the environments' random streams anew: the same episodes come again."""
+        self.step: EnvStep = self._env.reset()
+        self.seeds = self._env.episode_seeds().copy()
+        """(E,) of the episodes that are being played."""
+        self._began = np.ones(self._env.num_envs, bool)
+        self._placement.restart()
+
+    def decide(
+        self,
+        step: int,
+        policy: ActingPolicy,
+        generator: np.random.Generator | None,
+        *,
+        with_memory: bool = False,
+    ) -> SlotDecision:
+        """Chooses actions for the present observations and starts the environments with them.
+
+        `step` is the environments' step, for the record; `generator` None takes the most likely
+        actions; `with_memory` asks for the policies' memory before this decision.
+        """
+        decision = self._placement.decide(
+            self.step,
+            policy,
+            generator,
+            step=step,
+            began=self._began,
+            with_memory=with_memory,
+        )
+        with self._stages("send"):
+            # The environments come first: worker processes step while the actions travel.
+            self._env.send(np.ascontiguousarray(decision.actions.swapaxes(0, 1)))
+            self._placement.deliver(decision.actions)
+        return decision
+
+    def advance(self) -> Episodes | None:
+        """Waits for the environments; returns the episodes that ended, None where none did."""
+        with self._stages("environment"):
+            self.step = self._env.recv()
+        self._began = self.step.terminated | self.step.truncated
+        ended = np.flatnonzero(self._began)
+        if not len(ended):
+            return None
+        self._placement.restart(ended)
+        episodes = Episodes(
+            environment=self.rows.start + ended,
+            seed=self.seeds[ended],
+            length=self.step.lengths[ended].astype(np.int64),
+            returns=self.step.returns[ended],
+            won=self.step.won[ended].astype(np.int64),
+        )
+        # Only now: the environments play their next episodes already, whose seeds these are.
+        self.seeds = self._env.episode_seeds().copy()
+        return episodes

@@ -1,0 +1,34 @@
+"""The environments of a run: made slot by slot, closed together."""
+
+from __future__ import annotations
+
+from sde_harl.config.schema import Config
+from sde_harl.envs.base import VectorEnv
+from sde_harl.envs.registry import make
+
+
+class Environments:
+    """Makes a run's environments and closes them at its end."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._open: list[VectorEnv] = []
+
+    def make(self, first: int) -> list[VectorEnv]:
+        """Returns one vector a slot, whose environments are numbered from `first` on.
+
+        An environment's number decides its random stream.
+        """
+        config = self._config
+        rows = config.train.envs // config.train.slots
+        made = [
+            make(config.env, rows, config.seed, first + slot * rows)
+            for slot in range(config.train.slots)
+        ]
+        self._open += made
+        return made
+
+    def close(self) -> None:
+        """Frees what all environments hold, processes among it."""
+        for env in self._open:
+            env.close()
