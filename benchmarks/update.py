@@ -58,21 +58,27 @@ def problem(name: str, shape: PolicyConfig = POLICY) -> Problem:
     """An algorithm and a rollout that its policy acted in."""
     generator, rng = torch.Generator().manual_seed(0), np.random.default_rng(0)
     share, kind = name in ("mappo", "ippo"), ALGORITHMS[name]
-    view = make_critic_input("own" if kind.own_view else "EP", GAME)
+    view = make_critic_input("own" if kind.decentralised_critic else "EP", GAME)
     codec = CodecConfig(name="float32")
     policy = SplitPolicy(GAME, shape, codec, share, generator)
     algo = AlgoConfig(name=name, share_param=share, epochs=EPOCHS)
-    critic = Critic(view, POLICY, share or not kind.own_view, generator)
-    rollout = Rollout(GAME, STEPS, ENVS, WIDTH, view)
-    for each in (rollout.obs, rollout.seen, rollout.final_seen, rollout.rewards):
+    critic = Critic(view, POLICY, share or not kind.decentralised_critic, generator)
+    rollout = Rollout(GAME, steps=STEPS, envs=ENVS, latent_size=WIDTH, critic_input=view)
+    for each in (rollout.obs, rollout.critic_inputs, rollout.final_critic_inputs, rollout.rewards):
         each[:] = rng.normal(size=each.shape)
-    rollout.available[:], rollout.active[:], rollout.truncated[24::25] = True, True, True
+    rollout.available_actions[:], rollout.active_masks[:], rollout.truncated[24::25] = (
+        True,
+        True,
+        True,
+    )
     decision = policy.acting().act(
-        latents(policy, rollout), rollout.available.reshape(AGENTS, -1, ACTIONS), rng
+        latents(policy, rollout), rollout.available_actions.reshape(AGENTS, -1, ACTIONS), rng
     )
     rollout.actions[:] = decision.actions.reshape(rollout.actions.shape)
     rollout.log_probs[:] = decision.log_probs.reshape(rollout.log_probs.shape)
-    return Problem(kind(policy, critic, algo, codec, generator), rollout)
+    return Problem(
+        kind(policy=policy, critic=critic, algo=algo, codec=codec, generator=generator), rollout
+    )
 
 
 @torch.no_grad()
@@ -119,7 +125,9 @@ def learning(name: str, rounds: int) -> list[Row]:
     taken = cpu_us(
         {
             "whole": lambda: algorithm.update(rollout, 0.0),
-            "critic": lambda: algorithm.critic.begin(algorithm.critic.estimate(rollout)).result(),
+            "critic": lambda: algorithm.critic_trainer.start_update(
+                algorithm.critic_trainer.estimate(rollout)
+            ).result(),
             "policy floor": policy,
             "critic floor": critic,
         },

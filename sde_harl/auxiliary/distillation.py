@@ -12,6 +12,7 @@ action.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from sde_harl.buffers.rollout import Rollout
-from sde_harl.buffers.sequences import kept
+from sde_harl.buffers.sequences import keep_masks
 from sde_harl.envs.base import EnvSpec
 from sde_harl.policy.distributions import MASKED_LOGIT, Categoricals, Distribution, Gaussians
 from sde_harl.policy.gru import RecurrentState
@@ -98,7 +99,7 @@ class Distillation:
             bias = np.where(self._spec.choices()[:, None], bias, np.float32(MASKED_LOGIT))
         return [[weight[agent], bias[agent, 0].copy()] for agent in range(len(weight))]
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """The heads, and of their optimiser what the next update begins with."""
         moments = self._optimizer.state_dict()["state"]
         tensors = {
@@ -108,8 +109,8 @@ class Distillation:
         }
         return {**self._named, **tensors}
 
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        """What `state` gave. Raises ValueError, and changes nothing, for numbers that it never gives."""
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """What `state_dict` gave. Raises ValueError, and changes nothing, for numbers that it never gives."""
         least = {
             name: 0.0 if name.endswith(("step", "exp_avg_sq")) else -math.inf for name in tensors
         }
@@ -145,14 +146,14 @@ class Distillation:
             env[:, None],
         )  # (S, length), (S, 1)
         rows = lambda each: torch.from_numpy(each[:, times, envs_at]).flatten(1, 2)  # noqa: E731
-        obs, available = rows(rollout.obs), rows(rollout.available)
+        obs, available = rows(rollout.obs), rows(rollout.available_actions)
         n, size = obs.shape[:2]
         latents, outputs = (
             torch.empty(n, size, self._weight.shape[1]),
             torch.empty(n, size, self._bias.shape[-1]),
         )
         std = torch.ones(n, 1, len(self._spec.branches))
-        keep = kept(rollout.ended)[:, times, envs_at]
+        keep = keep_masks(rollout.ended)[:, times, envs_at]
         for net in self._policy.groups:
             members = list(net.members)
             recall = (
@@ -165,7 +166,7 @@ class Distillation:
             if net.log_std is not None:
                 std[members] = net.std()
         return Lesson(
-            latents, outputs, std, available, rows(rollout.active & rollout.decided).float()
+            latents, outputs, std, available, rows(rollout.active_masks & rollout.decided).float()
         )
 
     def _kl(self, lesson: Lesson) -> Tensor:

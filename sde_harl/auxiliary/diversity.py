@@ -41,7 +41,7 @@ ROWS = 1 << 14
 class PlayedRollout(Transitions, Protocol):
     """What is read of a rollout; `algorithms.rollout.Rollout` is one."""
 
-    available: np.ndarray
+    available_actions: np.ndarray
     """(N, T, E, A) bool."""
     memory: np.ndarray
     """(N, chunks, E, H) before the first step of each chunk."""
@@ -83,14 +83,14 @@ class Diversity:
 
     def reward(self, played: PlayedRollout) -> Intrinsic:
         """Train the predictors on a rollout, then tell what it earns."""
-        config, shape = self._config, played.active.shape
+        config, shape = self._config, played.active_masks.shape
         policy_kl, predictor = np.zeros(shape, np.float32), np.zeros(shape, np.float32)  # (N, T, E)
         for net, predictors in self._groups:
             members = list(net.members)
             predictors.learn(played)
             policy_kl[members] = _policy_kl(net, played, config.beta1)
             predictor[members] = predictors.reward(played, config.beta1)
-        living = played.active / np.maximum(played.active.sum(0), 1)
+        living = played.active_masks / np.maximum(played.active_masks.sum(0), 1)
         parts = [np.einsum("nte,nte->te", part, living) for part in (policy_kl, predictor)]
         rewards = (config.coef * (config.beta2 * parts[0] + parts[1])).astype(np.float32)
         means = {"policy_kl": parts[0], "predictor": parts[1], "reward": rewards}
@@ -117,7 +117,7 @@ class GroupExperience(NamedTuple):
 
     obs: Tensor
     """(n, B, O)."""
-    available: Tensor
+    available_actions: Tensor
     """(n, B, A) bool."""
     actions: Tensor
     """(n, B, D) int64, or float32 if continuous."""
@@ -130,7 +130,7 @@ def _rows(net: GroupNet, played: PlayedRollout, envs: slice) -> GroupExperience:
     members = list(net.members)
     obs, available, actions = (
         torch.from_numpy(each[members][:, :, envs]).transpose(1, 2).flatten(1, 2)
-        for each in (played.obs, played.available, played.actions)
+        for each in (played.obs, played.available_actions, played.actions)
     )
     recall = None
     if net.gru:
@@ -162,13 +162,15 @@ def policy_kl(net: GroupNet, seen: GroupExperience, beta1: float) -> Tensor:
         _to_each(seen.recall.memory, n), seen.recall.keep.repeat(1, n, 1)
     )
     outputs = net(shown, recall).outputs  # (n, n * B, A)
-    distribution = net.distribution(outputs, _to_each(seen.available, n))
+    distribution = net.distribution(outputs, _to_each(seen.available_actions, n))
     log_probs = distribution.log_probs(_to_each(seen.actions, n)).sum(-1)
     by_member = log_probs.unflatten(1, (n, -1))  # (member, agent, B)
     log_mean = by_member.logsumexp(0) - math.log(n)
     own = by_member.diagonal().T  # (n, B)
     own_outputs = outputs.unflatten(1, (n, -1)).diagonal().permute(2, 0, 1)  # (n, B, A)
-    sharp = _sharpened(net, own_outputs, seen.available, beta1).log_probs(seen.actions).sum(-1)
+    sharp = (
+        _sharpened(net, own_outputs, seen.available_actions, beta1).log_probs(seen.actions).sum(-1)
+    )
     return torch.exp(sharp - own) * (sharp - log_mean)
 
 

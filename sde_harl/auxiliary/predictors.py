@@ -34,7 +34,7 @@ class Transitions(Protocol):
 
     obs: np.ndarray
     """(N, T, E, O)."""
-    active: np.ndarray
+    active_masks: np.ndarray
     """(N, T, E) bool, alive when it decided."""
     actions: np.ndarray
     """(N, T, E, D)."""
@@ -99,7 +99,7 @@ class Predictors:
 
     def _index(self, played: Transitions) -> np.ndarray:
         """(3, R) place in the group, time and environment of every row that has a row behind it."""
-        alive = played.active[self._members]
+        alive = played.active_masks[self._members]
         return np.stack(np.nonzero(alive[:, :-1] & alive[:, 1:] & ~played.ended[:-1]))
 
     def _errors(self, played: Transitions, index: np.ndarray) -> Tensor:

@@ -1,7 +1,9 @@
-"""What was played between two updates: preallocated numpy arrays, agent first, so that one agent's rows lie together.
+"""The rollout: everything that was played between two updates, in preallocated numpy arrays.
 
-N agents, T time, E environments, O observation, D numbers of an action, A outputs of a head, Z latent; V values of a
-state and W numbers that the critic sees for each; H numbers of a recurrent policy's memory.
+The agent's axis comes first, so that the rows of one role group are one slice and lie together in memory.
+
+N agents, T time, E environments, O observation, D numbers of an action, A outputs of a head, Z latent;
+V values of a state and W numbers of the critic's input for each; H numbers of a recurrent policy's memory.
 """
 
 from __future__ import annotations
@@ -13,53 +15,68 @@ from sde_harl.policy.critic_input import CriticInput
 
 
 class Rollout:
-    """Written in place by the collector, read as views by the algorithm."""
+    """Holds T steps of E environments. The collector writes it in place; algorithms read views of it."""
 
     def __init__(
         self,
         spec: EnvSpec,
+        *,
         steps: int,
         envs: int,
-        latent: int,
-        view: CriticInput,
+        latent_size: int,
+        critic_input: CriticInput,
         chunk: int = 1,
-        memory: int = 0,
+        memory_size: int = 0,
     ) -> None:
-        """`memory`: H of a recurrent policy, whose rollouts are learnt from in chunks of `chunk` steps; 0 if not."""
-        n, sizes = len(spec.agents), (steps, envs)
-        self.view, self.chunk = view, chunk
+        """Allocates the arrays.
+
+        `memory_size` is H, 0 for a policy without memory; a recurrent policy learns from sequences of `chunk` steps.
+        """
+        agents = len(spec.agents)
+        values = len(critic_input.sizes)
+        branches = len(spec.branches)
+        self.critic_input = critic_input
+        self.chunk = chunk
+
+        self.obs = np.zeros(
+            (agents, steps, envs, max(spec.obs_sizes)), spec.obs_dtype
+        )  # (N, T, E, O)
+        self.available_actions = np.zeros(
+            (agents, steps, envs, sum(spec.branches)), bool
+        )  # (N, T, E, A)
+        # True where the agent was alive when it decided.
+        self.active_masks = np.zeros((agents, steps, envs), bool)  # (N, T, E)
+        action_dtype = np.float32 if spec.continuous else np.int32
+        self.actions = np.zeros((agents, steps, envs, branches), action_dtype)  # (N, T, E, D)
+        # Of the policy that acted, on the latents that the server had decoded.
+        self.log_probs = np.zeros((agents, steps, envs, branches), np.float32)  # (N, T, E, D)
+
+        # What the devices really sent. Learning encodes the observations again; only where a latent was late
+        # (`stale`) does it need the one that stood in for it.
+        self.latents = np.zeros((agents, steps, envs, latent_size), np.float32)  # (N, T, E, Z)
+        # True where an older latent, or none, stood in for the one of this observation.
+        self.stale = np.zeros((agents, steps, envs), bool)  # (N, T, E)
+        # False where the policy had no part in the action: no latent ever came, so a fallback or no-op acted.
+        self.decided = np.ones((agents, steps, envs), bool)  # (N, T, E)
+        # Before the first step of every chunk, where gradients through time begin.
         self.memory = np.zeros(
-            (n, steps // chunk, envs, memory), np.float32
-        )  # (N, T / chunk, E, H) at each start
-        self.obs = np.zeros((n, *sizes, max(spec.obs_sizes)), spec.obs_dtype)  # (N, T, E, O)
-        self.available = np.zeros((n, *sizes, sum(spec.branches)), bool)  # (N, T, E, A)
-        self.active = np.zeros((n, *sizes), bool)  # (N, T, E) alive when it decided
-        self.actions = np.zeros(
-            (n, *sizes, len(spec.branches)), np.float32 if spec.continuous else np.int32
-        )
-        self.log_probs = np.zeros(
-            self.actions.shape, np.float32
-        )  # of the policy that acted on the decoded latents
-        self.latents = np.zeros(
-            (n, *sizes, latent), np.float32
-        )  # (N, T, E, Z) decoded: what the devices really sent
-        self.stale = np.zeros(
-            (n, *sizes), bool
-        )  # (N, T, E) where older latents, or none, stood for the observation's
-        self.decided = np.ones(
-            (n, *sizes), bool
-        )  # (N, T, E) False where the policy had no part in what was done
-        self.seen = np.zeros(
-            (len(view.sizes), steps + 1, envs, view.size), view.dtype
-        )  # (V, T+1, E, W) by the critic
-        self.final_seen = np.zeros(
-            (len(view.sizes), *sizes, view.size), view.dtype
-        )  # read where truncated
-        self.rewards = np.zeros(sizes, np.float32)
-        self.terminated = np.zeros(sizes, bool)
-        self.truncated = np.zeros(sizes, bool)
+            (agents, steps // chunk, envs, memory_size), np.float32
+        )  # (N, T / chunk, E, H)
+
+        # One step more than the rest: the last one bootstraps the return of episodes that go on.
+        self.critic_inputs = np.zeros(
+            (values, steps + 1, envs, critic_input.size), critic_input.dtype
+        )  # (V, T + 1, E, W)
+        # The last state of an episode. Valid only where `truncated`: elsewhere nobody writes it.
+        self.final_critic_inputs = np.zeros(
+            (values, steps, envs, critic_input.size), critic_input.dtype
+        )  # (V, T, E, W)
+
+        self.rewards = np.zeros((steps, envs), np.float32)  # (T, E), the team's
+        self.terminated = np.zeros((steps, envs), bool)  # (T, E)
+        self.truncated = np.zeros((steps, envs), bool)  # (T, E)
 
     @property
     def ended(self) -> np.ndarray:
-        """(T, E) where an episode ended with the step."""
+        """Returns (T, E) bool, True where an episode ended with the step."""
         return self.terminated | self.truncated

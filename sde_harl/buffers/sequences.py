@@ -1,8 +1,10 @@
-"""Rows of a rollout as sequences, the unit that is shuffled and cut into minibatches.
+"""Sequences: the unit of a rollout that is shuffled and split into minibatches.
 
-A recurrent policy learns from sequences of `length` = `algo.chunk` steps; else every row is a sequence of its own.
+A recurrent policy learns from sequences of L = `algo.chunk` steps of one environment. For any other policy L is 1: every
+row is a sequence of its own, and the same code serves both.
 
-T time, E environments, B = T * E rows, S = B / length sequences; B lies in the order of (S, length).
+k agents or values, T time, E environments, L steps of a sequence, S = T * E / L sequences, B = S * L = T * E rows,
+H numbers of memory. Rows lie in the order of (S, L), and sequences in the order of (T / L, E).
 """
 
 from __future__ import annotations
@@ -14,45 +16,60 @@ from torch import Tensor
 from sde_harl.policy.gru import RecurrentState
 
 
-def flat(x: Tensor, length: int) -> Tensor:
-    """(k, T, E, ...) -> (k, B, ...)."""
+def flatten_rows(x: Tensor, length: int) -> Tensor:
+    """Returns x (k, T, E, ...) as rows (k, B, ...), with the `length` steps of each sequence side by side."""
     if length == 1:
-        return x.flatten(1, 2)
-    return (
-        x.unflatten(1, (-1, length)).transpose(2, 3).flatten(1, 3)
-    )  # (k, T / length, E, length, ...)
+        return x.flatten(1, 2)  # (k, T * E, ...): a view, which the general way below would copy
+    chunks = x.unflatten(1, (-1, length)).transpose(2, 3)  # (k, T / L, E, L, ...)
+    return chunks.flatten(1, 3)  # (k, B, ...)
 
 
-def kept(ended: np.ndarray) -> Tensor:
-    """(1, T + 1, E) float32: 0.0 where an episode begins, which is where one `ended` (T, E) a step before."""
-    keep = np.ones((1, len(ended) + 1, *ended.shape[1:]), np.float32)
+def keep_masks(ended: np.ndarray) -> Tensor:
+    """Returns (1, T + 1, E) float32 masks of the memory, from `ended` (T, E).
+
+    A mask is 0.0 where an episode begins, which is one step after another has ended. The first step's is 1.0: the memory
+    at the start of a rollout has been reset already if an episode begins there.
+    """
+    steps, envs = ended.shape
+    keep = np.ones((1, steps + 1, envs), np.float32)
     keep[0, 1:] = ~ended
     return torch.from_numpy(keep)
 
 
-def recall_of(memory: Tensor, ended: np.ndarray, length: int) -> RecurrentState:
-    """What the chunks of a rollout remember, of memory (k, T / length, E, H) at their starts and `ended` (T, E)."""
-    keep = flat(kept(ended)[:, :-1], length).unflatten(1, (-1, length))
+def chunk_states(memory: Tensor, ended: np.ndarray, length: int) -> RecurrentState:
+    """Returns the recurrent state of every chunk of a rollout.
+
+    memory: (k, T / L, E, H) before the first step of each chunk. ended: (T, E).
+    """
+    keep = keep_masks(ended)[:, :-1]  # (1, T, E)
+    keep = flatten_rows(keep, length).unflatten(1, (-1, length))  # (1, S, L)
     return RecurrentState(memory.flatten(1, 2), keep)
 
 
-def pick(rows: Tensor, sequences: slice | Tensor, length: int) -> Tensor:
-    """Some sequences of rows (k, B, ...), or all in another order."""
+def take_sequences(rows: Tensor, sequences: slice | Tensor, length: int) -> Tensor:
+    """Returns some sequences of rows (k, B, ...), or all of them in another order."""
     if isinstance(sequences, slice):
         return rows[:, sequences.start * length : sequences.stop * length]
-    return (
-        rows.unflatten(1, (-1, length))[:, sequences].flatten(1, 2)
-        if length > 1
-        else rows[:, sequences]
-    )
+    if length == 1:
+        return rows[:, sequences]
+    return rows.unflatten(1, (-1, length))[:, sequences].flatten(1, 2)
 
 
-def minibatches(sequences: int, count: int) -> list[slice]:
-    """Selections of an epoch. Slices of what the caller has shuffled once, for slices copy nothing."""
+def minibatch_slices(sequences: int, count: int) -> list[slice]:
+    """Returns the `count` minibatches of an epoch over `sequences`.
+
+    They are slices of an order that was shuffled once for all epochs, because slices copy nothing; HARL draws a new
+    permutation every epoch and copies every minibatch.
+    """
     edges = np.linspace(0, sequences, count + 1).astype(int).tolist()
-    return [slice(*edge) for edge in zip(edges[:-1], edges[1:])]
+    return [slice(start, stop) for start, stop in zip(edges[:-1], edges[1:])]
 
 
-def shuffle(sequences: int, count: int, generator: torch.Generator) -> slice | Tensor:
-    """An order of sequences for `count` minibatches; with one any order will do."""
-    return slice(0, sequences) if count == 1 else torch.randperm(sequences, generator=generator)
+def shuffled(sequences: int, count: int, generator: torch.Generator) -> slice | Tensor:
+    """Returns a random order of the sequences for `count` minibatches.
+
+    One minibatch holds all sequences, so their order doesn't matter: then no number is drawn and nothing is copied.
+    """
+    if count == 1:
+        return slice(0, sequences)
+    return torch.randperm(sequences, generator=generator)

@@ -15,7 +15,7 @@ from sde_harl.algorithms.on_policy.base import OnPolicy
 from sde_harl.algorithms.registry import ALGORITHMS
 from sde_harl.auxiliary.distillation import Distillation
 from sde_harl.auxiliary.diversity import Diversity
-from sde_harl.auxiliary.rate import RateControl
+from sde_harl.auxiliary.rate_control import RateControl
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.config.schema import Config
 from sde_harl.envs.base import EnvSpec, VectorEnv
@@ -220,12 +220,18 @@ def _learned(
     share = config.algo.share_param
     nets = replace(config.policy, groups=roles.groups)
     policy = SplitPolicy(spec, nets, config.codec, share, generator)
-    kind = "own" if algorithm_class.own_view else config.env.state_type
+    kind = "own" if algorithm_class.decentralised_critic else config.env.state_type
     critic_input = make_critic_input(kind, spec)
     # Of one state all agents share a critic; what only its agent sees may need one for each.
-    one_critic = share or not algorithm_class.own_view
+    one_critic = share or not algorithm_class.decentralised_critic
     critic = Critic(critic_input, config.policy, one_critic, generator)
-    algorithm = algorithm_class(policy, critic, config.algo, config.codec, generator)
+    algorithm = algorithm_class(
+        policy=policy,
+        critic=critic,
+        algo=config.algo,
+        codec=config.codec,
+        generator=generator,
+    )
     diversity = None
     if config.diversity.coef:
         diversity = Diversity(policy, spec, config.diversity, generator)
@@ -251,10 +257,10 @@ def _rollout(
         spec,
         steps=config.train.rollout,
         envs=config.train.envs,
-        latent=latent_size,
-        view=critic_input,
+        latent_size=latent_size,
+        critic_input=critic_input,
         chunk=config.algo.chunk if recurrent else 1,
-        memory=config.policy.width if recurrent else 0,
+        memory_size=config.policy.width if recurrent else 0,
     )
 
 

@@ -53,13 +53,15 @@ class Checkpoints:
 
     def state(self) -> dict[str, torch.Tensor]:
         """Returns everything that was learnt; of the optimisers, the fallback heads' alone."""
-        critic = self._algorithm.critic
+        critic_trainer = self._algorithm.critic_trainer
         tensors = {f"policy.{key}": value for key, value in self._policy.state_dict().items()}
-        tensors |= {f"critic.{key}": value for key, value in critic.critic.state_dict().items()}
+        tensors |= {
+            f"critic.{key}": value for key, value in critic_trainer.critic.state_dict().items()
+        }
         if self._fallback:
-            heads = self._fallback.state()
+            heads = self._fallback.state_dict()
             tensors |= {f"{FALLBACK}{key}": value for key, value in heads.items()}
-        return tensors | {"value_norm": critic.norm.state()}
+        return tensors | {"value_norm": critic_trainer.value_norm.state_dict()["moments"]}
 
     def start_from(self, path: Path) -> None:
         """Takes over the nets of another run. Raises UserError where they don't fit this one's."""
@@ -70,8 +72,9 @@ class Checkpoints:
             theirs = shown(str(meta["groups"]))
             raise UserError(f"train.load: {path} is of the role groups {theirs}, not {groups}")
         self._policy.load_state_dict(_below("policy.", tensors))
-        self._algorithm.critic.critic.load_state_dict(_below("critic.", tensors))
-        self._algorithm.critic.norm.restore(tensors["value_norm"])
+        critic_trainer = self._algorithm.critic_trainer
+        critic_trainer.critic.load_state_dict(_below("critic.", tensors))
+        critic_trainer.value_norm.load_state_dict({"moments": tensors["value_norm"]})
         if self._fallback:
             self._restore_fallback(self._fallback, path, _below(FALLBACK, tensors))
 
@@ -88,7 +91,7 @@ class Checkpoints:
         """
         if tensors:
             try:
-                fallback.restore(tensors)
+                fallback.load_state_dict(tensors)
             except ValueError as error:
                 raise UserError(
                     f"train.load: {path}: its exit heads are damaged: {error}"

@@ -48,7 +48,7 @@ class Collector:
         for env_slot in self._env_slots:
             yield from self._finish(env_slot, steps - 1)
             # The value of what follows the last step completes its return.
-            rollout.seen[:, steps, env_slot.rows] = rollout.view(
+            rollout.critic_inputs[:, steps, env_slot.rows] = rollout.critic_input(
                 env_slot.step.state, env_slot.step.obs
             )
 
@@ -56,9 +56,9 @@ class Collector:
         """Records what a slot's agents observe at step `t` of the rollout, and what they decide."""
         rollout, rows, now = self.rollout, env_slot.rows, env_slot.step
         rollout.obs[:, t, rows] = now.obs.swapaxes(0, 1)
-        rollout.available[:, t, rows] = now.available_actions.swapaxes(0, 1)
-        rollout.active[:, t, rows] = now.active.T
-        rollout.seen[:, t, rows] = rollout.view(now.state, now.obs)
+        rollout.available_actions[:, t, rows] = now.available_actions.swapaxes(0, 1)
+        rollout.active_masks[:, t, rows] = now.active.T
+        rollout.critic_inputs[:, t, rows] = rollout.critic_input(now.state, now.obs)
         # A recurrent policy is learnt in chunks, each from the memory that its first step had.
         with_memory = rollout.memory.size > 0 and t % rollout.chunk == 0
         decision = env_slot.decide(step, policy, self._generator, with_memory=with_memory)
@@ -83,6 +83,8 @@ class Collector:
         rollout.terminated[t, rows] = now.terminated
         rollout.truncated[t, rows] = now.truncated
         if now.truncated.any():
-            rollout.final_seen[:, t, rows] = rollout.view(now.final_state, now.final_obs)
+            rollout.final_critic_inputs[:, t, rows] = rollout.critic_input(
+                now.final_state, now.final_obs
+            )
         if ended is not None:
             yield ended

@@ -41,23 +41,27 @@ def learner(
     )
     codec_config = CodecConfig(name=codec, rate_rows=32)
     policy = SplitPolicy(game, policy_config, codec_config, config.share_param, generator)
-    view = make_critic_input("own" if kind.own_view else "EP", game)
-    critic = Critic(view, policy_config, config.share_param or not kind.own_view, generator)
-    return kind(policy, critic, config, codec_config, generator)
+    view = make_critic_input("own" if kind.decentralised_critic else "EP", game)
+    critic = Critic(
+        view, policy_config, config.share_param or not kind.decentralised_critic, generator
+    )
+    return kind(policy=policy, critic=critic, algo=config, codec=codec_config, generator=generator)
 
 
 def new_rollout(game: EnvSpec, envs: int, kind: str = "EP") -> Rollout:
     """One step of `envs` games that end with it."""
-    rollout = Rollout(game, 1, envs, 4, make_critic_input(kind, game))
-    rollout.available[:] = game.choices()[:, None, None]
-    rollout.active[:], rollout.terminated[:] = True, True
+    rollout = Rollout(
+        game, steps=1, envs=envs, latent_size=4, critic_input=make_critic_input(kind, game)
+    )
+    rollout.available_actions[:] = game.choices()[:, None, None]
+    rollout.active_masks[:], rollout.terminated[:] = True, True
     return rollout
 
 
 def see(rollout: Rollout, obs: np.ndarray) -> None:
     """Show observations (N, E, O); the state is the first agent's."""
     rollout.obs[:, 0] = obs
-    rollout.seen[:] = rollout.view(obs[0], obs.swapaxes(0, 1))[:, None]
+    rollout.critic_inputs[:] = rollout.critic_input(obs[0], obs.swapaxes(0, 1))[:, None]
 
 
 def act(policy: SplitPolicy, rollout: Rollout, generator: np.random.Generator | None) -> None:
@@ -69,7 +73,7 @@ def act(policy: SplitPolicy, rollout: Rollout, generator: np.random.Generator | 
             obs = torch.from_numpy(rollout.obs[list(net.members)]).flatten(1, 2)
             latents[list(net.members)] = net.quantise(net.encode(net.normalise(obs))).numpy()
     decision = policy.acting().act(
-        latents, rollout.available.reshape(n, steps * envs, -1), generator
+        latents, rollout.available_actions.reshape(n, steps * envs, -1), generator
     )
     rollout.actions[:] = decision.actions.reshape(rollout.actions.shape)
     rollout.log_probs[:] = decision.log_probs.reshape(rollout.actions.shape)
@@ -77,4 +81,4 @@ def act(policy: SplitPolicy, rollout: Rollout, generator: np.random.Generator | 
 
 def view_of(name: str) -> str:
     """What the critic of algorithm `name` sees."""
-    return "own" if ALGORITHMS[name].own_view else "EP"
+    return "own" if ALGORITHMS[name].decentralised_critic else "EP"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from games import act, learner, new_rollout, see, spec, view_of
 
-from sde_harl.algorithms.on_policy.base import GroupBatch
+from sde_harl.algorithms.on_policy.group_batch import GroupBatch
 from sde_harl.algorithms.registry import ALGORITHMS
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.envs.base import EnvSpec
@@ -118,10 +118,10 @@ def test_each_group_sees_the_product_of_the_ratios_before_it(name: str, aggregat
         expected = (
             seen[0].advantages[0] * product if algorithm.sequential else seen[0].advantages[0]
         )
-        if not algorithm.own_view:
+        if not algorithm.decentralised_critic:
             np.testing.assert_allclose(rows.advantages[0], expected, rtol=2e-4, atol=1e-5)
         with torch.no_grad():
-            log_probs = net.distribution(net(rows.features).outputs, rows.available).log_probs(
+            log_probs = net.distribution(net(rows.obs).outputs, rows.available_actions).log_probs(
                 rows.actions
             )
         ratios = (log_probs - rows.log_probs).exp()[0].numpy()
@@ -134,7 +134,7 @@ def test_each_group_sees_the_product_of_the_ratios_before_it(name: str, aggregat
 
 def test_a_dead_agents_choice_has_no_part_in_the_product() -> None:
     algorithm, rollout = played(spec(((3,), (3,)), 4), fixed_order=True, lr=1e-2)
-    rollout.active[0, 0, ::2] = False
+    rollout.active_masks[0, 0, ::2] = False
     seen = watched(algorithm)
     algorithm.update(rollout, 0.0)
     assert torch.equal(seen[0].advantages[0, ::2], seen[1].advantages[0, ::2])
@@ -174,7 +174,7 @@ def test_dead_agents_give_no_policy_gradient_unless_asked_for(masks: bool) -> No
     algorithm, rollout = played(
         spec(((3,), (3,)), 4), epochs=1, entropy_coef=0.0, policy_active_masks=masks
     )
-    rollout.active[0] = False
+    rollout.active_masks[0] = False
     before = [parameter.detach().clone() for parameter in algorithm.policy.groups[0].parameters()]
     algorithm.update(rollout, 0.0)
     same = [torch.equal(a, b) for a, b in zip(before, algorithm.policy.groups[0].parameters())]
@@ -199,11 +199,13 @@ def test_objectives_are_clipped_where_that_is_the_algorithm() -> None:
 def test_minibatches_and_decayed_rates_are_as_good(name: str) -> None:
     """A learning rate of 0 at the run's end moves nothing but hatrpo's policies, which have none."""
     algorithm, rollout = played(spec(((3,), (3,)), 4), name, minibatches=4, lr_decay=True)
-    before = [parameter.detach().clone() for parameter in algorithm.critic.critic.parameters()]
+    before = [
+        parameter.detach().clone() for parameter in algorithm.critic_trainer.critic.parameters()
+    ]
     scalars = algorithm.update(rollout, 1.0)
-    assert all(map(torch.equal, before, algorithm.critic.critic.parameters()))
+    assert all(map(torch.equal, before, algorithm.critic_trainer.critic.parameters()))
     algorithm.update(rollout, 0.0)
-    assert not any(map(torch.equal, before, algorithm.critic.critic.parameters()))
+    assert not any(map(torch.equal, before, algorithm.critic_trainer.critic.parameters()))
     assert all(np.isfinite(value) for value in scalars.values())
 
 

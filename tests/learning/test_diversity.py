@@ -73,7 +73,7 @@ def test_the_mean_over_actions_is_the_kl_of_the_sharpened_policy_from_the_groups
     """Three agents of four choices, one of them unavailable; by numpy, member after member."""
     game = spec(((4,),) * 3, 5)
     net, rows = group(game), seen(game, [[[0]] * 6] * 3)
-    rows.available[:, :, 1] = False
+    rows.available_actions[:, :, 1] = False
     choices = [0, 2, 3]
     logits = np.empty((3, 3, 6, 3))  # of member j on what agent i saw
     for agent in range(3):
@@ -176,10 +176,12 @@ def test_members_look_at_an_agents_rows_through_their_own_nets(
 def episodes(game: EnvSpec, steps: int, envs: int) -> Rollout:
     """Random observations and actions; everybody alive, nothing ends."""
     rng = np.random.default_rng(0)
-    rollout = Rollout(game, steps, envs, 4, make_critic_input("EP", game))
+    rollout = Rollout(
+        game, steps=steps, envs=envs, latent_size=4, critic_input=make_critic_input("EP", game)
+    )
     own = np.arange(rollout.obs.shape[-1]) < np.array(game.obs_sizes)[:, None]
     rollout.obs[:] = rng.normal(size=rollout.obs.shape) * own[:, None, None]
-    rollout.available[:], rollout.active[:] = game.choices()[:, None, None], True
+    rollout.available_actions[:], rollout.active_masks[:] = game.choices()[:, None, None], True
     rollout.actions[:] = rng.integers(0, 2, rollout.actions.shape)
     return rollout
 
@@ -215,8 +217,10 @@ def test_the_predictors_part_is_beta1_log_q_minus_log_p(
 def test_bytes_are_told_as_numbers_from_0_to_1() -> None:
     """A pixel that turns from 255 to 0 is off by 1, and no difference of bytes."""
     game = spec(((2,), (2,)), 1)._replace(obs_dtype="uint8")
-    rollout = Rollout(game, 2, 1, 4, make_critic_input("EP", game))
-    rollout.obs[:, 0], rollout.active[:] = 255, True
+    rollout = Rollout(
+        game, steps=2, envs=1, latent_size=4, critic_input=make_critic_input("EP", game)
+    )
+    rollout.obs[:, 0], rollout.active_masks[:] = 255, True
     np.testing.assert_allclose(predictors(game).reward(rollout, 3.0)[:, 0], -2.0)
 
 
@@ -224,11 +228,11 @@ def test_nothing_is_told_across_an_episodes_end_or_of_the_dead() -> None:
     game = spec(((2,), (2,)), 3)
     rollout, told = episodes(game, 4, 2), predictors(game)
     rollout.terminated[0, 0] = rollout.truncated[1, 1] = True
-    rollout.active[1, 2:, 0] = False
+    rollout.active_masks[1, 2:, 0] = False
     counts = np.ones((2, 4, 2), bool)
     counts[:, 3], counts[:, 0, 0], counts[:, 1, 1], counts[1, 1:, 0] = False, False, False, False
     np.testing.assert_array_equal(told.reward(rollout, 2.0) != 0, counts)
-    rollout.active[:] = False
+    rollout.active_masks[:] = False
     told.learn(rollout)
     assert (told.reward(rollout, 2.0) == 0).all()
 
@@ -254,7 +258,7 @@ def test_the_team_earns_the_mean_over_the_living() -> None:
     )
     policy = SplitPolicy(game, policy_config, CodecConfig(name="float32"), False, generator)
     rollout = episodes(game, 3, 4)
-    rollout.active[0, :, 0], rollout.active[:, 2, 1] = False, False
+    rollout.active_masks[0, :, 0], rollout.active_masks[:, 2, 1] = False, False
     diversity = Diversity(policy, game, config, generator)
     net, told = diversity._groups[0]
     obs, actions = (
@@ -266,7 +270,7 @@ def test_the_team_earns_the_mean_over_the_living() -> None:
     intrinsic = diversity.reward(rollout)
     each = np.zeros((3, 3, 4))
     each[[0, 2]] = 3.0 * kl.detach().numpy().reshape(2, 3, 4) + told.reward(rollout, 2.0)
-    expected = 0.5 * np.average(each, 0, rollout.active + 1e-9)
+    expected = 0.5 * np.average(each, 0, rollout.active_masks + 1e-9)
     expected[2, 1] = 0.0
     np.testing.assert_allclose(intrinsic.rewards, expected, rtol=1e-4, atol=1e-6)
     scalars = intrinsic.scalars

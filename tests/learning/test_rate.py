@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from test_codec import Z, latents, trained_model
 from test_executor_pool import ROWS, SHAPE, weights
 
-from sde_harl.auxiliary.rate import BRAKE, GAIN, LEAST_COEF, MOST_COEF, RateControl
+from sde_harl.auxiliary.rate_control import BRAKE, GAIN, LEAST_COEF, MOST_COEF, RateControl
 from sde_harl.codec import make_codec
 from sde_harl.codec.coder import EntropyCoder, least_bytes
 from sde_harl.codec.entropy import LatentModel

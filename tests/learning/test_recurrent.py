@@ -15,7 +15,7 @@ from torch.nn import functional
 from sde_harl.algorithms.on_policy.critic_trainer import CriticTrainer
 from sde_harl.algorithms.registry import ALGORITHMS
 from sde_harl.buffers.rollout import Rollout
-from sde_harl.buffers.sequences import flat, kept, pick, recall_of
+from sde_harl.buffers.sequences import chunk_states, flatten_rows, keep_masks, take_sequences
 from sde_harl.config.arguments import parse
 from sde_harl.config.schema import AlgoConfig, PolicyConfig
 from sde_harl.policy.critic import Critic
@@ -79,14 +79,14 @@ def test_the_numpy_twin_remembers_the_same() -> None:
 
 def test_rows_lie_by_chunk_environment_and_step_and_are_picked_whole() -> None:
     steps = torch.arange(4)[:, None] * 10 + torch.arange(3)  # (T, E): 10 t + e
-    rows = flat(steps[None], 2)
+    rows = flatten_rows(steps[None], 2)
     assert rows.tolist() == [[0, 10, 1, 11, 2, 12, 20, 30, 21, 31, 22, 32]]
-    assert pick(rows, slice(1, 3), 2).tolist() == [[1, 11, 2, 12]]
-    assert pick(rows, torch.tensor([5, 0]), 2).tolist() == [[22, 32, 0, 10]]
+    assert take_sequences(rows, slice(1, 3), 2).tolist() == [[1, 11, 2, 12]]
+    assert take_sequences(rows, torch.tensor([5, 0]), 2).tolist() == [[22, 32, 0, 10]]
     ended = np.zeros((4, 3), bool)
     ended[0, 2], ended[1, 1], ended[3, 0] = True, True, True
-    assert kept(ended)[0].tolist() == [[1, 1, 1], [1, 1, 0], [1, 0, 1], [1, 1, 1], [0, 1, 1]]
-    recall = recall_of(torch.arange(6.0).reshape(1, 2, 3, 1), ended, 2)
+    assert keep_masks(ended)[0].tolist() == [[1, 1, 1], [1, 1, 0], [1, 0, 1], [1, 1, 1], [0, 1, 1]]
+    recall = chunk_states(torch.arange(6.0).reshape(1, 2, 3, 1), ended, 2)
     assert recall.memory.flatten().tolist() == [0, 1, 2, 3, 4, 5]
     assert recall.keep.tolist() == [[[1, 1], [1, 1], [1, 0], [1, 1], [0, 1], [1, 1]]]
 
@@ -99,20 +99,26 @@ def test_chunks_give_the_critic_the_values_that_the_whole_rollout_gave() -> None
     trainer = CriticTrainer(
         Critic(view, policy, True, generator()), AlgoConfig(valuenorm=False), generator()
     )
-    rollout = Rollout(game, 6, 4, 4, view, chunk=3, memory=8)
+    rollout = Rollout(
+        game, steps=6, envs=4, latent_size=4, critic_input=view, chunk=3, memory_size=8
+    )
     estimates = []
     for _ in range(2):
-        rollout.seen[:] = rng.normal(size=rollout.seen.shape)
-        rollout.final_seen[:] = rollout.seen[:, 1:]
+        rollout.critic_inputs[:] = rng.normal(size=rollout.critic_inputs.shape)
+        rollout.final_critic_inputs[:] = rollout.critic_inputs[:, 1:]
         rollout.truncated[:], rollout.truncated[1, 2], rollout.truncated[2, 1] = False, True, True
         estimates.append(trainer.estimate(rollout))
     estimate = estimates[1]
-    assert estimate.recall is not None
+    assert estimate.recurrent_state is not None
     with torch.no_grad():
-        values, _ = trainer.critic(flat(estimate.features, 3), estimate.recall)
-    torch.testing.assert_close(values, flat(torch.from_numpy(estimate.values), 3))
-    assert estimate.recall.memory[0, 0].abs().max() > 0, "nothing is left of the first rollout"
-    assert not estimate.recall.memory[0, 4 + 1].any(), (
+        values, _ = trainer.critic(
+            flatten_rows(estimate.critic_inputs, 3), estimate.recurrent_state
+        )
+    torch.testing.assert_close(values, flatten_rows(torch.from_numpy(estimate.values), 3))
+    assert estimate.recurrent_state.memory[0, 0].abs().max() > 0, (
+        "nothing is left of the first rollout"
+    )
+    assert not estimate.recurrent_state.memory[0, 4 + 1].any(), (
         "the episode that ended with step 2 is remembered"
     )
 
@@ -125,10 +131,14 @@ def test_a_cut_episodes_last_value_remembers_the_episode() -> None:
     trainer = CriticTrainer(
         critic, AlgoConfig(valuenorm=False, gamma=0.5, gae_lambda=1.0), generator()
     )
-    rollout = Rollout(game, 2, 1, 4, view, chunk=2, memory=8)
-    rollout.seen[:], rollout.final_seen[:] = rng.normal(size=(2, 1, 1, 1, 3))
+    rollout = Rollout(
+        game, steps=2, envs=1, latent_size=4, critic_input=view, chunk=2, memory_size=8
+    )
+    rollout.critic_inputs[:], rollout.final_critic_inputs[:] = rng.normal(size=(2, 1, 1, 1, 3))
     rollout.truncated[1] = True
-    seen = torch.from_numpy(np.concatenate([rollout.seen[0, :2, 0], rollout.final_seen[0, 1:, 0]]))
+    seen = torch.from_numpy(
+        np.concatenate([rollout.critic_inputs[0, :2, 0], rollout.final_critic_inputs[0, 1:, 0]])
+    )
     with torch.no_grad():
         values, _ = critic(
             critic.normalise(seen[None]), RecurrentState(torch.zeros(1, 1, 8), torch.ones(1, 1, 3))
@@ -165,7 +175,10 @@ def play(policy: object, rollout: Rollout, rng: np.random.Generator) -> float:
         if t % 2 == 0:
             cues = rng.integers(0, 3, (2, ENVS))
         obs = np.eye(4, dtype=np.float32)[cues if t % 2 == 0 else np.full((2, ENVS), 3)]
-        rollout.obs[:, t], rollout.seen[:, t] = obs, rollout.view(obs[0], obs.swapaxes(0, 1))
+        rollout.obs[:, t], rollout.critic_inputs[:, t] = (
+            obs,
+            rollout.critic_input(obs[0], obs.swapaxes(0, 1)),
+        )
         if memory is not None and t % rollout.chunk == 0:
             rollout.memory[:, t // rollout.chunk] = memory
         latents = np.zeros((2, ENVS, 4), np.float32)
@@ -173,7 +186,7 @@ def play(policy: object, rollout: Rollout, rng: np.random.Generator) -> float:
             with torch.no_grad():
                 features = net.normalise(torch.from_numpy(obs[list(net.members)]))
                 latents[list(net.members)] = net.quantise(net.encode(features)).numpy()
-        decision = acting.act(latents, rollout.available[:, t], rng, memory)
+        decision = acting.act(latents, rollout.available_actions[:, t], rng, memory)
         memory = decision.memory
         if t % 2 and memory is not None:
             memory[:] = 0.0  # the episode ends
@@ -193,9 +206,17 @@ def test_only_a_policy_with_memory_names_what_it_saw_before(name: str, recurrent
     settings["entropy_coef"] = 0.0 if trust else 0.01
     game = spec(((3,), (3,)), 4)
     algorithm = learner(game, name, "float32", recurrent=recurrent, chunk=2, **settings)
-    view = make_critic_input("own" if algorithm.own_view else "EP", game)
-    rollout = Rollout(game, STEPS, ENVS, 4, view, *((2, 16) if recurrent else ()))
-    rollout.available[:], rollout.active[:] = True, True
+    view = make_critic_input("own" if algorithm.decentralised_critic else "EP", game)
+    rollout = Rollout(
+        game,
+        steps=STEPS,
+        envs=ENVS,
+        latent_size=4,
+        critic_input=view,
+        chunk=2 if recurrent else 1,
+        memory_size=16 if recurrent else 0,
+    )
+    rollout.available_actions[:], rollout.active_masks[:] = True, True
     rewards = []
     for _ in range(45 if recurrent else 25):
         rewards.append(play(algorithm.policy, rollout, rng))

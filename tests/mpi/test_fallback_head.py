@@ -112,7 +112,7 @@ def test_weights_that_are_not_right_are_refused(change: Any) -> None:
 
 def played(trainer: Any, game: EnvSpec, envs: int = 256, seed: int = 0) -> Any:
     rng, rollout = np.random.default_rng(seed), new_rollout(game, envs)
-    rollout.available[:] = game.choices()[:, None, None]
+    rollout.available_actions[:] = game.choices()[:, None, None]
     see(rollout, rng.normal(size=(len(game.agents), envs, 3)).astype(np.float32))
     act(trainer.policy, rollout, rng)
     return rollout
@@ -158,7 +158,7 @@ def test_the_device_does_what_was_learnt() -> None:
     ]
     flat = np.concatenate([np.stack(arrays).ravel() for arrays in zip(*published)])
     policy = FallbackPolicy(trainer.policy.shape, FallbackShape((4,), False, 0.0), flat)
-    actions = policy.act(policy.local(rollout.obs[:, 0]), rollout.available[:, 0])
+    actions = policy.act(policy.local(rollout.obs[:, 0]), rollout.available_actions[:, 0])
     lesson = distillation._lesson(rollout, 0)
     order = np.random.default_rng((1, 0)).permutation(256)
     outputs = lesson.latents @ distillation._weight + distillation._bias
@@ -172,7 +172,7 @@ def test_rows_of_the_dead_and_of_nobodys_decision_teach_nothing() -> None:
     game = spec(((4,), (4,)), 3)
     trainer = learner(game)
     distillation, rollout = Distillation(trainer.policy, game, seed=1), played(trainer, game)
-    rollout.active[0], rollout.decided[1] = False, False
+    rollout.active_masks[0], rollout.decided[1] = False, False
     distillation.update(rollout, 0)
     assert not distillation._weight.any() and not distillation._bias.any()
 
@@ -198,18 +198,21 @@ def test_what_a_checkpoint_keeps_is_all_that_the_next_update_begins_with(tmp_pat
     one, other = (Distillation(trainer.policy, game, seed=1) for _ in range(2))
     rollout = played(trainer, game)
     one.update(rollout, 1)
-    save(tmp_path / "one.pt", one.state(), {})
-    other.restore(
-        load(tmp_path / "one.pt", {name: tuple(each.shape) for name, each in one.state().items()})[
-            0
-        ]
+    save(tmp_path / "one.pt", one.state_dict(), {})
+    other.load_state_dict(
+        load(
+            tmp_path / "one.pt",
+            {name: tuple(each.shape) for name, each in one.state_dict().items()},
+        )[0]
     )
     assert one.update(rollout, 2) == other.update(rollout, 2)
-    assert all(torch.equal(each, other.state()[name]) for name, each in one.state().items())
-    assert float(one.state()["bias.step"]) == 2 * STEPS
+    assert all(
+        torch.equal(each, other.state_dict()[name]) for name, each in one.state_dict().items()
+    )
+    assert float(one.state_dict()["bias.step"]) == 2 * STEPS
     for name in ("bias.step", "weight.exp_avg_sq"):
         with pytest.raises(ValueError, match="below zero"):
-            other.restore({**one.state(), name: one.state()[name] - 1e9})
+            other.load_state_dict({**one.state_dict(), name: one.state_dict()[name] - 1e9})
 
 
 # ---- when they act

@@ -7,7 +7,9 @@ import pytest
 import torch
 from games import spec
 
-from sde_harl.algorithms.on_policy.critic_trainer import CriticTrainer, ValueNorm, advantages
+from sde_harl.algorithms.on_policy.critic_trainer import CriticTrainer
+from sde_harl.algorithms.on_policy.gae import compute_gae
+from sde_harl.algorithms.on_policy.value_norm import ValueNorm
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.config.schema import AlgoConfig, PolicyConfig
 from sde_harl.envs.base import EnvSpec
@@ -20,7 +22,15 @@ def test_advantages_of_one_episode_are_the_discounted_sum_of_deltas() -> None:
     rewards = np.array([[1.0], [2.0], [3.0]], np.float32)
     values = np.array([[[0.5], [0.4], [0.3], [0.2]], [[0.1], [0.1], [0.1], [0.1]]], np.float32)
     none = np.zeros((3, 1), bool)
-    result = advantages(rewards, values, np.zeros((2, 3, 1)), none, none, gamma, lam)
+    result = compute_gae(
+        rewards=rewards,
+        values=values,
+        final_values=np.zeros((2, 3, 1)),
+        terminated=none,
+        truncated=none,
+        gamma=gamma,
+        gae_lambda=lam,
+    )
     for seen, each in zip(values[..., 0], result[..., 0]):
         deltas = [rewards[t, 0] + gamma * seen[t + 1] - seen[t] for t in range(3)]
         expected = [
@@ -35,7 +45,15 @@ def test_a_terminated_episode_has_no_future_and_a_truncated_one_its_final_states
     terminated = np.array([[True, False], [False, False]])
     truncated = np.array([[False, True], [False, False]])
     final = np.array([[[0.0, 10.0], [0.0, 0.0]]], np.float32)
-    [result] = advantages(rewards, values, final, terminated, truncated, 0.5, 1.0)
+    [result] = compute_gae(
+        rewards=rewards,
+        values=values,
+        final_values=final,
+        terminated=terminated,
+        truncated=truncated,
+        gamma=0.5,
+        gae_lambda=1.0,
+    )
     np.testing.assert_allclose(
         result[0], [1.0, 1.0 + 0.5 * 10.0]
     )  # and nothing of the next episode's 7.0
@@ -49,7 +67,7 @@ def test_value_normalisation_tracks_mean_and_deviation() -> None:
         norm.update(part)
     np.testing.assert_allclose(norm.statistics(), (3.0, 2.0), rtol=0.02)
     copy = ValueNorm()
-    copy.restore(norm.state())
+    copy.load_state_dict(norm.state_dict())
     assert copy.statistics() == norm.statistics()
 
 
@@ -114,7 +132,7 @@ def test_the_value_loss_is_hubers_or_half_the_square_and_the_worse_of_clipped_an
 def test_the_critic_learns_values_that_depend_on_what_it_sees(kind: str) -> None:
     game, rng = spec(((2,), (2,)), 3), np.random.default_rng(0)
     view = make_critic_input(kind, game)
-    rollout = Rollout(game, 2, 128, 4, view)
+    rollout = Rollout(game, steps=2, envs=128, latent_size=4, critic_input=view)
     generator = torch.Generator().manual_seed(0)
     critic = CriticTrainer(
         Critic(view, PolicyConfig(critic_width=32), True, generator),
@@ -125,7 +143,7 @@ def test_the_critic_learns_values_that_depend_on_what_it_sees(kind: str) -> None
     for _ in range(40):
         state = rng.normal(size=(3, 128, 3)).astype(np.float32)
         for t in range(3):
-            rollout.seen[:, t] = view(state[t], np.stack([state[t]] * 2, 1))
+            rollout.critic_inputs[:, t] = view(state[t], np.stack([state[t]] * 2, 1))
         rollout.rewards[:] = 5.0 + np.sign(state[:2, :, 0] - state[:2, :, 1])
-        scalars = critic.begin(critic.estimate(rollout)).result()
+        scalars = critic.start_update(critic.estimate(rollout)).result()
     assert scalars["explained_variance"] > 0.8

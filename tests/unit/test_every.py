@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sde_harl.algorithms.registry import ALGORITHMS
-from sde_harl.auxiliary.rate import GAIN
+from sde_harl.auxiliary.rate_control import GAIN
 from sde_harl.codec import NAMES
 from sde_harl.config.arguments import parse
 from sde_harl.envs.registry import ENVS

@@ -10,8 +10,8 @@ import torch
 from games import act, learner, new_rollout, see, spec
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from sde_harl.algorithms.on_policy.base import GroupBatch
-from sde_harl.algorithms.on_policy.hatrpo import _mean_kl
+from sde_harl.algorithms.on_policy.group_batch import GroupBatch, gather_group
+from sde_harl.algorithms.on_policy.hatrpo import mean_kl
 from sde_harl.algorithms.on_policy.trust_region import conjugate_gradient, fisher_product
 from sde_harl.envs.base import EnvSpec
 from sde_harl.policy.distributions import Distribution, Gaussians
@@ -38,16 +38,18 @@ def played(game: EnvSpec, codec: str = "entropy", **algo: Any) -> tuple[Any, Any
 
 def rows_of(algorithm: Any, rollout: Any, index: int = 0) -> tuple[GroupNet, GroupBatch]:
     net = algorithm.policy.groups[index]
-    return net, algorithm._rows(rollout, net, torch.from_numpy(rollout.rewards).reshape(1, -1))
+    return net, gather_group(
+        rollout, net, torch.from_numpy(rollout.rewards).reshape(1, -1), mask_dead=True
+    )
 
 
 @torch.no_grad()
 def frozen(net: GroupNet, rows: GroupBatch) -> Distribution:
     """What the policy says now, whatever becomes of its parameters."""
-    outputs = net(rows.features).outputs.clone()
+    outputs = net(rows.obs).outputs.clone()
     if net.log_std is not None:
-        return Gaussians(outputs, net.std().clone(), rows.available)
-    return net.distribution(outputs, rows.available)
+        return Gaussians(outputs, net.std().clone(), rows.available_actions)
+    return net.distribution(outputs, rows.available_actions)
 
 
 def test_conjugate_gradients_solve() -> None:
@@ -63,21 +65,22 @@ def test_the_fisher_product_is_that_of_the_kls_hessian(actions: str) -> None:
     """Against second differences of the KL itself, with plain latents: rounding has steps, not derivatives."""
     algorithm, rollout = played(GAMES[actions], "float32")
     net, rows = rows_of(algorithm, rollout)
-    net, rows = (
-        net.double(),
-        GroupBatch(
-            *(x.double() if torch.is_tensor(x) and x.is_floating_point() else x for x in rows)
-        ),
-    )
+    net = net.double()
+    doubled = {
+        name: each.double()
+        for name, each in rows._asdict().items()
+        if torch.is_tensor(each) and each.is_floating_point()
+    }
+    rows = rows._replace(**doubled)
     parameters = net.policy_parameters()
-    old = net.distribution(net(rows.features).outputs, rows.available)
-    product = fisher_product(_mean_kl(old, old, rows), parameters, 0.1)
+    old = net.distribution(net(rows.obs).outputs, rows.available_actions)
+    product = fisher_product(mean_kl(old, old, rows), parameters, 0.1)
     start, h = parameters_to_vector(parameters).detach(), 1e-3
     fixed = frozen(net, rows)
 
     def kl(shift: torch.Tensor) -> torch.Tensor:
         vector_to_parameters(start + shift, parameters)
-        return _mean_kl(frozen(net, rows), fixed, rows)
+        return mean_kl(frozen(net, rows), fixed, rows)
 
     vectors = torch.randn(
         4, len(start), generator=torch.Generator().manual_seed(1), dtype=torch.float64
@@ -92,10 +95,10 @@ def test_the_fisher_product_equals_the_explicit_hessian() -> None:
     """Every column of it, on the head's bias of one agent: mean over rows of diag(p) - p p^T."""
     algorithm, rollout = played(GAMES["discrete"])
     net, rows = rows_of(algorithm, rollout)
-    old = net.distribution(net(rows.features).outputs, rows.available)
-    product = fisher_product(_mean_kl(old, old, rows), [net.head_bias], 0.0)
+    old = net.distribution(net(rows.obs).outputs, rows.available_actions)
+    product = fisher_product(mean_kl(old, old, rows), [net.head_bias], 0.0)
     with torch.no_grad():
-        p = net(rows.features).outputs[0].softmax(-1)
+        p = net(rows.obs).outputs[0].softmax(-1)
     expected = (torch.diag_embed(p) - p[:, :, None] * p[:, None]).mean(0)
     torch.testing.assert_close(
         torch.stack([product(unit) for unit in torch.eye(3)]), expected, rtol=1e-4, atol=1e-6
@@ -111,7 +114,7 @@ def test_a_step_keeps_the_bound_and_improves(actions: str, bound: float, codec: 
     fixed = frozen(net, rows)
     report = algorithm.update_group(0, rows)
     assert report["accepted"] == 1.0 and report["improvement"] > 0
-    kl = float(_mean_kl(frozen(net, rows), fixed, rows))
+    kl = float(mean_kl(frozen(net, rows), fixed, rows))
     assert 0.1 * bound < kl < bound
     assert kl == pytest.approx(report["kl"], rel=1e-2, abs=1e-6)
     assert report["improvement"] >= 0.5 * report["expected_improvement"] > 0
@@ -124,7 +127,7 @@ def test_a_step_that_cant_improve_changes_nothing() -> None:
     report = algorithm.update_group(0, rows)
     assert report["accepted"] == 0.0 and report["kl"] == 0.0
     assert torch.equal(before, parameters_to_vector(net.policy_parameters()))
-    rollout.active[1] = False
+    rollout.active_masks[1] = False
     net, rows = rows_of(algorithm, rollout, 1)
     assert algorithm.update_group(1, rows)["accepted"] == 0.0, "a step for the dead"
 
@@ -154,7 +157,15 @@ def test_every_accepted_step_raises_the_exact_return_of_a_tabular_game() -> None
             m = (9 * joint * (payoff - before)).reshape(1, 9)
             log_probs = mine.log()[chosen[k : k + 1]]
             report = algorithm.update_group(
-                k, GroupBatch(features, None, chosen[k : k + 1], log_probs, torch.ones(1, 9), m)
+                k,
+                GroupBatch(
+                    obs=features,
+                    available_actions=None,
+                    actions=chosen[k : k + 1],
+                    log_probs=log_probs,
+                    active_masks=torch.ones(1, 9),
+                    advantages=m,
+                ),
             )
             new = policy(net)
             after = float(

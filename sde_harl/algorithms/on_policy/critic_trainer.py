@@ -1,235 +1,256 @@
-"""What the critic is for: value normalisation, generalised advantage estimation, and its own update.
+"""The critic's side of learning: it values a rollout, then learns from the returns.
 
-T time, E environments, B = T * E rows; V values of a state, W numbers that the critic sees for each; S sequences of L
-steps and H numbers of memory, if it is recurrent.
+V values of a state (1, or N), T time, E environments, W numbers of the critic's input for each value; S sequences of L
+steps, B = S * L = T * E rows; H numbers of memory, if the critic is recurrent.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sde_harl.algorithms.on_policy.gae import compute_gae
+from sde_harl.algorithms.on_policy.value_norm import ValueNorm
 from sde_harl.buffers.rollout import Rollout
-from sde_harl.buffers.sequences import flat, kept, minibatches, pick, recall_of, shuffle
+from sde_harl.buffers.sequences import (
+    chunk_states,
+    flatten_rows,
+    keep_masks,
+    minibatch_slices,
+    shuffled,
+    take_sequences,
+)
 from sde_harl.config.schema import AlgoConfig
 from sde_harl.policy.critic import Critic
 from sde_harl.policy.gru import RecurrentState
 
 
-class ValueNorm:
-    """Running mean and variance of returns, as in PopArt without the output correction (Yu et al., NeurIPS 2022)."""
-
-    def __init__(self, enabled: bool = True, beta: float = 0.99999) -> None:
-        self._enabled, self._beta = enabled, beta
-        self._moments = np.zeros(3)  # decayed mean, mean of squares, and weight
-
-    def update(self, returns: np.ndarray) -> None:
-        batch = np.array(
-            [returns.mean(dtype=np.float64), np.square(returns, dtype=np.float64).mean(), 1.0]
-        )
-        # A batch counts for all its rows, so that the statistics move with data and not with the number of calls.
-        weight = self._beta**returns.size
-        self._moments = weight * self._moments + (1.0 - weight) * batch
-
-    def statistics(self) -> tuple[float, float]:
-        """Mean and standard deviation of returns seen so far (0 and 1 before any)."""
-        mean, square, weight = self._moments
-        if not self._enabled or not weight:
-            return 0.0, 1.0
-        return mean / weight, max(square / weight - (mean / weight) ** 2, 1e-4) ** 0.5
-
-    def state(self) -> Tensor:
-        return torch.from_numpy(self._moments.copy())
-
-    def restore(self, state: Tensor) -> None:
-        self._moments = state.numpy().astype(np.float64)
-
-
-def advantages(
-    rewards: np.ndarray,
-    values: np.ndarray,
-    final_values: np.ndarray,
-    terminated: np.ndarray,
-    truncated: np.ndarray,
-    gamma: float,
-    gae_lambda: float,
-) -> np.ndarray:
-    """Generalised advantage estimation (Schulman et al., ICLR 2016, eq. 16), (V, T, E) float32.
-
-    rewards, terminated, truncated (T, E); values (V, T+1, E). A truncated episode is bootstrapped from `final_values`
-    (V, T, E), the value of the state it was cut in; a terminated one from zero; neither leaks into the next episode.
-    """
-    ended = terminated | truncated
-    following = np.where(ended, np.where(truncated, final_values, 0.0), values[:, 1:])
-    deltas = rewards + gamma * following - values[:, :-1]
-    decay = np.where(ended, 0.0, gamma * gae_lambda)
-    result = np.empty_like(deltas)
-    running = np.zeros_like(deltas[:, 0])
-    for t in range(len(decay) - 1, -1, -1):
-        running = deltas[:, t] + decay[t] * running
-        result[:, t] = running
-    return result.astype(np.float32)
-
-
 class CriticEstimate(NamedTuple):
-    """What the critic says of a rollout."""
+    """The critic's view of a rollout, before it learns from it."""
 
-    features: Tensor
-    """(V, T, E, W), what it sees, normalised."""
+    critic_inputs: Tensor
+    """(V, T, E, W), normalised."""
     advantages: np.ndarray
-    """(V, T, E)."""
+    """(V, T, E) float32."""
     returns: np.ndarray
-    """(V, T, E), the critic's targets."""
+    """(V, T, E), the critic's targets: advantages plus values (TD(lambda) returns)."""
     values: np.ndarray
     """(V, T, E), predicted before the update."""
-    recall: RecurrentState | None
-    """Of the rollout's chunks, in the order of their rows."""
-    chunk: int
-    """Steps of one."""
+    recurrent_state: RecurrentState | None
+    """Of the rollout's sequences; None if the critic isn't recurrent."""
+    length: int
+    """L."""
 
 
-class Memories(NamedTuple):
-    """Of a recurrent critic, around every step of a rollout."""
+class CriticMemories(NamedTuple):
+    """A recurrent critic's memory around every step of a rollout."""
 
     before: Tensor
-    """(V, T + 1, E, H)."""
+    """(V, T + 1, E, H), zero where an episode begins with the step."""
     after: Tensor
     """(V, T + 1, E, H)."""
 
 
-def _set_up_thread(threads: int) -> None:
-    """What torch keeps for each thread apart; a new one would take all cores."""
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)
-
-
 class CriticTrainer:
-    """The critic, its normaliser and its optimiser."""
+    """The critic with its value normaliser, its optimiser and its recurrent memory."""
 
     def __init__(self, critic: Critic, config: AlgoConfig, generator: torch.Generator) -> None:
-        self.critic, self._config, self._generator = critic, config, generator
-        self.norm = ValueNorm(config.valuenorm)
+        """`generator` draws the order of minibatches."""
+        self.critic = critic
+        self._config = config
+        self._generator = generator
+        self.value_norm = ValueNorm(config.valuenorm)
         self.optimizer = torch.optim.Adam(
             critic.parameters(), config.critic_lr, eps=config.adam_eps, fused=True
         )
-        self._memory: Tensor | None = None  # (V, E, H) before the next rollout's first step
+        # (V, E, H) before the next rollout's first step; None until the first rollout tells E.
+        self._memory: Tensor | None = None
         self._epochs = config.critic_epochs or config.epochs
         self._minibatches = config.critic_minibatches or config.minibatches
+        # The policies learn in the main thread meanwhile: the critic gets the cores that they leave.
         threads = torch.get_num_threads()
         spare = max(1, min(threads, (os.cpu_count() or 1) - threads))
         self._thread = ThreadPoolExecutor(1, "critic", _set_up_thread, (spare,))
 
     @torch.no_grad()
     def estimate(self, rollout: Rollout) -> CriticEstimate:
-        """Advantages and returns of a rollout, one batched look at all it holds."""
-        mean, std = self.norm.statistics()
-        config, cut, chunk = self._config, rollout.truncated, rollout.chunk
-        steps, envs = rollout.seen.shape[1:3]
-        features = self.critic.normalise(torch.from_numpy(rollout.seen).flatten(1, 2)).unflatten(
-            1, (steps, envs)
+        """Returns advantages and returns of a rollout, from one batched forward pass over it."""
+        inputs = self._normalised(rollout.critic_inputs)  # (V, T + 1, E, W)
+        predictions, memories = self._predict(inputs, rollout.ended)
+        values = self._denormalised(predictions)  # (V, T + 1, E)
+        advantages = compute_gae(
+            rewards=rollout.rewards,
+            values=values,
+            final_values=self._final_values(rollout, values, memories),
+            terminated=rollout.terminated,
+            truncated=rollout.truncated,
+            gamma=self._config.gamma,
+            gae_lambda=self._config.gae_lambda,
         )
-        raw, memories = self._look(features, rollout.ended)
-        values = raw * std + mean  # (V, T + 1, E)
-        final_values = np.zeros_like(values[:, 1:])
-        if cut.any():
-            final = self.critic.normalise(torch.from_numpy(rollout.final_seen[:, cut]))
-            recall = (
-                RecurrentState(memories.after[:, :-1][:, cut], torch.ones(1, final.shape[1], 1))
-                if memories
-                else None
-            )
-            final_values[:, cut] = self.critic(final, recall)[0].numpy() * std + mean
-        ends = (final_values, rollout.terminated, cut)
-        result = advantages(rollout.rewards, values, *ends, config.gamma, config.gae_lambda)
-        recall = (
-            recall_of(memories.before[:, :-1:chunk], rollout.ended, chunk) if memories else None
-        )
+        recurrent_state = None
+        if memories:
+            starts = memories.before[:, : -1 : rollout.chunk]  # (V, T / L, E, H)
+            recurrent_state = chunk_states(starts, rollout.ended, rollout.chunk)
         return CriticEstimate(
-            features[:, :-1], result, result + values[:, :-1], values[:, :-1], recall, chunk
+            critic_inputs=inputs[:, :-1],
+            advantages=advantages,
+            returns=advantages + values[:, :-1],
+            values=values[:, :-1],
+            recurrent_state=recurrent_state,
+            length=rollout.chunk,
         )
 
-    def _look(self, features: Tensor, ended: np.ndarray) -> tuple[np.ndarray, Memories | None]:
-        """Values (V, T + 1, E) of features (V, T + 1, E, W), as the normaliser has them.
+    def start_update(self, estimate: CriticEstimate) -> Future[dict[str, float]]:
+        """Starts some epochs of the clipped value loss in a thread of their own; the result is scalars to log.
 
-        A recurrent critic begins with what the last rollout left in its memory.
+        HARL updates the critic after the policies. Ours learns at the same time, since neither needs the other's result.
         """
-        values, steps, envs = features.shape[:3]
+        sequences = estimate.returns[0].size // estimate.length
+        # Drawn here and not in the thread, before the policies draw theirs, so that the same seed repeats the run.
+        order = shuffled(sequences, self._minibatches, self._generator)
+        return self._thread.submit(self._update, estimate, order, sequences)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns everything that changes over a run: net, optimiser, normaliser and the recurrent memory, if any."""
+        state: dict[str, Any] = {
+            "critic": self.critic.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "value_norm": self.value_norm.state_dict(),
+        }
+        if self._memory is not None:
+            state["memory"] = self._memory
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes over what `state_dict` returned."""
+        self.critic.load_state_dict(state["critic"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.value_norm.load_state_dict(state["value_norm"])
+        self._memory = state.get("memory")
+
+    def _normalised(self, inputs: np.ndarray) -> Tensor:
+        """Returns (V, T + 1, E, W) of inputs of the same shape, normalised once for all epochs."""
+        rows = torch.from_numpy(inputs).flatten(1, 2)  # (V, (T + 1) * E, W)
+        return self.critic.normalise(rows).unflatten(1, inputs.shape[1:3])
+
+    def _denormalised(self, predictions: np.ndarray) -> np.ndarray:
+        """Returns values in the units of the rewards."""
+        mean, std = self.value_norm.statistics()
+        return predictions * std + mean
+
+    def _predict(
+        self, inputs: Tensor, ended: np.ndarray
+    ) -> tuple[np.ndarray, CriticMemories | None]:
+        """Returns predictions (V, T + 1, E), in the normaliser's units, of normalised inputs (V, T + 1, E, W).
+
+        A recurrent critic begins with the memory that the last rollout left, and keeps the one that this rollout leaves.
+        """
+        values, steps, envs = inputs.shape[:3]
         if not self.critic.gru:
-            return self.critic(features.flatten(1, 2))[0].numpy().reshape(values, steps, envs), None
-        keep = kept(ended)  # (1, T + 1, E)
+            predictions = self.critic(inputs.flatten(1, 2))[0]  # (V, (T + 1) * E)
+            return predictions.numpy().reshape(values, steps, envs), None
+        keep = keep_masks(ended)  # (1, T + 1, E)
         if self._memory is None:
             self._memory = torch.zeros(values, envs, self.critic.gru.size)
-        told, after = (
-            each.unflatten(1, (envs, steps)).transpose(1, 2)
-            for each in self.critic(
-                flat(features, steps), RecurrentState(self._memory, keep.transpose(1, 2))
-            )
+        # The whole rollout is one sequence of T + 1 steps for each environment here, whatever the length of a chunk.
+        state = RecurrentState(self._memory, keep.transpose(1, 2))
+        predictions, after = (
+            each.unflatten(1, (envs, steps)).transpose(1, 2)  # (V, T + 1, E, ...)
+            for each in self.critic(flatten_rows(inputs, steps), state)
         )
         before = torch.cat((self._memory[:, None], after[:, :-1]), 1) * keep[..., None]
         self._memory = before[:, -1].clone()
-        return told.numpy(), Memories(before, after)
+        return predictions.numpy(), CriticMemories(before=before, after=after)
 
-    def begin(self, estimate: CriticEstimate) -> Future[dict[str, float]]:
-        """Start some epochs of the clipped value loss in a thread of their own; it gives scalars to log.
-
-        The policies are learnt meanwhile: neither needs what the other becomes.
-
-        Rows of the dead count too: the value before a death is bootstrapped from the one after it.
-        """
-        count = estimate.returns[0].size // estimate.chunk
-        # drawn now, before the policies draw theirs, so that a re-run repeats
-        order = shuffle(count, self._minibatches, self._generator)
-        return self._thread.submit(self._update, estimate, order, count)
+    def _final_values(
+        self, rollout: Rollout, values: np.ndarray, memories: CriticMemories | None
+    ) -> np.ndarray:
+        """Returns (V, T, E), the values of the states that episodes were cut in; 0 where none was."""
+        cut = rollout.truncated
+        final_values = np.zeros_like(values[:, 1:])
+        if not cut.any():
+            return final_values
+        inputs = self.critic.normalise(torch.from_numpy(rollout.final_critic_inputs[:, cut]))
+        state = None
+        if memories:
+            # One step more of the episode that was cut: its memory is the one after the step that cut it.
+            memory = memories.after[:, :-1][:, cut]
+            state = RecurrentState(memory, torch.ones(1, inputs.shape[1], 1))
+        final_values[:, cut] = self._denormalised(self.critic(inputs, state)[0].numpy())
+        return final_values
 
     def _update(
-        self, estimate: CriticEstimate, order: slice | Tensor, count: int
+        self, estimate: CriticEstimate, order: slice | Tensor, sequences: int
     ) -> dict[str, float]:
-        """Learn from `count` sequences."""
-        self.norm.update(estimate.returns)
-        mean, std = self.norm.statistics()
-        length, recall = estimate.chunk, estimate.recall
-        features, targets, old = (
-            pick(flat(each, length), order, length)
+        """Learns from an estimate's `sequences`, in the given `order`."""
+        # Before the targets are normalised, so that a first rollout isn't learnt from in units of 1.
+        self.value_norm.update(estimate.returns)
+        mean, std = self.value_norm.statistics()
+        length = estimate.length
+        inputs, targets, old_values = (
+            take_sequences(flatten_rows(each, length), order, length)
             for each in (
-                estimate.features,
+                estimate.critic_inputs,
                 torch.from_numpy((estimate.returns - mean) / std).float(),
                 torch.from_numpy((estimate.values - mean) / std).float(),
             )
         )
-        recall = recall and recall.pick(order)
+        state = estimate.recurrent_state and estimate.recurrent_state.pick(order)
         losses = []
-        for part in minibatches(count, self._minibatches) * self._epochs:
-            x, wanted, was = (pick(each, part, length) for each in (features, targets, old))
-            loss = self._loss(self.critic(x, recall and recall.pick(part))[0], wanted, was)
-            self.optimizer.zero_grad()
-            (loss * self._config.value_coef).backward()
-            torch.nn.utils.clip_grad_norm_(self.critic.parameters(), self._config.max_grad_norm)
-            self.optimizer.step()
-            losses.append(loss.detach())
-        explained = 1.0 - np.var(estimate.returns - estimate.values) / max(
-            np.var(estimate.returns), 1e-8
-        )
+        for part in minibatch_slices(sequences, self._minibatches) * self._epochs:
+            x, target, old = (
+                take_sequences(each, part, length) for each in (inputs, targets, old_values)
+            )
+            values, _ = self.critic(x, state and state.pick(part))
+            losses.append(self._step(self._loss(values, target, old)))
         return {
             "value_loss": float(torch.stack(losses).mean()),
-            "explained_variance": float(explained),
+            "explained_variance": _explained_variance(estimate),
         }
 
-    def _loss(self, values: Tensor, targets: Tensor, old: Tensor) -> Tensor:
+    def _step(self, loss: Tensor) -> Tensor:
+        """Takes one step of Adam; returns the loss, detached."""
+        self.optimizer.zero_grad()
+        (loss * self._config.value_coef).backward()
+        torch.nn.utils.clip_grad_norm_(self.critic.parameters(), self._config.max_grad_norm)
+        self.optimizer.step()
+        return loss.detach()
+
+    def _loss(self, values: Tensor, targets: Tensor, old_values: Tensor) -> Tensor:
+        """Returns the value loss of normalised values, targets and old values, all (V, B).
+
+        Rows of dead agents count too. The return before a death is bootstrapped from the value after it, so that value
+        has to be learnt although no policy acts on it; HARL's critic counts them as well.
+        """
         loss = self._error(values, targets)
         if self._config.clip_value_loss:
             clip = self._config.clip_coef
-            loss = torch.maximum(
-                loss, self._error(old + (values - old).clamp(-clip, clip), targets)
-            )
+            clipped = old_values + (values - old_values).clamp(-clip, clip)
+            # The worse of both, as in PPO's reference implementation: a value may move by `clip` an update at most.
+            loss = torch.maximum(loss, self._error(clipped, targets))
         return loss.mean()
 
     def _error(self, values: Tensor, targets: Tensor) -> Tensor:
+        """Returns each row's Huber loss or half its squared error."""
         if self._config.use_huber:
             return F.huber_loss(values, targets, reduction="none", delta=self._config.huber_delta)
         return 0.5 * F.mse_loss(values, targets, reduction="none")
+
+
+def _explained_variance(estimate: CriticEstimate) -> float:
+    """Returns 1 - Var(returns - values) / Var(returns): 1 for a perfect critic, 0 for one that knows only the mean."""
+    unexplained = np.var(estimate.returns - estimate.values)
+    return float(1.0 - unexplained / max(np.var(estimate.returns), 1e-8))
+
+
+def _set_up_thread(threads: int) -> None:
+    """Sets, in a new thread, what torch keeps for each thread apart; by default a new one would take all cores."""
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)

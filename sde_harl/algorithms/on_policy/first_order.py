@@ -1,101 +1,152 @@
-"""Surrogates that are climbed by epochs of Adam. The rate of the latents is part of the loss: L = L_RL + lambda * R.
+"""Algorithms that ascend their surrogate by epochs of Adam: HAPPO, HAA2C, MAPPO, IPPO.
 
-n agents of a group, B rows.
+The rate of the latents is part of the loss, so that local nets learn to send latents that cost few bits:
+
+    L = -E[objective(ratio, M)] - entropy_coef H(pi) + lambda R
+
+n agents of a group, B rows, D numbers of an action.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from sde_harl.algorithms.on_policy.base import GroupBatch, OnPolicy
+from sde_harl.algorithms.on_policy.base import OnPolicy, set_learning_rate
+from sde_harl.algorithms.on_policy.group_batch import GroupBatch
 from sde_harl.auxiliary.rate import RateTrainer
-from sde_harl.buffers.sequences import minibatches, shuffle
+from sde_harl.buffers.sequences import minibatch_slices, shuffled
 from sde_harl.config.schema import AlgoConfig, CodecConfig
 from sde_harl.policy.critic import Critic
 from sde_harl.policy.split_policy import GroupNet, SplitPolicy
 
-REPORT = ("policy_loss", "entropy", "clip_fraction", "ratio_error", "grad_norm")
-"""What is logged; clip_fraction is the share of ratios outside 1 +- clip_coef, whether they are clipped or not."""
+
+class PolicyReport(NamedTuple):
+    """Scalars of one minibatch, logged under these names. They stay tensors, which costs no synchronisation."""
+
+    policy_loss: Tensor
+    entropy: Tensor
+    clip_fraction: Tensor
+    """The share of ratios outside 1 +- clip_coef, in algorithms that don't clip them too."""
+    ratio_error: Tensor
+    """Mean |ratio - 1|."""
 
 
 class FirstOrder(OnPolicy):
-    """An algorithm that is told by its `objective` alone."""
+    """An algorithm that is defined by its `objective` alone."""
 
     def __init__(
         self,
+        *,
         policy: SplitPolicy,
         critic: Critic,
         algo: AlgoConfig,
         codec: CodecConfig,
         generator: torch.Generator,
     ) -> None:
-        super().__init__(policy, critic, algo, codec, generator)
+        """Takes what `OnPolicy` takes, and adds an optimiser for each group."""
+        super().__init__(policy=policy, critic=critic, algo=algo, codec=codec, generator=generator)
         self._optimizers = [
             torch.optim.Adam(net.policy_parameters(), algo.lr, eps=algo.adam_eps, fused=True)
-            for net in policy.groups
-        ]
-        self._rates = [
-            RateTrainer(net.latent_model, codec) if net.latent_model else None
             for net in policy.groups
         ]
 
     @abstractmethod
     def objective(self, ratio: Tensor, advantages: Tensor) -> Tensor:
-        """(n, B), what is to be maximised, of ratios (n, B) and M (n or 1, B)."""
+        """Returns (n, B), what is maximised, of ratios (n, B) and M (n or 1, B)."""
 
     def decay(self, factor: float) -> None:
         super().decay(factor)
-        for group in (group for optimizer in self._optimizers for group in optimizer.param_groups):
-            group["lr"] = self._algo.lr * factor
+        for optimizer in self._optimizers:
+            set_learning_rate(optimizer, self._algo.lr * factor)
 
-    def update_group(self, index: int, rows: GroupBatch) -> dict[str, float]:
-        net, rate, algo = self.policy.groups[index], self._rates[index], self._algo
-        count = rows.actions.shape[1] // rows.length
-        if algo.minibatches > 1:
-            rows = rows.take(shuffle(count, algo.minibatches, self._generator))
-        history: list[Tensor] = []
-        bits: list[Tensor] = []
-        batches = [rows.take(part) for part in minibatches(count, algo.minibatches)]
-        weights = [batch.weights() for batch in batches]
-        for part, batch in list(enumerate(batches)) * algo.epochs:
-            output = batch.through(net)
-            loss, report = self._loss(net, output.outputs, batch, weights[part])
-            coded = rate if not part else None
-            if coded:
-                # Once an epoch, weighed for all its minibatches: the entropy model costs as much as the policy.
-                bits.append(coded.rate(output.latents, self._generator))
-                loss = loss + self.rate_coef * len(batches) * bits[-1]
-            history.append(torch.stack([*report, self._step(index, net, loss, coded)]))
-        scalars = dict(zip(REPORT, torch.stack(history).mean(0).tolist()))
-        if rate:
-            rate.settle()
-            scalars["rate"] = float(torch.stack(bits).detach().mean())
-        # Before the first step the ratio is 1 but for rounding; more would mean that what acted is not what is trained.
-        return scalars | {"ratio_error": float(history[0][REPORT.index("ratio_error")])}
+    def state_dict(self) -> dict[str, Any]:
+        optimizers = {
+            str(index): optimizer.state_dict() for index, optimizer in enumerate(self._optimizers)
+        }
+        return super().state_dict() | {"optimizers": optimizers}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        for index, optimizer in enumerate(self._optimizers):
+            optimizer.load_state_dict(state["optimizers"][str(index)])
+
+    def update_group(self, index: int, batch: GroupBatch) -> dict[str, float]:
+        net = self.policy.groups[index]
+        rate_trainer = self._rate_trainers[index]
+        minibatches = self._minibatches(batch)
+        weights = [each.weights() for each in minibatches]
+        reports: list[PolicyReport] = []
+        grad_norms: list[Tensor] = []
+        rates: list[Tensor] = []
+        for part, minibatch in list(enumerate(minibatches)) * self._algo.epochs:
+            output = minibatch.forward(net)
+            loss, report = self._loss(net, output.outputs, minibatch, weights[part])
+            reports.append(report)
+            # The entropy model costs as much as the policy. So the rate is taken once an epoch, in its first minibatch,
+            # and weighted for all of them.
+            measured = rate_trainer if part == 0 else None
+            if measured:
+                rates.append(measured.rate(output.latents, self._generator))
+                loss = loss + self.rate_coef * len(minibatches) * rates[-1]
+            grad_norms.append(self._step(index, loss, measured))
+        scalars = _means(reports, grad_norms)
+        if rate_trainer:
+            # Last: quantiles follow the densities, which are stepped for good now. To move the medians, which latents
+            # are rounded to, between two steps would change the policy behind Adam's back.
+            rate_trainer.settle()
+            scalars["rate"] = float(torch.stack(rates).detach().mean())
+        # Of the first minibatch, not the mean: before the first step the ratio is 1 but for rounding. More would mean
+        # that the policy which acted isn't the one that is trained.
+        return scalars | {"ratio_error": float(reports[0].ratio_error)}
+
+    def _minibatches(self, batch: GroupBatch) -> list[GroupBatch]:
+        """Returns the minibatches of an epoch, the same ones in every epoch."""
+        count = self._algo.minibatches
+        sequences = batch.actions.shape[1] // batch.length
+        if count > 1:
+            batch = batch.take(shuffled(sequences, count, self._generator))
+        return [batch.take(part) for part in minibatch_slices(sequences, count)]
 
     def _loss(
-        self, net: GroupNet, outputs: Tensor, rows: GroupBatch, weights: Tensor
-    ) -> tuple[Tensor, list[Tensor]]:
-        """The RL loss, and all of REPORT but the gradient's norm."""
-        distribution, weights = net.distribution(outputs, rows.available), weights.flatten()
-        ratio = self.ratio(net, distribution, rows)
-        objective = self.objective(ratio, rows.advantages).flatten() @ weights
+        self, net: GroupNet, outputs: Tensor, batch: GroupBatch, weights: Tensor
+    ) -> tuple[Tensor, PolicyReport]:
+        """Returns the loss without the rate, of head outputs (n, B, A) and the rows' weights (n, B)."""
+        distribution = net.distribution(outputs, batch.available_actions)
+        ratio = self.ratio(net, distribution, batch)  # (n, B)
+        weights = weights.flatten()  # (n * B,): a dot product is faster than a product and a sum
+        objective = self.objective(ratio, batch.advantages).flatten() @ weights
         entropy = distribution.entropy().flatten() @ weights
         with torch.no_grad():
             error = (ratio - 1.0).abs_().flatten()
             outside = (error > self._algo.clip_coef).float()
-            report = [-objective.detach(), entropy.detach(), outside @ weights, error @ weights]
+            report = PolicyReport(
+                policy_loss=-objective.detach(),
+                entropy=entropy.detach(),
+                clip_fraction=outside @ weights,
+                ratio_error=error @ weights,
+            )
         return -objective - self._algo.entropy_coef * entropy, report
 
-    def _step(self, index: int, net: GroupNet, loss: Tensor, rate: RateTrainer | None) -> Tensor:
-        """One step of everything that has a part in the loss; the policy's gradient norm."""
+    def _step(self, index: int, loss: Tensor, rate_trainer: RateTrainer | None) -> Tensor:
+        """Steps everything that has a part in the loss; returns the norm of the policy's gradient."""
+        net = self.policy.groups[index]
+        # zero_grad of the net and not of the optimisers: it clears the entropy model's gradients too, which lie in it.
         net.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(net.policy_parameters(), self._algo.max_grad_norm)
         self._optimizers[index].step()
-        if rate:
-            rate.step()
+        if rate_trainer:
+            rate_trainer.step()
         return norm
+
+
+def _means(reports: list[PolicyReport], grad_norms: list[Tensor]) -> dict[str, float]:
+    """Returns the means over an update's minibatches, by name."""
+    history = torch.stack([torch.stack([*row, norm]) for row, norm in zip(reports, grad_norms)])
+    names = (*PolicyReport._fields, "grad_norm")
+    return dict(zip(names, history.mean(0).tolist()))

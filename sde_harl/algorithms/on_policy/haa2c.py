@@ -8,7 +8,7 @@ from sde_harl.algorithms.on_policy.first_order import FirstOrder
 
 
 class Haa2c(FirstOrder):
-    """Maximises r M, not clipped: the ratio makes several epochs on one rollout unbiased."""
+    """Maximises r M, not clipped: the ratio corrects later epochs for the policy that acted."""
 
     def objective(self, ratio: Tensor, advantages: Tensor) -> Tensor:
         return ratio * advantages

@@ -1,191 +1,213 @@
 """HATRPO: a natural-gradient step within a KL bound, one role group after the other (Zhong et al., JMLR 2024, alg. 3).
 
-The step is Schulman et al.'s (ICML 2015, app. C): conjugate gradients on Fisher-vector products, then a backtracking
-line search that takes the first step which keeps the bound and improves enough.
+    maximise  L(theta) = E[r M] + entropy_coef H(pi) - lambda R    subject to  E[KL(pi_old || pi_theta)] < kl_threshold
 
-The codec is in the loop. The KL is in closed form, from the policy that acted to the one that will, both on quantised
-latents; its derivatives pass the quantiser straight through, as all gradients here do. The rate is part of the
-surrogate, with rows and noise fixed for the step, so that a device's local net moves for it inside the same bound and
-the line search judges what is really maximised: E[r M] + entropy_coef H - lambda R. The entropy model has optimisers of
-its own and follows the latents for `algo.epochs` steps, before the policy's: it moves the medians that latents are
-rounded to, and what that changes counts towards the bound.
+r is the ratio pi_theta / pi_old, M is base.py's, R the rate of the latents. The step is Schulman et al.'s (ICML 2015,
+app. C): with g the gradient of L and F the Fisher matrix, conjugate gradients solve F x = g, and the full step is
 
-n agents of a group, B rows.
+    beta x  with  beta = sqrt(2 kl_threshold / x^T F x)
+
+whose KL is the bound, to second order. A backtracking line search then takes the first of the steps beta x, c beta x,
+c^2 beta x, ... that keeps the bound and improves L enough.
+
+The codec is in the loop:
+* Both policies of the KL act on quantised latents. Derivatives pass the quantiser straight through, as everywhere.
+* The rate is part of L, so a device's local net moves for it inside the same bound. Its rows and noise are the same
+  for all evaluations of a step, or the line search would compare noise.
+* The entropy model has an optimiser of its own and follows the latents for `algo.epochs` steps, before the policy's
+  step: it moves the medians that latents are rounded to, and that change of the policy has to count towards the bound.
+
+n agents of a group, B rows, P parameters of its policy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from sde_harl.algorithms.on_policy.base import GroupBatch, OnPolicy
+from sde_harl.algorithms.on_policy.base import OnPolicy
+from sde_harl.algorithms.on_policy.group_batch import GroupBatch
 from sde_harl.algorithms.on_policy.trust_region import (
     conjugate_gradient,
     fisher_product,
     flat_gradient,
 )
 from sde_harl.auxiliary.rate import RateTrainer
-from sde_harl.config.schema import AlgoConfig, CodecConfig
-from sde_harl.policy.critic import Critic
 from sde_harl.policy.distributions import Distribution
-from sde_harl.policy.split_policy import GroupNet, SplitPolicy
+from sde_harl.policy.split_policy import GroupNet
 
-DAMPING, PRODUCTS = 0.1, 10
-"""HARL's, of the Fisher matrix and of the conjugate gradients."""
+DAMPING = 0.1
+"""Added to the Fisher matrix's diagonal, as in HARL: where F is nearly singular the step would be huge."""
+PRODUCTS = 10
+"""Iterations of conjugate gradients, as in HARL."""
 
 
-class Point(NamedTuple):
-    """A policy, judged on a rollout."""
+class GroupStep(NamedTuple):
+    """The group that takes a step, and what the step is judged by."""
+
+    net: GroupNet
+    rate_trainer: RateTrainer | None
+    batch: GroupBatch
+    noise_seed: int
+    """Of the rate's rows and noise."""
+
+
+class Evaluation(NamedTuple):
+    """A policy, judged on a batch."""
 
     objective: Tensor
-    """What is maximised."""
+    """L, scalar."""
     distribution: Distribution
     entropy: Tensor
     ratio_error: Tensor
-    """Mean |ratio - 1|."""
+    """Mean |r - 1|."""
 
 
-class Start(NamedTuple):
+class SearchStart(NamedTuple):
     """Where a line search begins."""
 
     acted: Distribution
     """Of the policy that played the rollout."""
     objective: Tensor
-    full: Tensor
-    """The step whose KL is the bound, to second order."""
+    """L before the step."""
+    full_step: Tensor
+    """(P,), beta x."""
     expected: float
-    """The improvement that the gradient promises for it."""
+    """The improvement that the gradient promises for the full step."""
 
 
-class Step(NamedTuple):
+class SearchResult(NamedTuple):
     """How a line search ended."""
 
     accepted: bool
     kl: float
-    """Of the policy that is kept from the one that acted."""
+    """From the policy that acted to the one that is kept."""
     improvement: float
+    """Of L."""
     expected: float
-    """The improvement that the gradient promised for it."""
+    """The improvement that the gradient promised."""
 
 
 class Hatrpo(OnPolicy):
-    """Maximises r M with KL(old || new) below `algo.kl_threshold`."""
+    """Maximises E[r M] with KL(pi_old || pi_new) below `algo.kl_threshold`."""
 
-    def __init__(
-        self,
-        policy: SplitPolicy,
-        critic: Critic,
-        algo: AlgoConfig,
-        codec: CodecConfig,
-        generator: torch.Generator,
-    ) -> None:
-        super().__init__(policy, critic, algo, codec, generator)
-        self._rates = [
-            RateTrainer(net.latent_model, codec) if net.latent_model else None
-            for net in policy.groups
-        ]
-
-    def update_group(self, index: int, rows: GroupBatch) -> dict[str, float]:
-        net, rate = self.policy.groups[index], self._rates[index]
-        seed = int(torch.randint(1 << 31, (), generator=self._generator))
-        judge = lambda: self._judge(net, rate, rows, seed)  # noqa: E731
-        acted = old = judge()
-        followed = {}
-        if rate:
-            followed["rate"] = self._follow(net, rate, rows)
-            old = judge()
-        gradient, full = self._full_step(net, old, rows)
-        step = self._search(
-            net, judge, Start(acted.distribution, old.objective, full, float(gradient @ full)), rows
+    def update_group(self, index: int, batch: GroupBatch) -> dict[str, float]:
+        step = GroupStep(
+            net=self.policy.groups[index],
+            rate_trainer=self._rate_trainers[index],
+            batch=batch,
+            noise_seed=int(torch.randint(1 << 31, (), generator=self._generator)),
         )
-        return followed | {
+        acted = self._evaluate(step)
+        start = acted
+        scalars = {}
+        if step.rate_trainer:
+            scalars["rate"] = self._fit_entropy_model(step.net, step.rate_trainer, batch)
+            # The medians have moved, and with them the policy: the line search begins there. The KL is still from the
+            # policy that acted, because the ratios are.
+            start = self._evaluate(step)
+        gradient, full_step = self._full_step(step, start)
+        result = self._line_search(
+            step,
+            SearchStart(
+                acted=acted.distribution,
+                objective=start.objective,
+                full_step=full_step,
+                expected=float(gradient @ full_step),
+            ),
+        )
+        return scalars | {
             "policy_loss": -acted.objective.item(),
             "entropy": acted.entropy.item(),
             "ratio_error": acted.ratio_error.item(),
-            "kl": step.kl,
-            "accepted": float(step.accepted),
-            "improvement": step.improvement,
-            "expected_improvement": step.expected,
+            "kl": result.kl,
+            "accepted": float(result.accepted),
+            "improvement": result.improvement,
+            "expected_improvement": result.expected,
         }
 
-    def _judge(self, net: GroupNet, rate: RateTrainer | None, rows: GroupBatch, seed: int) -> Point:
-        """The policy as it is. The same `seed` judges by the same rows and noise of the rate."""
-        output, weights = rows.through(net), rows.weights()
-        distribution = net.distribution(output.outputs, rows.available)
-        ratio = self.ratio(net, distribution, rows)
+    def _evaluate(self, step: GroupStep) -> Evaluation:
+        """Judges the policy as it is now."""
+        batch = step.batch
+        weights = batch.weights()  # (n, B)
+        output = batch.forward(step.net)
+        distribution = step.net.distribution(output.outputs, batch.available_actions)
+        ratio = self.ratio(step.net, distribution, batch)  # (n, B)
         entropy = (distribution.entropy() * weights).sum()
-        objective = (ratio * rows.advantages * weights).sum() + self._algo.entropy_coef * entropy
-        if rate:
-            fixed = torch.Generator().manual_seed(seed)
-            objective = objective - self.rate_coef * rate.rate(output.latents, fixed)
-        return Point(
-            objective,
-            distribution,
-            entropy.detach(),
-            ((ratio - 1.0).abs() * weights).sum().detach(),
+        objective = (ratio * batch.advantages * weights).sum() + self._algo.entropy_coef * entropy
+        if step.rate_trainer:
+            noise = torch.Generator().manual_seed(step.noise_seed)
+            objective = objective - self.rate_coef * step.rate_trainer.rate(output.latents, noise)
+        return Evaluation(
+            objective=objective,
+            distribution=distribution,
+            entropy=entropy.detach(),
+            ratio_error=((ratio - 1.0).abs() * weights).sum().detach(),
         )
 
-    def _full_step(self, net: GroupNet, old: Point, rows: GroupBatch) -> tuple[Tensor, Tensor]:
-        """The objective's gradient and the natural-gradient step whose KL is the bound, to second order."""
-        parameters = net.policy_parameters()
-        gradient = flat_gradient(old.objective, parameters)
-        product = fisher_product(
-            _mean_kl(old.distribution, old.distribution, rows), parameters, DAMPING
-        )
-        direction = conjugate_gradient(product, gradient, PRODUCTS)
-        curvature = direction @ product(direction)
-        if (
-            not curvature > 0
-        ):  # nothing to improve: all rows are of the dead, or all advantages are 0
+    def _full_step(self, step: GroupStep, start: Evaluation) -> tuple[Tensor, Tensor]:
+        """Returns the gradient of L and the step beta x, both (P,)."""
+        parameters = step.net.policy_parameters()
+        gradient = flat_gradient(start.objective, parameters)
+        kl = mean_kl(start.distribution, start.distribution, step.batch)
+        product = fisher_product(kl, parameters, DAMPING)
+        direction = conjugate_gradient(product, gradient, PRODUCTS)  # x
+        curvature = direction @ product(direction)  # x^T F x
+        # Not `curvature <= 0`, which is false for NaN. There is nothing to improve where all rows are of dead agents or
+        # all advantages are 0.
+        if not curvature > 0:
             return gradient, torch.zeros_like(gradient)
         return gradient, direction * torch.sqrt(2.0 * self._algo.kl_threshold / curvature)
 
     @torch.no_grad()
-    def _search(
-        self, net: GroupNet, judge: Callable[[], Point], start: Start, rows: GroupBatch
-    ) -> Step:
-        """Shorten the step until it keeps the bound and improves enough; without success the policy stays as it was."""
-        algo, parameters = self._algo, net.policy_parameters()
-        origin, fraction = parameters_to_vector(parameters), 1.0
-        for _ in range(algo.ls_step if start.expected > 0 else 0):
-            vector_to_parameters(origin + fraction * start.full, parameters)
-            new = judge()
-            kl = float(_mean_kl(new.distribution, start.acted, rows))
-            improvement, expected = (
-                float(new.objective - start.objective),
-                fraction * start.expected,
+    def _line_search(self, step: GroupStep, start: SearchStart) -> SearchResult:
+        """Shortens the step until it keeps the bound and improves enough; otherwise the policy stays as it was."""
+        algo = self._algo
+        parameters = step.net.policy_parameters()
+        origin = parameters_to_vector(parameters)
+        attempts = algo.ls_step if start.expected > 0 else 0
+        fraction = 1.0
+        for _ in range(attempts):
+            vector_to_parameters(origin + fraction * start.full_step, parameters)
+            new = self._evaluate(step)
+            result = SearchResult(
+                accepted=True,
+                kl=float(mean_kl(new.distribution, start.acted, step.batch)),
+                improvement=float(new.objective - start.objective),
+                expected=fraction * start.expected,
             )
-            if (
-                kl < algo.kl_threshold
-                and improvement > algo.accept_ratio * expected
-                and improvement > 0
-            ):
-                return Step(True, kl, improvement, expected)
+            enough = result.improvement > algo.accept_ratio * result.expected
+            if result.kl < algo.kl_threshold and enough and result.improvement > 0:
+                return result
             fraction *= algo.backtrack_coeff
         vector_to_parameters(origin, parameters)
-        return Step(
-            False, float(_mean_kl(judge().distribution, start.acted, rows)), 0.0, start.expected
-        )
+        # Not 0 even so: the entropy model may have moved the medians since the rollout.
+        kl = float(mean_kl(self._evaluate(step).distribution, start.acted, step.batch))
+        return SearchResult(accepted=False, kl=kl, improvement=0.0, expected=start.expected)
 
-    def _follow(self, net: GroupNet, rate: RateTrainer, rows: GroupBatch) -> float:
-        """Bring the entropy model to the latents as they now are; the mean rate on the way, in bits per element."""
+    def _fit_entropy_model(
+        self, net: GroupNet, rate_trainer: RateTrainer, batch: GroupBatch
+    ) -> float:
+        """Fits the entropy model to the present latents; returns the mean rate on the way, in bits per element."""
         with torch.no_grad():
-            latents = net.encode(rows.features)
+            latents = net.encode(batch.obs)  # (n, B, Z); no_grad: only the densities learn here
         total = 0.0
         for _ in range(self._algo.epochs):
             net.zero_grad()
-            bits = rate.rate(latents, self._generator)
-            bits.backward()
-            rate.step()
-            total += bits.item()
-        rate.settle()
+            rate = rate_trainer.rate(latents, self._generator)
+            rate.backward()
+            rate_trainer.step()
+            total += rate.item()
+        rate_trainer.settle()
         return total / self._algo.epochs
 
 
-def _mean_kl(new: Distribution, old: Distribution, rows: GroupBatch) -> Tensor:
-    """KL(old || new) of a group's joint policy: the sum over its agents, the mean over what the living decide."""
-    return (new.kl(old) * rows.weights()).sum() * len(rows.active)
+def mean_kl(new: Distribution, old: Distribution, batch: GroupBatch) -> Tensor:
+    """Returns KL(old || new) of a group's joint policy.
+
+    That is the sum over its agents, who act independently given what they see, of the mean over rows that count.
+    """
+    return (new.kl(old) * batch.weights()).sum() * len(batch.active_masks)

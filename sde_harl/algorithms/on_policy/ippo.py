@@ -6,6 +6,6 @@ from sde_harl.algorithms.on_policy.mappo import Mappo
 
 
 class Ippo(Mappo):
-    """MAPPO whose critic sees the agent's own observation; it is one for all agents where they share parameters."""
+    """MAPPO whose critic sees only the agent's own observation; agents that share parameters share the critic."""
 
-    own_view = True
+    decentralised_critic = True

@@ -1,4 +1,7 @@
-"""The mathematics of trust-region steps on flat vectors: Fisher-vector products and conjugate gradients."""
+"""The mathematics of trust-region steps on flat vectors: Fisher-vector products and conjugate gradients.
+
+P parameters.
+"""
 
 from __future__ import annotations
 
@@ -8,33 +11,40 @@ import torch
 from torch import Tensor, nn
 
 Product = Callable[[Tensor], Tensor]
-"""A symmetric matrix as what it makes of a vector."""
+"""A symmetric matrix (P, P), given as its product with a vector (P,): P is too large to hold the matrix."""
 
 
 def flat_gradient(
     value: Tensor, parameters: list[nn.Parameter], create_graph: bool = False
 ) -> Tensor:
-    """Gradient of a scalar in all parameters as one vector; the graph is kept."""
+    """Returns the gradient (P,) of a scalar in all parameters. The graph is kept for further gradients."""
     parts = torch.autograd.grad(value, parameters, retain_graph=True, create_graph=create_graph)
     return torch.cat([part.reshape(-1) for part in parts])
 
 
 def fisher_product(kl: Tensor, parameters: list[nn.Parameter], damping: float) -> Product:
-    """v -> (F + damping I) v, where F is the Hessian of `kl` (Pearlmutter, Neural Computation 6(1), 1994).
+    """Returns v -> (F + damping I) v, where F is the Hessian of `kl`.
 
-    At the old policy the Hessian of the mean KL(old || new) is the Fisher matrix. The gradient's graph is built once:
-    a product costs one backward pass through it.
+    At the old policy the Hessian of the mean KL(old || new) is the Fisher matrix. F v is the gradient of
+    (gradient of kl)^T v (Pearlmutter, Neural Computation 6(1), 1994).
     """
+    # Built once for all products: each then costs one backward pass through this gradient's own graph.
     gradient = flat_gradient(kl, parameters, create_graph=True)
-    return lambda vector: flat_gradient(gradient @ vector, parameters) + damping * vector
+
+    def product(vector: Tensor) -> Tensor:
+        return flat_gradient(gradient @ vector, parameters) + damping * vector
+
+    return product
 
 
 def conjugate_gradient(
     product: Product, target: Tensor, steps: int, tolerance: float = 1e-10
 ) -> Tensor:
-    """x with product(x) = target, nearly (Hestenes and Stiefel, 1952), in at most `steps` products."""
+    """Returns x with product(x) close to target, after at most `steps` products (Hestenes and Stiefel, 1952)."""
     x = torch.zeros_like(target)
-    residual, direction, norm = target.clone(), target.clone(), target @ target
+    residual = target.clone()  # target - product(x)
+    direction = target.clone()
+    norm = target @ target  # of the residual, squared
     for _ in range(steps):
         if norm < tolerance:
             break
@@ -42,6 +52,7 @@ def conjugate_gradient(
         length = norm / (direction @ image)
         x += length * direction
         residual -= length * image
-        norm, before = residual @ residual, norm
-        direction = residual + norm / before * direction
+        previous = norm
+        norm = residual @ residual
+        direction = residual + norm / previous * direction
     return x
