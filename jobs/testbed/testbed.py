@@ -22,7 +22,7 @@ import profiles
 from cluster import SERVER, STATE, ClusterError
 from profiles import ProfileError
 
-EMULATED = "SDE_HARL_EMULATED"  # read by sde_harl.training.run_logger: every record says what it was made on
+EMULATED = "SDE_HARL_EMULATED"  # read by sde_harl.training.run_metadata: every record says what it was made on
 
 
 def up(args: argparse.Namespace) -> None:

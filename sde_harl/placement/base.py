@@ -1,4 +1,4 @@
-"""What the collector asks of a placement. It doesn't know which process chooses the actions.
+"""Defines a placement: the collector asks it for actions and never learns who chose them.
 
 N agents, E environments of one slot, D numbers of an action, Z latent, H memory.
 """
@@ -82,7 +82,7 @@ class Placement(ABC):
     ) -> SlotDecision:
         """Returns the decision with a substitute where the policy had no part in an action.
 
-        `fallback` (N, E) bool: True where the agent's fallback head acts. Elsewhere it does nothing.
+        `fallback` (N, E) bool: where the agent's fallback head acts. Elsewhere it does nothing.
         """
         if decision.ages is None:
             return decision

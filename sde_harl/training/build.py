@@ -134,7 +134,7 @@ def build(config: Config, transport: Transport) -> TrainingParts:
 
     # The logger makes the run's folder, so everything that can fail comes before it: a run that
     # can't start leaves no folder behind.
-    logger = RunLogger(config, spec, pool, backend, roles)
+    logger = RunLogger(config=config, spec=spec, pool=pool, backend=backend, roles=roles)
     players = f"{spec.name}, {config.algo.name}, {transport.size - 1} executor(s)"
     for note in (backend_line, players, roles.line(), f"run folder {logger.folder}"):
         logger.note(note)

@@ -67,7 +67,7 @@ class Trainer:
         self.publish()
         # A row of what the start has cost, so that it can be told from what follows.
         decisions, resources = self.pool.report()
-        self.logger.cost(0, decisions, resources, train=True)
+        self.logger.cost(0, decisions=decisions, resources=resources, train=True)
         if not config.train.steps:
             self._evaluate()
         while self.steps < config.train.steps:
@@ -94,7 +94,7 @@ class Trainer:
         episodes = self._collect()
         with self._stages("report"):
             decisions, resources = self.pool.report()
-            self.logger.cost(self.steps, decisions, resources, train=True)
+            self.logger.cost(self.steps, decisions=decisions, resources=resources, train=True)
         progress = self.steps / self.config.train.steps
         scalars: dict[str, float] = {}
         with self._stages("diversity"):
@@ -113,7 +113,7 @@ class Trainer:
         with self._stages("publish"):
             self.publish()
         scalars |= self._speed(elapsed=(now_ns() - started) * 1e-9)
-        self.logger.update(self.steps, episodes, decisions, scalars)
+        self.logger.update(self.steps, episodes=episodes, decisions=decisions, scalars=scalars)
 
     def _collect(self) -> Episodes:
         """Plays one rollout; returns the episodes that ended in it."""
@@ -154,8 +154,8 @@ class Trainer:
             return
         episodes = self._evaluator.evaluate(self._acting, self.steps // self.config.train.envs)
         decisions, resources = self.pool.report()
-        self.logger.cost(self.steps, decisions, resources, train=False)
-        self.logger.evaluation(self.steps, episodes, decisions)
+        self.logger.cost(self.steps, decisions=decisions, resources=resources, train=False)
+        self.logger.evaluation(self.steps, episodes=episodes, decisions=decisions)
 
     def _save(self, name: str) -> None:
         """Saves a checkpoint; a full disk is an error only where the configuration says so."""

@@ -1,0 +1,58 @@
+"""Reduces a rollout's or an evaluation's episodes and decisions to the scalars that are logged.
+
+N agents, K decisions of a slot.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from sde_harl.server.decision_log import Decisions
+from sde_harl.training.episodes import Episodes
+
+
+def summarise_episodes(episodes: Episodes) -> dict[str, float]:
+    """Returns means over episodes; NaN without any, and for a game that can't be won."""
+    return {
+        "return": _mean(episodes.returns),
+        "length": _mean(episodes.length),
+        "win_rate": _mean(episodes.won[episodes.won >= 0]),
+    }
+
+
+def summarise_link(decisions: Decisions, latent_sizes: np.ndarray) -> dict[str, float]:
+    """Returns what crossed the link, and what came too late.
+
+    bytes_per_decision: payload for one decision of one agent. bits_per_element: for an element of a
+    latent by the entropy model; NaN where the codec has none. link/missed, /idle, /fallback: shares
+    of the decisions whose latents came too late, in which the agent did nothing, and in which its
+    fallback head acted. link/late: late messages. latent_sizes: (N,) elements of a latent.
+    """
+    agents = decisions.payload_bytes.shape[1]
+    made = max(int(decisions.environments.sum()) * agents, 1)
+    return {
+        "bytes_per_decision": decisions.bytes_per_decision(),
+        "bits_per_element": _bits_per_element(decisions, latent_sizes),
+        "link/missed": float(decisions.missed.sum() / made),
+        "link/idle": float(decisions.idle.sum() / made),
+        "link/fallback": float(decisions.fallback.sum() / made),
+        "link/late": float(decisions.late.sum()),
+    }
+
+
+def _bits_per_element(decisions: Decisions, latent_sizes: np.ndarray) -> float:
+    # Only decisions that were answered in time: the ideal bits of a late answer are not known.
+    answered = decisions.answers > decisions.late
+    ideal_bits = decisions.ideal_bits[answered]
+    if (ideal_bits < 0).any():
+        return math.nan
+    elements = (decisions.environments[:, None] * latent_sizes)[answered].sum()
+    return float(ideal_bits.sum() / max(elements, 1))
+
+
+def _mean(values: np.ndarray) -> float:
+    if not len(values):
+        return math.nan
+    return float(values.mean())
