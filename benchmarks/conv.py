@@ -31,8 +31,9 @@ BATCHES = (1, 32)
 
 
 def measure(shape: ConvShape, batch: int, seconds: float) -> Row:
-    layer = ConvLayer(1, shape, 1.0, torch.Generator().manual_seed(0))
-    arrays = ConvArrays(shape, *(each.numpy() for each in layer.arrays()))
+    layer = ConvLayer(1, shape, scale=1.0, generator=torch.Generator().manual_seed(0))
+    weight, bias = layer.arrays()
+    arrays = ConvArrays(shape=shape, weight=weight.numpy(), bias=bias.numpy())
     images = np.random.default_rng(0).random((1, batch, shape.size_in()), dtype=np.float32)
     x = torch.from_numpy(images)
     if not np.allclose(arrays(images), layer(x).numpy(), rtol=1e-4, atol=1e-5):

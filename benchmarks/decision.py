@@ -114,7 +114,10 @@ def acting_policy() -> ActingPolicy:
     for size_in, size_out in zip(widths[:-1], widths[1:]):
         weight = generator.normal(0, size_in**-0.5, (AGENTS, size_in, size_out)).astype(np.float32)
         layers.append((weight, np.zeros((AGENTS, 1, size_out), np.float32)))
-    return ActingPolicy(layers[:-1], layers[-1], (ACTIONS,))
+    head_weight, head_bias = layers[-1]
+    return ActingPolicy(
+        trunk=layers[:-1], head_weight=head_weight, head_bias=head_bias, branches=(ACTIONS,)
+    )
 
 
 class Server:

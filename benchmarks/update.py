@@ -60,9 +60,14 @@ def problem(name: str, shape: PolicyConfig = POLICY) -> Problem:
     share, kind = name in ("mappo", "ippo"), ALGORITHMS[name]
     view = make_critic_input("own" if kind.decentralised_critic else "EP", GAME)
     codec = CodecConfig(name="float32")
-    policy = SplitPolicy(GAME, shape, codec, share, generator)
+    policy = SplitPolicy(spec=GAME, policy=shape, codec=codec, share=share, generator=generator)
     algo = AlgoConfig(name=name, share_param=share, epochs=EPOCHS)
-    critic = Critic(view, POLICY, share or not kind.decentralised_critic, generator)
+    critic = Critic(
+        critic_input=view,
+        policy=POLICY,
+        share=share or not kind.decentralised_critic,
+        generator=generator,
+    )
     rollout = Rollout(GAME, steps=STEPS, envs=ENVS, latent_size=WIDTH, critic_input=view)
     for each in (rollout.obs, rollout.critic_inputs, rollout.final_critic_inputs, rollout.rewards):
         each[:] = rng.normal(size=each.shape)

@@ -31,8 +31,9 @@ from sde_harl.config.schema import DiversityConfig
 from sde_harl.envs.base import EnvSpec
 from sde_harl.errors import UserError
 from sde_harl.policy.distributions import Distribution, Gaussians
+from sde_harl.policy.group_net import GroupNet
 from sde_harl.policy.gru import RecurrentState
-from sde_harl.policy.split_policy import GroupNet, SplitPolicy
+from sde_harl.policy.split_policy import SplitPolicy
 
 ROWS = 1 << 14
 """Rows that go through a group's nets at a time: a group of n looks at every row n times over."""

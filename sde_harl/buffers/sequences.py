@@ -43,7 +43,7 @@ def chunk_states(memory: Tensor, ended: np.ndarray, length: int) -> RecurrentSta
     """
     keep = keep_masks(ended)[:, :-1]  # (1, T, E)
     keep = flatten_rows(keep, length).unflatten(1, (-1, length))  # (1, S, L)
-    return RecurrentState(memory.flatten(1, 2), keep)
+    return RecurrentState(memory=memory.flatten(1, 2), keep=keep)
 
 
 def take_sequences(rows: Tensor, sequences: slice | Tensor, length: int) -> Tensor:

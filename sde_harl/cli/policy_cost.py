@@ -150,7 +150,9 @@ def _whole_part(config: Config, spec: EnvSpec, policy: PolicyConfig, obs: np.nda
     shape = on_device_shape(spec=spec, policy=policy, seed=config.seed)
     assert shape  # the caller has made all blocks local
     rows = obs.shape[1]
-    device = OnDevicePolicy(local_shape(agents=(DEVICE,), spec=spec, policy=policy), shape, flat)
+    device = OnDevicePolicy(
+        shape=local_shape(agents=(DEVICE,), spec=spec, policy=policy), on_device=shape, weights=flat
+    )
     available = np.ones((1, rows, sum(spec.branches)), np.bool_)
     decision = device.act(obs, available, None)
     done = decision.actions.nbytes + decision.log_probs.nbytes
@@ -162,7 +164,13 @@ def _whole_part(config: Config, spec: EnvSpec, policy: PolicyConfig, obs: np.nda
 
 def _made(config: Config, spec: EnvSpec, policy: PolicyConfig, codec: CodecConfig) -> SplitPolicy:
     generator = torch.Generator().manual_seed(config.seed)
-    return SplitPolicy(spec, policy, codec, config.algo.share_param, generator)
+    return SplitPolicy(
+        spec=spec,
+        policy=policy,
+        codec=codec,
+        share=config.algo.share_param,
+        generator=generator,
+    )
 
 
 def _time(act: Callable[..., object], *arguments: Any) -> float:

@@ -38,6 +38,15 @@ class Tables(NamedTuple):
     offsets: np.ndarray  # int32 (C,), zero or negative
     medians: np.ndarray  # float32 (C,), in latent units
 
+    def first_channels(self, count: int) -> Tables:
+        """Returns the tables of the first `count` latent elements."""
+        return self._replace(
+            cdf=self.cdf[:count],
+            lengths=self.lengths[:count],
+            offsets=self.offsets[:count],
+            medians=self.medians[:count],
+        )
+
     @property
     def digest(self) -> bytes:
         """8 bytes that name the integers and medians (not the version): equal on two hosts that hold the same code."""

@@ -12,7 +12,6 @@ import os
 import platform
 import socket
 import time
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -30,7 +29,7 @@ from sde_harl.meters.network import Network
 from sde_harl.meters.process import Process
 from sde_harl.meters.timing import now_ns
 from sde_harl.policy.inference.fallback_head import FallbackPolicy
-from sde_harl.policy.inference.local_nets import LocalNets, Nets
+from sde_harl.policy.inference.local_nets import LocalNets, MakeNets
 from sde_harl.policy.inference.on_device import OnDevicePolicy, Streams, read_request, request_bytes
 from sde_harl.protocol.session import SessionSpec
 
@@ -64,7 +63,7 @@ def hello(energy: Energy) -> dict[str, str | int]:
     }
 
 
-def nets_on(device: str) -> Callable[..., Nets]:
+def nets_on(device: str) -> MakeNets:
     """What makes local nets on a device of torch's. Raises UserError where this host has no torch."""
     if device not in ("cpu", "cuda"):
         raise WireError("welcome")
@@ -204,10 +203,15 @@ class Executor:
 
     def _load(self, flat: np.ndarray) -> None:
         if self._whole:
-            self._policy = OnDevicePolicy(self._shape, self._whole, flat, self._new_nets)
+            self._policy = OnDevicePolicy(
+                shape=self._shape, on_device=self._whole, weights=flat, nets=self._new_nets
+            )
         elif self._fallback_head:
             self._fallback = exits = FallbackPolicy(
-                self._shape, self._fallback_head, flat, self._new_nets
+                shape=self._shape,
+                fallback=self._fallback_head,
+                weights=flat,
+                nets=self._new_nets,
             )
             self._nets = exits.local
         else:

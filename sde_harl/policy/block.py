@@ -1,4 +1,7 @@
-"""A block of the nets in torch: a matrix product, and what blocks.c makes of it.
+"""A block of the nets in torch: a matrix product, and all else of it in one pass by blocks.c.
+
+Bias, ReLU and normalisation are four operations of torch, each of which reads and writes the whole
+array; blocks.c does them in one pass. Its gradient is written by hand, too.
 
 n agents, k sets of parameters (n, or 1 where they are shared), B rows, I inputs, W width.
 """
@@ -15,63 +18,81 @@ from sde_harl.policy.inference import _blocks
 from sde_harl.policy.inference.local_nets import NORM_EPS
 
 
-def block(x: Tensor, weight: Tensor, bias: Tensor, layer_norm: bool) -> Tensor:
-    """x (n, B, I) times weight (k, I, W) plus bias (k, 1, W), ReLU, layer normalisation if asked: (n, B, W).
+def block(x: Tensor, weight: Tensor, bias: Tensor, *, layer_norm: bool) -> Tensor:
+    """Returns a block (n, B, W) of x (n, B, I): linear layer, ReLU, layer normalisation if asked.
 
-    HARL's normalisation has a gain and a shift of its own; here the next layer has both.
+    weight (k, I, W), bias (k, 1, W). HARL's normalisation has a gain and a shift of its own; here
+    the linear layer behind it has both.
     """
     products = torch.bmm(x, weight.expand(len(x), -1, -1))
     if products.dtype is torch.float32:
         activated: Tensor = _Activation.apply(products, bias, layer_norm)[0]
         return activated
-    y = torch.relu(products + bias)  # in float64, for a closer look at gradients
-    return functional.layer_norm(y, y.shape[-1:], eps=NORM_EPS) if layer_norm else y
+    # blocks.c computes in float32; float64 is for tests, which check gradients by differences.
+    y = torch.relu(products + bias)
+    if layer_norm:
+        return functional.layer_norm(y, y.shape[-1:], eps=NORM_EPS)
+    return y
 
 
 class _Activation(torch.autograd.Function):
-    """All of a block but its product (n, B, W), which this overwrites, as it does the gradient that comes back.
+    """Everything of a block but its product.
 
-    The factor by which each row was normalised is an output too, so that gradients can be differentiated, which a trust
-    region needs.
+    It overwrites the product (n, B, W) with the block's output, and in the backward pass the
+    gradient of the output with that of the product. The factor that each row was multiplied by in
+    the normalisation is a second output, so that gradients can be differentiated again: HATRPO's
+    trust region needs second derivatives.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor, layer_norm: bool) -> tuple[Tensor, Tensor]:
-        stats = torch.empty(
-            *x.shape[:2], 2 if layer_norm else 0
-        )  # what 0 has become, and the factor
-        told = (NORM_EPS, stats.numpy()) if layer_norm else (None, None)
-        _blocks.activate(x.detach().numpy(), bias.detach().contiguous().numpy(), *told)
+        """Returns y (n, B, W), in the memory of x, and the factor (n, B, 1), empty without norm."""
+        # Of each row: the value that a 0 has become by the normalisation, and the row's factor. The
+        # former tells the backward pass where the ReLU was closed.
+        stats = torch.empty(*x.shape[:2], 2 if layer_norm else 0)
+        values = x.detach().numpy()
+        biases = bias.detach().contiguous().numpy()
+        if layer_norm:
+            _blocks.activate(values, biases, NORM_EPS, stats.numpy())
+        else:
+            _blocks.activate(values, biases, None, None)
         factor = stats[..., 1:]
         ctx.mark_dirty(x)
         ctx.save_for_backward(x, bias, stats, factor)
-        ctx.set_materialize_grads(False)
+        ctx.set_materialize_grads(False)  # no zeros for the factor, which seldom has a gradient
         return x, factor
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor, Tensor, None]:
+        """Returns the gradients of the product and of the bias."""
         y, bias, stats, factor = ctx.saved_tensors
         of_y, of_factor = gradients
         if of_y is None or of_factor is not None or torch.is_grad_enabled():
-            of_x = _differentiable(y, stats, factor, of_y, of_factor)
+            of_x = _differentiable(y=y, stats=stats, factor=factor, of_y=of_y, of_factor=of_factor)
             return of_x, of_x.sum_to_size(bias.shape), None
-        # Written over what came from the next layer's product, which is nobody else's: one array less to go through.
-        of_x, of_bias = of_y.contiguous(), torch.zeros_like(bias)
-        known = stats.numpy() if stats.numel() else None
+        # Written over the gradient of y, which the next layer's product has made and nobody else
+        # holds: one array less to read and write.
+        of_x = of_y.contiguous()
+        of_bias = torch.zeros_like(bias)
+        known = None
+        if stats.numel():
+            known = stats.numpy()
         _blocks.gradients(of_x.numpy(), y.numpy(), known, of_bias.numpy())
         return of_x, of_bias, None
 
 
 def _differentiable(
-    y: Tensor, stats: Tensor, factor: Tensor, of_y: Tensor | None, of_factor: Tensor | None
+    *, y: Tensor, stats: Tensor, factor: Tensor, of_y: Tensor | None, of_factor: Tensor | None
 ) -> Tensor:
-    """The gradient of the product, with a graph of its own."""
-    result = torch.zeros_like(y) if of_y is None else of_y
+    """Returns the gradient of the product (n, B, W), made of torch's operations, with a graph."""
+    if of_y is None:
+        result = torch.zeros_like(y)
+    else:
+        result = of_y
     if not stats.numel():
         return result * (y > 0)
-    result = (
-        result - result.mean(-1, keepdim=True) - y * (result * y).mean(-1, keepdim=True)
-    ) * factor
+    centred = result - result.mean(-1, keepdim=True)
+    result = (centred - y * (result * y).mean(-1, keepdim=True)) * factor
     if of_factor is not None:
         result = result - of_factor * factor.square() * y / y.shape[-1]
     return result * (y > stats[..., :1])

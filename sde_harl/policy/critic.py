@@ -1,6 +1,7 @@
-"""The critic: the value of what a `CriticInput` shows, one for the team (EP) or one for each agent.
+"""The critic: the values of what a `CriticInput` shows, one for the team (EP) or one for each agent.
 
-V values of a state, k sets of parameters (V, or 1 that all share), B rows, W size of what is seen, H width.
+V values of a state, k sets of parameters (V, or 1 that all share), B rows, W numbers of a critic's
+input, M width of a block, H memory.
 """
 
 from __future__ import annotations
@@ -25,44 +26,65 @@ from sde_harl.policy.shapes import conv_shape
 
 
 class Critic(nn.Module):
-    """Features (V, B, W) -> values (V, B), in the units of the value normaliser; recurrent if the policy is."""
+    """A value function: features (V, B, W) -> blocks [-> GRU] -> values (V, B).
+
+    Values are in the units of the value normaliser. The critic is recurrent if the policy is.
+    """
 
     def __init__(
-        self, view: CriticInput, policy: PolicyConfig, share: bool, generator: torch.Generator
+        self,
+        *,
+        critic_input: CriticInput,
+        policy: PolicyConfig,
+        share: bool,
+        generator: torch.Generator,
     ) -> None:
-        """`share`: one net gives all V values; else each has a net of its own."""
+        """With `share` one net gives all V values; else each value has a net of its own."""
         super().__init__()
-        k = 1 if share else len(view.sizes)
-        conv = conv_shape((view.image,) if view.image else (), policy)
-        self.conv = ConvLayer(k, conv, UNIT[view.dtype], generator) if conv else None
-        self.normalise = FeatureNorm(view.sizes, view.size, policy.feature_norm and not conv)
+        k = len(critic_input.sizes)
+        if share:
+            k = 1
+        images: tuple[tuple[int, ...], ...] = ()
+        if critic_input.image:
+            images = (critic_input.image,)
+        shape = conv_shape(images, policy)
+        size_in = critic_input.size
+        # Registered and drawn in this order, which old checkpoints and repeated runs rely on.
+        self.conv: ConvLayer | None = None
+        if shape:
+            size_in = shape.size_out()
+            self.conv = ConvLayer(k, shape, scale=UNIT[critic_input.dtype], generator=generator)
+        enabled = policy.feature_norm and not shape
+        self.normalise = FeatureNorm(critic_input.sizes, critic_input.size, enabled)
         self._layer_norm = policy.layer_norm
-        widths = (
-            [conv.size_out() if conv else view.size]
-            + [policy.critic_width] * policy.critic_blocks
-            + [1]
-        )
+        widths = [size_in] + [policy.critic_width] * policy.critic_blocks + [1]
         gains = [RELU_GAIN] * policy.critic_blocks + [1.0]
-        self.weights, self.biases = stack(k, widths, gains, generator)
-        self.gru = (
-            Gru(k, policy.critic_width, policy.critic_width, generator)
-            if policy.recurrent
-            else None
-        )
+        self.weights, self.biases = stack(k, widths, gains, generator=generator)
+        self.gru: Gru | None = None
+        if policy.recurrent:
+            width = policy.critic_width
+            self.gru = Gru(k=k, size_in=width, size=width, generator=generator)
 
     def forward(
-        self, features: Tensor, recall: RecurrentState | None = None
+        self, features: Tensor, state: RecurrentState | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Values (V, B), and what they are made of (V, B, H): the memory after each row where there is a `recall`.
+        """Returns values (V, B) and the inputs of the last layer.
 
-        `features` are what `normalise` makes of inputs: it has no parameters, so once a rollout is enough. Images it
-        leaves as they are, of bytes too.
+        The latter are the memory (V, B, H) after each row where `state` is given, else the last
+        block's output (V, B, M).
+
+        `features` are what `normalise` makes of inputs. It has no parameters, so it is called once
+        for a rollout, not here. Images it leaves as they are, bytes too.
         """
-        *inner, last = zip(self.weights, self.biases)
-        x = self.conv(features) if self.conv else features.to(self.biases[0].dtype)
-        for each in inner:
-            x = block(x, *each, self._layer_norm)
-        if self.gru and recall:
-            memory = self.gru(x, recall)
-            return affine(normalise(memory, self._layer_norm), *last)[..., 0], memory
-        return affine(x, *last)[..., 0], x
+        *inner, (last_weight, last_bias) = zip(self.weights, self.biases)
+        if self.conv:
+            x = self.conv(features)
+        else:
+            x = features.to(self.biases[0].dtype)
+        for weight, bias in inner:
+            x = block(x, weight, bias, layer_norm=self._layer_norm)
+        if self.gru and state:
+            x = self.gru(x, state)
+            normalised = normalise(x, self._layer_norm)
+            return affine(normalised, last_weight, last_bias)[..., 0], x
+        return affine(x, last_weight, last_bias)[..., 0], x

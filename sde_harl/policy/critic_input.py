@@ -1,6 +1,7 @@
-"""What the critic sees: the environment's state, an agent's own version of it, or the agent's observation alone.
+"""The critic's input: the environment's state, with or without an agent's observation.
 
-N agents, E environments, O observation, S state; V values a state has (1, or N) and W numbers that each is made of.
+N agents, E environments, O observation, S state; V values of a state (1, or N), W numbers that the
+critic is shown for each of them.
 """
 
 from __future__ import annotations
@@ -12,19 +13,20 @@ import numpy as np
 from sde_harl.envs.base import EnvSpec
 
 KINDS = ("EP", "FP", "own")
-"""EP: one state for the whole team; FP: the state and the agent's own observation (HARL's names); own: the latter."""
+"""EP: one state for the whole team. FP: for each agent, the state and its observation (both names
+are HARL's). own: for each agent, its observation alone."""
 
 
 class CriticInput(NamedTuple):
-    """How critic inputs (V, E, W) are made of a step."""
+    """How the critic's inputs (V, E, W) are made from a step of the environments."""
 
     kind: str
     sizes: tuple[int, ...]
-    """(V,) numbers that are no padding."""
+    """(V,) numbers of each input that are not padding."""
     image: tuple[int, ...] = ()
-    """(H, W, C) of what is seen where that is an image; of state and observation, all channels of both."""
+    """(H, W, C) where an input is an image; that of FP has the channels of state and observation."""
     dtype: str = "float32"
-    """Of the inputs, "uint8" where they are bytes."""
+    """Type of the inputs, "uint8" where they are bytes."""
 
     @property
     def size(self) -> int:
@@ -32,30 +34,37 @@ class CriticInput(NamedTuple):
         return max(self.sizes)
 
     def __call__(self, state: np.ndarray, obs: np.ndarray) -> np.ndarray:
-        """(V, E, W) of states (E, S) and observations (E, N, O)."""
+        """Returns the inputs (V, E, W) of states (E, S) and observations (E, N, O)."""
         if self.kind == "EP":
-            return state[None]
-        own = obs.swapaxes(0, 1)
+            return state[None]  # (1, E, S)
+        own = obs.swapaxes(0, 1)  # (N, E, O)
         if self.kind == "own":
             return own
-        shared = np.broadcast_to(state, (len(own), *state.shape))
+        shared = np.broadcast_to(state, (len(own), *state.shape))  # (N, E, S)
         if not self.image:
-            return np.concatenate([shared, own], -1)
+            return np.concatenate([shared, own], -1)  # (N, E, S + O)
         images = [each.reshape(*own.shape[:2], *self.image[:2], -1) for each in (shared, own)]
-        return np.concatenate(images, -1).reshape(*own.shape[:2], -1)
+        return np.concatenate(images, -1).reshape(*own.shape[:2], -1)  # (N, E, H W C)
 
 
 def make_critic_input(kind: str, spec: EnvSpec) -> CriticInput:
-    """The view of `kind`, one of KINDS."""
+    """Returns the input of a `kind`, one of KINDS, in an environment."""
     if kind == "EP":
-        return CriticInput(kind, (spec.state_size,), spec.state_image, spec.state_dtype)
-    own = spec.obs_images[0] if len(set(spec.obs_images)) == 1 else ()
+        return CriticInput(
+            kind=kind,
+            sizes=(spec.state_size,),
+            image=spec.state_image,
+            dtype=spec.state_dtype,
+        )
+    own: tuple[int, ...] = ()
+    if len(set(spec.obs_images)) == 1:
+        own = spec.obs_images[0]
     if kind == "own":
-        return CriticInput(kind, spec.obs_sizes, own, spec.obs_dtype)
+        return CriticInput(kind=kind, sizes=spec.obs_sizes, image=own, dtype=spec.obs_dtype)
     sizes = tuple(spec.state_size + size for size in spec.obs_sizes)
     if spec.state_dtype != spec.obs_dtype:
-        return CriticInput(kind, sizes)
-    image = (
-        (*own[:2], spec.state_image[2] + own[2]) if own and own[:2] == spec.state_image[:2] else ()
-    )
-    return CriticInput(kind, sizes, image, spec.obs_dtype)
+        return CriticInput(kind=kind, sizes=sizes)  # bytes beside floats become floats
+    image: tuple[int, ...] = ()
+    if own and own[:2] == spec.state_image[:2]:
+        image = (own[0], own[1], spec.state_image[2] + own[2])
+    return CriticInput(kind=kind, sizes=sizes, image=image, dtype=spec.obs_dtype)

@@ -1,6 +1,10 @@
-"""What the torch nets are made of: stacked layers, one for each agent or one for all, and feature normalisation.
+"""Layers of the torch nets: stacked layers, one for each agent or one for all, and normalisation.
 
-n agents, k sets of parameters (n, or 1 where they are shared), B rows; H, W, C, K, F as in conv.py.
+The layers of n agents are one tensor (n, in, out) and one batched matrix product. A module for each
+agent would be n small operations instead, and the nets are so small that calls would be most of it.
+
+n agents, k sets of parameters (n, or 1 where they are shared), B rows; H, W, C height, width and
+channels of an image, K kernel, F filters.
 """
 
 from __future__ import annotations
@@ -11,17 +15,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sde_harl.policy.inference.local_nets import NORM_EPS, normalise_own, observation_mask
-from sde_harl.policy.shapes import ConvShape
+from sde_harl.policy.shapes import ConvShape, LocalShape
 
 RELU_GAIN = 2.0**0.5
+"""Gain of the orthogonal initialisation in front of a ReLU."""
 UNIT = {"float32": 1.0, "uint8": 1.0 / 255.0}
-"""What images are multiplied by, by the type of their numbers."""
+"""Factor of an image's numbers, by their type: the nets see bytes as 0 to 1."""
 
 
 def orthogonal(
     k: int, size_in: int, size_out: int, gain: float, generator: torch.Generator
 ) -> nn.Parameter:
-    """(k, in, out) parameter, every matrix orthogonal of its own."""
+    """Returns a parameter (k, in, out) whose k matrices are each drawn orthogonal."""
     weight = torch.empty(k, size_in, size_out)
     for each in weight:
         nn.init.orthogonal_(each, gain, generator)
@@ -31,75 +36,108 @@ def orthogonal(
 def stack(
     k: int, widths: list[int], gains: list[float], generator: torch.Generator
 ) -> tuple[nn.ParameterList, nn.ParameterList]:
-    """Weights (k, in, out) and biases (k, 1, out) of the layers between `widths`."""
+    """Returns weights (k, in, out) and biases (k, 1, out) of the layers between `widths`."""
     pairs = list(zip(widths[:-1], widths[1:], gains))
     weights = nn.ParameterList(
-        orthogonal(k, size_in, size_out, gain, generator) for size_in, size_out, gain in pairs
+        orthogonal(k, size_in, size_out, gain, generator=generator)
+        for size_in, size_out, gain in pairs
     )
     biases = nn.ParameterList(nn.Parameter(torch.zeros(k, 1, size_out)) for _, size_out, _ in pairs)
     return weights, biases
 
 
+def local_stack(
+    shape: LocalShape, k: int, *, on_device: bool, generator: torch.Generator
+) -> tuple[nn.ParameterList, nn.ParameterList]:
+    """Returns weights and biases of the local blocks, or a gain and a shift where there is none."""
+    if not shape.local_blocks:
+        gain = nn.Parameter(torch.ones(k, 1, shape.obs))
+        shift = nn.Parameter(torch.zeros(k, 1, shape.obs))
+        return nn.ParameterList([gain]), nn.ParameterList([shift])
+    inner = shape.local_blocks - 1
+    widths = [shape.size_in()] + [shape.width] * inner + [shape.latent]
+    last_gain = 1.0  # a latent is quantised without a ReLU
+    if on_device:
+        last_gain = RELU_GAIN
+    return stack(k, widths, [RELU_GAIN] * inner + [last_gain], generator=generator)
+
+
 def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x (n, B, in) times weight (k, in, out) plus bias (k, 1, out): (n, B, out)."""
+    """Returns x (n, B, in) times weight (k, in, out) plus bias (k, 1, out): (n, B, out)."""
     return torch.baddbmm(bias, x, weight.expand(len(x), -1, -1))
 
 
 def normalise(x: Tensor, layer_norm: bool) -> Tensor:
-    """Layer normalisation of x (n, B, W) if asked."""
-    return functional.layer_norm(x, x.shape[-1:], eps=NORM_EPS) if layer_norm else x
+    """Returns the layer normalisation of x (n, B, W) if `layer_norm`, else x."""
+    if not layer_norm:
+        return x
+    return functional.layer_norm(x, x.shape[-1:], eps=NORM_EPS)
 
 
 class FeatureNorm(nn.Module):
-    """`local.normalise_own` in torch, without a gradient: what is normalised is data.
+    """The feature normalisation `normalise_own` for torch; no gradient passes through it.
 
-    It has no parameters, so what it makes of a rollout is the same in all epochs.
+    It has no parameters (the layer behind it has a gain and a shift), so it is computed once for a
+    rollout and serves all epochs.
     """
 
     mask: Tensor
+    """(n, 1, size) 1.0 where the agent has the feature, 0.0 where it is padding."""
 
     def __init__(self, sizes: tuple[int, ...], size: int, enabled: bool) -> None:
         """`sizes`: (n,) features of each agent; `size`: the padded size."""
         super().__init__()
-        self._enabled, self.padded = enabled, any(each != size for each in sizes)
+        self._enabled = enabled
+        self.padded = any(each != size for each in sizes)
         self._sizes = np.array(sizes, np.int32)
         mask = torch.from_numpy(observation_mask(sizes, size))[:, None]
-        self.register_buffer("mask", mask, persistent=False)  # (n, 1, size)
+        self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, B, size) -> (n, B, size); padding stays zero."""
-        return torch.from_numpy(normalise_own(x.numpy(), self._sizes)) if self._enabled else x
+        """Returns x (n, B, size) normalised over each agent's own features; padding stays 0."""
+        if not self._enabled:
+            return x
+        return torch.from_numpy(normalise_own(x.numpy(), self._sizes))
 
 
 class ConvLayer(nn.Module):
-    """The torch twin of `ConvArrays`."""
+    """The convolutions of k agents, with ReLU; the torch twin of `ConvArrays`."""
 
-    def __init__(self, k: int, shape: ConvShape, scale: float, generator: torch.Generator) -> None:
-        """`scale`: a factor of what it sees; it is folded into the weights, so that nothing else is multiplied."""
+    def __init__(
+        self, k: int, shape: ConvShape, *, scale: float, generator: torch.Generator
+    ) -> None:
+        """`scale`: a factor of the images.
+
+        It is folded into the weights, which are few, so that no image is ever multiplied by it.
+        """
         super().__init__()
-        self.shape, self._scale = shape, scale
-        self.weight = orthogonal(k, shape.size_window(), shape.filters, RELU_GAIN, generator)
+        self.shape = shape
+        self._scale = scale
+        self.weight = orthogonal(
+            k, shape.size_window(), shape.filters, gain=RELU_GAIN, generator=generator
+        )
         self.bias = nn.Parameter(torch.zeros(k, 1, shape.filters))
 
     def arrays(self) -> tuple[Tensor, Tensor]:
-        """Weight (k, K K C, F) and bias (k, 1, F), as they act."""
+        """Returns weight (k, K K C, F) and bias (k, 1, F), as they act."""
         return self.weight * self._scale, self.bias
 
     def forward(self, images: Tensor) -> Tensor:
-        """(n, B, H W C), of bytes too -> (n, B, size)."""
-        return convolve(self.shape, images, *self.arrays())
+        """Returns (n, B, size_out) of images (n, B, H W C), which may be bytes."""
+        weight, bias = self.arrays()
+        return convolve(images, weight, bias, shape=self.shape)
 
 
-def convolve(shape: ConvShape, images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Images (n, B, H W C), of bytes too, by weight (k, K K C, F) and bias (k, 1, F), and ReLU: (n, B, size)."""
-    height, width, channels, _, kernel, stride = shape
-    pixels = (
-        images.to(weight.dtype).reshape(-1, height, width, channels).permute(0, 3, 1, 2)
-    )  # (n B, C, H, W)
-    weights = weight.unflatten(1, (kernel, kernel, channels)).permute(
-        0, 4, 3, 1, 2
-    )  # (k, F, C, K, K)
-    # one call a set of parameters: torch's grouped convolution takes longer
+def convolve(images: Tensor, weight: Tensor, bias: Tensor, *, shape: ConvShape) -> Tensor:
+    """Returns the convolution and ReLU (n, B, size_out) of images (n, B, H W C), bytes or floats.
+
+    weight (k, K K C, F), bias (k, 1, F).
+    """
+    pixels = images.to(weight.dtype).reshape(-1, shape.height, shape.width, shape.channels)
+    pixels = pixels.permute(0, 3, 1, 2)  # (n B, C, H, W)
+    weights = weight.unflatten(1, (shape.kernel, shape.kernel, shape.channels))
+    weights = weights.permute(0, 4, 3, 1, 2)  # (k, F, C, K, K)
+    # One call for each set of parameters: torch's grouped convolution takes longer.
     parts = zip(pixels.chunk(len(weights)), weights, bias[:, 0])
-    x = torch.cat([functional.conv2d(*part, stride=stride) for part in parts])
-    return torch.relu_(x).permute(0, 2, 3, 1).reshape(*images.shape[:2], -1)
+    x = torch.cat([functional.conv2d(*part, stride=shape.stride) for part in parts])
+    return torch.relu_(x).permute(0, 2, 3, 1).reshape(*images.shape[:2], -1)  # (n, B, size_out)

@@ -1,6 +1,10 @@
-"""The local nets through torch, for hosts whose GPU computes them: the twin of `local.LocalNets`, with the same call.
+"""The local nets in torch, for a device whose GPU computes them: the twin of `LocalNets`.
 
-Sums are rounded otherwise than by numpy, so a latent within a rounding error of a tie may become the next symbol.
+It has the same constructor and call. torch adds in another order than numpy, so that a latent within
+a rounding error of the middle between two symbols may become the other one: both ends of the link
+still agree, since only the device quantises, but two runs are not equal bit for bit.
+
+n agents of one executor, E environments, O observation, Z latent.
 """
 
 from __future__ import annotations
@@ -16,35 +20,44 @@ from sde_harl.policy.shapes import LocalShape, local_parameter_shapes
 
 
 class TorchLocalNets:
-    """Local nets of an executor's agents, stacked, on a device of torch's."""
+    """Local nets of an executor's agents, stacked, on one of torch's devices."""
 
     def __init__(
-        self, shape: LocalShape, flat: np.ndarray, whole: bool = False, device: str = "cpu"
+        self,
+        shape: LocalShape,
+        weights: np.ndarray,
+        *,
+        on_device: bool = False,
+        device: str = "cpu",
     ) -> None:
-        """`flat` and `whole` as of `LocalNets`; `device`: cpu or cuda.
+        """`weights` and `on_device` as in `LocalNets`; `device`: cpu or cuda.
 
         Raises ValueError as `LocalNets` does, and UserError where torch can't use the device.
         """
+        parts = split(local_parameter_shapes(shape), weights)
         try:
-            arrays = [
-                torch.tensor(each, device=device)
-                for each in split(local_parameter_shapes(shape), flat)
-            ]
+            arrays = [torch.tensor(each, device=device) for each in parts]
         except (RuntimeError, AssertionError) as error:  # torch has no CUDA, or finds no GPU
             raise UserError(f"executor.device: {device}: {str(error).splitlines()[0]}") from error
-        self._shape, self._device = shape, device
+        self._shape = shape
+        self._device = device
         self._layers = [(weight, bias[:, None]) for weight, bias in zip(arrays[::2], arrays[1::2])]
-        self._conv = self._layers.pop(0) if shape.conv else None
-        self._last = None if whole else self._layers.pop()
+        self._conv: tuple[Tensor, Tensor] | None = None
+        if shape.conv:
+            self._conv = self._layers.pop(0)
+        self._last: tuple[Tensor, Tensor] | None = None
+        if not on_device:
+            self._last = self._layers.pop()
         self._sizes = np.array(shape.obs_sizes, np.int32)
 
     def __call__(self, obs: np.ndarray) -> np.ndarray:
-        """As `LocalNets` has it: (n, E, O) -> (n, E, Z)."""
-        features = normalise_own(obs, self._sizes) if self._shape.feature_norm else obs
+        """Returns latents (n, E, Z) of observations (n, E, O), as `LocalNets` does."""
+        features = obs
+        if self._shape.feature_norm:
+            features = normalise_own(obs, self._sizes)
         with torch.inference_mode():
-            latents: np.ndarray = (
-                self._latents(torch.tensor(features, device=self._device)).cpu().numpy()
-            )
+            x = torch.tensor(features, device=self._device)
+            latents: np.ndarray = self._latents(x).cpu().numpy()
         return latents
 
     def _latents(self, x: Tensor) -> Tensor:
@@ -53,7 +66,11 @@ class TorchLocalNets:
             gain, shift = self._last
             return x * gain[:, None] + shift
         if self._shape.conv and self._conv:
-            x = convolve(self._shape.conv, x, *self._conv)
-        for each in self._layers:
-            x = normalise(torch.relu_(affine(x, *each)), self._shape.layer_norm)
-        return affine(x, *self._last) if self._last else x
+            weight, bias = self._conv
+            x = convolve(x, weight, bias, shape=self._shape.conv)
+        for weight, bias in self._layers:
+            x = normalise(torch.relu_(affine(x, weight, bias)), self._shape.layer_norm)
+        if self._last is None:
+            return x
+        weight, bias = self._last
+        return affine(x, weight, bias)

@@ -1,219 +1,28 @@
-"""The split policy in torch: what learns. One `GroupNet` holds the agents of one role group.
+"""The split policy of a run in torch: all role groups, and their export to numpy for acting.
 
-    obs (n,B,O) -> local nets (n stacked) -> z (n,B,Z) -> quantise -> trunk (shared) [-> GRU] -> heads (n stacked)
+Nobody needs a gradient to act, and numpy's calls cost less than torch's where rows are few. So what
+the groups have learnt is exported after each update: every agent's device is sent its local net and
+its tables, and the server acts with an `ActingPolicy` of all agents.
 
-A policy is `blocks` blocks deep; the first `local_blocks` belong to each agent, the rest are the group's trunk. The
-trunk is conditioned on identity by a bias of the agent's own in its first block, which is what a one-hot identity
-appended to the input amounts to. A group of one is an ordinary policy of its own. With `share` the agents of a group
-have one local net and one head in common too. What a recurrent policy remembers is kept at the server, so that a device
-is stateless: one that restarts has lost nothing. With all blocks local there is no trunk and nothing is quantised: the
-whole policy runs on the device, as in HARL, and each agent's GRU with it.
-
-n agents of the group, k sets of parameters (n, or 1 where they are shared), B rows, O observation, Z latent, A outputs
-of a head.
+N agents of the run, n of a group, k sets of parameters (n, or 1 where they are shared), Z latent,
+W width of a block, A outputs of a head, D numbers of an action.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, cast
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sde_harl.codec.entropy import LatentModel, quantise_plain
 from sde_harl.codec.tables import Tables
 from sde_harl.config.schema import CodecConfig, PolicyConfig
 from sde_harl.envs.base import EnvSpec
-from sde_harl.policy.block import block
-from sde_harl.policy.distributions import Categoricals, Distribution, Gaussians
-from sde_harl.policy.gru import Gru, RecurrentState
+from sde_harl.policy.group_net import GroupNet
 from sde_harl.policy.inference.acting import ActingPolicy, GruArrays
 from sde_harl.policy.inference.conv import ConvArrays
-from sde_harl.policy.layers import (
-    RELU_GAIN,
-    UNIT,
-    ConvLayer,
-    FeatureNorm,
-    affine,
-    normalise,
-    orthogonal,
-    stack,
-)
-from sde_harl.policy.shapes import conv_shape, local_shape, role_groups, runs_on_device
-
-
-class GroupOutput(NamedTuple):
-    outputs: Tensor
-    """(n, B, A): logits, unmasked, or means if actions are continuous."""
-    latents: Tensor
-    """(n, B, Z), before quantisation: what the rate is taken of."""
-
-
-class Known(NamedTuple):
-    """Latents that the server had, where those of the rows had not come."""
-
-    latents: Tensor
-    """(n, B, Z), decoded."""
-    stale: Tensor
-    """(n, B) bool, where they stand for the rows' own."""
-
-
-class GroupNet(nn.Module):
-    """Local nets, trunk and heads of one role group."""
-
-    dimensions: Tensor
-
-    def __init__(
-        self,
-        members: tuple[int, ...],
-        spec: EnvSpec,
-        policy: PolicyConfig,
-        codec: CodecConfig,
-        share: bool,
-        generator: torch.Generator,
-    ) -> None:
-        super().__init__()
-        self.members = members
-        self.shape = local_shape(agents=members, spec=spec, policy=policy)
-        self.codec, self._branches = codec.name, spec.branches
-        self.whole = runs_on_device(policy)
-        self.scale = 1.0 if self.whole else codec.latent_scale
-        n, k = len(members), 1 if share else len(members)
-        conv = conv_shape(spec.obs_images, policy)
-        self.unit = UNIT[spec.obs_dtype] if conv else 1.0
-        self.conv = ConvLayer(k, self.shape.conv, self.unit, generator) if self.shape.conv else None
-        at_server = conv if not policy.local_blocks else None  # where images themselves are sent
-        self.trunk_conv = (
-            ConvLayer(1, at_server, 1.0 / self.scale, generator) if at_server else None
-        )
-        self.normalise = FeatureNorm(self.shape.obs_sizes, self.shape.obs, self.shape.feature_norm)
-        if policy.local_blocks:
-            inner = policy.local_blocks - 1
-            widths = [self.shape.size_in()] + [policy.width] * inner + [self.shape.latent]
-            gains = [RELU_GAIN] * inner + [RELU_GAIN if self.whole else 1.0]
-            self.local_weights, self.local_biases = stack(k, widths, gains, generator)
-        else:
-            self.local_weights = nn.ParameterList(
-                [nn.Parameter(torch.ones(k, 1, self.shape.obs))]
-            )  # a gain
-            self.local_biases = nn.ParameterList([nn.Parameter(torch.zeros(k, 1, self.shape.obs))])
-        decoded = at_server.size_out() if at_server else self.shape.latent_max()
-        widths = [decoded] + [policy.width] * (policy.blocks - policy.local_blocks)
-        self.trunk_weights, self.trunk_biases = stack(
-            1, widths, [RELU_GAIN] * (len(widths) - 1), generator
-        )
-        self.identity = None if self.whole else nn.Parameter(torch.zeros(n, 1, policy.width))
-        self.gru = (
-            Gru(k if self.whole else 1, policy.width, policy.width, generator)
-            if policy.recurrent
-            else None
-        )
-        self.head_weight = orthogonal(
-            k, policy.width, sum(spec.branches), policy.head_gain, generator
-        )
-        self.head_bias = nn.Parameter(torch.zeros(k, 1, sum(spec.branches)))
-        self._std_coefs = (policy.std_x_coef, policy.std_y_coef)
-        start = torch.full((k, 1, len(spec.branches)), policy.std_x_coef)
-        self.log_std = nn.Parameter(start) if spec.continuous else None
-        own = [spec.action_sizes[agent] for agent in members]
-        dimensions = torch.tensor(
-            [[float(sizes[0] if spec.continuous else len(sizes))] for sizes in own]
-        )
-        self.register_buffer(
-            "dimensions", dimensions, persistent=False
-        )  # (n, 1) numbers of each agent's own action
-        model = (n, self.shape.latent_max(), self.scale, codec.share_tables)
-        self.latent_model = LatentModel(*model) if codec.name == "entropy" else None
-
-    def forward(
-        self, features: Tensor, recall: RecurrentState | None = None, known: Known | None = None
-    ) -> GroupOutput:
-        """Outputs and latents of normalised observations (n, B, O); `recall` where the policy is recurrent.
-
-        Where `known` stands for latents, the trunk learns to act on it, and no gradient reaches the local net.
-        """
-        latents = self.encode(features)
-        decoded = self.quantise(latents)
-        if known:
-            decoded = torch.where(known.stale[..., None], known.latents, decoded)
-        return GroupOutput(self.decide(decoded, recall), latents)
-
-    def distribution(self, outputs: Tensor, available: Tensor | None) -> Distribution:
-        """What outputs (n, B, A) say of actions; `available` (n, B, A) bool, None where everything is."""
-        if self.log_std is not None:
-            return Gaussians(outputs, self.std(), available)
-        return Categoricals(outputs, self._branches, available)
-
-    def std(self) -> Tensor:
-        """(k, 1, D) deviations of continuous actions, HARL's parameterisation (`DiagGaussian`): y sigmoid(s / x)."""
-        assert self.log_std is not None
-        x, y = self._std_coefs
-        return torch.sigmoid(self.log_std / x) * y
-
-    def encode(self, features: Tensor) -> Tensor:
-        """Latents (n, B, Z) before quantisation, or of a whole policy what its head sees.
-
-        `normalise` and this are the torch twin of `LocalNets`.
-        """
-        *inner, (weight, bias) = zip(self.local_weights, self.local_biases)
-        if not self.shape.local_blocks:
-            return (features * (weight * self.unit) + bias) * (self.normalise.mask * self.scale)
-        x = self.conv(features) if self.conv else features.to(self.head_bias.dtype)
-        for each in inner:
-            x = block(x, *each, self.shape.layer_norm)
-        if self.whole:
-            return block(x, weight, bias, self.shape.layer_norm)
-        return affine(x, weight * self.scale, bias * self.scale)
-
-    def quantise(self, latents: Tensor) -> Tensor:
-        """What the server decodes, (n, B, Z), with a straight-through gradient."""
-        if self.whole:
-            return latents
-        decoded = (
-            self.latent_model.quantise(latents)
-            if self.latent_model
-            else quantise_plain(self.codec, latents)
-        )
-        if self.shape.local_blocks or not self.normalise.padded:
-            return decoded
-        return decoded * self.normalise.mask  # what an agent has not, nobody sends
-
-    def decide(self, decoded: Tensor, recall: RecurrentState | None) -> Tensor:
-        """Outputs (n, B, A) from decoded latents (n, B, Z)."""
-        x = self.trunk_conv(decoded) if self.trunk_conv else decoded
-        for each in self.trunk():
-            x = block(x, *each, self.shape.layer_norm)
-        if self.gru and recall:
-            x = normalise(self.gru(x, recall), self.shape.layer_norm)
-        return affine(x, self.head_weight, self.head_bias)
-
-    def trunk(self) -> list[tuple[Tensor, Tensor]]:
-        """Weight (1, in, W) and bias (n or 1, 1, W) of each block, latent scale and identities folded in."""
-        layers = list(zip(self.trunk_weights, self.trunk_biases))
-        if self.identity is not None:
-            weight, bias = layers[0]
-            layers[0] = (weight if self.trunk_conv else weight / self.scale, bias + self.identity)
-        return layers
-
-    def upper(self) -> list[Tensor]:
-        """All behind the local nets of whole policies, in wire order (policy/whole.py): of GRU (k, ...) and head."""
-        return [*(self.gru.arrays() if self.gru else ()), *self.head()]
-
-    def head(self) -> list[Tensor]:
-        """Weight (k, W, A) and bias (k, 1, A) of the heads; deviations (k, 1, D) if actions are continuous."""
-        return [
-            self.head_weight,
-            self.head_bias,
-            *([self.std()] if self.log_std is not None else []),
-        ]
-
-    def policy_parameters(self) -> list[nn.Parameter]:
-        """What the policy's update steps: everything but the entropy model."""
-        return [
-            each for name, each in self.named_parameters() if not name.startswith("latent_model")
-        ]
+from sde_harl.policy.shapes import local_shape, role_groups
 
 
 class SplitPolicy(nn.Module):
@@ -221,89 +30,144 @@ class SplitPolicy(nn.Module):
 
     def __init__(
         self,
+        *,
         spec: EnvSpec,
         policy: PolicyConfig,
         codec: CodecConfig,
         share: bool,
         generator: torch.Generator,
     ) -> None:
-        """`share`: the agents of a group share local net and head too; with no groups given, all are one."""
+        """With `share` the agents of a group share local net and head, too.
+
+        Where the configuration gives no groups, all agents are then one group.
+        """
         super().__init__()
-        self.shape = local_shape(agents=tuple(range(len(spec.agents))), spec=spec, policy=policy)
+        agents = tuple(range(len(spec.agents)))
+        self.shape = local_shape(agents=agents, spec=spec, policy=policy)
         self._branches = spec.branches
-        groups = role_groups(policy.groups, agents=len(spec.agents), share=share)
         self.groups = [
-            GroupNet(members, spec, policy, codec, share, generator) for members in groups
+            GroupNet(
+                members=members,
+                spec=spec,
+                policy=policy,
+                codec=codec,
+                share=share,
+                generator=generator,
+            )
+            for members in role_groups(policy.groups, agents=len(agents), share=share)
         ]
-        self.nets = nn.ModuleList(
-            self.groups
-        )  # registers their parameters; `groups` is the same list, typed
+        # The ModuleList registers the groups' parameters. It is typed as a list of plain modules,
+        # so everybody uses `groups`, which is the same list.
+        self.nets = nn.ModuleList(self.groups)
+        # Agents in the order of the groups -> agents in their own order.
+        self._order = np.argsort([agent for net in self.groups for agent in net.members])
 
     def local_parameters(self) -> list[list[np.ndarray]]:
-        """Per agent, what its device holds, in wire order: local net (latent scale folded in), then all if whole."""
-        arrays: dict[int, list[np.ndarray]] = {}
+        """Returns for each agent what its device holds, in wire order (policy/shapes.py).
+
+        This is the local net, and where the policy runs on its device all behind it too.
+        """
+        by_agent: dict[int, list[np.ndarray]] = {}
         for net in self.groups:
-            n = len(net.members)
-            pairs = zip(net.local_weights, net.local_biases)
-            stacked = [each.expand(n, -1, -1) for weight, bias in pairs for each in (weight, bias)]
-            if net.conv:
-                stacked = [*(each.expand(n, -1, -1) for each in net.conv.arrays()), *stacked]
-            if net.whole:
-                stacked += [each.expand(n, -1, -1) for each in net.upper()]
-            if not self.shape.local_blocks:
-                gain, shift = (each * net.normalise.mask for each in stacked)
-                stacked = [gain * net.unit, shift]
-            plain = [each.detach().numpy().copy() for each in stacked]
-            for each in plain[-2:] if not net.whole else ():
-                each *= net.scale
+            # Copied, since the arrays are sent while the next update changes the parameters.
+            arrays = [_for_each_agent(net, each).copy() for each in _device_parameters(net)]
             for row, agent in enumerate(net.members):
-                arrays[agent] = [each[row] for each in plain]
-        return [arrays[agent] for agent in range(len(arrays))]
+                by_agent[agent] = [each[row] for each in arrays]
+        return [by_agent[agent] for agent in range(len(by_agent))]
 
     def build_tables(self, version: int) -> list[Tables]:
-        """Per agent, the integer tables of the latent elements it sends."""
-        built = {
-            agent: tables
-            for net in self.groups
-            for agent, tables in zip(
-                net.members, net.latent_model.build_tables(version) if net.latent_model else ()
-            )
-        }
+        """Returns for each agent the integer tables of the latent elements that it sends.
+
+        Raises UserError where training has broken the entropy model.
+        """
+        built: dict[int, Tables] = {}
+        for net in self.groups:
+            if net.latent_model:
+                built.update(zip(net.members, net.latent_model.build_tables(version)))
+        # Agents of a group have models of equal size; where observations themselves are sent, an
+        # agent with a smaller one sends fewer elements.
         return [
-            Tables(version, *(array[:size] for array in built[agent][1:]))
+            built[agent].first_channels(size)
             for agent, size in enumerate(self.shape.latent_sizes())
         ]
 
     def acting(self) -> ActingPolicy:
-        """A numpy copy of the server's half, all agents stacked; with whole policies on the devices, of the heads."""
-        order = np.argsort([agent for net in self.groups for agent in net.members])
+        """Returns a numpy copy of the server's half, all agents stacked.
 
-        def by_agent(part: Callable[[GroupNet], Tensor]) -> np.ndarray:
-            parts = [
-                part(net).expand(len(net.members), -1, -1).detach().numpy() for net in self.groups
-            ]
-            stacked: np.ndarray = np.concatenate(parts)[order]
-            return stacked
+        Where the policies run on their devices, it holds GRUs and heads without a trunk.
+        """
+        trunk = []
+        for blocks in zip(*(net.trunk() for net in self.groups)):  # the k-th block of every group
+            weights, biases = zip(*blocks)
+            trunk.append((self._stacked(weights), self._stacked(biases)))
+        std = None
+        if all(net.log_std is not None for net in self.groups):
+            std = self._stacked([net.std() for net in self.groups])
+        return ActingPolicy(
+            trunk=trunk,
+            head_weight=self._stacked([net.head_weight for net in self.groups]),
+            head_bias=self._stacked([net.head_bias for net in self.groups]),
+            branches=self._branches,
+            std=std,
+            gru=self._gru_arrays(),
+            layer_norm=self.shape.layer_norm,
+            conv=self._conv_arrays(),
+        )
 
-        depth, conv = len(self.groups[0].trunk_weights), self.groups[0].trunk_conv
-        layers = [
-            (by_agent(lambda net: net.trunk()[k][0]), by_agent(lambda net: net.trunk()[k][1]))  # noqa: B023
-            for k in range(depth)
-        ]
-        head = (by_agent(lambda net: net.head_weight), by_agent(lambda net: net.head_bias))
-        std = by_agent(GroupNet.std) if self.groups[0].log_std is not None else None
-        gru = convs = None
-        if self.groups[0].gru:
-            gru = GruArrays(
-                *(
-                    by_agent(lambda net: getattr(net.gru, name))  # noqa: B023
-                    for name in GruArrays._fields
-                )
-            )
-        if conv:
-            pair = (
-                by_agent(lambda net: cast(ConvLayer, net.trunk_conv).arrays()[k])  # noqa: B023
-                for k in (0, 1)
-            )
-            convs = ConvArrays(conv.shape, *pair)
-        return ActingPolicy(layers, head, self._branches, std, gru, self.shape.layer_norm, convs)
+    def _gru_arrays(self) -> GruArrays | None:
+        """Returns the GRUs of all agents; None where the policy is not recurrent."""
+        layers = [net.gru for net in self.groups if net.gru]
+        if not layers:
+            return None
+        return GruArrays(
+            weight_in=self._stacked([each.weight_in for each in layers]),
+            bias_in=self._stacked([each.bias_in for each in layers]),
+            weight_memory=self._stacked([each.weight_memory for each in layers]),
+            bias_memory=self._stacked([each.bias_memory for each in layers]),
+        )
+
+    def _conv_arrays(self) -> ConvArrays | None:
+        """Returns the trunks' convolutions for all agents; None where no images are sent."""
+        layers = [net.trunk_conv for net in self.groups if net.trunk_conv]
+        if not layers:
+            return None
+        weights, biases = zip(*(each.arrays() for each in layers))
+        return ConvArrays(
+            shape=layers[0].shape, weight=self._stacked(weights), bias=self._stacked(biases)
+        )
+
+    def _stacked(self, parts: Sequence[Tensor]) -> np.ndarray:
+        """Returns (N, in, out), in the order of the agents, of one tensor (n or 1, ...) a group.
+
+        What agents share is repeated for each: one batched product over all agents is faster than a
+        product for each group.
+        """
+        arrays = [_for_each_agent(net, part) for net, part in zip(self.groups, parts)]
+        stacked: np.ndarray = np.concatenate(arrays)[self._order]
+        return stacked
+
+
+def _for_each_agent(net: GroupNet, parameter: Tensor) -> np.ndarray:
+    """Returns a view (n, in, out) of a parameter (n or 1, in, out) of a group."""
+    array: np.ndarray = parameter.expand(len(net.members), -1, -1).detach().numpy()
+    return array
+
+
+def _device_parameters(net: GroupNet) -> list[Tensor]:
+    """Returns what the devices of a group's agents hold, (k, ...) each, in wire order."""
+    if not net.shape.local_blocks:
+        mask = net.normalise.mask
+        gain = net.local_weights[0] * mask * net.unit * net.scale
+        return [gain, net.local_biases[0] * mask * net.scale]
+    arrays: list[Tensor] = []
+    if net.conv:
+        arrays += net.conv.arrays()
+    for layer in net.local_layers():
+        arrays += layer
+    if net.on_device:
+        if net.gru:
+            arrays += net.gru.arrays()
+        arrays += [net.head_weight, net.head_bias]
+        if net.log_std is not None:
+            arrays.append(net.std())
+    return arrays

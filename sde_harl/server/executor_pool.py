@@ -186,7 +186,9 @@ class ExecutorPool:
             self._receiver.codecs = [EntropyCoder(each, self._plan.pack) for each in tables]
         if self._plan.fallback_head:
             self._fallback = FallbackPolicy(
-                self._plan.shape, self._plan.fallback_head, self._flat(range(self._agents))
+                shape=self._plan.shape,
+                fallback=self._plan.fallback_head,
+                weights=self._flat(range(self._agents)),
             )
         self._behind = set(self._executors) & self._transport.absent
         for rank in set(self._executors) - self._behind:

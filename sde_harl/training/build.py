@@ -219,12 +219,16 @@ def _learned(
     """Returns everything that learns. The order decides who draws which of the random weights."""
     share = config.algo.share_param
     nets = replace(config.policy, groups=roles.groups)
-    policy = SplitPolicy(spec, nets, config.codec, share, generator)
+    policy = SplitPolicy(
+        spec=spec, policy=nets, codec=config.codec, share=share, generator=generator
+    )
     kind = "own" if algorithm_class.decentralised_critic else config.env.state_type
     critic_input = make_critic_input(kind, spec)
     # Of one state all agents share a critic; what only its agent sees may need one for each.
     one_critic = share or not algorithm_class.decentralised_critic
-    critic = Critic(critic_input, config.policy, one_critic, generator)
+    critic = Critic(
+        critic_input=critic_input, policy=config.policy, share=one_critic, generator=generator
+    )
     algorithm = algorithm_class(
         policy=policy,
         critic=critic,

@@ -16,8 +16,8 @@ from sde_harl.executor.executor import Executor
 from sde_harl.link.faults import FLOOD
 from sde_harl.link.loopback import Loopback
 from sde_harl.link.wire import Kind
+from sde_harl.policy.group_net import SubstitutedLatents
 from sde_harl.policy.shapes import FallbackShape
-from sde_harl.policy.split_policy import Known
 from sde_harl.server import membership
 from sde_harl.server.decision_log import NO_LATENT, ReceivedLatents
 from sde_harl.server.executor_pool import ExecutorPool, SessionPlan
@@ -353,9 +353,13 @@ def test_learning_is_on_the_latents_that_were_there(name: str, recurrent: bool) 
 def test_no_gradient_reaches_a_local_net_through_what_is_stale() -> None:
     net = learner(spec(((4,),), 3), "happo").policy.groups[0]
     features, stale = torch.randn(1, 8, 3), torch.ones(1, 8, dtype=torch.bool)
-    net(features, None, Known(torch.ones(1, 8, 4), stale)).outputs.square().sum().backward()
+    net(
+        features, None, SubstitutedLatents(torch.ones(1, 8, 4), stale)
+    ).outputs.square().sum().backward()
     assert not net.local_weights[0].grad.any() and net.head_weight.grad.any()
-    net(features, None, Known(torch.ones(1, 8, 4), ~stale)).outputs.square().sum().backward()
+    net(
+        features, None, SubstitutedLatents(torch.ones(1, 8, 4), ~stale)
+    ).outputs.square().sum().backward()
     assert net.local_weights[0].grad.any()
 
 

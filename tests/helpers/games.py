@@ -40,10 +40,19 @@ def learner(
         blocks=2, local_blocks=1, width=16, latent=4, recurrent=recurrent, groups=groups
     )
     codec_config = CodecConfig(name=codec, rate_rows=32)
-    policy = SplitPolicy(game, policy_config, codec_config, config.share_param, generator)
+    policy = SplitPolicy(
+        spec=game,
+        policy=policy_config,
+        codec=codec_config,
+        share=config.share_param,
+        generator=generator,
+    )
     view = make_critic_input("own" if kind.decentralised_critic else "EP", game)
     critic = Critic(
-        view, policy_config, config.share_param or not kind.decentralised_critic, generator
+        critic_input=view,
+        policy=policy_config,
+        share=config.share_param or not kind.decentralised_critic,
+        generator=generator,
     )
     return kind(policy=policy, critic=critic, algo=config, codec=codec_config, generator=generator)
 

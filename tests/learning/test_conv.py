@@ -44,7 +44,10 @@ def pixels(*shape: int) -> np.ndarray:
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_the_convolution_is_torchs_own_and_so_is_its_numpy_twin(stride: int, k: int) -> None:
     shape = ConvShape(height=7, width=6, channels=2, filters=4, kernel=3, stride=stride)
-    layer, images = ConvLayer(k, shape, 1 / 255, generator()), pixels(3, 5, shape.size_in())
+    layer, images = (
+        ConvLayer(k, shape, scale=1 / 255, generator=generator()),
+        pixels(3, 5, shape.size_in()),
+    )
     nn.init.normal_(layer.bias, generator=generator(1))
     told = layer(torch.from_numpy(images)).detach()
     assert told.shape == (3, 5, shape.size_out())
@@ -58,7 +61,7 @@ def test_the_convolution_is_torchs_own_and_so_is_its_numpy_twin(stride: int, k: 
             expected = torch.relu(reference(x)).permute(0, 2, 3, 1).flatten(1)
         torch.testing.assert_close(told[agent], expected)
     weight, bias = (each.expand(3, -1, -1).detach().numpy() for each in layer.arrays())
-    twin = ConvArrays(shape, weight, bias)(images.astype(np.float32))
+    twin = ConvArrays(shape=shape, weight=weight, bias=bias)(images.astype(np.float32))
     np.testing.assert_allclose(twin, told.numpy(), rtol=1e-5, atol=1e-6)
 
 
@@ -72,7 +75,13 @@ def test_policies_that_see_act_as_they_learn(
     config = PolicyConfig(
         blocks=3, local_blocks=local_blocks, width=8, latent=4, groups=groups, conv_channels=4
     )
-    policy = SplitPolicy(GAME, config, CodecConfig(name="float32"), share, generator())
+    policy = SplitPolicy(
+        spec=GAME,
+        policy=config,
+        codec=CodecConfig(name="float32"),
+        share=share,
+        generator=generator(),
+    )
     for index, parameter in enumerate(policy.parameters()):
         with torch.no_grad():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator(index)))
@@ -90,12 +99,14 @@ def test_policies_that_see_act_as_they_learn(
 
 def test_a_whole_policy_that_sees_acts_as_it_learns() -> None:
     config = PolicyConfig(blocks=2, local_blocks=2, width=8, conv_channels=4, head_gain=1.0)
-    policy = SplitPolicy(GAME, config, CodecConfig(name="none"), False, generator())
+    policy = SplitPolicy(
+        spec=GAME, policy=config, codec=CodecConfig(name="none"), share=False, generator=generator()
+    )
     flat = np.concatenate([np.stack(each).ravel() for each in zip(*policy.local_parameters())])
     obs, available = pixels(3, 7, 60), np.ones((3, 7, 4), bool)
-    decision = OnDevicePolicy(policy.shape, OnDeviceShape(GAME.branches, False, 1), flat).act(
-        obs.astype(np.float32), available, None
-    )
+    decision = OnDevicePolicy(
+        shape=policy.shape, on_device=OnDeviceShape(GAME.branches, False, 1), weights=flat
+    ).act(obs.astype(np.float32), available, None)
     for agent, net in enumerate(policy.groups):
         with torch.no_grad():
             outputs = net(torch.from_numpy(obs[agent : agent + 1])).outputs
@@ -157,7 +168,7 @@ def test_a_critic_sees_the_channels_of_the_state_and_of_the_agents_own_observati
     assert make_critic_input("EP", env.spec).image == (5, 5, 4) and make_critic_input(
         "own", env.spec
     ).image == (5, 5, 2)
-    critic = Critic(both, PolicyConfig(), False, generator())
+    critic = Critic(critic_input=both, policy=PolicyConfig(), share=False, generator=generator())
     assert critic.weights[0].shape == (2, 3 * 3 * 32, 128)
     assert critic(critic.normalise(torch.from_numpy(seen)))[0].shape == (2, 3)
 
@@ -167,7 +178,10 @@ def test_a_state_that_is_no_image_is_seen_as_before() -> None:
     both = make_critic_input("FP", game)
     assert (both.image, both.dtype, both.size) == ((), "float32", 67)
     assert both(np.ones((2, 7), np.float32), pixels(2, 3, 60)).dtype == np.float32
-    assert Critic(both, PolicyConfig(), True, generator()).conv is None
+    assert (
+        Critic(critic_input=both, policy=PolicyConfig(), share=True, generator=generator()).conv
+        is None
+    )
 
 
 SMALL = [

@@ -16,8 +16,9 @@ from sde_harl.config.schema import CodecConfig, DiversityConfig, PolicyConfig
 from sde_harl.envs.base import EnvSpec
 from sde_harl.errors import UserError
 from sde_harl.policy.critic_input import make_critic_input
+from sde_harl.policy.group_net import GroupNet
 from sde_harl.policy.gru import RecurrentState
-from sde_harl.policy.split_policy import GroupNet, SplitPolicy
+from sde_harl.policy.split_policy import SplitPolicy
 
 
 def group(game: EnvSpec, seed: int = 0, share: bool = False, **policy: object) -> GroupNet:
@@ -34,7 +35,13 @@ def group(game: EnvSpec, seed: int = 0, share: bool = False, **policy: object) -
         }
     )
     generator = torch.Generator().manual_seed(seed)
-    (net,) = SplitPolicy(game, config, CodecConfig(name="float32"), share, generator).groups
+    (net,) = SplitPolicy(
+        spec=game,
+        policy=config,
+        codec=CodecConfig(name="float32"),
+        share=share,
+        generator=generator,
+    ).groups
     for parameter in net.parameters():
         parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
     return net
@@ -256,7 +263,13 @@ def test_the_team_earns_the_mean_over_the_living() -> None:
     policy_config = PolicyConfig(
         blocks=2, local_blocks=1, width=8, latent=4, groups=((0, 2), (1,)), head_gain=2.0
     )
-    policy = SplitPolicy(game, policy_config, CodecConfig(name="float32"), False, generator)
+    policy = SplitPolicy(
+        spec=game,
+        policy=policy_config,
+        codec=CodecConfig(name="float32"),
+        share=False,
+        generator=generator,
+    )
     rollout = episodes(game, 3, 4)
     rollout.active_masks[0, :, 0], rollout.active_masks[:, 2, 1] = False, False
     diversity = Diversity(policy, game, config, generator)
@@ -284,11 +297,19 @@ def test_the_team_earns_the_mean_over_the_living() -> None:
 
 def test_what_can_earn_nothing_is_refused() -> None:
     game, generator = spec(((3,), (3,)), 4), torch.Generator().manual_seed(0)
-    alone = SplitPolicy(game, PolicyConfig(), CodecConfig(), False, generator)
+    alone = SplitPolicy(
+        spec=game, policy=PolicyConfig(), codec=CodecConfig(), share=False, generator=generator
+    )
     with pytest.raises(UserError, match="diversity.coef.*policy.groups"):
         Diversity(alone, game, DiversityConfig(coef=0.1), generator)
     joints = spec(((2,), (2,)), 4, continuous=True)
-    together = SplitPolicy(joints, PolicyConfig(groups=((0, 1),)), CodecConfig(), False, generator)
+    together = SplitPolicy(
+        spec=joints,
+        policy=PolicyConfig(groups=((0, 1),)),
+        codec=CodecConfig(),
+        share=False,
+        generator=generator,
+    )
     with pytest.raises(UserError, match="diversity.beta1.*continuous"):
         Diversity(together, joints, DiversityConfig(coef=0.1, beta1=0.5), generator)
 

@@ -32,7 +32,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def layer() -> Gru:
-    gru = Gru(1, 3, 4, generator())
+    gru = Gru(k=1, size_in=3, size=4, generator=generator())
     with torch.no_grad():
         for bias in (gru.bias_in, gru.bias_memory):
             bias.copy_(torch.randn(bias.shape, generator=generator(1)))
@@ -97,7 +97,9 @@ def test_chunks_give_the_critic_the_values_that_the_whole_rollout_gave() -> None
     view = make_critic_input("EP", game)
     policy = PolicyConfig(critic_width=8, recurrent=True)
     trainer = CriticTrainer(
-        Critic(view, policy, True, generator()), AlgoConfig(valuenorm=False), generator()
+        Critic(critic_input=view, policy=policy, share=True, generator=generator()),
+        AlgoConfig(valuenorm=False),
+        generator(),
     )
     rollout = Rollout(
         game, steps=6, envs=4, latent_size=4, critic_input=view, chunk=3, memory_size=8
@@ -127,7 +129,12 @@ def test_a_cut_episodes_last_value_remembers_the_episode() -> None:
     """With reward 0 and lambda 1 the return is the discounted value of the state that the episode was cut in."""
     game, rng = spec(((2,), (2,)), 3), np.random.default_rng(0)
     view = make_critic_input("EP", game)
-    critic = Critic(view, PolicyConfig(critic_width=8, recurrent=True), True, generator())
+    critic = Critic(
+        critic_input=view,
+        policy=PolicyConfig(critic_width=8, recurrent=True),
+        share=True,
+        generator=generator(),
+    )
     trainer = CriticTrainer(
         critic, AlgoConfig(valuenorm=False, gamma=0.5, gae_lambda=1.0), generator()
     )
@@ -150,7 +157,10 @@ def test_a_cut_episodes_last_value_remembers_the_episode() -> None:
 def test_layer_normalisation_is_of_what_the_heads_see_and_not_of_what_is_remembered() -> None:
     view = make_critic_input("EP", spec(((2,), (2,)), 3))
     critic = Critic(
-        view, PolicyConfig(critic_width=8, recurrent=True, layer_norm=True), True, generator()
+        critic_input=view,
+        policy=PolicyConfig(critic_width=8, recurrent=True, layer_norm=True),
+        share=True,
+        generator=generator(),
     )
     seen, recall = (
         torch.randn(1, 6, 3, generator=generator(1)),

@@ -73,7 +73,7 @@ def test_the_most_likely_choice_of_what_is_available_in_every_branch() -> None:
         RNG.normal(size=(2, 6, 5)).astype(np.float32),
     )
     flat = flat_of(SHAPE, fallback_head, RNG)
-    policy = FallbackPolicy(SHAPE, fallback_head, flat)
+    policy = FallbackPolicy(shape=SHAPE, fallback=fallback_head, weights=flat)
     latents = policy.local(obs)
     weight, bias = flat[-2 * 25 :][:40].reshape(2, 4, 5), flat[-10:].reshape(2, 1, 5)
     available = np.ones((2, 6, 5), bool)
@@ -90,7 +90,7 @@ def test_continuous_heads_give_their_means_and_zero_in_the_padding() -> None:
         RNG.normal(size=(2, 6, 5)).astype(np.float32),
     )
     flat = flat_of(SHAPE, fallback_head, RNG)
-    policy = FallbackPolicy(SHAPE, fallback_head, flat)
+    policy = FallbackPolicy(shape=SHAPE, fallback=fallback_head, weights=flat)
     weight, bias = flat[-2 * 10 :][:16].reshape(2, 4, 2), flat[-4:].reshape(2, 1, 2)
     available = np.array([[True, True], [True, False]])[:, None].repeat(6, 1)
     latents = policy.local(obs)
@@ -104,7 +104,7 @@ def test_continuous_heads_give_their_means_and_zero_in_the_padding() -> None:
 )
 def test_weights_that_are_not_right_are_refused(change: Any) -> None:
     with pytest.raises(ValueError, match="weights"):
-        FallbackPolicy(SHAPE, HEAD, change(flat_of(SHAPE, HEAD, RNG)))
+        FallbackPolicy(shape=SHAPE, fallback=HEAD, weights=change(flat_of(SHAPE, HEAD, RNG)))
 
 
 # ---- what they learn
@@ -157,7 +157,9 @@ def test_the_device_does_what_was_learnt() -> None:
         net + head for net, head in zip(trainer.policy.local_parameters(), distillation.arrays())
     ]
     flat = np.concatenate([np.stack(arrays).ravel() for arrays in zip(*published)])
-    policy = FallbackPolicy(trainer.policy.shape, FallbackShape((4,), False, 0.0), flat)
+    policy = FallbackPolicy(
+        shape=trainer.policy.shape, fallback=FallbackShape((4,), False, 0.0), weights=flat
+    )
     actions = policy.act(policy.local(rollout.obs[:, 0]), rollout.available_actions[:, 0])
     lesson = distillation._lesson(rollout, 0)
     order = np.random.default_rng((1, 0)).permutation(256)
@@ -235,7 +237,12 @@ def test_the_order_is_last_latents_then_the_exit_head_then_nothing(
         stages=stages,
     )
     zeros = np.zeros((2, 4, 3), np.float32)
-    server = ActingPolicy([], (zeros, np.array([[[1, 0, 0]]] * 2, np.float32)), (3,))
+    server = ActingPolicy(
+        trunk=[],
+        head_weight=zeros,
+        head_bias=np.array([[[1, 0, 0]]] * 2, np.float32),
+        branches=(3,),
+    )
 
     def decide() -> tuple[list[int], list[int]]:
         """Agent 1's age and choice in each environment."""

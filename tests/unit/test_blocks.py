@@ -31,7 +31,7 @@ def close(ours: Tensor, theirs: Tensor) -> None:
 def test_values_and_gradients(width: int, share: bool, layer_norm: bool) -> None:
     single = inputs(width, share)
     double = [each.detach().double().requires_grad_() for each in single]
-    ours, theirs = block(*single, layer_norm), block(*double, layer_norm)
+    ours, theirs = block(*single, layer_norm=layer_norm), block(*double, layer_norm=layer_norm)
     close(ours, theirs)
     weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1))
     (ours * weights).sum().backward()
@@ -47,7 +47,8 @@ def test_gradients_of_gradients(layer_norm: bool) -> None:
     double = [each.detach().double().requires_grad_() for each in single]
 
     def curvature(values: list[Tensor]) -> tuple[Tensor, ...]:
-        hidden = block(block(*values, layer_norm), values[1].mT, values[2][..., :4], layer_norm)
+        hidden = block(*values, layer_norm=layer_norm)
+        hidden = block(hidden, values[1].mT, values[2][..., :4], layer_norm=layer_norm)
         slope = torch.autograd.grad(hidden.pow(3).sum(), values, create_graph=True)
         return torch.autograd.grad(sum(each.square().sum() for each in slope), values)
 
@@ -62,7 +63,10 @@ def test_devices_compute_the_same(layer_norm: bool) -> None:
     values = inputs(40, share=False)
     arrays = [each.detach().numpy() for each in values]
     np.testing.assert_allclose(
-        local.block(*arrays, layer_norm), block(*values, layer_norm).detach(), rtol=2e-5, atol=2e-5
+        local.block(*arrays, layer_norm=layer_norm),
+        block(*values, layer_norm=layer_norm).detach(),
+        rtol=2e-5,
+        atol=2e-5,
     )
 
 

@@ -93,7 +93,12 @@ def test_the_critic_sees_the_state_or_the_agents_own_version_of_it() -> None:
 @pytest.mark.parametrize("share", [True, False])
 def test_agents_values_come_of_one_net_or_of_each_its_own(share: bool) -> None:
     view = make_critic_input("own", spec(((2,), (2,)), 3))
-    critic = Critic(view, PolicyConfig(critic_width=8), share, torch.Generator().manual_seed(0))
+    critic = Critic(
+        critic_input=view,
+        policy=PolicyConfig(critic_width=8),
+        share=share,
+        generator=torch.Generator().manual_seed(0),
+    )
     same = torch.randn(1, 5, 3, generator=torch.Generator().manual_seed(1)).expand(2, -1, -1)
     values, _ = critic(critic.normalise(same))
     assert torch.equal(values[0], values[1]) == share
@@ -105,7 +110,12 @@ def test_agents_values_come_of_one_net_or_of_each_its_own(share: bool) -> None:
 def trainer(**algo: object) -> CriticTrainer:
     generator = torch.Generator().manual_seed(0)
     return CriticTrainer(
-        Critic(make_critic_input("EP", TWO), PolicyConfig(critic_width=8), True, generator),
+        Critic(
+            critic_input=make_critic_input("EP", TWO),
+            policy=PolicyConfig(critic_width=8),
+            share=True,
+            generator=generator,
+        ),
         AlgoConfig(**algo),
         generator,
     )
@@ -135,7 +145,9 @@ def test_the_critic_learns_values_that_depend_on_what_it_sees(kind: str) -> None
     rollout = Rollout(game, steps=2, envs=128, latent_size=4, critic_input=view)
     generator = torch.Generator().manual_seed(0)
     critic = CriticTrainer(
-        Critic(view, PolicyConfig(critic_width=32), True, generator),
+        Critic(
+            critic_input=view, policy=PolicyConfig(critic_width=32), share=True, generator=generator
+        ),
         AlgoConfig(critic_lr=5e-3),
         generator,
     )

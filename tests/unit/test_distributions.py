@@ -88,7 +88,11 @@ def acting(
     n, size = outputs.shape
     trunk = (np.zeros((n, 2, 2), np.float32), np.zeros((n, 1, 2), np.float32))
     return ActingPolicy(
-        [trunk], (np.zeros((n, 2, size), np.float32), outputs[:, None]), branches, std
+        trunk=[trunk],
+        head_weight=np.zeros((n, 2, size), np.float32),
+        head_bias=outputs[:, None],
+        branches=branches,
+        std=std,
     )
 
 

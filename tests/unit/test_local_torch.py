@@ -45,14 +45,15 @@ def observations(shape: LocalShape) -> np.ndarray:
     return obs
 
 
-@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("on_device", [False, True])
 @pytest.mark.parametrize("name", SHAPES)
-def test_torch_makes_the_same_symbols_but_at_ties(name: str, whole: bool) -> None:
+def test_torch_makes_the_same_symbols_but_at_ties(name: str, on_device: bool) -> None:
     shape, obs = SHAPES[name], observations(SHAPES[name])
-    if whole and not shape.local_blocks:
+    if on_device and not shape.local_blocks:
         return
     flat = parameters(shape)
-    ours, theirs = LocalNets(shape, flat, whole)(obs), TorchLocalNets(shape, flat, whole)(obs)
+    ours = LocalNets(shape, flat, on_device=on_device)(obs)
+    theirs = TorchLocalNets(shape, flat, on_device=on_device)(obs)
     assert theirs.dtype == np.float32 and np.ptp(ours) > 2
     np.testing.assert_allclose(theirs, ours, rtol=1e-4, atol=TIE / 10)
     other = np.rint(ours) != np.rint(theirs)

@@ -34,11 +34,11 @@ IDENTITY = (np.eye(2, dtype=np.float32)[None], np.zeros((1, 1, 2), np.float32))
 
 def build(codec: str = "entropy", share: bool = False, **policy: object) -> SplitPolicy:
     net = SplitPolicy(
-        SPEC,
-        PolicyConfig(**policy),
-        CodecConfig(name=codec),
-        share,
-        torch.Generator().manual_seed(3),
+        spec=SPEC,
+        policy=PolicyConfig(**policy),
+        codec=CodecConfig(name=codec),
+        share=share,
+        generator=torch.Generator().manual_seed(3),
     )
     with torch.no_grad():
         for parameter in net.parameters():
@@ -95,7 +95,7 @@ def test_numpy_twins_equal_the_torch_nets(
 @pytest.mark.parametrize("continuous", [False, True])
 @pytest.mark.parametrize("share", [False, True])
 @pytest.mark.parametrize("recurrent", [False, True])
-def test_a_whole_policys_numpy_twin_equals_the_torch_net(
+def test_the_numpy_twin_of_a_policy_on_its_device_equals_the_torch_net(
     recurrent: bool, share: bool, continuous: bool, layer_norm: bool
 ) -> None:
     spec, rng = SPEC._replace(continuous=continuous), np.random.default_rng(1)
@@ -103,12 +103,17 @@ def test_a_whole_policys_numpy_twin_equals_the_torch_net(
         blocks=2, local_blocks=2, width=8, latent=3, layer_norm=layer_norm, recurrent=recurrent
     )
     net = SplitPolicy(
-        spec, config, CodecConfig(name="none"), share, torch.Generator().manual_seed(3)
+        spec=spec,
+        policy=config,
+        codec=CodecConfig(name="none"),
+        share=share,
+        generator=torch.Generator().manual_seed(3),
     )
     memory = rng.uniform(-1, 1, (3, 7, 8)).astype(np.float32) if recurrent else None
-    obs, whole = observations(7), OnDeviceShape(spec.branches, continuous, 1, 8 if recurrent else 0)
+    obs = observations(7)
+    on_device = OnDeviceShape(spec.branches, continuous, 1, 8 if recurrent else 0)
     flat = np.concatenate([np.stack(each).ravel() for each in zip(*net.local_parameters())])
-    policy = OnDevicePolicy(net.shape, whole, flat)
+    policy = OnDevicePolicy(shape=net.shape, on_device=on_device, weights=flat)
     available = np.broadcast_to(spec.choices()[:, None], (3, 7, 4))
     decision = policy.act(obs, available, None, memory)
     for group in net.groups:
@@ -129,7 +134,7 @@ def test_a_whole_policys_numpy_twin_equals_the_torch_net(
             decision.log_probs[members], log_probs.numpy(), rtol=1e-4, atol=1e-5
         )
     with pytest.raises(ValueError, match="expected"):
-        OnDevicePolicy(net.shape, whole, flat[:-1])
+        OnDevicePolicy(shape=net.shape, on_device=on_device, weights=flat[:-1])
 
 
 def test_streams_are_an_agents_own() -> None:
@@ -169,7 +174,12 @@ def test_wrong_or_infinite_weights_are_refused() -> None:
 
 def test_sampling_follows_the_probabilities_and_never_takes_a_masked_action() -> None:
     logits = np.log(np.array([0.5, 0.2, 0.3, 1.0], np.float32))
-    policy = ActingPolicy([IDENTITY], (np.zeros((1, 2, 4), np.float32), logits[None, None]), (4,))
+    policy = ActingPolicy(
+        trunk=[IDENTITY],
+        head_weight=np.zeros((1, 2, 4), np.float32),
+        head_bias=logits[None, None],
+        branches=(4,),
+    )
     available = np.broadcast_to(np.array([True, True, True, False]), (1, 200_000, 4))
     decision = policy.act(
         np.zeros((1, 200_000, 2), np.float32), available, np.random.default_rng(1)

@@ -15,7 +15,7 @@ from sde_harl.algorithms.on_policy.hatrpo import mean_kl
 from sde_harl.algorithms.on_policy.trust_region import conjugate_gradient, fisher_product
 from sde_harl.envs.base import EnvSpec
 from sde_harl.policy.distributions import Distribution, Gaussians
-from sde_harl.policy.split_policy import GroupNet
+from sde_harl.policy.group_net import GroupNet
 
 GAMES: dict[str, EnvSpec] = {
     "discrete": spec(((3,), (2,)), 4),

@@ -32,7 +32,8 @@ from sde_harl.buffers.sequences import flatten_rows
 from sde_harl.config.schema import AlgoConfig, CodecConfig
 from sde_harl.policy.critic import Critic
 from sde_harl.policy.distributions import Distribution
-from sde_harl.policy.split_policy import GroupNet, SplitPolicy
+from sde_harl.policy.group_net import GroupNet
+from sde_harl.policy.split_policy import SplitPolicy
 
 
 class OnPolicy(ABC):

@@ -202,13 +202,13 @@ class CriticTrainer:
                 torch.from_numpy((estimate.values - mean) / std).float(),
             )
         )
-        state = estimate.recurrent_state and estimate.recurrent_state.pick(order)
+        state = estimate.recurrent_state and estimate.recurrent_state.select(order)
         losses = []
         for part in minibatch_slices(sequences, self._minibatches) * self._epochs:
             x, target, old = (
                 take_sequences(each, part, length) for each in (inputs, targets, old_values)
             )
-            values, _ = self.critic(x, state and state.pick(part))
+            values, _ = self.critic(x, state and state.select(part))
             losses.append(self._step(self._loss(values, target, old)))
         return {
             "value_loss": float(torch.stack(losses).mean()),

@@ -22,7 +22,8 @@ from sde_harl.auxiliary.rate import RateTrainer
 from sde_harl.buffers.sequences import minibatch_slices, shuffled
 from sde_harl.config.schema import AlgoConfig, CodecConfig
 from sde_harl.policy.critic import Critic
-from sde_harl.policy.split_policy import GroupNet, SplitPolicy
+from sde_harl.policy.group_net import GroupNet
+from sde_harl.policy.split_policy import SplitPolicy
 
 
 class PolicyReport(NamedTuple):

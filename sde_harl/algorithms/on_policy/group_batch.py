@@ -14,8 +14,8 @@ from torch import Tensor
 
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.buffers.sequences import chunk_states, flatten_rows, take_sequences
+from sde_harl.policy.group_net import GroupNet, GroupOutput, SubstitutedLatents
 from sde_harl.policy.gru import RecurrentState
-from sde_harl.policy.split_policy import GroupNet, GroupOutput, Known
 
 
 class GroupBatch(NamedTuple):
@@ -52,14 +52,14 @@ class GroupBatch(NamedTuple):
             for name, each in self._asdict().items()
             if isinstance(each, Tensor)
         }
-        state = self.recurrent_state and self.recurrent_state.pick(sequences)
+        state = self.recurrent_state and self.recurrent_state.select(sequences)
         return self._replace(**taken, recurrent_state=state)
 
     def forward(self, net: GroupNet) -> GroupOutput:
         """Runs the group's nets on the rows."""
         known = None
         if self.latents is not None and self.stale is not None:
-            known = Known(latents=self.latents, stale=self.stale)
+            known = SubstitutedLatents(latents=self.latents, stale=self.stale)
         output: GroupOutput = net(self.obs, self.recurrent_state, known)
         return output
 
@@ -90,7 +90,7 @@ def gather_group(
         counts = rows(rollout.active_masks) & counts
     stale = rows(rollout.stale)
     # A policy that runs on its device acts on latents that no link can delay.
-    any_stale = bool(stale.any()) and not net.whole
+    any_stale = bool(stale.any()) and not net.on_device
     return GroupBatch(
         obs=net.normalise(rows(rollout.obs)),
         # None spares the masking of every logit.

@@ -37,7 +37,7 @@ from sde_harl.algorithms.on_policy.trust_region import (
 )
 from sde_harl.auxiliary.rate import RateTrainer
 from sde_harl.policy.distributions import Distribution
-from sde_harl.policy.split_policy import GroupNet
+from sde_harl.policy.group_net import GroupNet
 
 DAMPING = 0.1
 """Added to the Fisher matrix's diagonal, as in HARL: where F is nearly singular the step would be huge."""

@@ -1,7 +1,8 @@
-"""A convolution in numpy, for observations that are images: it stands before the first block, as in HARL's CNNBase.
+"""A convolution in numpy, for observations that are images: it stands before the first block.
 
-Each image lies in one row, its channels last. What comes out lies likewise, so that the block behind takes it as it
-takes any other observation. layers.py has the torch twin.
+As in HARL's CNNBase it is one convolution with ReLU. Each image lies in one row of an array, its
+channels last, and so does the result: the block behind it takes it as any other observation.
+layers.py has the torch twin.
 
 n agents, E environments, H, W, C height, width and channels of an image, K kernel, F filters.
 """
@@ -26,16 +27,23 @@ class ConvArrays(NamedTuple):
     """(n, 1, F)."""
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """(n, E, H W C) -> (n, E, size), one product an agent over all windows of all its images."""
+        """Returns (n, E, size_out) of images (n, E, H W C)."""
         agents, envs = images.shape[:2]
-        _, width, channels, _, kernel, stride = self.shape
-        rows = images.reshape(agents, envs, -1, width * channels)  # a window is K rows of K C
-        windows = sliding_window_view(rows, (1, 1, kernel, kernel * channels))[
-            :, :, ::stride, :: stride * channels
-        ]
-        x = np.matmul(
-            windows.reshape(agents, -1, self.shape.size_window()), self.weight
-        )  # (n, E positions, F)
+        windows = self._windows(images).reshape(agents, -1, self.shape.size_window())
+        # One product for all windows of all images of an agent, which BLAS does best.
+        x = np.matmul(windows, self.weight)  # (n, E positions, F)
         x += self.bias
         np.maximum(x, 0.0, out=x)
         return x.reshape(agents, envs, -1)
+
+    def _windows(self, images: np.ndarray) -> np.ndarray:
+        """Returns a view of all windows of images (n, E, H W C)."""
+        agents, envs = images.shape[:2]
+        channels = self.shape.channels
+        kernel = self.shape.kernel
+        stride = self.shape.stride
+        # With the channels last, the K C numbers of a window's row are neighbours, so width and
+        # channels count as one axis; a step to the right is `stride` times C numbers.
+        rows = images.reshape(agents, envs, -1, self.shape.width * channels)  # (n, E, H, W C)
+        windows = sliding_window_view(rows, (1, 1, kernel, kernel * channels))
+        return windows[:, :, ::stride, :: stride * channels]

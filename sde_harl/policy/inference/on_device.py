@@ -8,14 +8,13 @@ n agents of one executor, E environments, W width, H memory, A outputs of a head
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from sde_harl.policy.inference.acting import ActingPolicy, Decision, GruArrays
-from sde_harl.policy.inference.local_nets import LocalNets, Nets, split_above
+from sde_harl.policy.inference.local_nets import LocalNets, MakeNets, split_above
 from sde_harl.policy.shapes import LocalShape, OnDeviceShape, on_device_parameter_shapes
 
 
@@ -74,26 +73,41 @@ def _drawn(sources: list[Any], shape: tuple[int, ...], dtype: type) -> np.ndarra
 
 
 class OnDevicePolicy:
-    """The policies of an executor's agents, stacked. What they remember is the caller's to keep."""
+    """The policies of an executor's agents, stacked. The caller keeps their memory."""
 
     def __init__(
         self,
+        *,
         shape: LocalShape,
-        whole: OnDeviceShape,
-        flat: np.ndarray,
-        nets: Callable[..., Nets] = LocalNets,
+        on_device: OnDeviceShape,
+        weights: np.ndarray,
+        nets: MakeNets = LocalNets,
     ) -> None:
-        """`flat`: all parameters in wire order; `nets` makes the local ones, as `LocalNets` is called.
+        """`weights`: float32 vector of all parameters in wire order; `nets` makes the local nets.
 
         Raises ValueError where the vector's length or a value is not right.
         """
-        of_local, parts = split_above(shape, on_device_parameter_shapes(shape, whole), flat)
-        self._local = nets(shape, of_local, whole=True)
-        parts = [part if part.ndim == 3 else part[:, None] for part in parts]
-        gru = GruArrays(*(parts.pop(0) for _ in GruArrays._fields)) if whole.memory else None
-        weight, bias, *std = parts
+        above = on_device_parameter_shapes(shape, on_device)
+        of_local, parts = split_above(shape, above, weights)
+        self._local = nets(shape, of_local, on_device=True)
+        upper = iter([part if part.ndim == 3 else part[:, None] for part in parts])
+        gru = None
+        if on_device.memory:
+            gru = GruArrays(
+                weight_in=next(upper),
+                bias_in=next(upper),
+                weight_memory=next(upper),
+                bias_memory=next(upper),
+            )
+        # The same class as at the server. Its trunk is empty: the local net is all of the blocks.
         self._upper = ActingPolicy(
-            [], (weight, bias), whole.branches, std[0] if std else None, gru, shape.layer_norm
+            trunk=[],
+            head_weight=next(upper),
+            head_bias=next(upper),
+            branches=on_device.branches,
+            std=next(upper, None),
+            gru=gru,
+            layer_norm=shape.layer_norm,
         )
 
     def act(
@@ -103,8 +117,9 @@ class OnDevicePolicy:
         streams: Streams | None,
         memory: np.ndarray | None = None,
     ) -> Decision:
-        """Decide on observations (n, E, O) with available (n, E, A) bool; greedily where `streams` is None.
+        """Decides on observations (n, E, O); takes the most likely actions where `streams` is None.
 
-        memory (n, E, H) as the last decision left it; None, or the policy is not recurrent: nothing is remembered.
+        available (n, E, A) bool; memory (n, E, H) as the last decision left it, None where nothing
+        is remembered or the policy is not recurrent.
         """
         return self._upper.act(self._local(obs), available, streams, memory)
