@@ -33,7 +33,7 @@ help:
 venv: $(STAMP)
 
 # The stamp is written last, so that an install that was cut short is taken up again.
-$(STAMP): setup.py Makefile sde_harl/codec/rans.c sde_harl/link/frames.c sde_harl/policy/inference/blocks.c
+$(STAMP): pyproject.toml setup.py Makefile sde_harl/codec/rans.c sde_harl/link/frames.c sde_harl/policy/inference/blocks.c
 	@rm -f $@
 	@command -v cc gcc clang >/dev/null || { \
 		echo 'error: no C compiler (Debian: apt install gcc libc6-dev python3-dev)' >&2; exit 1; }

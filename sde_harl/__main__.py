@@ -1,4 +1,4 @@
-"""`python -m sde_harl COMMAND ...`, the same as `sde-harl COMMAND ...`."""
+"""`python -m sde_harl COMMAND ...` is the same as `sde-harl COMMAND ...`."""
 
 from sde_harl.cli.main import entry
 

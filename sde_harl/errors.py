@@ -1,7 +1,23 @@
-"""The one exception a user is meant to read."""
+"""The error that a user can correct, and the exit codes of every command."""
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 
 class UserError(Exception):
-    """Something the user can mend: printed as one line, without a traceback, and the job ends with exit code 2."""
+    """An error that the user can correct. It is printed as one line, without a traceback."""
+
+
+class ExitCode(IntEnum):
+    """The exit codes of `sde-harl` and of its commands."""
+
+    DONE = 0
+    DEFECT = 1
+    """An error of the program's own."""
+    USER_ERROR = 2
+    """A UserError. Rank 0 has printed its line."""
+    EXECUTORS_ABSENT = 3
+    """The run is complete, but some executors did not answer any more at its end."""
+    INTERRUPTED = 130
+    """Stopped by Ctrl-C, SIGTERM or SIGUSR1, with everything saved."""

@@ -1,9 +1,8 @@
-"""The program: `python -m sde_harl.run CONFIG [key=value ...]`, alone or under mpirun. Runs this rank's role.
+"""The program: `sde-harl run EXPERIMENT [key=value ...]`, alone or under mpirun.
 
-Rank 0 is the learner; every other rank is an executor, which reads no file: rank 0 tells it what to be. Only which
-module drives its own sensors it takes from its command line (sensing.py). Exit codes:
-0 done; 2 something the user can mend (one line on rank 0); 3 done, but without executors that were absent at the end;
-130 stopped by Ctrl-C, SIGTERM or SIGUSR1 with everything saved; 1 a defect.
+`python -m sde_harl.run ...` is the same. Each process runs the role of its rank: rank 0 is the server
+and the learner, every other rank is an executor. An executor reads no file, because rank 0 sends
+it what it needs. From its own command line it takes only its sensor (executor/sensors.py).
 """
 
 from __future__ import annotations
@@ -17,96 +16,121 @@ import sys
 import traceback
 from types import FrameType
 
-# The acting nets are small and the cores are busy with environments: numpy's BLAS must not start a thread per core.
+# The acting nets are small and the environments keep the cores busy, so a BLAS thread for each core
+# would only get in their way. numpy's BLAS reads this once, when numpy is first imported: below.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from sde_harl.errors import UserError
+from sde_harl.errors import ExitCode, UserError
 from sde_harl.link import mpi
 from sde_harl.link.loopback import Loopback
 from sde_harl.link.transport import Transport
 
-MENDABLE, BEREFT, INTERRUPTED, DEFECT = 2, 3, 130, 1
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+# Signals that save and end the run. mpirun turns Ctrl-C into SIGTERM and kills its ranks soon after.
+# SIGUSR1 it only passes on, so that there is time to save.
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-"""Save and end. mpirun turns Ctrl-C into SIGTERM and kills soon after; SIGUSR1 it passes on and leaves us our time."""
+
+# glibc's mallopt, from malloc.h. 32 MiB is the largest mmap threshold that it accepts.
+M_TRIM_THRESHOLD = -1
+M_MMAP_THRESHOLD = -3
+TRIM_BYTES = 1 << 30
+MMAP_BYTES = 32 << 20
 
 
 def main(argv: list[str]) -> int:
-    """Run this process's part of the job; returns its exit code."""
+    """Runs this process's role in the job and returns its exit code (errors.ExitCode)."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    keep_memory()
-    rank, size = mpi.launched_ranks()
+    keep_freed_memory()
+    rank, ranks = mpi.launched_ranks()
     if rank:
         return run_executor(argv)
+    return run_server(argv, ranks)
+
+
+def keep_freed_memory() -> None:
+    """Makes glibc keep freed memory. By default it returns frames and tensors to the kernel.
+
+    The next allocation of that size would then fault in every page again.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # musl has none
+        libc.mallopt(M_TRIM_THRESHOLD, TRIM_BYTES)
+        libc.mallopt(M_MMAP_THRESHOLD, MMAP_BYTES)
+
+
+def run_server(argv: list[str], ranks: int) -> int:
+    """Runs rank 0 of `ranks` to its end, dismisses the executors and returns the exit code."""
     for number in STOPS:
         signal.signal(number, _interrupt)
     transport: Transport | None = None
-    reason, code = "", DEFECT
+    reason = ""
+    code = ExitCode.DEFECT
     try:
-        transport = mpi.join() if size > 1 else None
+        if ranks > 1:
+            transport = mpi.join()
         code = lead(argv, transport)
     except UserError as error:
-        reason, code = str(error), MENDABLE
+        reason = str(error)
+        code = ExitCode.USER_ERROR
         print(f"error: {reason}", file=sys.stderr)
     except KeyboardInterrupt:
-        code = INTERRUPTED
+        code = ExitCode.INTERRUPTED
         print("interrupted: everything so far is saved", file=sys.stderr)
     except BaseException as error:
         reason = f"rank 0 failed: {type(error).__name__}: {error}"
         if transport and transport.absent:
-            traceback.print_exc()  # the job is about to be ended from under us
+            # `dismiss` ends the job at once then, before Python gets to print the traceback.
+            traceback.print_exc()
         raise
     finally:
+        # mpirun signals all ranks when an executor exits with an error. We are ending anyway.
         for number in STOPS:
-            signal.signal(
-                number, signal.SIG_IGN
-            )  # an executor's exit code makes mpirun end us, who are ending anyway
+            signal.signal(number, signal.SIG_IGN)
         if transport:
             dismiss(transport, reason, code)
     return code
 
 
-def keep_memory() -> None:
-    """Asks glibc to keep what is freed: by default frames and tensors go back to the kernel and are faulted in anew."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
-        libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the largest that glibc takes
+def lead(argv: list[str], transport: Transport | None) -> ExitCode:
+    """Reads the command line and trains. `transport` is None where all is in this one process.
 
-
-def lead(argv: list[str], transport: Transport | None) -> int:
-    """Rank 0: read the command line, then train; the exit code. Raises UserError for whatever the user can mend."""
+    Raises UserError for everything that the user can correct.
+    """
+    # Imported here, because executors import this module too and must stay small.
     from sde_harl.config.arguments import parse
 
     request = parse(argv)
     if request.text:
         print(request.text)
     if request.config is None:
-        return 0
+        return ExitCode.DONE
     if transport and request.config.placement.mode == "local":
         raise UserError(
-            f"placement.mode: local is one process, mpirun started {transport.size}; use mode agents"
+            f"placement.mode: local is one process, mpirun started {transport.size};"
+            " use mode agents"
         )
     from sde_harl.training.build import build
     from sde_harl.training.trainer import Trainer
 
     link = transport or loopback(request.config.executor.sensor)
     try:
-        learner = Trainer(build(request.config, link))
-        learner.run()
+        trainer = Trainer(build(request.config, link))
+        trainer.run()
     finally:
         if not transport:
             dismiss(link, "")
-    absent = learner.pool.absent
-    if absent:
-        print(
-            f"done, but without executors {', '.join(map(str, absent))}: no answer", file=sys.stderr
-        )
-    return BEREFT if absent else 0
+    absent = trainer.pool.absent
+    if not absent:
+        return ExitCode.DONE
+    ranks = ", ".join(map(str, absent))
+    print(f"done, but without executors {ranks}: no answer", file=sys.stderr)
+    return ExitCode.EXECUTORS_ABSENT
 
 
 def loopback(sensor: str = "none") -> Transport:
-    """One executor inside this process, holding all agents, behind the same frames; `sensor` as of `Executor`."""
+    """Returns a link to one executor inside this process, which holds all agents.
+
+    It carries the same frames as MPI. `sensor` is the one of `Executor`.
+    """
     from sde_harl.executor.executor import Executor
 
     server, far = Loopback.pair()
@@ -121,31 +145,34 @@ def loopback(sensor: str = "none") -> Transport:
 
 
 def run_executor(argv: list[str]) -> int:
-    """Ranks 1..N. Of their command line the sensor alone counts; to stop is the server's business: it saves first."""
+    """Runs one of ranks 1 to N and returns its exit code. Of `argv` only the sensor is used."""
     from sde_harl.executor.executor import serve
     from sde_harl.executor.sensors import named
 
+    # The server ends the executors, after it has saved what it needs of them.
     for number in STOPS:
         signal.signal(number, signal.SIG_IGN)
     transport = mpi.join()
-    code = 0
+    code = ExitCode.DONE
     try:
         serve(transport, named(argv))
     except UserError:
-        code = MENDABLE  # rank 0 has printed the reason
+        code = ExitCode.USER_ERROR  # rank 0 has printed it
     except Exception as error:
         traceback.print_exc()
-        print(
-            f"error: executor {transport.rank} on {socket.gethostname()}: {error!r}",
-            file=sys.stderr,
-        )
-        transport.abort(DEFECT)  # rank 0 would wait for an answer that can't come
+        host = socket.gethostname()
+        print(f"error: executor {transport.rank} on {host}: {error!r}", file=sys.stderr)
+        # To return would leave rank 0 waiting for an answer that can't come.
+        transport.abort(ExitCode.DEFECT)
     transport.close()
     return code
 
 
-def dismiss(transport: Transport, reason: str, code: int = 0) -> None:
-    """Send every executor home, then leave MPI; where some are absent, end the job with `code`."""
+def dismiss(transport: Transport, reason: str, code: int = ExitCode.DONE) -> None:
+    """Tells every executor to end and why, then leaves MPI.
+
+    Where executors are absent, MPI would wait for them: then the job is ended with `code` at once.
+    """
     from sde_harl.link.wire import Kind
 
     transport.absent -= transport.parted

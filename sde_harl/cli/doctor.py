@@ -1,4 +1,4 @@
-"""Before a run: is every host of a hostfile there, and fit for it? `python -m sde_harl.cli.doctor HOSTFILE`
+"""Before a run: is every host of a hostfile there, and fit for it? `sde-harl doctor HOSTFILE`
 
 Asks each host the way a run would, with an mpirun from the first host to it, and prints a table and what is wrong.
 """
@@ -22,9 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from sde_harl.cli.probe import MARK, Host, Probe, from_json
-from sde_harl.errors import UserError
+from sde_harl.errors import ExitCode, UserError
 
-MENDABLE = 2
 AT_ONCE = 4  # mpiruns side by side
 LINE = re.compile(r"(?P<name>[\w.:-]+)(\s+(slots|max_slots)\s*=\s*\d+)*")
 MIXED = "add to mpirun: --pmixmca gds hash --mca pml ob1 --mca btl tcp,self"
@@ -219,12 +218,12 @@ def diagnose(
     console.print(
         f"{len(names) - len(bad)} of {len(names)} hosts are fit for a run", highlight=False
     )
-    return MENDABLE if bad else 0
+    return ExitCode.USER_ERROR if bad else ExitCode.DONE
 
 
 def main(argv: list[str]) -> int:
     """Returns the exit code: 0 where a run can start, 2 where something has to be mended first."""
-    parser = argparse.ArgumentParser(prog="python -m sde_harl.cli.doctor", description=__doc__)
+    parser = argparse.ArgumentParser(prog="sde-harl doctor", description=__doc__)
     parser.add_argument("hostfile", type=Path, metavar="HOSTFILE")
     parser.epilog = (
         "What stands behind -- is given to mpirun: -- --mca btl_tcp_if_include 192.168.1.0/24"
@@ -234,14 +233,6 @@ def main(argv: list[str]) -> int:
     )
     at = argv.index("--") if "--" in argv else len(argv)
     args, options = parser.parse_args(argv[:at]), argv[at + 1 :]
-    try:
-        names = read_hosts(args.hostfile)
-        console = Console(width=None if sys.stdout.isatty() else 170)
-        return diagnose(names, lambda host: ask(names[0], host, options, args.timeout), console)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return MENDABLE
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    names = read_hosts(args.hostfile)
+    console = Console(width=None if sys.stdout.isatty() else 170)
+    return diagnose(names, lambda host: ask(names[0], host, options, args.timeout), console)

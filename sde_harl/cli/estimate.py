@@ -1,7 +1,7 @@
 """Which split and codec for these hosts and this link? An estimate from measured parts; and how far off it was.
 
-    python -m sde_harl.cli.estimate CONFIG.yaml [key=value ...] --rate-mbit 72 --rtt-ms 4 [--device-factor 8]
-    python -m sde_harl.cli.estimate --measured SWEEP_FOLDER|RUN.h5 [...] --rate-mbit 72 --rtt-ms 4 --against RUN.h5
+    sde-harl estimate CONFIG.yaml [key=value ...] --rate-mbit 72 --rtt-ms 4 [--device-factor 8]
+    sde-harl estimate --measured SWEEP_FOLDER|RUN.h5 [...] --rate-mbit 72 --rtt-ms 4 --against RUN.h5
 
 The parts of every split (local net, coder, decoder, group nets and heads) are timed here, on this host, with nets that
 have learnt nothing; or taken from the records of runs (--measured), where bytes are those of learnt policies. A message
@@ -14,7 +14,7 @@ of E decisions then takes, with N agents each on a device and a link of its own:
 
 A policy that is whole on its device takes the device's time alone. E is train.envs / train.slots. Not in it: a medium
 that devices share, lost frames, processors that others use. --against says what that came to. The plan knows nothing of
-what a policy earns: that is a sweep's to tell (python -m sde_harl.cli.sweep).
+what a policy earns: that is a sweep's to tell (sde-harl sweep).
 """
 
 from __future__ import annotations
@@ -33,10 +33,9 @@ from rich.table import Table
 
 from sde_harl.cli.policy_cost import MeasuredRun, PolicyCost, count, from_run, measure
 from sde_harl.config.arguments import parse
-from sde_harl.errors import UserError
+from sde_harl.errors import ExitCode, UserError
 from sde_harl.link.wire import OVERHEAD
 from sde_harl.record.reader import run_files
-from sde_harl.run import INTERRUPTED, MENDABLE
 
 ACTION_BYTES = 4
 """What comes down for a decision: an action of one number."""
@@ -194,10 +193,10 @@ def against(
     )
 
 
-def plan(argv: list[str]) -> None:
-    """Read the command line, estimate, print."""
+def main(argv: list[str]) -> int:
+    """Reads the command line, estimates and prints. Returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m sde_harl.cli.estimate",
+        prog="sde-harl estimate",
         usage="%(prog)s CONFIG.yaml [key=value ...] --rate-mbit MBIT --rtt-ms MS [options]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -237,6 +236,7 @@ def plan(argv: list[str]) -> None:
     show(estimates, pick(estimates, options.objective), options.objective, console)
     if options.against:
         show_errors(*against(options.against, estimates), options.against, console)
+    return ExitCode.DONE
 
 
 def _positive(text: str) -> float:
@@ -247,19 +247,3 @@ def _positive(text: str) -> float:
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
     return value
-
-
-def main(argv: list[str]) -> int:
-    """Exit codes: 0 done; 2 something to mend; 130 interrupted."""
-    try:
-        plan(argv)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return MENDABLE
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

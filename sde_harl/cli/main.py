@@ -1,4 +1,7 @@
-"""The command `sde-harl`: finds the subcommand's module and runs it with the words that follow."""
+"""The command line `sde-harl COMMAND ...`. Each command is a module with `main(argv) -> exit code`.
+
+A command raises UserError for what the user can correct. It is printed here, once for all commands.
+"""
 
 from __future__ import annotations
 
@@ -6,52 +9,60 @@ import importlib
 import sys
 from typing import NamedTuple, NoReturn
 
+from sde_harl.errors import ExitCode, UserError
+
 
 class Command(NamedTuple):
-    """A subcommand: the module whose `main(argv)` runs it, and one line of help."""
+    """A command: the module whose `main` runs it, and its line in `sde-harl --help`."""
 
     module: str
     help: str
 
 
+# Modules by name, not imported: executors start here too, and must not load what the server needs.
 COMMANDS = {
     "run": Command("sde_harl.run", "train or evaluate, in one process or under mpirun"),
-    "sweep": Command("sde_harl.cli.sweep", "run every combination of listed values"),
-    "doctor": Command(
-        "sde_harl.cli.doctor", "ask the hosts of a hostfile whether they are fit for a run"
-    ),
+    "sweep": Command("sde_harl.cli.sweep", "run every combination of the values you list"),
+    "doctor": Command("sde_harl.cli.doctor", "check whether the hosts of a hostfile are ready"),
     "estimate": Command(
-        "sde_harl.cli.estimate",
-        "estimate what each split would cost on other hosts and another link",
+        "sde_harl.cli.estimate", "estimate what each split costs on other hosts and another link"
     ),
 }
-"""Subcommands by name. A new one is a module here, with `main(argv) -> exit code`, and one entry."""
 
 
 def usage() -> str:
-    """The text of `sde-harl --help`."""
-    lines = [f"  {name:<10} {command.help}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        ["usage: sde-harl COMMAND [...]", "", *lines, "", "sde-harl COMMAND --help tells more"]
-    )
+    """Returns the text of `sde-harl --help`."""
+    lines = ["usage: sde-harl COMMAND [...]", "", "commands:"]
+    lines += [f"  {name:<10} {command.help}" for name, command in COMMANDS.items()]
+    lines += ["", "sde-harl COMMAND --help explains a command."]
+    return "\n".join(lines)
 
 
 def main(argv: list[str]) -> int:
-    """Runs a subcommand; returns its exit code, or 2 where there is no such command."""
-    name, *rest = argv or ["--help"]
-    if name in ("--help", "-h"):
+    """Runs a command and returns its exit code. Prints a UserError as one line."""
+    try:
+        return _dispatch(argv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return ExitCode.USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return ExitCode.INTERRUPTED
+
+
+def _dispatch(argv: list[str]) -> int:
+    """Runs the command that `argv` begins with. Raises UserError where there is no such command."""
+    if not argv or argv[0] in ("--help", "-h"):
         print(usage())
-        return 0
+        return ExitCode.DONE
+    name = argv[0]
     if name not in COMMANDS:
-        print(
-            f"error: sde-harl {name}: no such command; there are {', '.join(COMMANDS)}",
-            file=sys.stderr,
-        )
-        return 2
-    code: int = importlib.import_module(COMMANDS[name].module).main(rest)
+        raise UserError(f"{name!r}: no such command; there are: {', '.join(COMMANDS)}")
+    module = importlib.import_module(COMMANDS[name].module)
+    code: int = module.main(argv[1:])
     return code
 
 
 def entry() -> NoReturn:
-    """The console script."""
+    """Runs the console script `sde-harl`."""
     sys.exit(main(sys.argv[1:]))

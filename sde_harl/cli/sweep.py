@@ -1,7 +1,7 @@
 """Run a configuration with every combination of listed values, one run after the other.
 
-    python -m sde_harl.cli.sweep CONFIG.yaml policy.local_blocks=0,1,2,3,4,5,10 [key=value ...]
-    python -m sde_harl.cli.sweep CONFIG.yaml key=a,b --mpirun "mpirun -np 9 --hostfile hostfiles/localhost"
+    sde-harl sweep CONFIG.yaml policy.local_blocks=0,1,2,3,4,5,10 [key=value ...]
+    sde-harl sweep CONFIG.yaml key=a,b --mpirun "mpirun -np 9 --hostfile hostfiles/localhost"
 
 Any key=value may list several values; commas inside brackets part nothing (policy.groups=[[0,1],[2]]). Started again,
 it goes on where it stopped: a run that is recorded to its end, with the very same configuration, is not run again. A
@@ -32,12 +32,12 @@ from rich.table import Table
 
 from sde_harl.cli.trials import SweepPlan, Trial, finished, plan, result, write_index
 from sde_harl.config.layers import shown
-from sde_harl.errors import UserError
+from sde_harl.errors import ExitCode, UserError
 from sde_harl.link.mpi import launched_ranks
 from sde_harl.record.reader import SWEEP_INDEX
-from sde_harl.run import INTERRUPTED, MENDABLE, STOPS
+from sde_harl.run import STOPS
 
-FAILED = 1
+RUNS_FAILED = 1
 POLL_S = 0.2
 GRACE_S = 30.0
 """A run that is told to stop saves what it has; then it is killed."""
@@ -172,10 +172,12 @@ def _cells(folder: Path | None) -> list[str]:
     ]
 
 
-def sweep(argv: list[str]) -> int:
-    """Read the command line, run, report; returns the exit code."""
+def main(argv: list[str]) -> int:
+    """Runs the sweep and prints its table. Returns the exit code, 1 where a run failed."""
+    for number in STOPS:
+        signal.signal(number, signal.default_int_handler)
     parser = argparse.ArgumentParser(
-        prog="python -m sde_harl.cli.sweep",
+        prog="sde-harl sweep",
         usage="%(prog)s CONFIG.yaml key=a,b,c [key=value ...] [--mpirun WORDS]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -201,25 +203,6 @@ def sweep(argv: list[str]) -> int:
         print(
             f"{asked.folder / SWEEP_INDEX} names the runs; the same command goes on with those not finished"
         )
-    return FAILED if any(done.folder is None for done in made.done.values()) else 0
-
-
-def main(argv: list[str]) -> int:
-    """Exit codes: 0 all runs are finished; 1 some failed; 2 something to mend; 130 stopped, to be gone on with."""
-    for number in STOPS:
-        signal.signal(number, signal.default_int_handler)
-    try:
-        return sweep(argv)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return MENDABLE
-    except KeyboardInterrupt:
-        print(
-            "interrupted: what was finished stays so; the same command goes on from here",
-            file=sys.stderr,
-        )
-        return INTERRUPTED
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    if any(done.folder is None for done in made.done.values()):
+        return RUNS_FAILED
+    return ExitCode.DONE

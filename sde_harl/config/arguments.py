@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,11 +35,15 @@ FOLDERS = {"algo": "algorithms", "env": "environments"}
 """Section -> the folder of PRESETS that holds the defaults of each of its names."""
 
 USAGE = """usage:
-  python -m sde_harl.run CONFIG.yaml [key=value ...]           train in one process, or under mpirun:
-  mpirun -np 9 --hostfile hostfiles/localhost python -m sde_harl.run configs/smac.yaml train.steps=200000
-  python -m sde_harl.run --algo happo --env smac --exp_name test --seed 2 [--key value ...]      HARL's spelling
-  python -m sde_harl.run --load_config CONFIG.json [key=value ...]                               HARL's own files
-  python -m sde_harl.run CONFIG.yaml --print-config            show the whole configuration and stop
+  sde-harl run EXPERIMENT [key=value ...]                      in one process, or under mpirun:
+  mpirun -np 9 sde-harl run smac train.steps=200000
+  sde-harl run EXPERIMENT --print-config                       show all keys with their values, and stop
+  sde-harl run --algo happo --env smac --exp_name test --seed 2 [--key value ...]   HARL's spelling
+  sde-harl run --load_config FILE.json [key=value ...]         a file of HARL's
+
+EXPERIMENT is a YAML file, or the name of an experiment that is part of the package:
+  {experiments}
+python -m sde_harl.run is the same as sde-harl run.
 """
 
 
@@ -57,7 +62,7 @@ def parse(argv: list[str]) -> Request:
     files, given = _arguments([each for each in argv if each != "--print-config"])
     if not files and not {"env.name", "algo.name"} & set(given):
         raise UserError(
-            "no configuration: give a YAML file, or --algo and --env; --help tells more"
+            "no configuration: give an experiment, or --algo and --env; --help tells more"
         )
     if len(files) > 1:
         raise UserError(f"one configuration file at a time, got {' and '.join(map(shown, files))}")
@@ -69,7 +74,10 @@ def parse(argv: list[str]) -> Request:
 
 def help_text() -> str:
     """Usage, and every key with type, default and meaning."""
-    lines = [USAGE, "keys (section.key=value; also as --section.key value):"]
+    lines = [
+        USAGE.format(experiments=", ".join(shipped_experiments())),
+        "keys (section.key=value; also as --section.key value):",
+    ]
     meanings = {section: _meanings(owner) for section, owner in {**SECTIONS, "": Config}.items()}
     for name, key in KEYS.items():
         default = getattr(SECTIONS.get(key.section, Config)(), key.field.name)
@@ -143,11 +151,37 @@ def _value(key: str, text: str) -> Value:
     return Value(text, "command line")
 
 
-def _experiment(file: str) -> tuple[Layer, str]:
-    """An experiment's file, HARL's where it is JSON, and a line to print about it."""
-    if file.endswith(".json"):
-        return experiment(_text(Path(file)), shown(file))
-    return _read(Path(file)), ""
+def shipped_experiments() -> dict[str, Path]:
+    """Returns the files of the experiments that are part of the package, by name."""
+    return {path.stem: path for path in sorted((PRESETS / "experiments").glob("*.yaml"))}
+
+
+def find_experiment(name: str) -> Path:
+    """Returns the file of an experiment. `name` is a path or the name of a shipped experiment.
+
+    Raises UserError for a name that is neither.
+    """
+    # A file of the user's wins over a shipped experiment of the same name.
+    if "/" in name or name.endswith((".yaml", ".json")) or os.path.isfile(name):
+        return Path(name)
+    shipped = shipped_experiments()
+    if name not in shipped:
+        raise UserError(
+            f"{shown(name)}: neither a file nor a shipped experiment (command line)"
+            f"{did_you_mean(name, shipped)}; there are: {', '.join(shipped)}"
+        )
+    return shipped[name]
+
+
+def _experiment(name: str) -> tuple[Layer, str]:
+    """Reads an experiment, and returns its keys and a line to print about it, or nothing.
+
+    A file that ends in .json is HARL's.
+    """
+    path = find_experiment(name)
+    if path.suffix == ".json":
+        return experiment(_text(path), shown(name))
+    return _read(path), ""
 
 
 def _read(path: Path) -> Layer:

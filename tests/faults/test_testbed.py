@@ -170,7 +170,7 @@ def test_a_run_on_emulated_hosts_counts_every_byte(cluster: Path, tmp_path: Path
 
 @pytest.mark.slow
 def test_doctor_sees_the_hosts_and_names_one_that_is_gone(cluster: Path, tmp_path: Path) -> None:
-    ask = ["exec", "server", sys.executable, "-m", "sde_harl.cli.doctor"]
+    ask = ["exec", "server", sys.executable, "-m", "sde_harl", "doctor"]
     done = testbed(*ask, str(cluster), "--", "-x", "PYTHONPATH")
     assert done.code == 0 and "3 of 3 hosts" in done.out, done.out + done.err
     [board] = [line for line in done.out.splitlines() if line.split()[:1] == ["edge1"]]

@@ -12,7 +12,8 @@ from launch import launch, needs_mpirun
 from rich.console import Console
 
 from sde_harl.cli import doctor
-from sde_harl.cli.doctor import Unreached, ask, diagnose, examine, main, read_hosts
+from sde_harl.cli.doctor import Unreached, ask, diagnose, examine, read_hosts
+from sde_harl.cli.main import main
 from sde_harl.cli.probe import Host, Probe, from_json, to_json
 from sde_harl.codec import golden
 from sde_harl.codec.entropy import load_entropy_models
@@ -117,7 +118,7 @@ def test_hostfiles(tmp_path: Path) -> None:
         file.write_text(text)
         with pytest.raises(UserError, match=words):
             read_hosts(file)
-    assert main([str(tmp_path / "missing")]) == 2
+    assert main(["doctor", str(tmp_path / "missing")]) == 2
 
 
 def test_a_launcher_that_hangs_or_fails_is_a_host_not_reached(
@@ -159,7 +160,7 @@ def test_another_coder_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_mpirun
 def test_localhost() -> None:
-    done = launch(1, "-m", "sde_harl.cli.doctor", "hostfiles/localhost", timeout_s=60)
+    done = launch(1, "-m", "sde_harl", "doctor", "hostfiles/localhost", timeout_s=60)
     assert done.code == 0, done.out + done.err
     assert "1 of 1 hosts are fit for a run" in done.out and "good" in done.out
 

@@ -14,7 +14,7 @@ from filled import add
 from launch import ROOT, environment, launch
 from test_analysis import run
 
-from sde_harl.cli.sweep import main
+from sde_harl.cli.main import main
 from sde_harl.cli.trials import SweepPlan, finished, listed, plan
 from sde_harl.config.layers import to_yaml
 from sde_harl.errors import UserError
@@ -133,7 +133,7 @@ def test_a_failed_run_is_named_and_the_others_go_on_and_are_not_run_again(
 ) -> None:
     words = [QUICK, "policy.width=13,17,23", f"record.dir={tmp_path}", "--mpirun", PRETEND]
     starts = tmp_path / "starts"
-    assert main(words) == 1
+    assert main(["sweep", *words]) == 1
     out = capfd.readouterr().out
     assert starts.read_text().split() == ["13", "17", "23"]
     assert "[1/3 policy.width=13] failed: error: an unlucky width" in out
@@ -142,14 +142,14 @@ def test_a_failed_run_is_named_and_the_others_go_on_and_are_not_run_again(
     index = json.loads((tmp_path / "sweeps" / "quick" / "sweep.json").read_text())
     assert list(index["runs"]) == ["policy.width=23"] and len(index["failed"]) == 2
     assert [file.is_file() for file in run_files(tmp_path / "sweeps" / "quick")] == [True]
-    assert main(words) == 1
+    assert main(["sweep", *words]) == 1
     assert starts.read_text().split()[3:] == ["13", "17"], "only what had failed"
     assert "finished before" in capfd.readouterr().out
 
 
 def test_ctrl_c_stops_the_run_and_the_sweep_goes_on_from_there(tmp_path: Path) -> None:
     words = [QUICK, f"record.dir={tmp_path}", "--mpirun", PRETEND]
-    command = [sys.executable, "-m", "sde_harl.cli.sweep", "policy.width=11,19", *words]
+    command = [sys.executable, "-m", "sde_harl", "sweep", "policy.width=11,19", *words]
     env = {**environment(), "STARTS": str(tmp_path / "starts")}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
@@ -163,7 +163,7 @@ def test_ctrl_c_stops_the_run_and_the_sweep_goes_on_from_there(tmp_path: Path) -
         assert time.monotonic() - started < 10
         assert "interrupted" in process.stderr.read()
     assert (tmp_path / "starts.saved").exists(), "the run was told to save"
-    assert main(["policy.width=11,23", *words]) == 0
+    assert main(["sweep", "policy.width=11,23", *words]) == 0
     assert (tmp_path / "starts").read_text().split() == ["11", "19", "23"]
 
 
@@ -172,16 +172,15 @@ def test_a_sweep_is_not_started_by_mpirun(
 ) -> None:
     monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
-    assert main([QUICK, "seed=1,2"]) == 2
+    assert main(["sweep", QUICK, "seed=1,2"]) == 2
     assert capfd.readouterr().err.startswith("error: a sweep is started without mpirun")
 
 
 def test_a_launcher_that_is_not_there_is_named(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert (
-        main([QUICK, "seed=1,2", f"record.dir={tmp_path}", "--mpirun", "no-such-mpirun -np 9"]) == 2
-    )
+    words = [QUICK, "seed=1,2", f"record.dir={tmp_path}", "--mpirun", "no-such-mpirun -np 9"]
+    assert main(["sweep", *words]) == 2
     assert (
         capfd.readouterr().err
         == "error: --mpirun: no-such-mpirun can't be started: No such file or directory\n"
@@ -203,7 +202,7 @@ def test_a_sweep_over_splits_ends_in_their_table(tmp_path: Path) -> None:
         "eval.episodes=2",
     ]
     words += ["record.tensorboard=false", "env.backend=mpe2"]
-    ended = launch(1, "-m", "sde_harl.cli.sweep", *words, f"record.dir={tmp_path}")
+    ended = launch(1, "-m", "sde_harl", "sweep", *words, f"record.dir={tmp_path}")
     assert ended.code == 0, ended.out + ended.err
     folder = next((tmp_path / "sweeps").iterdir())
     one, whole = json.loads(run("split.py", folder, "--json").stdout)

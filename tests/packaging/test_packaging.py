@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -39,19 +40,10 @@ HOST = re.compile(r"[\w.-]+( slots=[1-9]\d*)?( max_slots=[1-9]\d*)?")
 IN_C = {"sde_harl.codec._rans", "sde_harl.link._frames", "sde_harl.policy.inference._blocks"}
 
 
-def literal(name: str) -> object:
-    """The value that setup.py assigns to `name`; importing setup.py would start a build."""
-    for node in ast.parse((ROOT / "setup.py").read_text()).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
-            return ast.literal_eval(node.value)
-    raise AssertionError(f"setup.py assigns no {name}")
-
-
 def requirements() -> dict[str, list[Requirement]]:
     """By extra; what every install needs is under ""."""
-    extras = literal("EXTRAS")
-    assert isinstance(extras, dict)
-    listed = {"": literal("REQUIRES"), **extras}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    listed = {"": project["dependencies"], **project["optional-dependencies"]}
     return {extra: [Requirement(text) for text in texts] for extra, texts in listed.items()}
 
 
@@ -88,19 +80,6 @@ def run_setup(*words: str) -> str:
 def test_setup_takes_the_packages_version() -> None:
     assert run_setup("--version") == sde_harl.__version__
     assert re.fullmatch(r"\d+\.\d+\.\d+", sde_harl.__version__)
-
-
-def test_setup_builds_the_whole_package(tmp_path: Path) -> None:
-    run_setup("-q", "build_py", "--build-lib", str(tmp_path))
-    built = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    sources = [
-        path.relative_to(ROOT)
-        for path in (ROOT / "sde_harl").rglob("*")
-        if path.suffix in (".py", ".pyi")
-    ]
-    presets = ROOT / "sde_harl/config/presets"
-    sources += [path.relative_to(ROOT) for path in presets.glob("*/*.yaml")]
-    assert built == {"sde_harl/py.typed", *map(str, sources)}
 
 
 class Newer(ast.NodeVisitor):

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 
 from sde_harl.algorithms.registry import ALGORITHMS
 from sde_harl.config import arguments
-from sde_harl.config.arguments import HARL_KEYS, PRESETS, help_text, parse
+from sde_harl.config.arguments import (
+    HARL_KEYS,
+    PRESETS,
+    help_text,
+    parse,
+    shipped_experiments,
+)
 from sde_harl.config.layers import KEYS, Key, Value, build, from_yaml, layer_of, to_yaml
 from sde_harl.config.schema import Config, LinkProfile
 from sde_harl.envs.registry import ENVS
@@ -122,6 +128,41 @@ NEEDED = {"devices": ["executor.sensor=robots:Arm", "env.spec=spec.json", "train
 @pytest.mark.parametrize("name", ENVS)
 def test_an_environments_defaults_are_found(name: str) -> None:
     assert parsed("--env", name, *NEEDED.get(name, ())).env.name == name
+
+
+def test_a_shipped_experiment_goes_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert set(shipped_experiments()) == {path.stem for path in EXPERIMENTS}
+    for path in EXPERIMENTS:
+        assert parsed(path.stem) == parsed(str(path))
+    (tmp_path / "smac").mkdir()
+    assert parsed("smac") == parsed(SMAC), "a folder is no experiment"
+
+
+def test_a_file_wins_over_a_shipped_experiment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "smac", "env: {name: mpe}")
+    assert parsed("smac").env.name == "mpe"
+
+
+@pytest.mark.parametrize("word", ["smc", "smac.yml", "", "train.steps", "x" * 5000])
+def test_an_unknown_experiment_is_told_which_there_are(word: str) -> None:
+    text = complaint(word)
+    assert text.startswith(f"{word or repr(word)}: neither a file nor a shipped experiment")
+    assert ", ".join(shipped_experiments()) in text
+    assert ("did you mean smac?" in text) == (word in ("smc", "smac.yml"))
+
+
+@pytest.mark.parametrize("word", ["./smac", "smac.yaml", "smac.json", "no/smac"])
+def test_a_path_is_never_a_shipped_experiment(
+    word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "can't read the configuration" in complaint(word)
 
 
 # ---- help

@@ -9,7 +9,8 @@ import h5py
 import pytest
 from test_split import ROWS, record
 
-from sde_harl.cli.estimate import CostEstimate, Link, against, errors, main, pick, predict
+from sde_harl.cli.estimate import CostEstimate, Link, against, errors, pick, predict
+from sde_harl.cli.main import main
 from sde_harl.cli.policy_cost import PolicyCost, count, from_run, measure
 from sde_harl.config.schema import CodecConfig, Config, PolicyConfig, TrainConfig
 from sde_harl.envs.base import EnvSpec
@@ -110,7 +111,7 @@ def test_the_error_is_told_against_a_run(tmp_path: Path, capfd: pytest.CaptureFi
         ("payload B a decision", 7.0, 7.0),
     ]
     words = ["--measured", str(path), "--rate-mbit", "8", "--rtt-ms", "0.2", "--device-factor", "2"]
-    assert main([*words, "--against", str(path)]) == 0
+    assert main(["estimate", *words, "--against", str(path)]) == 0
     out = capfd.readouterr().out
     assert "ESTIMATE, not a measurement" in out and "<- least latency" in out and "+100%" in out
 
@@ -135,7 +136,7 @@ def test_rows_that_a_killed_writer_left_short_are_left_out(tmp_path: Path) -> No
 def test_what_is_wrong_is_one_line(
     words: list[str], complaint: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*words, *LINK]) == 2
+    assert main(["estimate", *words, *LINK]) == 2
     error = capfd.readouterr().err
     assert complaint in error and error.count("\n") == 1
 
