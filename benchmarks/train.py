@@ -74,7 +74,10 @@ def train(ranks: int, words: list[str]) -> Trained:
 def bare(config: Config, seconds: float) -> tuple[EnvSpec, float]:
     """The task, and its environments' steps per second: slots in turn, as a run has them."""
     slots, rows = config.train.slots, config.train.envs // config.train.slots
-    vectors = [make(config.env, rows, config.seed, slot * rows) for slot in range(slots)]
+    vectors = [
+        make(config.env, num_envs=rows, seed=config.seed, first_env=slot * rows)
+        for slot in range(slots)
+    ]
     spec, rng = vectors[0].spec, np.random.default_rng(0)
     steps = [vector.reset() for vector in vectors]
     count, started = 0, time.perf_counter()

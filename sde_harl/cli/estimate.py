@@ -119,7 +119,7 @@ def candidates(paths: list[Path], words: list[str]) -> list[PolicyCost]:
         raise UserError("--print-config: a plan has nothing to show of it")
     from sde_harl.envs.registry import make
 
-    env = make(config.env, config.train.envs // config.train.slots, config.seed)
+    env = make(config.env, num_envs=config.train.envs // config.train.slots, seed=config.seed)
     try:
         parts = measure(config, env.spec)
         return list(

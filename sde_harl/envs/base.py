@@ -1,12 +1,29 @@
-"""What an environment looks like to the rest of the program: a batch of games that step together.
+"""The environment interface: how the rest of the program sees the games that it plays.
 
-Symbols: E environments, N agents, O the largest observation, A numbers that describe a choice of action, D numbers that
-an action is made of, S state. This module imports numpy alone, so that an executor or a reader of records may use its
-types.
+The program plays E games at once, as one `VectorEnv`:
 
-An action is D numbers. A discrete one is a choice in each of D branches (one, in most benchmarks); a continuous one
-has D dimensions. Agents may differ: `EnvSpec.branches` is the layout that holds them all, A the sum of it, and what an
-agent lacks is padding.
+    env = make(config.env, num_envs=8, seed=1)
+    step = env.reset()
+    while True:
+        actions = choose(step.obs, step.available_actions)  # (E, N, D)
+        env.send(actions)
+        ...                                                  # time to do something else
+        step = env.recv()
+
+`EnvSpec` tells the sizes, which never change. `EnvStep` holds the arrays of one step of all games.
+
+Symbols: E environments, N agents, O the largest observation, A numbers that describe a choice of
+action, D numbers that an action consists of, S state.
+
+An action is D numbers. A discrete action is a choice in each of D branches (one branch, in most
+benchmarks); a continuous action has D dimensions. Agents may differ: `EnvSpec.branches` is the
+layout that has room for all of them, A is its sum, and what an agent lacks is padding. Two agents
+with choices (3,) and (2, 4) share the layout (3, 4), so D = 2 and A = 7:
+
+    agent 0 may choose  [x x x | x . . .]      in a branch that an agent lacks,
+    agent 1 may choose  [x x . | x x x x]      choice 0 stands for doing nothing
+
+This module imports numpy alone, so that readers of records may use its types.
 """
 
 from __future__ import annotations
@@ -14,7 +31,7 @@ from __future__ import annotations
 import difflib
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -24,7 +41,11 @@ from sde_harl.errors import UserError
 
 
 class EnvConfig(Protocol):
-    """The part of the config an environment reads."""
+    """The settings that environments read: a part of the config's section `env`.
+
+    A protocol, not the config's own class: worker processes and tests give plain objects that have
+    these attributes, and need nothing of the config for it.
+    """
 
     @property
     def name(self) -> str:
@@ -36,11 +57,11 @@ class EnvConfig(Protocol):
 
     @property
     def backend(self) -> str:
-        """Which implementation plays it; "auto" lets `sde_harl.envs.resolve_backend` choose."""
+        """Which implementation plays it; "auto" lets `registry.resolve_backend` choose."""
 
     @property
     def continuous_actions(self) -> bool:
-        """Ask the benchmark for its continuous action spaces."""
+        """Asks the benchmark for its continuous action spaces."""
 
     @property
     def workers(self) -> int:
@@ -63,142 +84,218 @@ class EnvConfig(Protocol):
         """devices: decisions of an episode; 0 = the spec's limit."""
 
 
-class EnvSpec(NamedTuple):
-    """What is the same in every environment of a vector and never changes."""
+class Requirements(NamedTuple):
+    """Tells whether a backend can be used on this host, as a clause that may follow "because"."""
 
-    name: str  # what results are called, "smax/3s5z"
+    missing: str = ""
+    """Names what is not here; "" if nothing is missing."""
+    present: str = ""
+    """Names what is here; may stay "" where nobody would ask."""
+
+
+class EnvSpec(NamedTuple):
+    """Describes all environments of a vector: what is the same in each and never changes."""
+
+    name: str
+    """Name that results are filed under, "smax/3s5z"."""
     agents: tuple[str, ...]
-    obs_sizes: tuple[int, ...]  # floats, unpadded, one an agent
-    action_sizes: tuple[
-        tuple[int, ...], ...
-    ]  # an agent's choices in each branch; (dimensions,) if continuous
+    obs_sizes: tuple[int, ...]
+    """Numbers in each agent's observation, without padding."""
+    action_sizes: tuple[tuple[int, ...], ...]
+    """Each agent's choices in each of its branches; (dimensions,) if continuous."""
     state_size: int
-    episode_limit: (
-        int  # steps, after which an episode is truncated; 0 where the environment doesn't tell
-    )
+    episode_limit: int
+    """Steps after which an episode is truncated; 0 where the environment doesn't tell."""
     continuous: bool
-    unit_types: tuple[str, ...]  # role hints, "" where unknown
+    unit_types: tuple[str, ...]
+    """Each agent's kind, a hint for roles; "" where unknown."""
     has_win: bool
-    obs_images: tuple[
-        tuple[int, ...], ...
-    ] = ()  # (H, W, C) of each agent's observation; () where not all are images
-    obs_dtype: str = "float32"  # or "uint8", where all are images of bytes
-    state_image: tuple[int, ...] = ()  # (H, W, C) of the state; () where it is no image
+    """Episodes can be won."""
+    obs_images: tuple[tuple[int, ...], ...] = ()
+    """(H, W, C) of each agent's observation; () where not all are images."""
+    obs_dtype: str = "float32"
+    """"float32", or "uint8" where all observations are images of bytes."""
+    state_image: tuple[int, ...] = ()
+    """(H, W, C) of the state; () where it is no image."""
     state_dtype: str = "float32"
-    noop: int = 0  # the choice of every branch that does nothing, where it is available
+    noop: int = 0
+    """The choice, in every branch, that does nothing where it is available."""
 
     @property
     def branches(self) -> tuple[int, ...]:
-        """(D,) the most choices that any agent has in each branch; 1 for each dimension if continuous."""
+        """(D,) the most choices of any agent in each branch; 1 for each dimension if continuous."""
         if self.continuous:
             return (1,) * max(dimensions for (dimensions,) in self.action_sizes)
         return tuple(
             max(column) for column in itertools.zip_longest(*self.action_sizes, fillvalue=1)
         )
 
-    def idle(self, available: NDArray[np.bool_]) -> NDArray[np.generic]:
-        """Actions (..., D) that do nothing, or as little as can be: `noop`, or the first choice that is `available`.
+    @property
+    def action_dtype(self) -> str:
+        """The type of the numbers that an action consists of."""
+        if self.continuous:
+            return "float32"
+        return "int32"
 
-        available (..., A); continuous actions are 0.
+    def idle(self, available: NDArray[np.bool_]) -> NDArray[np.generic]:
+        """Returns actions (..., D) that do nothing, or as little as possible.
+
+        In each branch of available (..., A) the choice is `noop` if that is available, else the
+        first one that is. Continuous actions are 0.
         """
         if self.continuous:
             return np.zeros((*available.shape[:-1], len(self.branches)), np.float32)
-        ends = np.cumsum(self.branches)[:-1]
-        branches = np.split(available, ends, -1)
-        noops = [min(self.noop, branch.shape[-1] - 1) for branch in branches]
-        columns = [
-            np.where(each[..., noop], noop, each.argmax(-1)) for each, noop in zip(branches, noops)
-        ]
+        columns = []
+        for branch in np.split(available, np.cumsum(self.branches)[:-1], -1):
+            noop = min(self.noop, branch.shape[-1] - 1)
+            columns.append(np.where(branch[..., noop], noop, branch.argmax(-1)))
         return np.stack(columns, -1).astype(np.int32)
 
     def choices(self) -> NDArray[np.bool_]:
-        """(N, A) what each agent has of the layout. In a branch that it lacks, choice 0 stands for doing nothing."""
+        """Returns (N, A): which parts of the common layout each agent has.
+
+        In a branch that an agent lacks, choice 0 is True and stands for doing nothing.
+        """
         if self.continuous:
             dimensions = np.array(self.action_sizes)  # (N, 1)
             return np.arange(len(self.branches)) < dimensions
-        padded = itertools.zip_longest(
-            *self.action_sizes, fillvalue=1
-        )  # of every branch, each agent's choices
-        return np.concatenate(
-            [np.arange(most) < np.array(own)[:, None] for most, own in zip(self.branches, padded)],
-            axis=1,
-        )
+        own_sizes = itertools.zip_longest(*self.action_sizes, fillvalue=1)  # by branch: (N,) each
+        columns = [
+            np.arange(most) < np.array(sizes)[:, None]
+            for most, sizes in zip(self.branches, own_sizes)
+        ]
+        return np.concatenate(columns, axis=1)
 
 
 class EnvStep(NamedTuple):
-    """One step of E environments.
+    """Holds one step of E environments.
 
-    An environment whose episode ended starts the next one within the same step: `obs`, `state`, `available_actions` and
-    `active` then belong to the new episode, the other fields to the one that ended. Arrays may be read-only; they stay
-    valid until the next but one `recv`.
+    An environment whose episode ends begins the next episode within the same step. Then `obs`,
+    `state`, `available_actions` and `active` belong to the new episode, all other fields to the one
+    that ended. An example, where the second action ends an episode of return 3:
+
+        call            obs of        rewards  terminated  returns  lengths
+        reset()         episode 0           0       False        0        0
+        send, recv()    episode 0           1       False        0        0
+        send, recv()    episode 1           2        True        3        2
+        send, recv()    episode 1           1       False        0        0
+
+    The arrays belong to the vector and may be read-only. They stay as they are until the next
+    `recv` but one: a caller may hold the step before beside the newest, and copies what it keeps
+    for longer.
     """
 
-    obs: NDArray[
-        Any
-    ]  # (E, N, O), zero-padded, of `EnvSpec.obs_dtype`; images flat, their channels last
-    state: NDArray[Any]  # (E, S), of `EnvSpec.state_dtype`
-    available_actions: NDArray[
-        np.bool_
-    ]  # (E, N, A), padding is False; `choices` where nothing is ever unavailable
-    active: NDArray[np.bool_]  # (E, N), alive when deciding on this obs
-    rewards: NDArray[np.float32]  # (E,), the team's
-    terminated: NDArray[np.bool_]  # (E,), the game is over
-    truncated: NDArray[np.bool_]  # (E,), out of time; never together with terminated
-    final_state: NDArray[
-        Any
-    ]  # (E, S), the last state of the ended episode; `state` where none ended
-    final_obs: NDArray[
-        Any
-    ]  # (E, N, O), the last observations of the ended episode; `obs` where none ended
-    won: NDArray[np.int8]  # (E,), -1 unknown or not ended, 0, 1
-    returns: NDArray[
-        np.float32
-    ]  # (E,), undiscounted sum of rewards of the ended episode, 0 where none ended
-    lengths: NDArray[np.int32]  # (E,), steps of the ended episode, 0 where none ended
+    obs: NDArray[Any]
+    """(E, N, O) of `EnvSpec.obs_dtype`, padded with zeros; images lie flat, channels last."""
+    state: NDArray[Any]
+    """(E, S) of `EnvSpec.state_dtype`."""
+    available_actions: NDArray[np.bool_]
+    """(E, N, A), padding is False; `EnvSpec.choices()` where nothing is ever unavailable."""
+    active: NDArray[np.bool_]
+    """(E, N), the agent is alive when it decides on this obs."""
+    rewards: NDArray[np.float32]
+    """(E,), the team's reward."""
+    terminated: NDArray[np.bool_]
+    """(E,), the game is over."""
+    truncated: NDArray[np.bool_]
+    """(E,), out of time; never True together with `terminated`."""
+    final_state: NDArray[Any]
+    """(E, S), the last state of the episode that ended; `state` where none ended."""
+    final_obs: NDArray[Any]
+    """(E, N, O), the last observations of the episode that ended; `obs` where none ended."""
+    won: NDArray[np.int8]
+    """(E,), 1 won, 0 lost, -1 unknown or not ended."""
+    returns: NDArray[np.float32]
+    """(E,), undiscounted sum of rewards of the episode that ended, 0 where none ended."""
+    lengths: NDArray[np.int32]
+    """(E,), steps of the episode that ended, 0 where none ended."""
 
 
 class VectorEnv(ABC):
-    """E environments that step together, each on a random stream of its own."""
+    """Steps E environments together, each on a random stream of its own.
+
+    The seed of an episode follows from (seed of the run, number of the environment in the run,
+    number of the episode in that environment) and from nothing else: not from the other
+    environments, nor from how they are dealt over vectors, slots or processes.
+    """
 
     spec: EnvSpec
     num_envs: int
 
     @abstractmethod
     def reset(self) -> EnvStep:
-        """Start every random stream from its beginning: the same seed gives the same episodes again. Rewards are 0."""
+        """Begins every environment's first episode and returns what is seen; rewards are 0.
+
+        The first episode is number 0, or the one that `load_state_dict` set. A second reset gives
+        the same episodes again.
+        """
 
     @abstractmethod
     def send(self, actions: NDArray[np.generic]) -> None:
-        """Step with (E, N, D) actions, int32, or float32 if continuous; in the background where that is possible.
+        """Starts a step with actions (E, N, D): int32, or float32 if continuous.
 
-        The array may be overwritten once this returns.
+        The step runs in the background where that is possible. The array may be overwritten as
+        soon as this returns.
         """
 
     @abstractmethod
     def recv(self) -> EnvStep:
-        """Wait for the step begun by `send`. Raises RuntimeError if none was begun."""
+        """Waits for the step that `send` started. Raises RuntimeError if there was no `send`."""
 
     @abstractmethod
     def episode_seeds(self) -> NDArray[np.int64]:
-        """(E,) seeds of the episodes that the latest Step's `obs` belong to.
+        """Returns (E,) seeds of the episodes that the latest step's `obs` belong to.
 
-        The seed of an episode that a Step ends was given before that Step's `recv`.
+        Where a step ends an episode, the seed of that episode is what this returned before the
+        step's `recv`.
+        """
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, NDArray[np.int64]]:
+        """Returns {"episodes": (E,)}: how many episodes of each environment have ended.
+
+        A half-played game can't be saved in most benchmarks, so this is all there is: a run that
+        goes on from here plays the interrupted episodes again, from their beginning.
+        """
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, NDArray[np.int64]]) -> None:
+        """Makes `reset` begin with the episodes that a `state_dict` was taken in.
+
+        Raises ValueError if the state is of another number of environments.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Free what the environments hold. The vector can't be used afterwards."""
+        """Frees what the environments hold. The vector can't be used afterwards."""
+
+
+def loaded_episodes(state: Mapping[str, NDArray[np.int64]], num_envs: int) -> NDArray[np.int64]:
+    """Returns the (E,) counters of a `VectorEnv.state_dict`. Raises ValueError if they don't fit."""
+    episodes = np.asarray(state["episodes"], np.int64)
+    if episodes.shape != (num_envs,):
+        raise ValueError(f"episodes: expected shape ({num_envs},), got {episodes.shape}")
+    return episodes
 
 
 def stream(seed: int, *path: int) -> np.random.SeedSequence:
-    """The random stream at `path` (environment index, then perhaps episode) under `seed`.
+    """Returns the random stream at `path` under `seed`.
 
-    It depends on nothing else, so environments draw the same numbers however they are dealt over vectors.
+    `stream(seed, 3)` is that of environment 3, `stream(seed, 3, 0)` that of its first episode. It
+    depends on these numbers alone, so environments draw the same however they are dealt over
+    vectors.
     """
     return np.random.SeedSequence(seed, spawn_key=path)
 
 
-def unknown(key: str, given: str, valid: Iterable[str]) -> UserError:
-    """The error for a value of config key `key` that is none of `valid`; lists those, the most similar first."""
-    nearest = sorted(valid, key=lambda name: -difflib.SequenceMatcher(None, name, given).ratio())
+def unknown_value(key: str, given: str, valid: Iterable[str]) -> UserError:
+    """Returns the error for a value of config key `key` that is none of `valid`.
+
+    It lists the valid ones, the most similar first.
+    """
+
+    def dissimilarity(name: str) -> float:
+        return -difflib.SequenceMatcher(None, name, given).ratio()
+
+    nearest = sorted(valid, key=dissimilarity)
     return UserError(f"{key}: unknown value {given!r}; choose one of: {', '.join(nearest)}")

@@ -1,8 +1,9 @@
-"""Multi-agent MuJoCo (gymnasium-robotics' MaMuJoCo v1): one robot whose joints are dealt over agents.
+"""Multi-agent MuJoCo (gymnasium-robotics' MaMuJoCo v1): one robot whose joints are dealt to agents.
 
-env.map is "<robot>-<partition>", as in "HalfCheetah-6x1". Everybody gets the robot's reward; the time limit truncates.
-Agents see their own joints and those up to env.agent_obsk away, so their sizes differ; the state is the robot's. With
-env.agent_obsk = -1 they see all of the robot, as HARL's agents do. Actions are torques, clipped to the robot's bounds.
+env.map is "<robot>-<partition>", as in "HalfCheetah-6x1". All agents get the robot's reward; the
+time limit truncates. Agents see their own joints and those up to env.agent_obsk away, so their
+sizes differ; the state is the robot's. With env.agent_obsk = -1 they see the whole robot, as HARL's
+agents do. Actions are torques, clipped to the robot's bounds.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from pettingzoo.utils import BaseParallelWrapper
 
-from sde_harl.envs.base import EnvConfig, unknown
+from sde_harl.envs.base import EnvConfig, unknown_value
 from sde_harl.envs.pettingzoo import ParallelGame
 
 PARTITIONS = {
@@ -31,70 +32,83 @@ PARTITIONS = {
     "Swimmer": ("2x1",),
     "Reacher": ("2x1",),
 }
-"""Those that v1 has, builds, and builds alike every time: the order of a Pusher's observations differs from process to
-process. Walker2d-6x1 and Humanoid-17x1 are of the older MaMuJoCo only."""
+"""Partitions by robot: those that v1 has, can build, and builds alike every time.
 
-WHOLE = -1
-"""env.agent_obsk: the whole robot, and which agent one is."""
+A Pusher is missing because the order of its observations differs from process to process.
+Walker2d-6x1 and Humanoid-17x1 exist in the older MaMuJoCo only.
+"""
+WHOLE_ROBOT = -1
+"""env.agent_obsk: every agent sees the whole robot, and which agent it is."""
 
 log = logging.getLogger(__name__)
 
 
 class WholeRobot(BaseParallelWrapper):  # type: ignore[type-arg]
-    """Every agent sees the robot's state (S,) and its own number, one-hot (N,): observations are (S + N,).
+    """Shows every agent the robot's state (S,) and the agent's number, one-hot (N,).
 
-    So HARL's MAMuJoCo has it (MujocoMulti.get_obs): policies that share parameters can tell who acts. There the vector
-    is standardised besides, of which policy.feature_norm leaves nothing to see.
+    Observations are (S + N,), as in HARL's MAMuJoCo (MujocoMulti.get_obs): policies that share
+    parameters can tell who acts. HARL also standardises each of these vectors. Here that is left to
+    policy.feature_norm, which makes equal nets of both.
     """
 
     def observation_space(self, agent: str) -> spaces.Box:
-        return spaces.Box(
-            -np.inf, np.inf, (np.size(self.state()) + len(self.possible_agents),), np.float64
-        )
+        size = np.size(self.state()) + len(self.possible_agents)
+        return spaces.Box(-np.inf, np.inf, (size,), np.float64)
 
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], Any]:
         _, infos = super().reset(seed, options)
-        return self._seen(), infos
+        return self._observations(), infos
 
     def step(self, actions: dict[str, Any]) -> tuple[dict[str, Any], Any, Any, Any, Any]:
         _, rewards, terminated, truncated, infos = super().step(actions)
-        return self._seen(), rewards, terminated, truncated, infos
+        return self._observations(), rewards, terminated, truncated, infos
 
-    def _seen(self) -> dict[str, NDArray[np.float64]]:
-        state, numbers = self.state(), np.eye(len(self.possible_agents))
+    def _observations(self) -> dict[str, NDArray[np.float64]]:
+        state = self.state()
+        one_hot = np.eye(len(self.possible_agents))
         return {
-            agent: np.append(state, number) for agent, number in zip(self.possible_agents, numbers)
+            agent: np.append(state, number) for agent, number in zip(self.possible_agents, one_hot)
         }
 
 
 def make_game(env_config: EnvConfig) -> ParallelGame:
-    """Raises UserError for an unknown robot or partition."""
+    """Makes one game. Raises UserError for an unknown robot or partition."""
     maps = [
         f"{robot}-{partition}"
         for robot, partitions in PARTITIONS.items()
         for partition in partitions
     ]
     if env_config.map not in maps:
-        raise unknown("env.map", env_config.map, maps)
+        raise unknown_value("env.map", env_config.map, maps)
+    mujoco.set_mju_user_warning(_log_warning)
     robot, partition = env_config.map.split("-")
-    mujoco.set_mju_user_warning(_warned)
-    with contextlib.redirect_stderr(
-        io.StringIO()
-    ):  # on import it warns of robots that are not these
-        from gymnasium_robotics import mamujoco_v1
-    whole = env_config.agent_obsk == WHOLE
-    nearest = 0 if whole else env_config.agent_obsk
-    env: Any = mamujoco_v1.parallel_env(scenario=robot, agent_conf=partition, agent_obsk=nearest)
+    env = _make_robot(robot, partition, nearest=max(env_config.agent_obsk, 0))
     limit = env.single_agent_env.spec.max_episode_steps
-    game = ParallelGame(WholeRobot(env) if whole else env, f"mamujoco/{env_config.map}", limit)
-    game.spec = game.spec._replace(
-        unit_types=("",) * len(game.spec.agents)
-    )  # "agent_0" tells no limb
+    if env_config.agent_obsk == WHOLE_ROBOT:
+        env = WholeRobot(env)
+    game = ParallelGame(env, f"mamujoco/{env_config.map}", episode_limit=limit)
+    # "agent_0" says nothing about the limb that it moves, so it is no hint for roles
+    game.spec = game.spec._replace(unit_types=("",) * len(game.spec.agents))
     return game
 
 
-def _warned(text: str) -> None:
-    """What MuJoCo would print, and append to a file in the working directory: it grumbles at its own robots' files."""
-    log.log(logging.DEBUG if "deprecated" in text else logging.WARNING, "MuJoCo: %s", text.strip())
+def _make_robot(robot: str, partition: str, *, nearest: int) -> Any:
+    """Makes gymnasium-robotics' environment; agents see joints up to `nearest` away."""
+    # imported here: its import warns on stderr of robots that are none of these, in every run
+    with contextlib.redirect_stderr(io.StringIO()):
+        from gymnasium_robotics import mamujoco_v1
+    return mamujoco_v1.parallel_env(scenario=robot, agent_conf=partition, agent_obsk=nearest)
+
+
+def _log_warning(text: str) -> None:
+    """Logs a warning of MuJoCo's.
+
+    By itself MuJoCo prints it and appends it to a file in the working directory. It warns that its
+    own robots' files are deprecated, which no user can change: that goes to the debug log.
+    """
+    level = logging.WARNING
+    if "deprecated" in text:
+        level = logging.DEBUG
+    log.log(level, "MuJoCo: %s", text.strip())

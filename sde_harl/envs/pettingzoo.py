@@ -1,11 +1,14 @@
-"""Any parallel environment of PettingZoo's: the user's own function makes it.
+"""Any parallel environment of PettingZoo: a function of the user's makes it.
 
-The team's reward is the mean over all agents; one that has left counts 0. Agents that leave early are inactive from
-then on; the episode is over when all have left. An observation that is a Dict with "observation" and "action_mask" says
-what is available. A Box of three dimensions is an image; its channels are the last dimension, or the first if that is
-the smallest. Where all observations are images of bytes they stay bytes. All else is flattened as gymnasium flattens
-it. Box actions are clipped to their bounds. The state is the environment's own, or the agents' observations one after
-the other (of images of one shape: one upon the other, as channels).
+* Rewards: the team's is the mean over all agents; an agent that has left counts 0.
+* Ends: an agent that leaves early is inactive from then on; the episode is over when all have left.
+* Observations: a Dict with "observation" and "action_mask" says what is available. A Box of three
+  dimensions is an image; its channels are the last dimension, or the first if that is the smallest.
+  Images of bytes stay bytes if all agents' observations are such. All else is flattened as
+  gymnasium flattens it.
+* Actions: Box actions are clipped to their bounds.
+* State: the environment's own if it has one, else the agents' observations one after the other (of
+  images of one shape: one upon the other, as channels).
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
@@ -21,7 +24,7 @@ from numpy.typing import NDArray
 
 from sde_harl.config.entry_points import function
 from sde_harl.envs.base import EnvConfig, EnvSpec
-from sde_harl.envs.vector.games import Game, GameView, Outcome
+from sde_harl.envs.vector.games import Game, ObservationBuffers, Outcome
 from sde_harl.errors import UserError
 
 SEED_MASK = 0x7FFFFFFF
@@ -29,199 +32,254 @@ SEED_MASK = 0x7FFFFFFF
 
 
 class ParallelGame(Game):
-    """One parallel environment. Raises UserError for spaces that no policy of ours acts in."""
+    """One parallel environment. Raises UserError for action spaces that no policy can act in."""
 
-    def __init__(self, env: Any, name: str, episode_limit: int = 0) -> None:
+    def __init__(self, env: Any, name: str, *, episode_limit: int = 0) -> None:
         self._env = env
-        agents = tuple(env.possible_agents)
-        spaces_seen = [env.observation_space(agent) for agent in agents]
-        self._masked = [
-            isinstance(space, spaces.Dict) and "action_mask" in space.spaces
-            for space in spaces_seen
+        self._agents = tuple(env.possible_agents)
+        given = [env.observation_space(agent) for agent in self._agents]
+        self._has_mask = [_has_mask(space) for space in given]
+        self._obs_spaces = [
+            space["observation"] if has_mask else space
+            for space, has_mask in zip(given, self._has_mask)
         ]
-        self._seen = [
-            space["observation"] if masked else space
-            for space, masked in zip(spaces_seen, self._masked)
-        ]
-        self._chosen = [env.action_space(agent) for agent in agents]
-        continuous = _all_continuous(agents, self._chosen)
-        env.reset(seed=0)  # some know their state only then
+        self._action_spaces = [env.action_space(agent) for agent in self._agents]
+        is_continuous = _are_all_continuous(self._agents, self._action_spaces)
+        env.reset(seed=0)  # some environments know their state only after a reset
         self._has_state = _has_state(env)
-        obs_sizes = tuple(spaces.flatdim(space) for space in self._seen)
-        images = _images(self._seen)
-        is_bytes = bool(images) and all(space.dtype == np.uint8 for space in self._seen)
-        obs_dtype = "uint8" if is_bytes else "float32"
-        state_image, state_dtype = _joined_image(images), obs_dtype
+        self.spec = self._make_spec(name, episode_limit, is_continuous=is_continuous)
+        self._bounds: _Bounds | None = None
+        if is_continuous:
+            self._bounds = _make_bounds(self._action_spaces, len(self.spec.branches))
+        self._columns = [_columns(sizes, self.spec.branches) for sizes in self.spec.action_sizes]
+
+    def _make_spec(self, name: str, episode_limit: int, *, is_continuous: bool) -> EnvSpec:
+        obs_sizes = tuple(spaces.flatdim(space) for space in self._obs_spaces)
+        images = _images(self._obs_spaces)
+        obs_dtype = "float32"
+        if images and all(space.dtype == np.uint8 for space in self._obs_spaces):
+            obs_dtype = "uint8"
         if self._has_state:
-            state_image, state_dtype = _state_image(np.asarray(env.state()))
-        self.spec = EnvSpec(
+            state = _described_state(np.asarray(self._env.state()))
+        else:
+            state = _State(size=sum(obs_sizes), image=_joined_image(images), dtype=obs_dtype)
+        return EnvSpec(
             name=name,
-            agents=tuple(map(str, agents)),
+            agents=tuple(map(str, self._agents)),
             obs_sizes=obs_sizes,
-            action_sizes=tuple(_sizes(space) for space in self._chosen),
-            state_size=np.size(env.state()) if self._has_state else sum(obs_sizes),
+            action_sizes=tuple(_action_sizes(space) for space in self._action_spaces),
+            state_size=state.size,
             episode_limit=episode_limit,
-            continuous=continuous,
-            unit_types=tuple(re.sub(r"_?\d+$", "", str(agent)) for agent in agents),
+            continuous=is_continuous,
+            unit_types=tuple(re.sub(r"_?\d+$", "", str(agent)) for agent in self._agents),
             has_win=False,
             obs_images=images,
             obs_dtype=obs_dtype,
-            state_image=state_image,
-            state_dtype=state_dtype,
+            state_image=state.image,
+            state_dtype=state.dtype,
         )
-        self._agents = agents
-        self._bounds = _bounds(self._chosen, self.spec) if continuous else None
-        self._columns = [_columns(sizes, self.spec.branches) for sizes in self.spec.action_sizes]
 
-    def reset(self, seed: int, view: GameView) -> None:
+    def reset(self, seed: int, out: ObservationBuffers) -> None:
         obs, _ = self._env.reset(seed=seed & SEED_MASK)
-        self._write(obs, view)
+        self._write(obs, out)
 
-    def step(self, actions: NDArray[np.generic], view: GameView) -> Outcome:
-        if self._bounds:
-            actions = np.clip(actions, *self._bounds)
+    def step(self, actions: NDArray[np.generic], out: ObservationBuffers) -> Outcome:
+        if self._bounds is not None:
+            actions = np.clip(actions, self._bounds.low, self._bounds.high)
         native = {
-            agent: _native(*pair) for agent, *pair in zip(self._agents, actions, self._chosen)
+            agent: _native(action, space)
+            for agent, action, space in zip(self._agents, actions, self._action_spaces)
         }
-        obs, rewards, terminated, truncated, _ = self._env.step(
-            {agent: native[agent] for agent in self._env.agents}
+        # PettingZoo takes no actions of agents that have left, and some environments want those of
+        # the others in the order of their own list
+        present = {agent: native[agent] for agent in self._env.agents}
+        obs, rewards, terminated, truncated, _ = self._env.step(present)
+        self._write(obs, out)
+        # environments differ in whether they empty `agents` in the step that ends an episode
+        is_over = all(terminated[agent] or truncated[agent] for agent in self._env.agents)
+        is_late = any(truncated[agent] and not terminated[agent] for agent in truncated)
+        return Outcome(
+            reward=sum(rewards.values()) / len(self._agents),
+            terminated=is_over and not is_late,
+            truncated=is_over and is_late,
         )
-        self._write(obs, view)
-        over = not self._env.agents or all(
-            terminated[agent] or truncated[agent] for agent in self._env.agents
-        )
-        late = any(truncated[agent] and not terminated[agent] for agent in truncated)
-        return Outcome(sum(rewards.values()) / len(self._agents), over and not late, over and late)
 
     def close(self) -> None:
         self._env.close()
 
-    def _write(self, obs: dict[Any, Any], view: GameView) -> None:
+    def _write(self, obs: dict[Any, Any], out: ObservationBuffers) -> None:
+        """Writes what the environment returned; an agent that has left sees zeros."""
         alive = set(self._env.agents)
         for i, agent in enumerate(self._agents):
-            view.active[i] = agent in alive
-            if agent not in obs:
-                view.obs[i] = 0
-                continue
-            seen = obs[agent]
-            if self._masked[i]:
-                view.available_actions[i, self._columns[i]] = seen["action_mask"]
-                seen = seen["observation"]
-            flat = (
-                _flat(seen)
-                if isinstance(self._seen[i], spaces.Box)
-                else spaces.flatten(self._seen[i], seen)
-            )
-            view.obs[i, : len(flat)] = flat
-        view.state[:] = _flat(self._env.state()) if self._has_state else self._joined(view)
+            out.active[i] = agent in alive
+            if agent in obs:
+                self._write_agent(i, obs[agent], out)
+            else:
+                out.obs[i] = 0
+        if self._has_state:
+            out.state[:] = _flat(self._env.state())
+        else:
+            out.state[:] = self._joined(out)
 
-    def _joined(self, view: GameView) -> NDArray[Any]:
+    def _write_agent(self, i: int, seen: Any, out: ObservationBuffers) -> None:
+        if self._has_mask[i]:
+            out.available_actions[i, self._columns[i]] = seen["action_mask"]
+            seen = seen["observation"]
+        # a Box may be an image, whose channels _flat moves; other spaces are gymnasium's to flatten
+        if isinstance(self._obs_spaces[i], spaces.Box):
+            flat = _flat(seen)
+        else:
+            flat = spaces.flatten(self._obs_spaces[i], seen)
+        out.obs[i, : len(flat)] = flat
+
+    def _joined(self, out: ObservationBuffers) -> NDArray[Any]:
+        """Returns the observations just written as one state (S,)."""
         if self.spec.state_image:
             height, width, _ = self.spec.state_image
-            return np.concatenate(view.obs.reshape(len(view.obs), height, width, -1), -1).ravel()
-        return np.concatenate([row[:size] for row, size in zip(view.obs, self.spec.obs_sizes)])
+            images = out.obs.reshape(len(out.obs), height, width, -1)  # (N, H, W, C)
+            return np.concatenate(images, -1).ravel()
+        return np.concatenate([row[:size] for row, size in zip(out.obs, self.spec.obs_sizes)])
 
 
-def _channels_first(shape: Sequence[int]) -> bool:
+class _State(NamedTuple):
+    """The fields of an EnvSpec that describe the state."""
+
+    size: int
+    image: tuple[int, ...]
+    dtype: str
+
+
+class _Bounds(NamedTuple):
+    """(N, D) lowest and highest actions; padding is 0."""
+
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+
+
+def _has_mask(space: Any) -> bool:
+    return isinstance(space, spaces.Dict) and "action_mask" in space.spaces
+
+
+def _has_state(env: Any) -> bool:
+    try:
+        return np.size(env.state()) > 0
+    except (AttributeError, NotImplementedError):  # PettingZoo's base class raises the latter
+        return False
+
+
+def _has_channels_first(shape: Sequence[int]) -> bool:
     return len(shape) == 3 and shape[0] < min(shape[1:])
 
 
 def _image(shape: Sequence[int]) -> tuple[int, ...]:
-    """(H, W, C) of an image, () of anything else."""
+    """Returns (H, W, C) of an image, () of anything else."""
     if len(shape) != 3:
         return ()
-    return tuple(map(int, (*shape[1:], shape[0]) if _channels_first(shape) else shape))
+    if _has_channels_first(shape):
+        shape = (*shape[1:], shape[0])
+    return tuple(map(int, shape))
 
 
-def _images(seen: Sequence[Any]) -> tuple[tuple[int, ...], ...]:
-    """As `EnvSpec.obs_images` has them."""
-    images = tuple(_image(space.shape) if isinstance(space, spaces.Box) else () for space in seen)
-    return images if all(images) else ()
+def _images(obs_spaces: Sequence[Any]) -> tuple[tuple[int, ...], ...]:
+    """Returns `EnvSpec.obs_images`."""
+    boxes = [space for space in obs_spaces if isinstance(space, spaces.Box)]
+    images = tuple(_image(space.shape) for space in boxes)
+    if len(images) == len(obs_spaces) and all(images):
+        return images
+    return ()
 
 
 def _joined_image(images: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
-    """Of all agents' observations as one image, () where they differ or are none."""
+    """Returns (H, W, C) of all agents' images as one; () if their shapes differ or there are none.
+
+    A policy has one convolution, so that images of several shapes can't be seen as one.
+    """
     if len(set(images)) != 1:
         return ()
     height, width, channels = images[0]
     return height, width, channels * len(images)
 
 
-def _state_image(state: NDArray[Any]) -> tuple[tuple[int, ...], str]:
-    """`EnvSpec.state_image` and `state_dtype` of the environment's own state."""
+def _described_state(state: NDArray[Any]) -> _State:
+    """Describes the environment's own state."""
     image = _image(state.shape)
-    return image, "uint8" if image and state.dtype == np.uint8 else "float32"
+    dtype = "float32"
+    if image and state.dtype == np.uint8:
+        dtype = "uint8"
+    return _State(size=state.size, image=image, dtype=dtype)
 
 
 def _flat(seen: Any) -> NDArray[Any]:
-    """One row; of an image with its channels last."""
+    """Returns an observation or a state as one row; an image with its channels last."""
     array = np.asarray(seen)
-    return np.ravel(np.moveaxis(array, 0, -1) if _channels_first(array.shape) else array)
+    if _has_channels_first(array.shape):
+        array = np.moveaxis(array, 0, -1)
+    return np.ravel(array)
 
 
-def _all_continuous(agents: Sequence[Any], chosen: Sequence[Any]) -> bool:
-    """Whether every action space is a Box, and not every one a choice."""
-    for agent, space in zip(agents, chosen):
+def _are_all_continuous(agents: Sequence[Any], action_spaces: Sequence[Any]) -> bool:
+    """Returns whether actions are continuous.
+
+    Raises UserError for a space of another kind, and where some agents choose and some don't.
+    """
+    for agent, space in zip(agents, action_spaces):
         if not isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.Box)):
             raise UserError(
                 f"env.factory: {agent} acts in {space}, and not in Discrete, MultiDiscrete or Box"
             )
-    boxes = [isinstance(space, spaces.Box) for space in chosen]
-    if any(boxes) and not all(boxes):
+    are_boxes = [isinstance(space, spaces.Box) for space in action_spaces]
+    if any(are_boxes) and not all(are_boxes):
         raise UserError(
-            f"env.factory: some agents choose and some act continuously: {dict(zip(agents, chosen))}"
+            "env.factory: some agents choose and some act continuously: "
+            f"{dict(zip(agents, action_spaces))}"
         )
-    return all(boxes)
+    return all(are_boxes)
 
 
-def _sizes(space: Any) -> tuple[int, ...]:
-    """As `EnvSpec.action_sizes` has them."""
+def _action_sizes(space: Any) -> tuple[int, ...]:
+    """Returns one agent's part of `EnvSpec.action_sizes`."""
     if isinstance(space, spaces.MultiDiscrete):
         return tuple(map(int, space.nvec.ravel()))
-    return (int(space.n) if isinstance(space, spaces.Discrete) else math.prod(space.shape),)
+    if isinstance(space, spaces.Discrete):
+        return (int(space.n),)
+    return (math.prod(space.shape),)
 
 
-def _bounds(
-    chosen: Sequence[Any], spec: EnvSpec
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The lowest and highest (N, D) actions."""
-    low, high = np.zeros((2, len(chosen), len(spec.branches)), np.float32)
-    for i, space in enumerate(chosen):
-        low[i, : space.low.size], high[i, : space.high.size] = space.low.ravel(), space.high.ravel()
-    return low, high
+def _make_bounds(action_spaces: Sequence[Any], dimensions: int) -> _Bounds:
+    low = np.zeros((len(action_spaces), dimensions), np.float32)
+    high = np.zeros_like(low)
+    for i, space in enumerate(action_spaces):
+        low[i, : space.low.size] = space.low.ravel()
+        high[i, : space.high.size] = space.high.ravel()
+    return _Bounds(low=low, high=high)
 
 
 def _columns(sizes: tuple[int, ...], branches: tuple[int, ...]) -> NDArray[np.int64]:
-    """Where an agent's own choices lie among the A of the layout."""
+    """Returns where an agent's own choices lie among the A of the common layout."""
     firsts = np.cumsum((0, *branches))
     return np.concatenate([first + np.arange(size) for first, size in zip(firsts, sizes)])
 
 
 def _native(action: NDArray[np.generic], space: Any) -> Any:
-    """An agent's (D,) numbers as its own space has them."""
+    """Returns an agent's numbers (D,) as an action of its own space."""
     if isinstance(space, spaces.Discrete):
         return int(action[0]) + int(space.start)
     own = action[: math.prod(space.shape)].reshape(space.shape)
-    return (own + space.start if isinstance(space, spaces.MultiDiscrete) else own).astype(
-        space.dtype
-    )
-
-
-def _has_state(env: Any) -> bool:
-    try:
-        return np.size(env.state()) > 0
-    except (AttributeError, NotImplementedError):
-        return False
+    if isinstance(space, spaces.MultiDiscrete):
+        own = own + space.start
+    return own.astype(space.dtype)
 
 
 def make_game(env_config: EnvConfig) -> ParallelGame:
-    """Raises UserError for a factory that isn't there, or makes something else."""
+    """Makes one game.
+
+    Raises UserError if there is no such factory, or if it makes something else.
+    """
     env = function("env.factory", env_config.factory)()
-    if not all(
-        hasattr(env, name)
-        for name in ("possible_agents", "observation_space", "action_space", "step")
-    ):
-        raise UserError(
-            f"env.factory: {env_config.factory} made a {type(env).__name__}, not a parallel environment"
-        )
+    for name in ("possible_agents", "observation_space", "action_space", "step"):
+        if not hasattr(env, name):
+            raise UserError(
+                f"env.factory: {env_config.factory} made a {type(env).__name__}, "
+                "not a parallel environment"
+            )
     return ParallelGame(env, "pettingzoo/" + env_config.factory.replace(":", "."))

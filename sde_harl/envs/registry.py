@@ -1,24 +1,31 @@
-"""The benchmarks. A new one is a module, one line in `ENVS` and a YAML file.
+"""Lists the benchmarks and makes vectors of their environments.
 
-The module has `make_game(env_config) -> Game`, one game, of which `make` builds vectors; or, where all games are one
-computation, `make(env_config, num_envs, seed, first_env) -> VectorEnv`.
+Adding an environment takes three things:
+
+1. a module in this package with `make_game(env_config) -> Game`, which makes one game; or, where one
+   computation steps all games, `make(env_config, *, num_envs, seed, first_env) -> VectorEnv`;
+2. an entry in `ENVS`;
+3. its defaults in config/presets/environments/<benchmark>.yaml.
+
+Nothing outside these three knows a benchmark by name.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from sde_harl.envs import starcraft2
-from sde_harl.envs.base import EnvConfig, EnvSpec, VectorEnv, unknown
+from sde_harl.envs.base import EnvConfig, EnvSpec, Requirements, VectorEnv, unknown_value
 from sde_harl.envs.vector.games import Game, SerialVector
 from sde_harl.envs.vector.workers import WorkerVector
 from sde_harl.errors import UserError
 
 __all__ = [
     "ENVS",
+    "Backend",
     "EnvConfig",
     "EnvSpec",
     "VectorEnv",
@@ -29,81 +36,138 @@ __all__ = [
 
 
 class Backend(NamedTuple):
-    """One implementation of a benchmark."""
+    """Describes one implementation of a benchmark."""
 
     module: str
-    """Of this package."""
-    extra: str
-    """`pip install -e '.[EXTRA]'` brings what it needs, where it needs anything."""
+    """Name of its module in this package."""
+    extra: str = ""
+    """`pip install -e '.[EXTRA]'` installs what it needs; "" where it needs nothing."""
+    requirements: Callable[[], Requirements] | None = None
+    """Checks whether this host can play it. None: usable wherever its packages are installed."""
+    results: str = ""
+    """First part of its results' names where this isn't the benchmark's own name."""
 
 
-# benchmark -> backend; where a benchmark has several, "auto" takes the first (but see `resolve_backend` for smac)
+class ChosenBackend(NamedTuple):
+    """Tells which backend plays a benchmark, and why."""
+
+    backend: str
+    """Its key in `ENVS[benchmark]`."""
+    line: str
+    """One plain sentence for the user."""
+
+
+# Benchmark -> backend. `env.backend=auto` takes the first whose requirements are met, so the order
+# is the order of preference. Modules are named, not imported: a run loads only the packages of its
+# own benchmark. A module whose `requirements` stand here is imported, so it must import nothing
+# heavy at its top level.
 ENVS: dict[str, dict[str, Backend]] = {
-    "smac": {"starcraft2": Backend("starcraft2", "smac"), "smax": Backend("smax", "smax")},
-    "mpe": {"mpe2": Backend("mpe", "mpe"), "jax": Backend("mpe_jax", "jax")},
-    "mamujoco": {"mujoco": Backend("mamujoco", "mamujoco")},
-    "pettingzoo": {"pettingzoo": Backend("pettingzoo", "pettingzoo")},
-    "devices": {"devices": Backend("devices", "")},
+    "smac": {
+        "starcraft2": Backend(
+            module="starcraft2", extra="smac", requirements=starcraft2.requirements
+        ),
+        "smax": Backend(module="smax", extra="smax", results="smax"),
+    },
+    "mpe": {
+        "mpe2": Backend(module="mpe", extra="mpe"),
+        "jax": Backend(module="mpe_jax", extra="jax"),
+    },
+    "mamujoco": {"mujoco": Backend(module="mamujoco", extra="mamujoco")},
+    "pettingzoo": {"pettingzoo": Backend(module="pettingzoo", extra="pettingzoo")},
+    "devices": {"devices": Backend(module="devices")},
 }
 
 
-def resolve_backend(env_config: EnvConfig) -> tuple[str, str]:
-    """The backend that plays `env_config`, and one plain sentence that says which and why.
+def resolve_backend(env_config: EnvConfig) -> ChosenBackend:
+    """Returns the backend that plays `env_config`, and one plain sentence that says which and why.
 
-    Raises UserError for an unknown env.name or env.backend.
+    Raises UserError for an unknown env.name or env.backend, and where "auto" finds no backend.
     """
-    name, asked = env_config.name, env_config.backend
+    name = env_config.name
+    asked = env_config.backend
     if name not in ENVS:
-        raise unknown("env.name", name, ENVS)
+        raise unknown_value("env.name", name, ENVS)
     backends = ENVS[name]
     if asked in backends:
-        return asked, f"{name} is played on {asked}, as env.backend asks."
+        line = f"{name} is played on {asked}, as env.backend asks."
+        return ChosenBackend(backend=asked, line=line)
     if asked != "auto":
-        raise unknown("env.backend", asked, ["auto", *backends])
-    if name != "smac":
-        backend = next(iter(backends))
-        return backend, f"{name} is played on {backend}."
-    missing = starcraft2.missing()
-    if missing:
-        return (
-            "smax",
-            f"smac is played on smax, and its results are called smax, because {missing}.",
-        )
-    return (
-        "starcraft2",
-        "smac is played on starcraft2, because the package smac and the game are both here.",
-    )
+        raise unknown_value("env.backend", asked, ["auto", *backends])
+    return _first_usable(name, backends)
 
 
-def make(env_config: EnvConfig, num_envs: int, seed: int, first_env: int = 0) -> VectorEnv:
-    """Make environments `first_env` .. `first_env + num_envs - 1` of the run with `seed`.
+def _first_usable(name: str, backends: dict[str, Backend]) -> ChosenBackend:
+    """Returns the first backend whose requirements are met. Raises UserError if there is none."""
+    missing: list[str] = []
+    for key, backend in backends.items():
+        found = Requirements()
+        if backend.requirements is not None:
+            found = backend.requirements()
+        if found.missing:
+            missing.append(found.missing)
+            continue
+        # what an earlier, preferred backend misses explains the choice better than what is there
+        reason = ", and ".join(missing) or found.present
+        return ChosenBackend(backend=key, line=_sentence(name, key, backend, reason=reason))
+    raise UserError(f"env.backend: {name} can't be played here: {'; '.join(missing)}")
 
-    Environment i's random stream follows from (seed, i) alone: two vectors of 32, the second with first_env=32, play
-    the games of one vector of 64. Raises UserError for an unknown name, backend or map, and for a missing package.
+
+def _sentence(name: str, key: str, backend: Backend, *, reason: str) -> str:
+    """Returns the sentence that tells the user which backend "auto" chose; `reason` may be ""."""
+    parts = [f"{name} is played on {key}"]
+    if backend.results:
+        parts.append(f"and its results are called {backend.results}")
+    if reason:
+        parts.append(f"because {reason}")
+    return ", ".join(parts) + "."
+
+
+def make(env_config: EnvConfig, *, num_envs: int, seed: int, first_env: int = 0) -> VectorEnv:
+    """Makes environments `first_env` .. `first_env + num_envs - 1` of the run with `seed`.
+
+    Environment i's random stream follows from (seed, i) alone, so vectors can be cut anywhere:
+
+        whole = make(config.env, num_envs=64, seed=1)
+        left = make(config.env, num_envs=32, seed=1)
+        right = make(config.env, num_envs=32, seed=1, first_env=32)
+
+    `left` and `right` together play exactly the games of `whole`. Raises UserError for an unknown
+    name, backend or map, and for a missing package.
     """
-    with _needs(env_config) as module:
-        if not hasattr(module, "make_game"):
-            vector: VectorEnv = module.make(env_config, num_envs, seed, first_env)
+    with _backend_module(env_config) as module:
+        if not hasattr(module, "make_game"):  # one computation steps all of its games
+            vector: VectorEnv = module.make(
+                env_config, num_envs=num_envs, seed=seed, first_env=first_env
+            )
             return vector
     if env_config.workers:
-        return WorkerVector(env_config, num_envs, seed, first_env)
-    return SerialVector(make_games(env_config, num_envs), seed, first_env)
+        return WorkerVector(env_config, num_envs=num_envs, seed=seed, first_env=first_env)
+    games = make_games(env_config, count=num_envs)
+    return SerialVector(games, seed=seed, first_env=first_env)
 
 
-def make_games(env_config: EnvConfig, count: int) -> list[Game]:
-    """`count` equal games of a benchmark that has them singly. Raises UserError as `make` does."""
-    with _needs(env_config) as module:
+def make_games(env_config: EnvConfig, *, count: int) -> list[Game]:
+    """Makes `count` equal games of a benchmark that has `make_game`.
+
+    Raises UserError in the same cases as `make`.
+    """
+    with _backend_module(env_config) as module:
         return [module.make_game(env_config) for _ in range(count)]
 
 
 @contextlib.contextmanager
-def _needs(env_config: EnvConfig) -> Iterator[Any]:
-    """The backend's module; a package that it misses is the user's to install."""
-    backend, _ = resolve_backend(env_config)
-    module, extra = ENVS[env_config.name][backend]
+def _backend_module(env_config: EnvConfig) -> Iterator[Any]:
+    """Gives the backend's module to a `with` block.
+
+    Within the block, too, a missing package becomes a UserError that says how to install it: some
+    modules import their package only when they make a game.
+    """
+    chosen = resolve_backend(env_config).backend
+    backend = ENVS[env_config.name][chosen]
     try:
-        yield importlib.import_module(f"sde_harl.envs.{module}")
+        yield importlib.import_module(f"sde_harl.envs.{backend.module}")
     except ModuleNotFoundError as error:
         raise UserError(
-            f"env.name: {env_config.name} on {backend} needs the package {error.name}: pip install -e '.[{extra}]'"
+            f"env.name: {env_config.name} on {chosen} needs the package {error.name}: "
+            f"pip install -e '.[{backend.extra}]'"
         ) from error

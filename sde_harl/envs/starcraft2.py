@@ -1,4 +1,7 @@
-"""SMAC on the real game. This module only says whether it could be played here."""
+"""SMAC on the real game. Today this module only finds out whether the game could be played here.
+
+The registry imports this module in every run, so it imports nothing of the package smac itself.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,25 @@ import os
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from sde_harl.envs.base import EnvConfig, VectorEnv
+from sde_harl.envs.base import EnvConfig, Requirements, VectorEnv
 from sde_harl.errors import UserError
 
 
-def missing() -> str:
-    """What is not here of the package smac and the game, as a clause; "" if both are."""
+def requirements() -> Requirements:
+    """Checks whether the package smac and the game StarCraft II are on this host."""
     if not _has_package():
-        return "the package smac (oxwhirl's, with smac.env) is not installed"
+        return Requirements(missing="the package smac (oxwhirl's, with smac.env) is not installed")
     game = Path(os.environ.get("SC2PATH", "~/StarCraftII")).expanduser()
-    return "" if game.is_dir() else f"StarCraft II is not at {game} (SC2PATH says where it is)"
+    if not game.is_dir():
+        return Requirements(missing=f"StarCraft II is not at {game} (SC2PATH says where it is)")
+    return Requirements(present="the package smac and the game are both here")
 
 
 def _has_package() -> bool:
-    # PyPI's `smac` is another project. Looking for the subpackage without importing the parent keeps its code unrun.
+    """Returns whether oxwhirl's smac is installed, without running any of its code."""
+    # PyPI's `smac` is another project, so the name alone proves nothing: the subpackages must be
+    # there as well. importlib.util.find_spec would import the parent package to look inside it;
+    # PathFinder, given the parent's folders, doesn't.
     path = None
     for name in ("smac", "smac.env", "smac.env.starcraft2"):
         spec = PathFinder.find_spec(name, path)
@@ -29,6 +37,6 @@ def _has_package() -> bool:
     return True
 
 
-def make(env_config: EnvConfig, num_envs: int, seed: int, first_env: int) -> VectorEnv:
-    """Raises UserError."""
+def make(env_config: EnvConfig, *, num_envs: int, seed: int, first_env: int) -> VectorEnv:
+    """Raises UserError: there is nothing to make yet."""
     raise UserError("env.backend: starcraft2 is not built yet; use smax")

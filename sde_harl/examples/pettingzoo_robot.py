@@ -20,7 +20,7 @@ import numpy as np
 
 from sde_harl.config.schema import EnvConfig
 from sde_harl.envs.pettingzoo import make_game
-from sde_harl.envs.vector.games import Game, GameView
+from sde_harl.envs.vector.games import Game, ObservationBuffers
 
 WORLD = "SDE_HARL_WORLD"
 """The variable that names the function that makes the environment, as env.factory does."""
@@ -32,11 +32,12 @@ class World:
     def __init__(self, game: Game, seeds: Iterator[int]) -> None:
         self._game, self._seeds, self.spec = game, seeds, game.spec
         n = len(self.spec.agents)
-        obs, state = (
-            np.zeros((n, max(self.spec.obs_sizes)), self.spec.obs_dtype),
-            np.zeros(self.spec.state_size),
+        self._out = ObservationBuffers(
+            obs=np.zeros((n, max(self.spec.obs_sizes)), self.spec.obs_dtype),
+            state=np.zeros(self.spec.state_size),
+            available_actions=self.spec.choices(),
+            active=np.ones(n, bool),
         )
-        self._view = GameView(obs, state, self.spec.choices(), np.ones(n, bool))
         self._actions = np.zeros(
             (n, len(self.spec.branches)), np.float32 if self.spec.continuous else np.int32
         )
@@ -48,7 +49,7 @@ class World:
         """(O,) what an agent sees."""
         if agent in self._acted:
             raise RuntimeError("some agents of this world are at another executor: use -np 2")
-        return self._view.obs[agent, : self.spec.obs_sizes[agent]]
+        return self._out.obs[agent, : self.spec.obs_sizes[agent]]
 
     def act(self, agent: int, action: np.ndarray) -> None:
         """An agent's (D,) action; the last agent's moves the world on."""
@@ -62,11 +63,11 @@ class World:
         self._game.close()
 
     def _begin(self) -> None:
-        self._game.reset(next(self._seeds), self._view)
+        self._game.reset(next(self._seeds), self._out)
         self._return = 0.0
 
     def _step(self) -> None:
-        outcome = self._game.step(self._actions, self._view)
+        outcome = self._game.step(self._actions, self._out)
         self._return += outcome.reward
         if outcome.terminated or outcome.truncated:
             self.returns.append(self._return)

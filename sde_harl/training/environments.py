@@ -22,7 +22,7 @@ class Environments:
         config = self._config
         rows = config.train.envs // config.train.slots
         made = [
-            make(config.env, rows, config.seed, first + slot * rows)
+            make(config.env, num_envs=rows, seed=config.seed, first_env=first + slot * rows)
             for slot in range(config.train.slots)
         ]
         self._open += made

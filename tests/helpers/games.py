@@ -20,7 +20,17 @@ def spec(actions: tuple[tuple[int, ...], ...], obs: int, continuous: bool = Fals
     """Agents of `obs` observations and a state as large; `actions` as in `EnvSpec.action_sizes`."""
     n = len(actions)
     names = tuple(f"agent_{k}" for k in range(n))
-    return EnvSpec("test/game", names, (obs,) * n, actions, obs, 1, continuous, ("",) * n, False)
+    return EnvSpec(
+        name="test/game",
+        agents=names,
+        obs_sizes=(obs,) * n,
+        action_sizes=actions,
+        state_size=obs,
+        episode_limit=1,
+        continuous=continuous,
+        unit_types=("",) * n,
+        has_win=False,
+    )
 
 
 def learner(

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sde_harl.envs.base import EnvSpec
-from sde_harl.envs.vector.games import Game, GameView, Outcome, SerialVector
+from sde_harl.envs.vector.games import Game, ObservationBuffers, Outcome, SerialVector
 
 TURNS = (0.0, 0.5, -0.9)
 """Of kinds 0 to 2: the angle, in radians, between where an agent steers and where it goes."""
@@ -31,35 +31,45 @@ class Kinds(Game):
         names = tuple(f"agent_{agent}" for agent in range(n))
         types = tuple(f"kind {kind}" for kind in kinds)
         self.spec = EnvSpec(
-            "test/kinds", names, sizes, ((len(MOVES),),) * n, 1, LIMIT, False, types, False
+            name="test/kinds",
+            agents=names,
+            obs_sizes=sizes,
+            action_sizes=((len(MOVES),),) * n,
+            state_size=1,
+            episode_limit=LIMIT,
+            continuous=False,
+            unit_types=types,
+            has_win=False,
         )
 
-    def reset(self, seed: int, view: GameView) -> None:
+    def reset(self, seed: int, out: ObservationBuffers) -> None:
         self._rng = np.random.default_rng(seed)
         self._at = self._rng.normal(size=(len(self.spec.agents), 2))
         self._alive = np.ones(len(self._at), bool)
         self._ticks = 0
-        self._observe(view)
+        self._observe(out)
 
-    def step(self, actions: NDArray[np.generic], view: GameView) -> Outcome:
+    def step(self, actions: NDArray[np.generic], out: ObservationBuffers) -> Outcome:
         self._at += np.einsum("nij,nj->ni", self._turn, MOVES[actions[:, 0].astype(int)])
         self._at += 0.05 * self._rng.normal(size=self._at.shape)
         self._alive &= self._rng.random(len(self._at)) > 0.02
         self._ticks += 1
-        self._observe(view)
-        return Outcome(float(self._rng.normal()), False, self._ticks >= LIMIT)
+        self._observe(out)
+        reward = float(self._rng.normal())
+        return Outcome(reward=reward, terminated=False, truncated=self._ticks >= LIMIT)
 
     def close(self) -> None:
         """Nothing."""
 
-    def _observe(self, view: GameView) -> None:
+    def _observe(self, out: ObservationBuffers) -> None:
         n = len(self._at)
-        view.obs[:, :2], view.obs[:, 2:5] = self._at, self._rng.normal(size=(n, 3))
-        view.obs[:, 5 : 5 + n] = np.eye(n)
-        view.obs[1::2, -1] = 1
-        view.obs[~self._alive] = 0
-        view.active[:] = self._alive
+        out.obs[:, :2] = self._at
+        out.obs[:, 2:5] = self._rng.normal(size=(n, 3))
+        out.obs[:, 5 : 5 + n] = np.eye(n)
+        out.obs[1::2, -1] = 1
+        out.obs[~self._alive] = 0
+        out.active[:] = self._alive
 
 
 def kinds_vector(kinds: tuple[int, ...], seed: int, envs: int = 16) -> SerialVector:
-    return SerialVector([Kinds(kinds) for _ in range(envs)], seed, 0)
+    return SerialVector([Kinds(kinds) for _ in range(envs)], seed=seed, first_env=0)

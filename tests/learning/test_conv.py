@@ -117,7 +117,7 @@ def test_a_whole_policy_that_sees_acts_as_it_learns() -> None:
 
 
 def test_an_image_stays_bytes_until_a_convolution_sees_it() -> None:
-    env = make(SEEKERS, 2, seed=1)
+    env = make(SEEKERS, num_envs=2, seed=1)
     assert (env.spec.obs_images, env.spec.obs_dtype) == (((5, 5, 2),) * 2, "uint8")
     assert (env.spec.state_image, env.spec.state_dtype) == ((5, 5, 4), "uint8")
     step = env.reset()
@@ -131,8 +131,8 @@ def test_an_image_stays_bytes_until_a_convolution_sees_it() -> None:
 
 def test_channels_that_come_first_are_laid_last() -> None:
     last, first = (
-        make(SEEKERS, 2, 1),
-        make(EnvConfig("pettingzoo", factory="odd_envs:ChannelsFirst"), 2, 1),
+        make(SEEKERS, num_envs=2, seed=1),
+        make(EnvConfig("pettingzoo", factory="odd_envs:ChannelsFirst"), num_envs=2, seed=1),
     )
     assert (first.spec.obs_images, first.spec.obs_dtype) == (last.spec.obs_images, "float32")
     assert (first.spec.state_image, first.spec.state_dtype) == ((5, 5, 2), "float32")
@@ -143,8 +143,8 @@ def test_channels_that_come_first_are_laid_last() -> None:
 
 def test_worker_processes_play_the_same_images() -> None:
     here, there = (
-        make(SEEKERS, 4, seed=3),
-        make(EnvConfig("pettingzoo", factory=SEEKERS.factory, workers=2), 4, seed=3),
+        make(SEEKERS, num_envs=4, seed=3),
+        make(EnvConfig("pettingzoo", factory=SEEKERS.factory, workers=2), num_envs=4, seed=3),
     )
     assert here.spec == there.spec
     for one, other in zip(play(here, 12), play(there, 12), strict=True):
@@ -153,7 +153,7 @@ def test_worker_processes_play_the_same_images() -> None:
 
 
 def test_a_critic_sees_the_channels_of_the_state_and_of_the_agents_own_observation() -> None:
-    env = make(SEEKERS, 3, seed=1)
+    env = make(SEEKERS, num_envs=3, seed=1)
     step = env.reset()
     both = make_critic_input("FP", env.spec)
     assert (both.image, both.dtype, both.sizes) == ((5, 5, 6), "uint8", (150, 150))

@@ -70,7 +70,7 @@ def test_stalkers_and_zealots_are_told_apart() -> None:
     """3s5z on SMAX, from ten seeds: at least eight right, with the number of roles given and with the index's."""
     given = found = 0
     for seed in range(1, 11):
-        env = make(EnvConfig(name="smac", map="3s5z", backend="smax"), 64, seed)
+        env = make(EnvConfig(name="smac", map="3s5z", backend="smax"), num_envs=64, seed=seed)
         want = as_groups(env.spec.unit_types)
         roles = learn(env, seed, steps=RolesConfig().steps)
         assert roles.embedding

@@ -232,7 +232,7 @@ def test_the_order_is_last_latents_then_the_exit_head_then_nothing(
     stages = Stages()
     env_slot = EnvSlot(
         0,
-        SerialVector([World(game) for _ in range(ROWS)], 1, 0),
+        SerialVector([World(game) for _ in range(ROWS)], seed=1, first_env=0),
         placement=Split(0, spec=game, pool=held.pool, stages=stages),
         stages=stages,
     )

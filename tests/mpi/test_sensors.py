@@ -239,7 +239,7 @@ SPECS = [
 
 @pytest.mark.parametrize("config", SPECS, ids=lambda config: config.map + config.factory)
 def test_a_spec_comes_back_from_its_file(config: EnvConfig) -> None:
-    env = make(config, 1, seed=1)
+    env = make(config, num_envs=1, seed=1)
     assert from_json(to_json(env.spec)) == env.spec
     env.close()
 
@@ -279,7 +279,7 @@ def test_a_field_that_is_wrong_is_named(name: str) -> None:
 def test_devices_count_decisions_and_know_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "spec.json"
     path.write_text(to_json(SPEC))
-    env = make(EnvConfig("devices", spec=str(path), steps=3), 1, seed=1)
+    env = make(EnvConfig("devices", spec=str(path), steps=3), num_envs=1, seed=1)
     assert env.spec == SPEC._replace(name="devices/a.b", episode_limit=3, has_win=False)
     steps = played(env, 6)
     assert [bool(step.truncated[0]) for step in steps[1:]] == [False, False, True] * 2
@@ -291,16 +291,16 @@ def test_devices_count_decisions_and_know_nothing_else(tmp_path: Path) -> None:
     assert all(
         step.available_actions.all() and step.active.all() and not step.obs.any() for step in steps
     )
-    assert make(EnvConfig("devices", spec=str(path)), 1, seed=1).spec.episode_limit == 7
+    assert make(EnvConfig("devices", spec=str(path)), num_envs=1, seed=1).spec.episode_limit == 7
     path.write_text(to_json(SPEC._replace(episode_limit=0)))
     with pytest.raises(UserError, match="env.steps"):
-        make(EnvConfig("devices", spec=str(path)), 1, seed=1)
+        make(EnvConfig("devices", spec=str(path)), num_envs=1, seed=1)
     for text in ("", "[]", "{}", "[" * 10**5):
         path.write_text(text)
         with pytest.raises(UserError, match="env.spec: .*spec.json: not a run's"):
-            make(EnvConfig("devices", spec=str(path)), 1, seed=1)
+            make(EnvConfig("devices", spec=str(path)), num_envs=1, seed=1)
     with pytest.raises(UserError, match="env.spec: .*can't be read"):
-        make(EnvConfig("devices", spec=str(tmp_path)), 1, seed=1)
+        make(EnvConfig("devices", spec=str(tmp_path)), num_envs=1, seed=1)
 
 
 # ---- whole runs

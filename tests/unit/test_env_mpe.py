@@ -59,7 +59,7 @@ def assert_obs(padded: NDArray[np.float32], expected: list[NDArray[np.float32]])
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_equal_to_mpe2_over_whole_episodes(scenario: str, continuous: bool) -> None:
     env, twin = (
-        make(EnvConfig("mpe", scenario, continuous_actions=continuous), 1, seed=1),
+        make(EnvConfig("mpe", scenario, continuous_actions=continuous), num_envs=1, seed=1),
         Twin(scenario, continuous),
     )
     rng, step = np.random.default_rng(0), env.reset()
@@ -79,9 +79,9 @@ def test_equal_to_mpe2_over_whole_episodes(scenario: str, continuous: bool) -> N
 
 def world(scenario: str) -> Any:
     """mpe2's world inside the only game of a vector."""
-    vector: Any = make(EnvConfig("mpe", scenario), 1, seed=1)
+    vector: Any = make(EnvConfig("mpe", scenario), num_envs=1, seed=1)
     vector.reset()
-    return vector._games._games[0]
+    return vector._games[0]
 
 
 @pytest.mark.parametrize("gap", [0.0005, 0.1, 0.29, 0.2999, 0.31])
@@ -127,15 +127,15 @@ def crowd(spec: EnvSpec, obs: NDArray[np.float32], rng: np.random.Generator) -> 
 def test_the_compiled_spread_equals_mpe2_step_by_step(continuous: bool) -> None:
     """Each episode goes its way in both, from the same start, to the end."""
     config = EnvConfig("mpe", "simple_spread", "jax", continuous_actions=continuous)
-    env: Any = make(config, 4, seed=1)
-    assert env.spec == make(replace(config, backend="auto"), 1, seed=1).spec
+    env: Any = make(config, num_envs=4, seed=1)
+    assert env.spec == make(replace(config, backend="auto"), num_envs=1, seed=1).spec
     twins = [Twin("simple_spread", continuous) for _ in range(4)]
     rng, step, touches = np.random.default_rng(0), env.reset(), 0
     for t in range(4 * 25):
         if t % 25 == 0:
             for e, twin in enumerate(twins):
                 twin.begin(env)
-                set_world(twin.world, env._games.games, e)
+                set_world(twin.world, env._state.games, e)
         actions = np.stack([crowd(env.spec, obs, rng) for obs in step.obs])
         expected = [
             twin.step(env.spec, own.clip(0, 1) if continuous else own)
@@ -155,10 +155,10 @@ def test_the_compiled_spread_equals_mpe2_step_by_step(continuous: bool) -> None:
 @pytest.mark.usefixtures("compile_cache")
 def test_the_compiled_spread_starts_as_mpe2_does() -> None:
     """All positions uniform over the square: mean 0, variance 1/3."""
-    env: Any = make(EnvConfig("mpe", "simple_spread", "jax"), 500, seed=1)
+    env: Any = make(EnvConfig("mpe", "simple_spread", "jax"), num_envs=500, seed=1)
     env.reset()
-    places = np.stack([env._games.games.agents, env._games.games.landmarks])
-    assert np.abs(places).max() <= 1 and not np.asarray(env._games.games.speeds).any()
+    places = np.stack([env._state.games.agents, env._state.games.landmarks])
+    assert np.abs(places).max() <= 1 and not np.asarray(env._state.games.speeds).any()
     np.testing.assert_allclose(places.mean((1, 2)), 0, atol=0.06)
     np.testing.assert_allclose(places.var((1, 2)), 1 / 3, atol=0.04)
 
@@ -167,7 +167,7 @@ def test_the_compiled_spread_starts_as_mpe2_does() -> None:
 def test_large_arrays_of_the_compiled_spread_tell_what_small_ones_do() -> None:
     """Observations of 500 games come from JAX one by one, those of 4 in one array with all else."""
     config = EnvConfig("mpe", "simple_spread", "jax")
-    many, few = make(config, 500, seed=1), make(config, 4, seed=1)
+    many, few = make(config, num_envs=500, seed=1), make(config, num_envs=4, seed=1)
     for large, small in zip(play(many, 30), play(few, 30), strict=True):
         assert_equal(EnvStep(*(field[:4] for field in large)), small)
     np.testing.assert_array_equal(many.episode_seeds()[:4], few.episode_seeds())
@@ -176,7 +176,7 @@ def test_large_arrays_of_the_compiled_spread_tell_what_small_ones_do() -> None:
 @pytest.mark.parametrize("backend", ["mpe2", "jax"])
 @pytest.mark.usefixtures("compile_cache")
 def test_continuous_actions_are_clipped(backend: str) -> None:
-    game = make(replace(SPREAD, backend=backend, continuous_actions=True), 2, seed=1)
+    game = make(replace(SPREAD, backend=backend, continuous_actions=True), num_envs=2, seed=1)
     far = np.random.default_rng(0).uniform(-3, 3, (2, 3, 5)).astype(np.float32)
     seen = []
     for actions in (far, far.clip(0, 1)):
@@ -187,7 +187,7 @@ def test_continuous_actions_are_clipped(backend: str) -> None:
 
 
 def test_sizes_differ_between_agents() -> None:
-    env = make(EnvConfig("mpe", "simple_speaker_listener"), 2, seed=1)
+    env = make(EnvConfig("mpe", "simple_speaker_listener"), num_envs=2, seed=1)
     assert env.spec.obs_sizes == (3, 11) and env.spec.action_sizes == ((3,), (5,))
     assert env.spec.unit_types == ("speaker", "listener")
     step = env.reset()
@@ -197,21 +197,25 @@ def test_sizes_differ_between_agents() -> None:
 
 
 def test_truncates_after_25_steps() -> None:
-    steps = play(make(SPREAD, 2, seed=1), 50)
+    steps = play(make(SPREAD, num_envs=2, seed=1), 50)
     assert [i for i, step in enumerate(steps) if step.truncated.all()] == [25, 50]
     assert not any(step.terminated.any() for step in steps)
     assert all((step.won == -1).all() for step in steps)
 
 
 def test_continuous_sizes() -> None:
-    spec = make(EnvConfig("mpe", "simple_reference", continuous_actions=True), 2, seed=1).spec
+    spec = make(
+        EnvConfig("mpe", "simple_reference", continuous_actions=True), num_envs=2, seed=1
+    ).spec
     assert spec.continuous and spec.action_sizes == ((15,), (15,))
 
 
 @pytest.mark.parametrize("backend", ["mpe2", "jax"])
 def test_results_with_continuous_actions_are_kept_apart(backend: str) -> None:
     names = [
-        make(replace(SPREAD, backend=backend, continuous_actions=each), 2, seed=1).spec.name
+        make(
+            replace(SPREAD, backend=backend, continuous_actions=each), num_envs=2, seed=1
+        ).spec.name
         for each in (False, True)
     ]
     assert names == ["mpe/simple_spread", "mpe/simple_spread-continuous"]

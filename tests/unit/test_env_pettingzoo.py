@@ -20,7 +20,7 @@ TORQUE = EnvConfig("pettingzoo", factory="odd_envs:Torque")
 
 def walk(*choices: tuple[int, int, int]) -> list[EnvStep]:
     """The steps of one corridor from its reset, a's choice and b's two in each."""
-    env = make(CORRIDOR, 1, seed=1)
+    env = make(CORRIDOR, num_envs=1, seed=1)
     steps = [kept(env.reset())]
     for a, *b in choices:
         env.send(np.array([[[a, 0], b]], np.int32))
@@ -29,7 +29,7 @@ def walk(*choices: tuple[int, int, int]) -> list[EnvStep]:
 
 
 def test_spec_of_discrete_agents() -> None:
-    spec = make(CORRIDOR, 1, seed=1).spec
+    spec = make(CORRIDOR, num_envs=1, seed=1).spec
     assert (spec.name, spec.agents) == ("pettingzoo/odd_envs.Corridor", ("a", "b"))
     assert (spec.obs_sizes, spec.state_size, spec.continuous) == ((3, 4), 7, False)
     assert (spec.action_sizes, spec.branches) == (((5,), (2, 3)), (5, 3))
@@ -76,7 +76,7 @@ def test_a_win_terminates() -> None:
 
 
 def test_continuous_agents_are_clipped_and_have_the_environments_state() -> None:
-    env = make(TORQUE, 1, seed=1)
+    env = make(TORQUE, num_envs=1, seed=1)
     assert (
         env.spec.continuous and env.spec.action_sizes == ((2,), (1,)) and env.spec.state_size == 2
     )
@@ -111,18 +111,18 @@ def test_continuous_agents_are_clipped_and_have_the_environments_state() -> None
 @pytest.mark.parametrize("workers", [0, 1])
 def test_what_a_user_can_mend_is_named(factory: str, message: str, workers: int) -> None:
     with pytest.raises(UserError, match=message):
-        make(replace(CORRIDOR, factory=factory, workers=workers), 2, seed=1)
+        make(replace(CORRIDOR, factory=factory, workers=workers), num_envs=2, seed=1)
 
 
 def test_actions_of_another_shape_are_refused() -> None:
-    env = make(CORRIDOR, 2, seed=1)
+    env = make(CORRIDOR, num_envs=2, seed=1)
     env.reset()
     with pytest.raises(ValueError, match=r"shape \(2, 2, 1\), expected \(2, 2, 2\)"):
         env.send(np.zeros((2, 2, 1), np.int32))
 
 
 def test_random_play_goes_through_all_ends() -> None:
-    steps = play(make(CORRIDOR, 4, seed=1), 100)
+    steps = play(make(CORRIDOR, num_envs=4, seed=1), 100)
     assert any(step.terminated.any() for step in steps) and any(
         step.truncated.any() for step in steps
     )

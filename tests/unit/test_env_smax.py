@@ -19,14 +19,14 @@ pytestmark = pytest.mark.usefixtures("compile_cache")
 
 
 def test_smax_spec() -> None:
-    spec = make(SMAX, 4, seed=1).spec
+    spec = make(SMAX, num_envs=4, seed=1).spec
     assert (spec.name, spec.agents) == ("smax/3m", ("ally_0", "ally_1", "ally_2"))
     assert (spec.episode_limit, spec.has_win, spec.unit_types) == (100, True, ("marine",) * 3)
 
 
 def test_smax_dead_agents_may_only_stop() -> None:
     dead = 0
-    for step in play(make(SMAX, 4, seed=1), 80):
+    for step in play(make(SMAX, num_envs=4, seed=1), 80):
         assert step.available_actions[step.active][:, : STOP + 1].all()
         assert step.available_actions[~step.active][:, STOP].all()
         assert (step.available_actions[~step.active].sum(-1) == 1).all()
@@ -35,7 +35,7 @@ def test_smax_dead_agents_may_only_stop() -> None:
 
 
 def test_smax_wins_and_losses() -> None:
-    steps = play(make(SMAX, 4, seed=1), 200, shoot_first)[1:]
+    steps = play(make(SMAX, num_envs=4, seed=1), 200, shoot_first)[1:]
     won, returns = (
         np.concatenate([step.won for step in steps]),
         np.concatenate([step.returns for step in steps]),
@@ -48,9 +48,9 @@ def test_smax_wins_and_losses() -> None:
 
 
 def test_smax_time_limit_truncates() -> None:
-    env: Any = make(SMAX, 4, seed=1)
+    env: Any = make(SMAX, num_envs=4, seed=1)
     env.reset()
-    env._games = env._games._replace(lengths=env._games.lengths + 98)
+    env._state = env._state._replace(lengths=env._state.lengths + 98)
     stop = np.full((4, 3, 1), STOP)
     for truncated in (False, True, False):
         env.send(stop)
@@ -60,7 +60,7 @@ def test_smax_time_limit_truncates() -> None:
 
 
 def test_smax_compiles_once_for_vectors_of_one_size() -> None:
-    one, other = make(SMAX, 4, seed=1), make(SMAX, 4, seed=2, first_env=4)
+    one, other = make(SMAX, num_envs=4, seed=1), make(SMAX, num_envs=4, seed=2, first_env=4)
     assert one._program.step is other._program.step  # type: ignore[attr-defined]
 
 
@@ -83,9 +83,9 @@ assert before == (sys.stdout, sys.stderr, sys.__stdout__), "streams replaced"
 def test_smax_cache_that_cannot_be_written_is_only_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from sde_harl.envs.vector import compiled
+    from sde_harl.envs.vector import jax_setup
 
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    compiled._keep_compiled(compiled._cache_dir())
+    jax_setup._keep_compiled(jax_setup._cache_dir())
     assert "compiles again" in caplog.text

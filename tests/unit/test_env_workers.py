@@ -37,8 +37,8 @@ def wait_until_gone(processes: list[psutil.Process]) -> None:
 @pytest.mark.parametrize("config", [SPREAD, CORRIDOR], ids=["mpe", "pettingzoo"])
 def test_the_same_games_whatever_the_number_of_workers(config: EnvConfig, workers: int) -> None:
     serial, dealt = (
-        make(config, 5, seed=3, first_env=7),
-        make(replace(config, workers=workers), 5, seed=3, first_env=7),
+        make(config, num_envs=5, seed=3, first_env=7),
+        make(replace(config, workers=workers), num_envs=5, seed=3, first_env=7),
     )
     assert dealt.spec == serial.spec
     for one, other in zip(play(serial, 60), play(dealt, 60), strict=True):
@@ -48,7 +48,7 @@ def test_the_same_games_whatever_the_number_of_workers(config: EnvConfig, worker
 
 
 def test_games_are_dealt_over_processes_that_end_with_the_vector() -> None:
-    env = make(EnvConfig("pettingzoo", factory="odd_envs:Pid", workers=3), 7, seed=1)
+    env = make(EnvConfig("pettingzoo", factory="odd_envs:Pid", workers=3), num_envs=7, seed=1)
     seen = env.reset().obs[:, 0]
     pids = (seen[:, 0] + 1000 * seen[:, 1]).astype(int).tolist()
     started = workers_of(env)
@@ -58,7 +58,7 @@ def test_games_are_dealt_over_processes_that_end_with_the_vector() -> None:
 
 
 def test_seeds_are_those_of_the_step_in_hand() -> None:
-    env = make(replace(CORRIDOR, workers=1), 1, seed=1)
+    env = make(replace(CORRIDOR, workers=1), num_envs=1, seed=1)
     seeds = []
     for _ in range(2):  # the sixth step begins the second episode
         env.reset()
@@ -78,7 +78,10 @@ def test_seeds_are_those_of_the_step_in_hand() -> None:
 )
 def test_a_worker_that_fails_is_named_and_the_others_end(factory: str, reason: str) -> None:
     env = make(
-        EnvConfig("pettingzoo", factory=f"odd_envs:{factory}", workers=2), 5, seed=1, first_env=10
+        EnvConfig("pettingzoo", factory=f"odd_envs:{factory}", workers=2),
+        num_envs=5,
+        seed=1,
+        first_env=10,
     )
     started = workers_of(env)
     with pytest.raises(
@@ -90,7 +93,7 @@ def test_a_worker_that_fails_is_named_and_the_others_end(factory: str, reason: s
 
 
 def test_a_worker_that_is_killed_is_named() -> None:
-    env = make(replace(SPREAD, workers=2), 4, seed=1)
+    env = make(replace(SPREAD, workers=2), num_envs=4, seed=1)
     step = env.reset()
     workers_of(env)[1].kill()
     with pytest.raises(
@@ -108,9 +111,9 @@ def test_a_game_that_cannot_be_made_is_named_and_leaves_no_worker() -> None:
     with pytest.raises(
         UserError, match=r"^environment worker 0 .* failed: RuntimeError: no licence$"
     ):
-        make(EnvConfig("pettingzoo", factory="odd_envs:refusing", workers=2), 4, seed=1)
+        make(EnvConfig("pettingzoo", factory="odd_envs:refusing", workers=2), num_envs=4, seed=1)
     with pytest.raises(UserError, match=r"^env\.map: unknown value 'spread'; choose one of: "):
-        make(EnvConfig("mpe", "spread", workers=2), 4, seed=1)
+        make(EnvConfig("mpe", "spread", workers=2), num_envs=4, seed=1)
     assert psutil.Process().children() == before
 
 
@@ -119,7 +122,7 @@ import time
 import numpy as np
 from sde_harl.config.schema import EnvConfig
 from sde_harl.envs.registry import make
-env = make(EnvConfig("pettingzoo", factory="odd_envs:Stuck", workers=2), 4, seed=1)
+env = make(EnvConfig("pettingzoo", factory="odd_envs:Stuck", workers=2), num_envs=4, seed=1)
 env.reset()
 env.send(np.zeros((4, 2, 2), np.int32))
 print("ready", flush=True)
@@ -143,7 +146,7 @@ def test_workers_die_with_their_parent_in_the_middle_of_a_step(number: int) -> N
 
 
 def test_workers_leave_signals_to_their_parent() -> None:
-    env: Any = make(replace(SPREAD, workers=1), 2, seed=1)
+    env: Any = make(replace(SPREAD, workers=1), num_envs=2, seed=1)
     env.reset()
     [worker] = workers_of(env)
     assert os.getpgid(worker.pid) != os.getpgid(0)
@@ -157,7 +160,7 @@ def test_workers_are_no_ranks_of_the_job(monkeypatch: pytest.MonkeyPatch) -> Non
     launcher = ["OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID", "PRTE_LAUNCHED"]
     for name in launcher:
         monkeypatch.setenv(name, "0")
-    env = make(replace(SPREAD, workers=1), 2, seed=1)
+    env = make(replace(SPREAD, workers=1), num_envs=2, seed=1)
     [worker] = workers_of(env)
     assert not set(launcher) & set(worker.environ())
     assert not any(

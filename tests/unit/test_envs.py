@@ -47,7 +47,7 @@ pytestmark = pytest.mark.usefixtures("compile_cache")
 
 @each_case
 def test_shapes_and_types(config: EnvConfig) -> None:
-    env = make(config, 4, seed=1)
+    env = make(config, num_envs=4, seed=1)
     spec, agents = env.spec, len(env.spec.agents)
     assert len(spec.obs_sizes) == len(spec.action_sizes) == len(spec.unit_types) == agents
     expected = {
@@ -74,7 +74,7 @@ def test_shapes_and_types(config: EnvConfig) -> None:
 
 @each_case
 def test_padding_is_zero_and_unavailable(config: EnvConfig) -> None:
-    env = make(config, 4, seed=1)
+    env = make(config, num_envs=4, seed=1)
     for step in play(env, 3):
         for i, obs_size in enumerate(env.spec.obs_sizes):
             assert not step.obs[:, i, obs_size:].any()
@@ -83,7 +83,7 @@ def test_padding_is_zero_and_unavailable(config: EnvConfig) -> None:
 
 @each_case
 def test_a_reset_reports_no_episode(config: EnvConfig) -> None:
-    step = make(config, 4, seed=1).reset()
+    step = make(config, num_envs=4, seed=1).reset()
     for array in (step.rewards, step.terminated, step.truncated, step.returns, step.lengths):
         assert not array.any()
     assert step.active.all()
@@ -94,10 +94,10 @@ def test_a_reset_reports_no_episode(config: EnvConfig) -> None:
 
 @each_case
 def test_same_seed_same_rollout(config: EnvConfig) -> None:
-    first = make(config, 4, seed=3)
+    first = make(config, num_envs=4, seed=3)
     rollout = play(first, 60)
     seeds = first.episode_seeds()
-    second = make(config, 4, seed=3)
+    second = make(config, num_envs=4, seed=3)
     for again in (first, second):  # a reset starts the streams afresh
         for one, other in zip(rollout, play(again, 60), strict=True):
             assert_equal(one, other)
@@ -106,7 +106,7 @@ def test_same_seed_same_rollout(config: EnvConfig) -> None:
 
 @each_case
 def test_every_environment_and_seed_has_its_own_episodes(config: EnvConfig) -> None:
-    env, other = make(config, 4, seed=3), make(config, 4, seed=4)
+    env, other = make(config, num_envs=4, seed=3), make(config, num_envs=4, seed=4)
     starts = np.concatenate([env.reset().state, other.reset().state])
     assert len(np.unique(starts, axis=0)) == 8
     before = env.episode_seeds()
@@ -121,8 +121,8 @@ def test_every_environment_and_seed_has_its_own_episodes(config: EnvConfig) -> N
 
 @each_case
 def test_two_halves_equal_one_whole(config: EnvConfig) -> None:
-    whole = play(make(config, 4, seed=5), 60)
-    halves = [play(make(config, 2, seed=5, first_env=first), 60) for first in (0, 2)]
+    whole = play(make(config, num_envs=4, seed=5), 60)
+    halves = [play(make(config, num_envs=2, seed=5, first_env=first), 60) for first in (0, 2)]
     for together, left, right in zip(whole, *halves, strict=True):
         joined: list[Any] = [np.concatenate(pair) for pair in zip(left, right, strict=True)]
         assert_equal(together, EnvStep(*joined))
@@ -130,7 +130,7 @@ def test_two_halves_equal_one_whole(config: EnvConfig) -> None:
 
 @each_case
 def test_returns_and_lengths_are_sums_over_the_episode(config: EnvConfig) -> None:
-    env = make(config, 4, seed=7)
+    env = make(config, num_envs=4, seed=7)
     returns, lengths, episodes = np.zeros(4), np.zeros(4, int), 0
     for step in play(env, 80)[1:]:
         returns, lengths = returns + step.rewards, lengths + 1
@@ -147,7 +147,7 @@ def test_returns_and_lengths_are_sums_over_the_episode(config: EnvConfig) -> Non
 @each_case
 def test_an_end_shows_the_next_episode_and_keeps_the_last_state(config: EnvConfig) -> None:
     ends = 0
-    for step in play(make(config, 4, seed=9), 80)[1:]:
+    for step in play(make(config, num_envs=4, seed=9), 80)[1:]:
         ended = step.terminated | step.truncated
         np.testing.assert_array_equal(step.final_state[~ended], step.state[~ended])
         np.testing.assert_array_equal(step.final_obs[~ended], step.obs[~ended])
@@ -160,7 +160,7 @@ def test_an_end_shows_the_next_episode_and_keeps_the_last_state(config: EnvConfi
 
 @each_case
 def test_actions_may_be_overwritten_and_two_steps_are_kept(config: EnvConfig) -> None:
-    env = make(config, 4, seed=11)
+    env = make(config, num_envs=4, seed=11)
     expected = play(env, 6)
     rng, held = np.random.default_rng(0), [env.reset()]
     for count in range(1, len(expected)):
@@ -176,7 +176,7 @@ def test_actions_may_be_overwritten_and_two_steps_are_kept(config: EnvConfig) ->
 
 @each_case
 def test_recv_needs_a_send(config: EnvConfig) -> None:
-    env = make(config, 4, seed=1)
+    env = make(config, num_envs=4, seed=1)
     env.reset()
     with pytest.raises(RuntimeError, match="without send"):
         env.recv()
@@ -199,14 +199,14 @@ def test_recv_needs_a_send(config: EnvConfig) -> None:
 )
 def test_what_a_user_can_mend_is_named(config: EnvConfig, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        make(config, 2, seed=1)
+        make(config, num_envs=2, seed=1)
 
 
 def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mpe2", None)
     monkeypatch.delitem(sys.modules, "mpe2.simple_spread_v3", raising=False)
     with pytest.raises(UserError, match=r"mpe2.*pip install -e '\.\[mpe\]'"):
-        make(SPREAD, 2, seed=1)
+        make(SPREAD, num_envs=2, seed=1)
 
 
 def lay_out_smac(folder: Path, *packages: str) -> None:

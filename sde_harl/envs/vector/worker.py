@@ -1,85 +1,124 @@
-"""One worker process of `workers.WorkerVector`: `python -m sde_harl.envs.vector.worker`. It makes its games and steps them.
+"""One worker process of `workers.WorkerVector`: `python -m sde_harl.envs.vector.worker`.
 
-What is said is in `orders.py`. At the end of its input, or of its parent, the worker ends.
+It makes its games and steps them when it is told to; `worker_protocol.py` has the messages. It ends
+when its input ends, or with its parent.
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
 import mmap
 import os
 import signal
 import sys
 import traceback
-from typing import BinaryIO
+from types import SimpleNamespace
+from typing import BinaryIO, NamedTuple, cast
 
-from sde_harl.config.schema import EnvConfig
+from sde_harl.envs.base import EnvConfig
 from sde_harl.envs.registry import make_games
 from sde_harl.envs.specs import to_json
-from sde_harl.envs.vector.games import Games, lay_out
-from sde_harl.envs.vector.orders import DONE, RESET, Failure, Order
+from sde_harl.envs.vector.games import Game, GameBatch
+from sde_harl.envs.vector.ring import lay_out
+from sde_harl.envs.vector.worker_protocol import (
+    DONE,
+    RESET,
+    WorkerFailure,
+    WorkerSetup,
+    setup_from_json,
+)
 from sde_harl.errors import UserError
 
 PR_SET_PDEATHSIG = 1
+"""Linux: option of prctl(2) that asks for a signal when the parent dies."""
+
+
+class Channels(NamedTuple):
+    """The two ends of the pipes to the vector that are in this process."""
+
+    commands: BinaryIO
+    answers: BinaryIO
 
 
 def main() -> int:
-    """The whole life of a worker; returns its exit code."""
-    # To stop is the parent's business: it saves, then closes our input.
+    """Lives a worker's whole life and returns its exit code."""
+    # Signals are the parent's to answer: on SIGTERM it saves the run first, and needs us until it
+    # closes our input.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-    orders, answers = _take_channels()
-    order = Order(*json.loads(orders.readline()))
-    _die_with(order.parent)
+    channels = _take_channels()
+    setup = setup_from_json(channels.commands.readline())
+    _die_with(setup.parent)
     try:
-        _play(order, orders, answers)
+        _play(setup, channels)
         return 0
     except UserError as error:
-        answers.write(Failure(True, str(error)).to_bytes())
+        failure = WorkerFailure(is_user_error=True, text=str(error))
     except BaseException as error:
         traceback.print_exc()
-        text = f"{type(error).__name__}: {' '.join(str(error).split())}"  # what a UserError says is one line
-        answers.write(Failure(False, text).to_bytes())
+        # the text of an exception may have many lines, but what a UserError says is one line
+        text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        failure = WorkerFailure(is_user_error=False, text=text)
+    channels.answers.write(failure.to_bytes())
     return 1
 
 
-def _take_channels() -> tuple[BinaryIO, BinaryIO]:
-    """Standard input and output for us alone: what a game prints goes to standard error instead."""
-    orders, answers = os.fdopen(os.dup(0), "rb", 0), os.fdopen(os.dup(1), "wb", 0)
+def _take_channels() -> Channels:
+    """Moves the pipes away from standard input and output.
+
+    A game that prints would write into our answers otherwise; what it prints goes to standard
+    error instead.
+    """
+    commands = os.fdopen(os.dup(0), "rb", 0)
+    answers = os.fdopen(os.dup(1), "wb", 0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
-    return orders, answers
+    return Channels(commands=commands, answers=answers)
 
 
 def _die_with(parent: int) -> None:
-    """A killed parent can't close our input while a game computes, so the kernel is asked to kill us too."""
+    """Makes this process end when its parent is killed.
+
+    The end of our input isn't enough: while a game computes, nobody reads the input. So the kernel
+    is asked to kill us.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it died before we asked
         sys.exit(1)
 
 
-def _play(order: Order, orders: BinaryIO, answers: BinaryIO) -> None:
-    made = make_games(EnvConfig(**order.env), order.games)  # type: ignore[arg-type]
-    spec = made[0].spec
-    games = Games(made, order.seed, order.first_env + order.first)
-    answers.write(to_json(spec).encode() + b"\n")
-    word = orders.read(2)
-    if word:
-        buffer = mmap.mmap(order.memory, 0)
-        memory = lay_out(buffer, spec, order.num_envs).rows(
-            slice(order.first, order.first + order.games)
-        )
-    while word:
-        command, slot = word
-        if command == RESET:
-            games.reset(memory.blocks[slot])
+def _play(setup: WorkerSetup, channels: Channels) -> None:
+    """Makes the games and carries out commands until the input ends."""
+    # Not the config's own class: games read these settings by name, and a worker would spend time
+    # and memory on importing the rest of the configuration.
+    env_config = cast(EnvConfig, SimpleNamespace(**setup.env))
+    games = make_games(env_config, count=setup.num_rows)
+    channels.answers.write(to_json(games[0].spec).encode() + b"\n")
+    # The memory gets its size only when the vector has read the spec of every worker. So it is
+    # mapped after the first command has come; none comes where another worker failed.
+    command = channels.commands.read(2)
+    if command:
+        batch = _batch(setup, games)
+    while command:
+        kind, index = command
+        if kind == RESET:
+            batch.reset(index)
         else:
-            games.step(memory.actions, memory.blocks[slot])
-        answers.write(DONE)
-        word = orders.read(2)
-    games.close()
+            batch.step(index)
+        channels.answers.write(DONE)
+        command = channels.commands.read(2)
+    for game in games:
+        game.close()
+
+
+def _batch(setup: WorkerSetup, games: list[Game]) -> GameBatch:
+    """Returns the games over their rows of the shared memory."""
+    memory = mmap.mmap(setup.memory, 0)
+    own = slice(setup.first_row, setup.first_row + setup.num_rows)
+    buffers = lay_out(memory, games[0].spec, setup.num_envs).select(own)
+    first_env = setup.first_env + setup.first_row
+    return GameBatch(games, buffers=buffers, seed=setup.seed, first_env=first_env)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,13 @@
-"""Games in worker processes: the vector's side of it. `worker.py` is the other.
+"""Plays games in worker processes. This is the vector's side of it; `worker.py` is the other.
 
-Workers are programs of their own, started by exec: no fork of a process that has MPI, torch or JAX inside, and nothing
-of MPI's launcher in their environment. Observations and all else lie in memory that they share with the vector; a step
-costs one byte pair to each worker and one byte back (a pipe was no slower than eventfd or semaphores, and its end tells
-of a death).
+Workers are programs of their own, started by exec: a process that has MPI, torch or JAX inside must
+not be forked, and a worker's environment must hold nothing of MPI's launcher. All arrays are in
+memory that workers and vector share. A step costs two bytes to each worker and one byte back, over
+pipes: eventfd and semaphores were measured to be no faster, and the end of a pipe tells of a death.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import mmap
 import os
 import signal
@@ -19,54 +17,65 @@ from typing import IO, NoReturn, cast
 
 import numpy as np
 
-from sde_harl.config.schema import EnvConfig as EnvSection
 from sde_harl.envs.base import EnvConfig, EnvSpec
 from sde_harl.envs.specs import from_json
-from sde_harl.envs.vector.games import RingVector, memory_size
-from sde_harl.envs.vector.orders import DONE, FAILED, RESET, STEP, Failure, Order
+from sde_harl.envs.vector.ring import RingVector, memory_size
+from sde_harl.envs.vector.worker_protocol import (
+    DONE,
+    FAILED,
+    RESET,
+    STEP,
+    WorkerSetup,
+    failure_from_bytes,
+)
 from sde_harl.errors import UserError
 
 LAUNCHERS = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "SLURM_")
-"""Variables that would make a worker's MPI believe it was one of the job's ranks."""
+"""Variables that would make a worker's MPI believe that it is one of the job's ranks."""
 CLOSE_TIMEOUT_S = 5.0
+SETTINGS = [name for name, value in vars(EnvConfig).items() if isinstance(value, property)]
+"""Names of the settings that an environment reads, the only ones that travel to a worker."""
 
 
 class Worker:
-    """One process and the games it holds."""
+    """Starts one worker process and talks to it."""
 
-    def __init__(self, number: int, order: Order) -> None:
-        self._number, self._order = number, order
+    def __init__(self, number: int, setup: WorkerSetup) -> None:
+        self._number = number
+        self._setup = setup
         self._process = subprocess.Popen(
             [sys.executable, "-m", "sde_harl.envs.vector.worker"],
             bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=_environment(),
-            pass_fds=(order.memory,),
-            start_new_session=True,  # signals to the terminal's or mpirun's process group are the parent's to answer
+            pass_fds=(setup.memory,),
+            # signals to the process group of the terminal or of mpirun are the parent's to answer
+            start_new_session=True,
         )
         self._stdin = cast("IO[bytes]", self._process.stdin)
         self._stdout = cast("IO[bytes]", self._process.stdout)
-        self._write(json.dumps(order).encode() + b"\n")
+        self._write(setup.to_json() + b"\n")
 
     def spec(self) -> EnvSpec:
-        """Wait until the games are made. Raises UserError."""
+        """Waits until the games are made and returns their spec. Raises UserError."""
         line = self._stdout.readline()
         if not line or line.startswith(FAILED):
             self._fail(line)
         return from_json(line)
 
-    def tell(self, command: int, slot: int) -> None:
-        self._write(bytes((command, slot)))
+    def start(self, command: int, index: int) -> None:
+        """Sends RESET or STEP, and the index of the step buffers to write."""
+        self._write(bytes((command, index)))
 
-    def hear(self) -> None:
-        """Wait until the command is carried out. Raises UserError where the worker failed or died."""
+    def finish(self) -> None:
+        """Waits until the command is carried out. Raises UserError if the worker failed or died."""
         answer = self._stdout.read(1)
         if answer != DONE:
             self._fail(answer + self._stdout.readline())
 
     def close(self) -> None:
-        """End the process, by force where it doesn't end by itself."""
+        """Ends the process, by force if it doesn't end by itself."""
         self._stdin.close()
         self._stdout.close()
         try:
@@ -75,47 +84,55 @@ class Worker:
             self._process.kill()
             self._process.wait()
 
-    def _write(self, words: bytes) -> None:
+    def _write(self, message: bytes) -> None:
         try:
-            self._stdin.write(words)
+            self._stdin.write(message)
         except BrokenPipeError:
-            pass  # it has died; `hear` says of what
+            pass  # the worker has died; reading its answer finds out why
 
-    def _fail(self, said: bytes) -> NoReturn:
-        if said.startswith(FAILED):
-            failure = Failure(*json.loads(said[1:]))
-            if failure.mendable:
-                raise UserError(failure.text)
-            reason = failure.text
-        else:
-            reason = self._death()
-        first = self._order.first_env + self._order.first
-        games = f"environments {first} to {first + self._order.games - 1}"
+    def _fail(self, answer: bytes) -> NoReturn:
+        """Raises the UserError that an answer, or the lack of one, calls for."""
+        reason = self._reason(answer)
+        first = self._setup.first_env + self._setup.first_row
+        games = f"environments {first} to {first + self._setup.num_rows - 1}"
         raise UserError(f"environment worker {self._number} ({games}) failed: {reason}")
 
-    def _death(self) -> str:
-        code = self._process.wait()  # its output is at an end, so it has ended
-        return (
-            f"killed by {signal.Signals(-code).name}" if code < 0 else f"it ended with code {code}"
-        )
+    def _reason(self, answer: bytes) -> str:
+        """Returns why the worker failed. Raises UserError if it's one that speaks for itself."""
+        if answer.startswith(FAILED):
+            failure = failure_from_bytes(answer)
+            if failure.is_user_error:
+                raise UserError(failure.text)
+            return failure.text
+        code = self._process.wait()  # its output has ended, so it has ended or is about to
+        if code < 0:
+            return f"killed by {signal.Signals(-code).name}"
+        return f"it ended with code {code}"
 
 
 class WorkerVector(RingVector):
-    """E games dealt over worker processes. Raises UserError where a game can't be made."""
+    """Deals E games over worker processes. Raises UserError if a game can't be made."""
 
-    def __init__(self, env_config: EnvConfig, num_envs: int, seed: int, first_env: int) -> None:
+    def __init__(self, env_config: EnvConfig, *, num_envs: int, seed: int, first_env: int) -> None:
+        settings = {name: getattr(env_config, name) for name in SETTINGS}
         memory = os.memfd_create("environments")
-        parts = np.array_split(np.arange(num_envs), min(env_config.workers, num_envs))
-        fields = {
-            field.name: getattr(env_config, field.name) for field in dataclasses.fields(EnvSection)
-        }
         self._workers: list[Worker] = []
         try:
-            for number, rows in enumerate(parts):
-                order = Order(
-                    fields, seed, first_env, num_envs, int(rows[0]), len(rows), memory, os.getpid()
+            # All workers are started before the first is waited for, so that they make their games
+            # at the same time. The memory's size follows from the spec, which only a game knows.
+            deal = np.array_split(np.arange(num_envs), min(env_config.workers, num_envs))
+            for number, rows in enumerate(deal):
+                setup = WorkerSetup(
+                    env=settings,
+                    seed=seed,
+                    first_env=first_env,
+                    num_envs=num_envs,
+                    first_row=int(rows[0]),
+                    num_rows=len(rows),
+                    memory=memory,
+                    parent=os.getpid(),
                 )
-                self._workers.append(Worker(number, order))
+                self._workers.append(Worker(number, setup))
             spec = [worker.spec() for worker in self._workers][0]
             os.ftruncate(memory, memory_size(spec, num_envs))
             super().__init__(spec, num_envs, mmap.mmap(memory, 0))
@@ -123,15 +140,18 @@ class WorkerVector(RingVector):
             self.close()
             raise
         finally:
-            os.close(memory)
+            os.close(memory)  # the mappings, ours and the workers', keep the memory
 
-    def _begin(self) -> None:
+    def _start(self, index: int, *, is_reset: bool) -> None:
+        command = STEP
+        if is_reset:
+            command = RESET
         for worker in self._workers:
-            worker.tell(RESET if self._resetting else STEP, self._slot)
+            worker.start(command, index)
 
     def _finish(self) -> None:
         for worker in self._workers:
-            worker.hear()
+            worker.finish()
 
     def close(self) -> None:
         for worker in self._workers:
@@ -139,7 +159,11 @@ class WorkerVector(RingVector):
 
 
 def _environment() -> dict[str, str]:
-    """This process's, without the launcher's, with its import path, and with one thread a worker."""
+    """Returns a worker's environment variables.
+
+    They are this process's, without the launcher's, with its import path, and with one thread for
+    numpy: the workers are the parallelism.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHERS)}
     path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
     return {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"} | kept | {"PYTHONPATH": path}
