@@ -104,7 +104,13 @@ def tables_of(agent: int) -> Tables:
         )
         row[1 : 2 * span + 2] = bounds
         row[2 * span + 2] = TOTAL
-    return Tables(1, cdf, lengths.astype(np.int32), -reach, medians)
+    return Tables(
+        version=1,
+        cdf=cdf,
+        lengths=lengths.astype(np.int32),
+        offsets=-reach,
+        medians=medians,
+    )
 
 
 def acting_policy() -> ActingPolicy:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from sde_harl.codec import PLAIN, Codec, make_codec
+from sde_harl.codec.registry import PLAIN, Codec, make_codec
 from sde_harl.config.layers import from_yaml
 from sde_harl.config.schema import CodecConfig, Config, PolicyConfig
 from sde_harl.envs.base import EnvSpec
@@ -127,7 +127,7 @@ def _split_part(
     )
     [size] = shape.latent_sizes()
     tables = made.build_tables(1)[DEVICE] if codec.name == "entropy" else None
-    coder: Codec = make_codec(codec.name, size, tables, codec.pack)
+    coder: Codec = make_codec(codec.name, size, tables=tables, pack=codec.pack)
     latents = np.zeros((agents, rows, shape.latent_max()), np.float32)
     z = nets(obs)[0, :, :size]
     payload = coder.encode(z)

@@ -1,7 +1,9 @@
-"""Latents of one agent <-> bytes, with integer tables and our rANS (rans.c).
+"""The entropy coder: latents of one agent to bytes and back, with integer tables and rANS (rans.c).
 
-The bytes are the ones that CompressAI's `EntropyBottleneck.compress` gives for a row; only its entropy model is used,
-to train and to make the tables. A damaged payload is refused: a string must end where its symbols do.
+Of CompressAI only the entropy model is used, to train and to make the tables. The bytes are the ones
+that its `EntropyBottleneck.compress` gives for a row, but CompressAI's coder works on Python lists
+and reads past the end of a damaged string. This one works on arrays and refuses such a payload: a
+string has to end where its symbols do.
 """
 
 from __future__ import annotations
@@ -13,20 +15,28 @@ from sde_harl.codec.tables import Tables, check
 
 __all__ = ["LIMIT", "EntropyCoder"]
 
-STATE_BYTES, LENGTH_BYTES = 8, 4
-"""Of the rANS state that ends every string, and of a string's length where a payload has several."""
+STATE_BYTES = 8
+"""Size of the rANS state that every string holds."""
+LENGTH_BYTES = 4
+"""Size of a string's length, where a payload has several strings."""
 
 
 def least_bytes(rows: int, pack: int) -> float:
-    """Payload bytes for each of `rows` rows whose symbols cost nothing: no rate can bring a payload below it."""
-    strings = -(-rows // pack) if pack else 1
-    return strings * (STATE_BYTES + (LENGTH_BYTES if strings > 1 else 0)) / rows
+    """Returns the payload bytes for each of `rows` rows if all symbols cost nothing.
+
+    No weight of the rate can bring a payload below it.
+    """
+    if not pack or rows <= pack:
+        return STATE_BYTES / rows
+    strings = -(-rows // pack)
+    return strings * (STATE_BYTES + LENGTH_BYTES) / rows
 
 
 class EntropyCoder:
     """Codes latents (R, Z) of one agent. `pack` rows share one string (0: all rows of a call).
 
-    A payload is one string, or, if the rows need k > 1 strings, k uint32 lengths and then the strings.
+    Rows that share a string share its 8 bytes of state. A payload is one string, or, if the rows
+    need k > 1 strings, k uint32 lengths and then the strings.
     """
 
     def __init__(self, tables: Tables, pack: int = 0) -> None:
@@ -35,11 +45,14 @@ class EntropyCoder:
         if pack < 0:
             raise ValueError(f"pack {pack} is negative")
         self._pack = pack
-        cdf, lengths, offsets, medians = map(np.ascontiguousarray, tables[1:])
-        self._coder = Coder(cdf, lengths, offsets, medians)
+        arrays = (tables.cdf, tables.lengths, tables.offsets, tables.medians)
+        self._coder = Coder(*map(np.ascontiguousarray, arrays))  # C takes no keywords
 
     def encode(self, z: np.ndarray) -> bytes:
-        """z float32 (R, Z) -> payload; ValueError on a wrong shape or a value that is not finite."""
+        """Returns the payload of latents z, float32 (R, Z).
+
+        Raises ValueError on a wrong shape or a value that is not finite.
+        """
         pack = self._pack
         if not pack or len(z) <= pack:
             return self._coder.encode(z)
@@ -47,12 +60,14 @@ class EntropyCoder:
         return np.array([len(s) for s in strings], "<u4").tobytes() + b"".join(strings)
 
     def decode(self, payload: bytes | memoryview, out: np.ndarray) -> float:
-        """Fill `out` float32 (R, Z) with the latents of a payload of R rows, integers + medians.
+        """Fills `out`, float32 (R, Z), with a payload's latents: symbols plus medians.
 
-        Returns the payload's ideal size in bits by the tables, escape codes included. Raises ValueError on a damaged
-        payload; `out` is then as it was (but for the rows of strings before the damaged one).
+        Returns the payload's ideal size in bits by the tables, escape codes included. Raises
+        ValueError on a damaged payload; `out` is then as it was (but for the rows of strings before
+        the damaged one).
         """
-        rows, pack = len(out), self._pack
+        rows = len(out)
+        pack = self._pack
         if not pack or rows <= pack:
             return self._coder.decode(payload, out)
         starts = range(0, rows, pack)
@@ -63,9 +78,11 @@ class EntropyCoder:
 
 
 def _split(data: memoryview, count: int) -> list[memoryview]:
-    """The strings of a payload; ValueError if their lengths don't add up to it."""
-    head = 4 * count
-    lengths = np.frombuffer(data, "<u4", count).tolist() if len(data) >= head else []
+    """Returns the strings of a payload; raises ValueError if their lengths don't add up to it."""
+    head = LENGTH_BYTES * count
+    lengths: list[int] = []
+    if len(data) >= head:
+        lengths = np.frombuffer(data, "<u4", count).tolist()
     if head + sum(lengths) != len(data) or not lengths:
         raise ValueError(f"a payload of {len(data)} bytes does not hold {count} strings")
     ends = np.cumsum([head, *lengths]).tolist()

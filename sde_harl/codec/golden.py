@@ -1,4 +1,4 @@
-"""Bytes that every host's coder must make and read: two hosts that do code for each other."""
+"""Bytes that every host's coder has to make and read, so that any two hosts understand each other."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ PAYLOAD = bytes.fromhex("c271a1ab0100000028af16074c53fef3")
 
 
 def coder_agrees() -> bool:
-    """Whether this host's coder makes the payload of the latents, and reads it back."""
-    coder, read = EntropyCoder(TABLES), np.zeros_like(LATENTS)
+    """Returns True if this host's coder makes the payload of the latents and reads it back."""
+    coder = EntropyCoder(TABLES)
+    decoded = np.zeros_like(LATENTS)
     if coder.encode(LATENTS) != PAYLOAD:
         return False
-    coder.decode(PAYLOAD, read)
-    return bool((read == np.rint(LATENTS - TABLES.medians) + TABLES.medians).all())
+    coder.decode(PAYLOAD, decoded)
+    return bool((decoded == np.rint(LATENTS - TABLES.medians) + TABLES.medians).all())

@@ -1,7 +1,7 @@
 """Codecs without an entropy model, the baselines: float32, float16 and int8.
 
-All take latents z (R, Z), R rows of one agent, and give bytes; all values are little-endian. A value that is not finite
-raises ValueError on both ways.
+They follow the protocol `Codec` (registry.py): latents z (R, Z), R rows of one agent, to bytes and
+back. All values are little-endian. A value that is not finite raises ValueError in both directions.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import numpy as np
 
 FLOAT16_MAX = np.float32(65504)
 UNKNOWN_BITS = -1.0
-"""The ideal size of what has no probability model."""
+"""Returned as the ideal size of a payload by codecs that have no probability model."""
 
 
 class Float32:
-    """R * Z float32, as they are."""
+    """Sends R * Z float32, unchanged."""
 
     def __init__(self, latent: int) -> None:
         self.latent = latent
@@ -29,7 +29,7 @@ class Float32:
 
 
 class Float16:
-    """R * Z float16, rounded to nearest even; larger values than float16 holds become its largest."""
+    """Sends R * Z float16, rounded to nearest even; values beyond float16's range are clipped to it."""
 
     def __init__(self, latent: int) -> None:
         self.latent = latent
@@ -44,7 +44,10 @@ class Float16:
 
 
 class Int8:
-    """R float32 scales, then R * Z int8. A row's scale is its largest magnitude / 127 (1 where that is zero)."""
+    """Sends R float32 scales, then R * Z int8.
+
+    A row's scale is its largest magnitude / 127, or 1 where that is zero.
+    """
 
     def __init__(self, latent: int) -> None:
         self.latent = latent
@@ -53,7 +56,7 @@ class Int8:
         z = _checked(z, self.latent)
         scale = np.abs(z).max(axis=1, keepdims=True) / np.float32(127)
         scale[scale == 0] = 1
-        # A scale too small for float32's full precision can leave quotients above 127.
+        # Where the scale is a denormal number, its rounding can leave quotients above 127.
         steps = np.clip(np.rint(z / scale), -127, 127).astype(np.int8)
         return scale.astype("<f4").tobytes() + steps.tobytes()
 
@@ -62,12 +65,14 @@ class Int8:
         _check_size(payload, rows * (4 + self.latent))
         scale = np.frombuffer(payload, "<f4", rows).astype(np.float32)[:, None]
         steps = np.frombuffer(payload, np.int8, -1, 4 * rows).reshape(rows, self.latent)
-        with np.errstate(over="ignore", invalid="ignore"):  # a forged scale; _finite reports it
+        # A forged scale may overflow here; `_finite` reports it, without numpy's warning.
+        with np.errstate(over="ignore", invalid="ignore"):
             out[:] = _finite(steps.astype(np.float32) * scale)
         return UNKNOWN_BITS
 
 
 def _checked(z: np.ndarray, latent: int) -> np.ndarray:
+    """Returns z as float32; raises ValueError where it isn't finite latents (R, latent)."""
     if z.ndim != 2 or z.shape[1] != latent or len(z) == 0:
         raise ValueError(f"latents of shape {z.shape} where (rows, {latent}) is expected")
     return _finite(np.asarray(z, np.float32))

@@ -1,7 +1,9 @@
-"""The integer tables of one agent's entropy code: built once at the server, sent to the device as integers.
+"""The integer tables of one agent's entropy code: built at the server, sent to the device.
 
-A device never rebuilds them: float differences between machines would change a few entries, and one changed entry makes
-every later symbol of a string wrong, silently.
+Each latent element (a channel of the code) has a row of cumulative frequencies, which is its
+probability of every symbol in integers. A device never computes them from the entropy model: floats
+differ between machines by rounding, that would change a few entries, and one changed entry makes
+every later symbol of a string wrong without any error.
 """
 
 from __future__ import annotations
@@ -13,30 +15,40 @@ from typing import NamedTuple
 import numpy as np
 
 PRECISION = 16
+"""Bits of a frequency."""
 TOTAL = 1 << PRECISION
-"""The frequencies of a row add up to this."""
+"""Sum of the frequencies of a row."""
 MAX_SPAN = 512
-"""A table reaches at most this many integers to each side of the median; the escape code carries the rest."""
+"""Largest distance of a table's ends from the median; the escape code carries integers beyond."""
 MAX_LENGTH = 2 * MAX_SPAN + 3
+"""Most entries of a row: the symbols, the escape symbol, and the end."""
 MIN_LENGTH = 3
-"""One symbol, the escape symbol, and the end. A shorter row has a frequency of 65536, too large for the C++ coder."""
+"""Fewest entries of a row: one symbol, the escape symbol, and the end.
+
+With the escape symbol alone its frequency would be 65536, which doesn't fit the coder's 16 bits."""
 
 _HEAD = struct.Struct("<II8s")  # version, channels, digest
-_PER_CHANNEL = 12
+_PER_CHANNEL = 12  # bytes of a channel's length, offset and median
 
 
 class Tables(NamedTuple):
-    """Tables of one agent: C channels (its latent's elements), rows of at most L entries.
+    """The tables of one agent: C channels (its latent's elements), rows of at most L entries.
 
-    Row c holds `lengths[c]` entries, rising from 0 to 65536; what follows is zero. Entry pair k, k+1 bounds the
-    integer `offsets[c] + k`; the last pair is the escape symbol, for integers outside the table.
+    Row c holds `lengths[c]` entries, rising from 0 to 65536; the rest of the row is zero. Entries k
+    and k + 1 bound the frequency of the integer `offsets[c] + k`; the last pair is that of the
+    escape symbol, which stands for all integers outside the table.
     """
 
     version: int
-    cdf: np.ndarray  # int32 (C, L)
-    lengths: np.ndarray  # int32 (C,)
-    offsets: np.ndarray  # int32 (C,), zero or negative
-    medians: np.ndarray  # float32 (C,), in latent units
+    """Number of the published model that they belong to."""
+    cdf: np.ndarray
+    """int32 (C, L)."""
+    lengths: np.ndarray
+    """int32 (C,)."""
+    offsets: np.ndarray
+    """int32 (C,), zero or negative."""
+    medians: np.ndarray
+    """float32 (C,), in steps of the quantiser; integers are distances from them."""
 
     def first_channels(self, count: int) -> Tables:
         """Returns the tables of the first `count` latent elements."""
@@ -49,28 +61,39 @@ class Tables(NamedTuple):
 
     @property
     def digest(self) -> bytes:
-        """8 bytes that name the integers and medians (not the version): equal on two hosts that hold the same code."""
+        """8 bytes that name the contents but not the version.
+
+        They are equal on two hosts that hold the same code.
+        """
         return _digest(_body(self))
 
 
 def to_bytes(tables: Tables) -> bytes:
-    """Little-endian bytes of the tables: the inner entries as uint16, for the two ends of a row are known."""
+    """Returns the tables as little-endian bytes.
+
+    Entries are uint16 without the two ends of a row, 0 and 65536: these are known, and the latter
+    doesn't fit.
+    """
     body = _body(tables)
     return _HEAD.pack(tables.version, len(tables.lengths), _digest(body)) + body
 
 
 def largest_bytes(channels: int) -> int:
-    """What `to_bytes` gives at most for so many channels."""
+    """Returns the most bytes that `to_bytes` gives for so many channels."""
     return _HEAD.size + channels * (_PER_CHANNEL + 2 * (MAX_LENGTH - 2))
 
 
 def from_bytes(buf: bytes | bytearray | memoryview) -> Tables:
-    """The inverse of `to_bytes`; raises ValueError on anything that is not exactly what `to_bytes` writes."""
+    """Returns the tables that `to_bytes` has written.
+
+    Raises ValueError on anything that is not exactly what `to_bytes` writes.
+    """
     data = memoryview(buf).cast("B")
     if len(data) < _HEAD.size:
         raise ValueError(f"tables: {len(data)} bytes are less than a header")
     version, channels, digest = _HEAD.unpack_from(data)
     body = data[_HEAD.size :]
+    # Before any array is made: a forged number of channels must not allocate memory.
     if channels < 1 or channels * _PER_CHANNEL > len(body):
         raise ValueError(f"tables: {channels} channels do not fit {len(data)} bytes")
     lengths = np.frombuffer(body, "<i4", channels).astype(np.int32)
@@ -80,47 +103,42 @@ def from_bytes(buf: bytes | bytearray | memoryview) -> Tables:
         raise ValueError(f"tables: {len(body)} bytes where the lengths ask for {expected}")
     if _digest(body) != digest:
         raise ValueError("tables: the digest does not match")
-    offsets = np.frombuffer(body, "<i4", channels, 4 * channels).astype(np.int32)
-    medians = np.frombuffer(body, "<f4", channels, 8 * channels).astype(np.float32)
     inner = np.frombuffer(body, "<u2", -1, _PER_CHANNEL * channels)
-    tables = Tables(version, _dense(inner, lengths), lengths, offsets, medians)
+    tables = Tables(
+        version=version,
+        cdf=_dense(inner, lengths),
+        lengths=lengths,
+        offsets=np.frombuffer(body, "<i4", channels, 4 * channels).astype(np.int32),
+        medians=np.frombuffer(body, "<f4", channels, 8 * channels).astype(np.float32),
+    )
     check(tables)
     return tables
 
 
 def check(tables: Tables) -> None:
-    """Raise ValueError unless the C++ coder may be handed these tables: it reads where they point, unchecked."""
-    version, cdf, lengths, offsets, medians = tables
-    channels = len(lengths)
-    if not 0 <= version < 1 << 32:
-        raise ValueError(f"tables: version {version} is no 32-bit number")
-    if (
-        channels < 1
-        or cdf.ndim != 2
-        or len(cdf) != channels
-        or not offsets.shape == medians.shape == (channels,)
-    ):
-        raise ValueError(
-            f"tables: shapes {cdf.shape}, {lengths.shape}, {offsets.shape}, {medians.shape} disagree"
-        )
-    if [a.dtype for a in (cdf, lengths, offsets, medians)] != [
-        np.int32,
-        np.int32,
-        np.int32,
-        np.float32,
-    ]:
-        raise ValueError("tables: wrong element types")
-    _check_lengths(lengths)
-    if lengths.max() > cdf.shape[1]:
-        raise ValueError(f"tables: a row of {lengths.max()} entries where {cdf.shape[1]} are held")
-    used = np.arange(1, cdf.shape[1]) < lengths[:, None]
-    ends = cdf[np.arange(channels), lengths - 1]
-    if cdf[:, 0].any() or (ends != TOTAL).any() or (np.diff(cdf, axis=1)[used] <= 0).any():
-        raise ValueError("tables: a row does not rise from 0 to 65536")
-    if ((offsets < -MAX_SPAN) | (offsets > 0)).any():
+    """Raises ValueError unless rans.c may be given these tables: it trusts what they say."""
+    _check_types(tables)
+    _check_lengths(tables.lengths)
+    _check_frequencies(tables.cdf, tables.lengths)
+    if ((tables.offsets < -MAX_SPAN) | (tables.offsets > 0)).any():
         raise ValueError(f"tables: an offset is outside -{MAX_SPAN}..0")
-    if not np.isfinite(medians).all():
+    if not np.isfinite(tables.medians).all():
         raise ValueError("tables: a median is not finite")
+
+
+def _check_types(tables: Tables) -> None:
+    """Raises ValueError where the shapes or element types are not those of `Tables`."""
+    channels = len(tables.lengths)
+    if not 0 <= tables.version < 1 << 32:
+        raise ValueError(f"tables: version {tables.version} is no 32-bit number")
+    rows_fit = tables.cdf.ndim == 2 and len(tables.cdf) == channels
+    columns_fit = tables.offsets.shape == tables.medians.shape == (channels,)
+    arrays = (tables.cdf, tables.lengths, tables.offsets, tables.medians)
+    if channels < 1 or not rows_fit or not columns_fit:
+        shapes = ", ".join(str(each.shape) for each in arrays)
+        raise ValueError(f"tables: shapes {shapes} disagree")
+    if [each.dtype for each in arrays] != [np.int32, np.int32, np.int32, np.float32]:
+        raise ValueError("tables: wrong element types")
 
 
 def _check_lengths(lengths: np.ndarray) -> None:
@@ -128,13 +146,25 @@ def _check_lengths(lengths: np.ndarray) -> None:
         raise ValueError(f"tables: row lengths {lengths.min()}..{lengths.max()} are impossible")
 
 
+def _check_frequencies(cdf: np.ndarray, lengths: np.ndarray) -> None:
+    """Raises ValueError where a row's used entries don't rise from 0 to TOTAL."""
+    if lengths.max() > cdf.shape[1]:
+        raise ValueError(f"tables: a row of {lengths.max()} entries where {cdf.shape[1]} are held")
+    used = np.arange(1, cdf.shape[1]) < lengths[:, None]
+    ends = cdf[np.arange(len(lengths)), lengths - 1]
+    # A frequency of 0 could be encoded by nobody: every difference is 1 at least.
+    if cdf[:, 0].any() or (ends != TOTAL).any() or (np.diff(cdf, axis=1)[used] <= 0).any():
+        raise ValueError("tables: a row does not rise from 0 to 65536")
+
+
 def _inner(lengths: np.ndarray, longest: int) -> np.ndarray:
-    """Which entries are neither end of their row nor behind it: bool (C, L)."""
+    """Returns bool (C, L), True for entries between the two ends of their row."""
     column = np.arange(longest)
     return (column > 0) & (column < lengths[:, None] - 1)
 
 
 def _dense(inner: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Returns the rows (C, L) with these inner entries, one row's after the other's."""
     longest = int(lengths.max())
     cdf = np.zeros((len(lengths), longest), np.int32)
     cdf[_inner(lengths, longest)] = inner
@@ -143,6 +173,7 @@ def _dense(inner: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 def _body(tables: Tables) -> bytes:
+    """Returns the bytes behind the header: lengths, offsets, medians, inner entries."""
     inner = tables.cdf[_inner(tables.lengths, tables.cdf.shape[1])]
     parts = (
         (tables.lengths, "<i4"),

@@ -17,7 +17,7 @@ from functools import partial
 import numpy as np
 
 from sde_harl import __version__
-from sde_harl.codec import PLAIN, make_codec
+from sde_harl.codec.registry import PLAIN, make_codec
 from sde_harl.codec.tables import from_bytes
 from sde_harl.errors import UserError
 from sde_harl.executor.offline_control import OfflineController
@@ -199,7 +199,9 @@ class Executor:
         agents, coded = unpack_tables(message.payload)
         tables = from_bytes(coded)
         for row in map(self._agents.index, agents):
-            self._codecs[row] = make_codec("entropy", self._sizes[row], tables, self._pack)
+            self._codecs[row] = make_codec(
+                "entropy", self._sizes[row], tables=tables, pack=self._pack
+            )
 
     def _load(self, flat: np.ndarray) -> None:
         if self._whole:

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sde_harl.codec import PLAIN
 from sde_harl.codec.coder import EntropyCoder
+from sde_harl.codec.registry import PLAIN
 from sde_harl.codec.tables import Tables, to_bytes
 from sde_harl.config.schema import LinkProfile
 from sde_harl.errors import UserError

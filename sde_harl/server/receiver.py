@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from sde_harl import __version__
-from sde_harl.codec import Codec
 from sde_harl.codec.plain import UNKNOWN_BITS
+from sde_harl.codec.registry import Codec
 from sde_harl.errors import UserError
 from sde_harl.link.transport import Transport
 from sde_harl.link.wire import Kind, Message, Resources, WireError, parse_json, unpack_meter

@@ -17,7 +17,7 @@ from typing import Any, Dict, List
 
 import numpy as np
 
-from sde_harl.codec import PLAIN, make_codec
+from sde_harl.codec.registry import PLAIN, make_codec
 from sde_harl.codec.tables import MAX_LENGTH, TOTAL, Tables, from_bytes, to_bytes
 from sde_harl.link.wire import Header, Kind, Resources, frame_of, pack_meter, unpack, unpack_meter
 from sde_harl.policy.inference.local_nets import LocalNets
@@ -65,7 +65,7 @@ def table(asked: dict[str, Any]) -> dict[str, Any]:
 def string(asked: dict[str, Any]) -> dict[str, Any]:
     rows, latent = asked["shape"]
     tables = from_bytes(bytes.fromhex(asked["tables"])) if asked["tables"] else None
-    codec = make_codec(asked["codec"], latent, tables, asked["pack"])
+    codec = make_codec(asked["codec"], latent, tables=tables, pack=asked["pack"])
     payload, out = (
         codec.encode(floats(asked["latents"], (rows, latent))),
         np.empty((rows, latent), np.float32),
@@ -151,7 +151,13 @@ def some_tables(rng: np.random.Generator, lengths: tuple[int, ...]) -> Tables:
         row[length - 1] = TOTAL
     offsets = -np.array([(length - 2) // 2 for length in lengths], np.int32)
     medians = rng.integers(-31, 32, len(lengths)).astype(np.float32) / np.float32(64)
-    return Tables(3, cdf, np.array(lengths, np.int32), offsets, medians)
+    return Tables(
+        version=3,
+        cdf=cdf,
+        lengths=np.array(lengths, np.int32),
+        offsets=offsets,
+        medians=medians,
+    )
 
 
 def entropy_strings(rng: np.random.Generator, tables: Tables) -> list[dict[str, Any]]:

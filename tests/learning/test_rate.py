@@ -14,9 +14,9 @@ from test_codec import Z, latents, trained_model
 from test_executor_pool import ROWS, SHAPE, weights
 
 from sde_harl.auxiliary.rate_control import BRAKE, GAIN, LEAST_COEF, MOST_COEF, RateControl
-from sde_harl.codec import make_codec
 from sde_harl.codec.coder import EntropyCoder, least_bytes
 from sde_harl.codec.entropy import LatentModel
+from sde_harl.codec.registry import make_codec
 from sde_harl.codec.tables import Tables, to_bytes
 from sde_harl.config.schema import CodecConfig
 from sde_harl.executor.executor import Executor
@@ -105,7 +105,9 @@ def test_symbols_that_cost_nothing_cost_the_least(rows: int, pack: int) -> None:
     """A symbol of probability 65535 / 65536 costs 2e-5 bits."""
     cdf, length, zero = (np.array(each, np.int32) for each in ([[0, 65535, 65536]], [3], [0]))
     likely = Tables(1, cdf, length, zero, np.zeros(1, np.float32))
-    payload = make_codec("entropy", 1, likely, pack).encode(np.zeros((rows, 1), np.float32))
+    payload = make_codec("entropy", 1, tables=likely, pack=pack).encode(
+        np.zeros((rows, 1), np.float32)
+    )
     assert len(payload) / rows == least_bytes(rows, pack)
 
 

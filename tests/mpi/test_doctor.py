@@ -16,7 +16,7 @@ from sde_harl.cli.doctor import Unreached, ask, diagnose, examine, read_hosts
 from sde_harl.cli.main import main
 from sde_harl.cli.probe import Host, Probe, from_json, to_json
 from sde_harl.codec import golden
-from sde_harl.codec.entropy import load_entropy_models
+from sde_harl.codec.bottleneck import load_entropy_models
 from sde_harl.errors import UserError
 
 SERVER = Host("server", "x86_64", "3.11.2", "1.26.4", "0.1.0", "Open MPI v5.0.11", 16, 64 * 10**9, ["eth0"], [], False,

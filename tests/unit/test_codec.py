@@ -13,10 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sde_harl.codec import NAMES, PLAIN, Codec, make_codec
 from sde_harl.codec._rans import Coder
 from sde_harl.codec.coder import LIMIT, EntropyCoder
 from sde_harl.codec.entropy import LatentModel, quantise_plain
+from sde_harl.codec.registry import NAMES, PLAIN, Codec, make_codec
 from sde_harl.codec.tables import MAX_LENGTH, MAX_SPAN, Tables, check, from_bytes, to_bytes
 from sde_harl.errors import UserError
 
@@ -47,11 +47,11 @@ def small_tables(lengths: tuple[int, ...] = (3, 4, 9)) -> Tables:
     size = len(lengths)
     offsets = -np.arange(size, dtype=np.int32)
     return Tables(
-        1,
-        cdf,
-        np.array(lengths, np.int32),
-        offsets,
-        np.linspace(-0.4, 0.4, size).astype(np.float32),
+        version=1,
+        cdf=cdf,
+        lengths=np.array(lengths, np.int32),
+        offsets=offsets,
+        medians=np.linspace(-0.4, 0.4, size).astype(np.float32),
     )
 
 
@@ -106,7 +106,7 @@ def test_tables_survive_the_wire() -> None:
 def test_tables_may_be_cut_to_their_first_channels() -> None:
     """As is done for an agent that sends fewer elements than its group is wide."""
     first = small_tables((4, 3, 5, 9))
-    cut = Tables(1, *(array[:3] for array in first[1:]))
+    cut = first.first_channels(3)
     sent = from_bytes(to_bytes(cut))
     assert sent.digest == cut.digest and sent.cdf.shape == (3, 5)
     z = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32) * 3
@@ -123,11 +123,11 @@ def test_digest_names_the_contents_and_not_the_version() -> None:
 def test_wire_bytes_are_what_they_are() -> None:
     """Golden bytes: two hosts of different versions must agree on them."""
     tables = Tables(
-        5,
-        np.array([[0, 1, 65536]], np.int32),
-        np.array([3], np.int32),
-        np.array([-2], np.int32),
-        np.array([0.5], "f4"),
+        version=5,
+        cdf=np.array([[0, 1, 65536]], np.int32),
+        lengths=np.array([3], np.int32),
+        offsets=np.array([-2], np.int32),
+        medians=np.array([0.5], "f4"),
     )
     body = struct.pack("<iifH", 3, -2, 0.5, 1)
     assert to_bytes(tables) == struct.pack("<II", 5, 1) + tables.digest + body
@@ -266,7 +266,7 @@ def test_a_row_is_bit_identical_to_compressai(scale: float) -> None:
 
 def compressai_strings(model: LatentModel, agent: int, z: np.ndarray) -> list[bytes]:
     """z (R, Z) of one agent, by an EntropyBottleneck of that agent's channels alone."""
-    from sde_harl.codec.entropy import load_entropy_models
+    from sde_harl.codec.bottleneck import load_entropy_models
 
     part = slice(agent * Z, (agent + 1) * Z)
     whole = model.bottleneck
@@ -304,7 +304,7 @@ def test_ideal_bits_by_hand() -> None:
 
 
 def test_latents_that_are_not_finite_or_misshapen_are_refused() -> None:
-    for codec in [make_codec(name, Z, TABLES[0]) for name in NAMES]:
+    for codec in [make_codec(name, Z, tables=TABLES[0]) for name in NAMES]:
         for bad in (np.float32("nan"), np.float32("inf"), -np.float32("inf")):
             z = latents(2)
             z[1, 3] = bad
@@ -440,7 +440,7 @@ def test_unknown_codec() -> None:
     with pytest.raises(ValueError, match="zip"):
         make_codec("zip", Z)
     with pytest.raises(ValueError, match="tables of 13"):
-        make_codec("entropy", 13, TABLES[0])
+        make_codec("entropy", 13, tables=TABLES[0])
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -499,7 +499,7 @@ def test_training_the_rate_reaches_the_gaussian_entropy() -> None:
 def test_untrained_model_fits_latents_of_its_scale(scale: float) -> None:
     """By at most 1.2 bits more than the entropy of a Gaussian under uniform noise, about log2 of its deviation + 2."""
     torch.manual_seed(0)
-    model = LatentModel(2, 8, scale)
+    model = LatentModel(2, 8, scale=scale)
     assert model.medians().abs().max() < 0.01
     for std in (scale / 2, scale):
         entropy = np.log2(np.sqrt(std**2 + 1 / 12) * np.sqrt(2 * np.pi * np.e))
@@ -508,7 +508,7 @@ def test_untrained_model_fits_latents_of_its_scale(scale: float) -> None:
 
 
 def test_tables_equal_what_update_makes() -> None:
-    from sde_harl.codec.entropy import load_entropy_models
+    from sde_harl.codec.bottleneck import load_entropy_models
 
     theirs = load_entropy_models().EntropyBottleneck(
         AGENTS * Z, tail_mass=MODEL.bottleneck.tail_mass
@@ -595,9 +595,10 @@ def test_densities_that_broke_down_are_reported() -> None:
 
 def test_a_device_imports_no_torch() -> None:
     script = (
-        "import sys, numpy as np; from sde_harl.codec import make_codec; from sde_harl.codec.tables import Tables;"
+        "import sys, numpy as np; from sde_harl.codec.registry import make_codec; "
+        "from sde_harl.codec.tables import Tables;"
         "cdf = np.array([[0, 30000, 65536]] * 3, np.int32); i = np.zeros(3, np.int32);"
-        "codec = make_codec('entropy', 3, Tables(1, cdf, i + 3, i, i.astype(np.float32)));"
+        "codec = make_codec('entropy', 3, tables=Tables(1, cdf, i + 3, i, i.astype(np.float32)));"
         "z = np.zeros((1, 3), np.float32); codec.decode(codec.encode(z), z);"
         "print(sorted({'torch', 'compressai', 'scipy', 'jax', 'h5py'} & set(sys.modules)))"
     )

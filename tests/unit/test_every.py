@@ -10,7 +10,7 @@ import pytest
 
 from sde_harl.algorithms.registry import ALGORITHMS
 from sde_harl.auxiliary.rate_control import GAIN
-from sde_harl.codec import NAMES
+from sde_harl.codec.registry import NAMES
 from sde_harl.config.arguments import parse
 from sde_harl.envs.registry import ENVS
 from sde_harl.errors import UserError

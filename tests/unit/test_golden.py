@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from launch import MPIRUN, ROOT, environment
 
+from sde_harl.codec.bottleneck import load_entropy_models
 from sde_harl.codec.coder import LIMIT
-from sde_harl.codec.entropy import load_entropy_models
 from sde_harl.codec.tables import Tables, from_bytes
 from sde_harl.link.wire import Kind
 
