@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sde_harl.auxiliary.optimizer_state import load_optimizer_state, optimizer_state
 from sde_harl.codec.entropy import LatentModel
 from sde_harl.config.schema import CodecConfig
 
@@ -47,8 +48,8 @@ class RateTrainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the optimiser's state; the model's own is part of the policy's."""
-        return {"optimizer": self._optimizer.state_dict()}
+        return {"optimizer": optimizer_state(self._optimizer)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes over what `state_dict` returned."""
-        self._optimizer.load_state_dict(state["optimizer"])
+        load_optimizer_state(self._optimizer, state["optimizer"])

@@ -107,8 +107,9 @@ def _of_run(path: Path, spec: EnvSpec) -> Groups:
 
 def _of_checkpoint(path: Path, agents: int) -> Groups:
     """The groups that a checkpoint's nets were learnt in."""
-    (_, meta), said = load(path, None), f"train.load: {path}"
-    return _checked(_list(str(meta.get("groups", "")), f"{said} tells no groups"), agents, said)
+    said = f"train.load: {path}"
+    groups = str(load(path).values.get("run/groups", ""))
+    return _checked(_list(groups, f"{said} tells no groups"), agents, said)
 
 
 def _checked(groups: list[Any], agents: int, said: str) -> Groups:

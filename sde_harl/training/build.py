@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,9 +13,6 @@ import torch
 
 from sde_harl.algorithms.on_policy.base import OnPolicy
 from sde_harl.algorithms.registry import ALGORITHMS
-from sde_harl.auxiliary.distillation import Distillation
-from sde_harl.auxiliary.diversity import Diversity
-from sde_harl.auxiliary.rate_control import RateControl
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.config.schema import Config
 from sde_harl.envs.base import EnvSpec, VectorEnv
@@ -26,38 +23,23 @@ from sde_harl.link.transport import Transport
 from sde_harl.meters.timing import Stages
 from sde_harl.placement.base import Placement
 from sde_harl.placement.registry import find_placement
-from sde_harl.policy.critic import Critic
-from sde_harl.policy.critic_input import CriticInput, make_critic_input
+from sde_harl.policy.critic_input import CriticInput
 from sde_harl.policy.shapes import LocalShape, fallback_shape, local_shape, on_device_shape
-from sde_harl.policy.split_policy import SplitPolicy
-from sde_harl.roles.grouping import Roles, find_roles
+from sde_harl.roles.grouping import find_roles
 from sde_harl.server.executor_pool import ExecutorPool, SessionPlan
 from sde_harl.training.checkpoint import Checkpoints
 from sde_harl.training.collector import Collector
+from sde_harl.training.counters import Counters
 from sde_harl.training.env_slot import EnvSlot
 from sde_harl.training.environments import Environments
 from sde_harl.training.episodes import EpisodeRecorder
 from sde_harl.training.evaluation import Evaluator
+from sde_harl.training.learned import Learned, build_learned
 from sde_harl.training.run_logger import RunLogger
 
 FIRST_EVAL_ENV = 1 << 20
 """Number of the first evaluation environment: far above those of training, because environments
 of the same number have the same random stream."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Learned:
-    """What learns, and what it needs for it."""
-
-    policy: SplitPolicy
-    algorithm: OnPolicy
-    critic_input: CriticInput
-    """How the critic's inputs are made."""
-    rate_control: RateControl
-    diversity: Diversity | None
-    """The intrinsic reward; None without one."""
-    fallback: Distillation | None
-    """The fallback heads; None without them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +52,7 @@ class TrainingParts:
     learned: Learned
     collector: Collector
     evaluator: Evaluator
+    counters: Counters
     checkpoints: Checkpoints
     logger: RunLogger
     stages: Stages
@@ -109,7 +92,7 @@ def build(config: Config, transport: Transport) -> TrainingParts:
 
     generators = _seed(config.seed)
     roles = find_roles(config, envs)
-    learned = _learned(config, spec, algorithm_class, roles=roles, generator=generators.torch)
+    learned = build_learned(config, spec, algorithm_class, roles=roles, generator=generators.torch)
 
     placement = find_placement(config.policy)
     make_slots = functools.partial(_slots, placement=placement, pool=pool, stages=stages)
@@ -122,15 +105,12 @@ def build(config: Config, transport: Transport) -> TrainingParts:
     # After the roles, which are learnt by random play in these environments: slots reset them.
     collector = Collector(make_slots(envs), rollout, generators.numpy)
 
+    counters = Counters()
     checkpoints = Checkpoints(
-        config=config,
-        spec=spec,
-        policy=learned.policy,
-        algorithm=learned.algorithm,
-        fallback=learned.fallback,
+        learned=learned, counters=counters, env=spec.name, algo=config.algo.name
     )
     if config.train.load != "none":
-        checkpoints.start_from(Path(config.train.load))
+        checkpoints.start_from(Path(config.train.load), learns=config.train.steps > 0)
 
     # The logger makes the run's folder, so everything that can fail comes before it: a run that
     # can't start leaves no folder behind.
@@ -150,6 +130,7 @@ def build(config: Config, transport: Transport) -> TrainingParts:
             make_slots=lambda: make_slots(environments.make(first=FIRST_EVAL_ENV)),
             make_recorder=_recorder_factory(config, spec, logger),
         ),
+        counters=counters,
         checkpoints=checkpoints,
         logger=logger,
         stages=stages,
@@ -206,50 +187,6 @@ def _seed(seed: int) -> Generators:
     # CompressAI draws its initial densities from torch's global generator.
     torch.manual_seed(seed)
     return generators
-
-
-def _learned(
-    config: Config,
-    spec: EnvSpec,
-    algorithm_class: type[OnPolicy],
-    *,
-    roles: Roles,
-    generator: torch.Generator,
-) -> Learned:
-    """Returns everything that learns. The order decides who draws which of the random weights."""
-    share = config.algo.share_param
-    nets = replace(config.policy, groups=roles.groups)
-    policy = SplitPolicy(
-        spec=spec, policy=nets, codec=config.codec, share=share, generator=generator
-    )
-    kind = "own" if algorithm_class.decentralised_critic else config.env.state_type
-    critic_input = make_critic_input(kind, spec)
-    # Of one state all agents share a critic; what only its agent sees may need one for each.
-    one_critic = share or not algorithm_class.decentralised_critic
-    critic = Critic(
-        critic_input=critic_input, policy=config.policy, share=one_critic, generator=generator
-    )
-    algorithm = algorithm_class(
-        policy=policy,
-        critic=critic,
-        algo=config.algo,
-        codec=config.codec,
-        generator=generator,
-    )
-    diversity = None
-    if config.diversity.coef:
-        diversity = Diversity(policy, spec, config.diversity, generator)
-    fallback = None
-    if config.policy.fallback_head:
-        fallback = Distillation(policy, spec, config.seed)
-    return Learned(
-        policy=policy,
-        algorithm=algorithm,
-        critic_input=critic_input,
-        rate_control=RateControl(config.codec),
-        diversity=diversity,
-        fallback=fallback,
-    )
 
 
 def _rollout(

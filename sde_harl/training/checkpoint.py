@@ -1,108 +1,113 @@
-"""Saves what was learnt, and starts a run from what another one saved."""
+"""Saves the state of every part of a run, and starts a run from the nets of another."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Protocol
 
-import torch
-
-from sde_harl.algorithms.on_policy.base import OnPolicy
-from sde_harl.auxiliary.distillation import Distillation
 from sde_harl.config.layers import shown
-from sde_harl.config.schema import Config
-from sde_harl.envs.base import EnvSpec
 from sde_harl.errors import UserError
-from sde_harl.policy.split_policy import SplitPolicy
-from sde_harl.record.checkpoint import load, save
+from sde_harl.record.checkpoint import Checkpoint, State, load, save
+from sde_harl.training.counters import Counters
+from sde_harl.training.learned import Learned
 
-FALLBACK = "fallback_head."
-"""What the fallback heads' names in a checkpoint begin with."""
-SPARE = ("latent_model", FALLBACK)
-"""What a checkpoint may have more than its reader needs: a plain codec has no entropy model."""
+ENTROPY_MODEL = "latent_model"
+"""Is in the names of an entropy model's tensors. A checkpoint may have them where the reader has a
+plain codec."""
+FALLBACK_HEAD = "fallback_head"
+
+
+class Stateful(Protocol):
+    """A part with a state, in torch's words."""
+
+    def state_dict(self) -> Mapping[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> object: ...
 
 
 class Checkpoints:
-    """Knows the stateful parts of a run, and how a checkpoint holds them."""
+    """Knows which parts of a run have a state, and what a checkpoint calls them."""
 
-    def __init__(
-        self,
-        *,
-        config: Config,
-        spec: EnvSpec,
-        policy: SplitPolicy,
-        algorithm: OnPolicy,
-        fallback: Distillation | None,
-    ) -> None:
-        self._config = config
-        self._spec = spec
-        self._policy = policy
-        self._algorithm = algorithm
-        self._fallback = fallback
+    def __init__(self, *, learned: Learned, counters: Counters, env: str, algo: str) -> None:
+        """`env`, `algo`: names that a checkpoint carries for its reader."""
+        self._learned = learned
+        self._counters = counters
+        self._env = env
+        self._algo = algo
 
-    def save(self, path: Path, *, steps: int, version: int) -> None:
+    def parts(self) -> dict[str, Stateful]:
+        """Returns every stateful part by its name."""
+        learned = self._learned
+        parts: dict[str, Stateful] = {
+            "policy": learned.policy,
+            # The critic with its memory and its value normaliser; all optimisers of both.
+            "algorithm": learned.algorithm,
+            "rate_control": learned.rate_control,
+            "counters": self._counters,
+        }
+        if learned.fallback:
+            parts[FALLBACK_HEAD] = learned.fallback
+        return parts
+
+    def state(self) -> dict[str, State]:
+        """Returns the states of all parts."""
+        return {name: part.state_dict() for name, part in self.parts().items()}
+
+    def save(self, path: Path) -> None:
         """Writes a checkpoint. Raises UserError where it can't be written."""
-        meta: dict[str, str | int | float] = {
-            "env": self._spec.name,
-            "algo": self._config.algo.name,
-            "steps": steps,
-            "version": version,
-            "groups": self._groups(),
-        }
-        save(path, self.state(), meta)
+        about = {"env": self._env, "algo": self._algo, "groups": self._groups()}
+        save(path, {"run": about, **self.state()})
 
-    def state(self) -> dict[str, torch.Tensor]:
-        """Returns everything that was learnt; of the optimisers, the fallback heads' alone."""
-        critic_trainer = self._algorithm.critic_trainer
-        tensors = {f"policy.{key}": value for key, value in self._policy.state_dict().items()}
-        tensors |= {
-            f"critic.{key}": value for key, value in critic_trainer.critic.state_dict().items()
-        }
-        if self._fallback:
-            heads = self._fallback.state_dict()
-            tensors |= {f"{FALLBACK}{key}": value for key, value in heads.items()}
-        return tensors | {"value_norm": critic_trainer.value_norm.state_dict()["moments"]}
+    def start_from(self, path: Path, *, learns: bool) -> None:
+        """Takes over the nets of another run; optimisers and counters start anew.
 
-    def start_from(self, path: Path) -> None:
-        """Takes over the nets of another run. Raises UserError where they don't fit this one's."""
-        shapes = {name: tuple(each.shape) for name, each in self.state().items()}
-        tensors, meta = load(path, shapes, SPARE, optional=FALLBACK)
-        groups = self._groups()
-        if meta.get("groups", groups) != groups:
-            theirs = shown(str(meta["groups"]))
-            raise UserError(f"train.load: {path} is of the role groups {theirs}, not {groups}")
-        self._policy.load_state_dict(_below("policy.", tensors))
-        critic_trainer = self._algorithm.critic_trainer
-        critic_trainer.critic.load_state_dict(_below("critic.", tensors))
-        critic_trainer.value_norm.load_state_dict({"moments": tensors["value_norm"]})
-        if self._fallback:
-            self._restore_fallback(self._fallback, path, _below(FALLBACK, tensors))
-
-    def _groups(self) -> str:
-        """Returns the role groups as a checkpoint names them."""
-        return json.dumps([net.members for net in self._policy.groups])
-
-    def _restore_fallback(
-        self, fallback: Distillation, path: Path, tensors: dict[str, torch.Tensor]
-    ) -> None:
-        """Takes over fallback heads; a checkpoint without them leaves them to be learnt.
-
-        Raises UserError where they are damaged, or missing in a run that doesn't learn.
+        learns: False for a run that only plays, whose nets must all be in the file. Raises
+        UserError where the nets are not of this configuration; nothing is changed then.
         """
-        if tensors:
-            try:
-                fallback.load_state_dict(tensors)
-            except ValueError as error:
-                raise UserError(
-                    f"train.load: {path}: its exit heads are damaged: {error}"
-                ) from error
-        elif not self._config.train.steps:
+        checkpoint = load(path)
+        trainer = self._learned.algorithm.critic_trainer
+        parts: dict[str, Stateful] = {
+            "policy": self._learned.policy,
+            "algorithm/critic_trainer/critic": trainer.critic,
+            "algorithm/critic_trainer/value_norm": trainer.value_norm,
+        }
+        fallback = self._learned.fallback
+        if fallback and checkpoint.holds(FALLBACK_HEAD):
+            parts[FALLBACK_HEAD] = fallback
+        # All parts are checked before the first one changes.
+        states = {
+            name: checkpoint.take(name, part.state_dict(), spare=ENTROPY_MODEL)
+            for name, part in parts.items()
+        }
+        self._check_groups(checkpoint)
+        if fallback and FALLBACK_HEAD not in parts and not learns:
             raise UserError(
                 f"policy.fallback_head: expected false, for {path} has no exit heads and "
                 "train.steps = 0"
             )
+        for name, part in parts.items():
+            _load_part(path, part, states[name])
+
+    def _check_groups(self, checkpoint: Checkpoint) -> None:
+        """Raises UserError for nets that were learnt in other role groups."""
+        ours = self._groups()
+        theirs = checkpoint.values.get("run/groups", ours)
+        if theirs != ours:
+            raise UserError(
+                f"train.load: {checkpoint.path} is of the role groups {shown(str(theirs))}, "
+                f"not {ours}"
+            )
+
+    def _groups(self) -> str:
+        """Returns the role groups as a checkpoint names them."""
+        return json.dumps([net.members for net in self._learned.policy.groups])
 
 
-def _below(head: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Returns the tensors whose names begin with `head`, without it."""
-    return {key[len(head) :]: each for key, each in tensors.items() if key.startswith(head)}
+def _load_part(path: Path, part: Stateful, state: State) -> None:
+    try:
+        part.load_state_dict(state)
+    except ValueError as error:
+        # Of these parts only the fallback heads look at the numbers themselves.
+        raise UserError(f"train.load: {path}: its exit heads are damaged: {error}") from error

@@ -42,8 +42,7 @@ class Trainer:
         self.learned = parts.learned
         self.collector = parts.collector
         self.checkpoints = parts.checkpoints
-        self.steps = 0
-        """Environment steps played so far, in all training environments together."""
+        self.counters = parts.counters
         self._environments = parts.environments
         self._evaluator = parts.evaluator
         self._stages = parts.stages
@@ -70,22 +69,22 @@ class Trainer:
         self.logger.cost(0, decisions=decisions, resources=resources, train=True)
         if not config.train.steps:
             self._evaluate()
-        while self.steps < config.train.steps:
-            before = self.steps
+        while self.counters.steps < config.train.steps:
+            before = self.counters.steps
             self.update()
             if self._due(before, config.eval.interval):
                 self._evaluate()
             if self._due(before, config.record.checkpoint_interval):
-                self._save(str(self.steps))
+                self._save(str(self.counters.steps))
 
     def _due(self, before: int, interval: int) -> bool:
         """Returns True after the last update, and after one that passed a multiple of `interval`.
 
         An interval of 0 leaves only the last.
         """
-        if self.steps >= self.config.train.steps:
+        if self.counters.steps >= self.config.train.steps:
             return True
-        return interval > 0 and before // interval != self.steps // interval
+        return interval > 0 and before // interval != self.counters.steps // interval
 
     def update(self) -> None:
         """Plays one rollout, learns from it, and publishes what was learnt."""
@@ -94,8 +93,10 @@ class Trainer:
         episodes = self._collect()
         with self._stages("report"):
             decisions, resources = self.pool.report()
-            self.logger.cost(self.steps, decisions=decisions, resources=resources, train=True)
-        progress = self.steps / self.config.train.steps
+            self.logger.cost(
+                self.counters.steps, decisions=decisions, resources=resources, train=True
+            )
+        progress = self.counters.steps / self.config.train.steps
         scalars: dict[str, float] = {}
         with self._stages("diversity"):
             if learned.diversity:
@@ -109,21 +110,23 @@ class Trainer:
         with self._stages("distil"):
             # After the policies: the fallback heads learn to do what these now do.
             if learned.fallback:
-                scalars |= learned.fallback.update(rollout, self.steps)
+                scalars |= learned.fallback.update(rollout, self.counters.steps)
         with self._stages("publish"):
             self.publish()
         scalars |= self._speed(elapsed=(now_ns() - started) * 1e-9)
-        self.logger.update(self.steps, episodes=episodes, decisions=decisions, scalars=scalars)
+        self.logger.update(
+            self.counters.steps, episodes=episodes, decisions=decisions, scalars=scalars
+        )
 
     def _collect(self) -> Episodes:
         """Plays one rollout; returns the episodes that ended in it."""
         collector = self.collector
         parts = []
-        first_step = self.steps // self.config.train.envs
+        first_step = self.counters.steps // self.config.train.envs
         for ended in collector.collect(self._acting, first_step):
-            self.logger.ended(self.steps, ended)
+            self.logger.ended(self.counters.steps, ended)
             parts.append(ended)
-        self.steps += collector.rollout.rewards.size
+        self.counters.steps += collector.rollout.rewards.size
         return Episodes.join(parts)
 
     def _speed(self, elapsed: float) -> dict[str, float]:
@@ -138,7 +141,8 @@ class Trainer:
     def publish(self) -> None:
         """Publishes a new version: local nets and tables to the executors, the rest to rank 0."""
         learned = self.learned
-        version = self.pool.version + 1
+        self.counters.version += 1
+        version = self.counters.version
         tables: list[Tables] = []
         if self.config.codec.name == "entropy":
             tables = learned.policy.build_tables(version)
@@ -152,16 +156,18 @@ class Trainer:
         """Plays the greedy episodes of an evaluation, the same ones each time, and records them."""
         if not self.config.eval.episodes:
             return
-        episodes = self._evaluator.evaluate(self._acting, self.steps // self.config.train.envs)
+        episodes = self._evaluator.evaluate(
+            self._acting, self.counters.steps // self.config.train.envs
+        )
         decisions, resources = self.pool.report()
-        self.logger.cost(self.steps, decisions=decisions, resources=resources, train=False)
-        self.logger.evaluation(self.steps, episodes=episodes, decisions=decisions)
+        self.logger.cost(self.counters.steps, decisions=decisions, resources=resources, train=False)
+        self.logger.evaluation(self.counters.steps, episodes=episodes, decisions=decisions)
 
     def _save(self, name: str) -> None:
         """Saves a checkpoint; a full disk is an error only where the configuration says so."""
         path = self.logger.folder / "models" / f"{name}.pt"
         try:
-            self.checkpoints.save(path, steps=self.steps, version=self.pool.version)
+            self.checkpoints.save(path)
         except UserError as error:
             if self.config.record.on_disk_full == "stop":
                 raise

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+import torch
+from states import differing
 
 from sde_harl.algorithms.registry import ALGORITHMS
 from sde_harl.auxiliary.rate_control import GAIN
@@ -14,6 +17,7 @@ from sde_harl.codec.registry import NAMES
 from sde_harl.config.arguments import parse
 from sde_harl.envs.registry import ENVS
 from sde_harl.errors import UserError
+from sde_harl.record.checkpoint import load, save
 from sde_harl.run import loopback
 from sde_harl.training.build import build
 from sde_harl.training.trainer import Trainer
@@ -42,16 +46,20 @@ WIDEST = 5  # dimensions of the listener's continuous actions; the speaker's are
 CONTINUOUS = {"mamujoco"}
 
 
-def play(folder: Path, *words: str) -> dict[str, np.ndarray]:
+def made(folder: Path, *words: str) -> Trainer:
     config = parse(["env.workers=0", *SMALL, *words, f"record.dir={folder}"]).config
     assert config is not None
-    learner = Trainer(build(config, loopback()))
+    return Trainer(build(config, loopback()))
+
+
+def play(folder: Path, *words: str) -> dict[str, np.ndarray]:
+    learner = made(folder, *words)
     learner.run()
     with h5py.File(learner.logger.folder / "run.h5") as file:
         tables = {name: file["training"][name][:] for name in file["training"]}
         assert len(file["evaluations"]["step"]) >= 1
         assert (learner.logger.folder / "models" / "last.pt").exists()
-    if not config.train.steps:
+    if not learner.config.train.steps:
         return tables
     assert np.isfinite(tables["value_loss"]).all()
     assert tables["ratio_error"].max() < 1e-3, "what acted is not what is trained"
@@ -195,6 +203,61 @@ def test_a_checkpoint_plays_as_the_run_that_wrote_it(tmp_path: Path) -> None:
     play(tmp_path / "plain", *words, load, "train.steps=0", "codec.name=float32")
     with pytest.raises(UserError, match="policy.nets"):
         play(tmp_path / "other", *words, load, "policy.width=8")
+
+
+RICH = [
+    "--env",
+    "mpe",
+    "policy.groups=[[0,2],[1]]",
+    "policy.recurrent=true",
+    "algo.chunk=10",
+    "policy.fallback_head=true",
+]
+"""A run that has every kind of stateful part."""
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_every_part_of_every_algorithm_comes_back_from_a_checkpoint(
+    algo: str, tmp_path: Path
+) -> None:
+    trained = made(tmp_path, "--algo", algo, *RICH)
+    trained.run()
+    fresh = made(tmp_path, "--algo", algo, *RICH, "seed=7")
+    wanted = trained.checkpoints.state()
+    assert differing(wanted, fresh.checkpoints.state()), "there is nothing to bring back"
+    checkpoint = load(trained.logger.folder / "models" / "last.pt")
+    for name, part in fresh.checkpoints.parts().items():
+        part.load_state_dict(checkpoint.take(name, wanted[name]))
+    assert not differing(wanted, fresh.checkpoints.state())
+    assert fresh.counters.steps == 240
+    fresh.logger.close()
+
+
+def test_a_checkpoint_of_other_nets_changes_nothing(tmp_path: Path) -> None:
+    """The critic is the first part that doesn't fit, after the policy that does."""
+    trained = made(tmp_path, "--algo", "happo", *RICH)
+    trained.run()
+    path = trained.logger.folder / "models" / "last.pt"
+    other = made(tmp_path, "--algo", "happo", *RICH, "policy.critic_width=8", "seed=7")
+    before = copy.deepcopy(other.checkpoints.state())
+    with pytest.raises(UserError, match=r"last.pt: algorithm/critic_trainer/critic/\S+ is \("):
+        other.checkpoints.start_from(path, learns=True)
+    values = load(path).values
+    save(tmp_path / "cut.pt", {k: v for k, v in values.items() if "value_norm" not in k})
+    save(tmp_path / "foreign.pt", {"net": {"weight": torch.zeros(3)}})
+    save(tmp_path / "regrouped.pt", {**values, "run/groups": "[[0, 1], [2]]"})
+    same = made(tmp_path, "--algo", "happo", *RICH, "seed=7")
+    lines = {
+        "cut": "cut.pt: algorithm/critic_trainer/value_norm/moments is missing",
+        "foreign": r"foreign.pt: policy/\S+ is missing",
+        "regrouped": r"train.load: .*regrouped.pt is of the role groups .*, not \[\[0, 2\]",
+    }
+    for name, line in lines.items():
+        with pytest.raises(UserError, match=line):
+            same.checkpoints.start_from(tmp_path / f"{name}.pt", learns=True)
+    assert not differing(before, other.checkpoints.state())
+    for each in (other, same):
+        each.logger.close()
 
 
 def test_lambda_is_steered_by_the_bytes_that_were_sent(tmp_path: Path) -> None:

@@ -320,34 +320,56 @@ def test_run_folder_names_what_is_in_the_way(tmp_path: Path) -> None:
         make_run_folder(tmp_path, env="mpe", task="spread", algo="happo", exp="../up", seed=1)
 
 
-TENSORS = {"policy/w": torch.arange(6.0).reshape(2, 3), "critic/b": torch.zeros(4)}
-SHAPES = {name: tuple(tensor.shape) for name, tensor in TENSORS.items()}
+POLICY = {"w": torch.arange(6.0).reshape(2, 3), "b": torch.zeros(4)}
+STATE = {"policy": POLICY, "run": {"step": 5, "env": "smax/3m", "lr": 0.5}}
 
 
 def test_checkpoint_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
-    checkpoint.save(path, TENSORS, {"step": 5, "env": "smax/3m", "lr": 0.5})
-    tensors, meta = checkpoint.load(path, SHAPES)
-    assert all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)
-    assert meta == {"step": 5, "env": "smax/3m", "lr": 0.5}
+    checkpoint.save(path, STATE)
+    loaded = checkpoint.load(path)
+    policy = loaded.take("policy", POLICY)
+    assert policy.keys() == POLICY.keys()
+    assert all(torch.equal(policy[name], POLICY[name]) for name in POLICY)
+    assert loaded.take("run", STATE["run"]) == {"step": 5, "env": "smax/3m", "lr": 0.5}
+    assert loaded.holds("run") and not loaded.holds("critic")
     assert [file.name for file in tmp_path.iterdir()] == ["a.pt"]
+
+
+def test_a_checkpoint_keeps_states_inside_states(tmp_path: Path) -> None:
+    state = {"optimizers": {"0": {"step": torch.tensor(3.0)}, "1": {"parameters": 2}}}
+    checkpoint.save(tmp_path / "a.pt", {"algorithm": state})
+    loaded = checkpoint.load(tmp_path / "a.pt")
+    assert loaded.values.keys() == checkpoint.flatten({"algorithm": state}).keys()
+    assert "algorithm/optimizers/0/step" in loaded.values
+    assert loaded.take("algorithm", state) == state
+    assert loaded.take("algorithm/optimizers/1", {"parameters": 0}) == {"parameters": 2}
+
+
+def test_a_state_that_would_need_pickle_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="lr: a checkpoint can't hold a list"):
+        checkpoint.save(tmp_path / "a.pt", {"optimizer": {"lr": [0.1]}})
+    assert not list(tmp_path.iterdir())
 
 
 def test_checkpoint_of_another_shape_names_the_key(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
-    checkpoint.save(path, TENSORS, {})
-    cases: list[tuple[dict[str, tuple[int, ...]], str]] = [
-        ({**SHAPES, "policy/w": (3, 2)}, r"a.pt: policy/w is \(2, 3\) where \(3, 2\)"),
-        ({**SHAPES, "more": (1,)}, "a.pt: more is missing"),
-        ({"policy/w": (2, 3)}, "a.pt: critic/b has no place"),
+    checkpoint.save(path, STATE)
+    loaded = checkpoint.load(path)
+    only_w = {"w": POLICY["w"]}
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({**POLICY, "w": torch.zeros(3, 2)}, r"a.pt: policy/w is \(2, 3\) where \(3, 2\)"),
+        ({**POLICY, "more": torch.zeros(1)}, "a.pt: policy/more is missing"),
+        ({**POLICY, "w": 1.0}, "a.pt: 'policy/w' holds what no checkpoint of ours holds"),
+        (only_w, "a.pt: policy/b has no place"),
     ]
     for expected, message in cases:
         with pytest.raises(UserError, match=message):
-            checkpoint.load(path, expected)
-    assert set(checkpoint.load(path, {"policy/w": (2, 3)}, spare=("critic",))[0]) == {"policy/w"}
-    assert set(checkpoint.load(path, SHAPES, spare=("critic",))[0]) == set(SHAPES)
-    with pytest.raises(UserError, match="critic/b has no place"):
-        checkpoint.load(path, {"policy/w": (2, 3)}, spare=("value",))
+            loaded.take("policy", expected)
+    assert loaded.take("policy", only_w, spare="b").keys() == {"w"}
+    assert loaded.take("policy", POLICY, spare="b").keys() == {"w", "b"}
+    with pytest.raises(UserError, match="policy/b has no place"):
+        loaded.take("policy", only_w, spare="value")
 
 
 class Evil:
@@ -363,13 +385,13 @@ class Evil:
 @pytest.mark.parametrize("with_torch", [True, False])
 def test_a_strangers_pickle_runs_nothing(tmp_path: Path, with_torch: bool) -> None:
     path, mark = tmp_path / "evil.pt", tmp_path / "executed"
-    evil = {"tensor/policy/w": Evil(str(mark))}
+    evil = {"policy/w": Evil(str(mark))}
     if with_torch:
         torch.save(evil, path)
     else:
         path.write_bytes(pickle.dumps(evil))
     with pytest.raises(UserError, match="evil.pt"):
-        checkpoint.load(path, SHAPES)
+        checkpoint.load(path)
     assert not mark.exists()
 
 
@@ -378,7 +400,7 @@ def test_a_strangers_pickle_runs_nothing(tmp_path: Path, with_torch: bool) -> No
 )
 def test_damaged_checkpoints_are_refused(tmp_path: Path, content: bytes | str) -> None:
     path = tmp_path / "a.pt"
-    checkpoint.save(path, TENSORS, {})
+    checkpoint.save(path, STATE)
     if isinstance(content, bytes):
         path.write_bytes(content)
     elif content == "cut":
@@ -390,17 +412,17 @@ def test_damaged_checkpoints_are_refused(tmp_path: Path, content: bytes | str) -
     else:
         other = {
             "list": [1],
-            "odd": {"tensor/w": 1},
-            "sparse": {"tensor/w": torch.eye(2).to_sparse()},
+            "odd": {"policy/w": [1]},
+            "sparse": {"policy/w": torch.eye(2).to_sparse()},
         }
         torch.save(other[content], path)
     with pytest.raises(UserError, match=str(path)):
-        checkpoint.load(path, None)
+        checkpoint.load(path)
 
 
 def test_checkpoint_into_nowhere(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a.pt"):
-        checkpoint.save(tmp_path / "absent" / "a.pt", TENSORS, {})
+        checkpoint.save(tmp_path / "absent" / "a.pt", STATE)
 
 
 def test_metrics_plain(tmp_path: Path) -> None:

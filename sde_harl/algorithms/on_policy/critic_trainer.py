@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from sde_harl.algorithms.on_policy.gae import compute_gae
 from sde_harl.algorithms.on_policy.value_norm import ValueNorm
+from sde_harl.auxiliary.optimizer_state import load_optimizer_state, optimizer_state
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.buffers.sequences import (
     chunk_states,
@@ -121,7 +122,7 @@ class CriticTrainer:
         """Returns everything that changes over a run: net, optimiser, normaliser and the recurrent memory, if any."""
         state: dict[str, Any] = {
             "critic": self.critic.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer_state(self.optimizer),
             "value_norm": self.value_norm.state_dict(),
         }
         if self._memory is not None:
@@ -131,7 +132,7 @@ class CriticTrainer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes over what `state_dict` returned."""
         self.critic.load_state_dict(state["critic"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer_state(self.optimizer, state["optimizer"])
         self.value_norm.load_state_dict(state["value_norm"])
         self._memory = state.get("memory")
 

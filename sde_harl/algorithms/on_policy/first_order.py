@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from sde_harl.algorithms.on_policy.base import OnPolicy, set_learning_rate
 from sde_harl.algorithms.on_policy.group_batch import GroupBatch
+from sde_harl.auxiliary.optimizer_state import load_optimizer_state, optimizer_state
 from sde_harl.auxiliary.rate import RateTrainer
 from sde_harl.buffers.sequences import minibatch_slices, shuffled
 from sde_harl.config.schema import AlgoConfig, CodecConfig
@@ -67,14 +68,14 @@ class FirstOrder(OnPolicy):
 
     def state_dict(self) -> dict[str, Any]:
         optimizers = {
-            str(index): optimizer.state_dict() for index, optimizer in enumerate(self._optimizers)
+            str(index): optimizer_state(optimizer) for index, optimizer in enumerate(self._optimizers)
         }
         return super().state_dict() | {"optimizers": optimizers}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         for index, optimizer in enumerate(self._optimizers):
-            optimizer.load_state_dict(state["optimizers"][str(index)])
+            load_optimizer_state(optimizer, state["optimizers"][str(index)])
 
     def update_group(self, index: int, batch: GroupBatch) -> dict[str, float]:
         net = self.policy.groups[index]

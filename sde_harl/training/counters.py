@@ -1,0 +1,25 @@
+"""How far a run has come."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass
+class Counters:
+    """Numbers that grow over a run, and that a resumed run would go on from."""
+
+    steps: int = 0
+    """Environment steps, of all training environments together."""
+    version: int = 0
+    """Of the model that was published last; 0 before the first."""
+
+    def state_dict(self) -> dict[str, int]:
+        """Returns both numbers."""
+        return {"steps": self.steps, "version": self.version}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Takes over what `state_dict` returned."""
+        self.steps = state["steps"]
+        self.version = state["version"]
