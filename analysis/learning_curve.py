@@ -1,6 +1,8 @@
-"""Win rate, or return where winning means nothing, over environment steps: a line a run, a table of the last values.
+"""Show the win rate, or the return where there is no winner, of each run over environment steps.
 
 python analysis/learning_curve.py RUN.h5 [RUN2.h5 ...] [--plot FILE.png] [--json]
+
+The table has the last and the best value of each run, and the mean over the seeds of an experiment.
 """
 
 from __future__ import annotations
@@ -10,88 +12,87 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from sde_harl.analysis import program
-from sde_harl.analysis.curves import Curve, curve, panels, save, spread
+from sde_harl.analysis import figures, program, tables
+from sde_harl.analysis.learning_curves import Curve, by_experiment, learning_curve
+from sde_harl.analysis.statistics import spread
 from sde_harl.record.reader import Run
 
 WIDTH = 120  # where the output is no terminal
-
-
-def groups(curves: list[Curve]) -> dict[str, list[Curve]]:
-    """Runs that differ in nothing but the seed, by env/algo/exp."""
-    found: dict[str, list[Curve]] = {}
-    for item in sorted(curves, key=lambda c: (c.env, c.algo, c.exp, c.seed)):
-        found.setdefault("/".join((item.env, item.algo, item.exp)), []).append(item)
-    return found
+COLUMNS = ("env/algo/exp", "seed", "of", "measure", "points", "steps", "last", "best")
+LEFT = ("env/algo/exp", "of", "measure")
+EMPTY = "no evaluations and no training values were recorded in this run"
 
 
 def show(curves: list[Curve], console: Console) -> None:
-    """Print the table of last and best values, with each group's mean."""
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("env/algo/exp", "seed", "of", "measure", "points", "steps", "last", "best"):
-        table.add_column(
-            name, justify="left" if name in ("env/algo/exp", "of", "measure") else "right"
-        )
-    for name, members in groups(curves).items():
-        for item in members:
-            table.add_row(name, item.seed, item.source, item.measure, *_figures(item))
-        last = [item.values[-1] for item in members if item.values]
-        if len(last) > 1 and len({item.measure for item in members}) == 1:
-            mean = spread(last).shown(".3f")
-            table.add_row(name, "mean", members[0].source, members[0].measure, "", "", mean, "")
+    """Prints the table of last and best values, with each experiment's mean."""
+    table = tables.new_table(COLUMNS, left=LEFT)
+    for name, members in by_experiment(curves).items():
+        for curve in members:
+            table.add_row(name, curve.seed, curve.source, curve.measure, *_numbers(curve))
+        _add_mean(table, name, members)
         table.add_section()
     console.print(table)
-    for item in curves:
-        if not item.values:
-            console.print(
-                f"{item.path}: no evaluations and no training values were recorded in this run",
-                markup=False,
-                soft_wrap=True,
-            )
+    for curve in curves:
+        if not curve.values:
+            tables.print_line(console, f"{curve.path}: {EMPTY}")
 
 
-def _figures(item: Curve) -> tuple[str, str, str, str]:
-    if not item.values:
+def _add_mean(table: Table, name: str, members: list[Curve]) -> None:
+    last = [curve.values[-1] for curve in members if curve.values]
+    measures = {curve.measure for curve in members}
+    # A mean over win rates and returns would be the mean of nothing.
+    if len(last) < 2 or len(measures) > 1:
+        return
+    mean = spread(last).shown(".3f")
+    table.add_row(name, "mean", members[0].source, members[0].measure, "", "", mean, "")
+
+
+def _numbers(curve: Curve) -> tuple[str, str, str, str]:
+    if not curve.values:
         return "0", "-", "-", "-"
     return (
-        f"{len(item.values)}",
-        f"{item.steps[-1]:,}",
-        f"{item.values[-1]:.3f}",
-        f"{max(item.values):.3f}",
+        f"{len(curve.values)}",
+        f"{curve.steps[-1]:,}",
+        f"{curve.values[-1]:.3f}",
+        f"{max(curve.values):.3f}",
     )
 
 
 def plot(curves: list[Curve], target: Path) -> None:
-    """A line a run, a colour a group, a panel a measure."""
-    drawn = [item for item in curves if item.values]
-    measures = sorted({item.measure for item in drawn}) or ["win rate"]
-    figure, axes = panels(measures)
-    for number, (name, members) in enumerate(groups(drawn).items()):
-        for k, item in enumerate(members):
-            label = f"{name} ({len(members)} run{'s' * (len(members) > 1)})" if k == 0 else None
-            panel = axes[measures.index(item.measure)]
-            panel.plot(item.steps, item.values, color=f"C{number}", alpha=0.8, label=label)
-    save(figure, target)
+    """Draws a panel for each measure, a line for each run, a colour for each experiment."""
+    drawn = [curve for curve in curves if curve.values]
+    measures = sorted({curve.measure for curve in drawn}) or ["win rate"]
+    figure, panels = figures.new_panels(measures)
+    for number, (name, members) in enumerate(by_experiment(drawn).items()):
+        # Only the first line of a colour is labelled: the legend lists experiments, not runs.
+        label: str | None = f"{name} ({tables.plural(len(members), 'run')})"
+        for curve in members:
+            panel = panels[measures.index(curve.measure)]
+            panel.plot(curve.steps, curve.values, color=f"C{number}", alpha=0.8, label=label)
+            label = None
+    figures.add_legends(figure)
+    figures.save(figure, target)
 
 
 def find(runs: list[Run], args: argparse.Namespace) -> program.Findings:
-    curves = [curve(run) for run in runs]
+    curves = [learning_curve(run) for run in runs]
     return program.Findings(
-        [asdict(each) for each in curves],
-        lambda console: show(curves, console),
-        lambda target: plot(curves, target),
+        rows=[asdict(curve) for curve in curves],
+        show=lambda console: show(curves, console),
+        plot=lambda target: plot(curves, target),
     )
 
 
 def main() -> int:
     """Returns the exit code: 2 where a file can't be read or written."""
-    options = program.parser(__doc__)
-    program.figure_options(options, "the curves", "the curves as JSON instead of the table")
-    return program.tell(options, WIDTH, find)
+    parser = program.argument_parser(__doc__)
+    program.add_figure_options(
+        parser, drawn="the curves", printed="the curves as JSON instead of the table"
+    )
+    return program.run_and_show(parser, WIDTH, find)
 
 
 if __name__ == "__main__":

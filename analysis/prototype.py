@@ -1,9 +1,9 @@
-"""The paper's claims: latency, uplink bytes and processor time of a split policy against what it replaces.
+"""Compare latency, uplink bytes and processor time of a split policy with what it replaces.
 
 python analysis/prototype.py RUN.h5 [RUN2.h5 ...] [--plot FILE.png] [--json]
 
-The runs are of one environment on the same hosts and links, such as jobs/testbed/claims.sh makes. Runs of one setup
-count together.
+These are the claims of the paper. The runs must be of one environment on the same hosts and links,
+such as jobs/testbed/claims.sh makes. Runs of one setup count together.
 """
 
 from __future__ import annotations
@@ -11,29 +11,28 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
-from sde_harl.analysis import program
-from sde_harl.analysis.claims import CODED, Setup, setups
+from sde_harl.analysis import figures, program, tables
+from sde_harl.analysis.setups import CODED, Setup, setups
 from sde_harl.record.reader import Run
 
 WIDTH = 130  # where the output is no terminal
-PAPER = {"latency p50": "2", "interface bytes": "5", "energy": "2.5"}
-"""What it says of existing work, in multiples of SDE-HARL's."""
-COLUMNS = {
-    "p50 ms": lambda item: item.latency.p50 / 1e3,
-    "p95 ms": lambda item: item.latency.p95 / 1e3,
-    "p99 ms": lambda item: item.latency.p99 / 1e3,
-    "payload B": lambda item: item.payload,
-    "frame B": lambda item: item.frame,
-    "interface B": lambda item: item.network,
-    "CPU us": lambda item: item.device_cpu_us,
-    "mJ": lambda item: item.device_mj,
+
+COLUMNS: dict[str, Callable[[Setup], float]] = {
+    "p50 ms": lambda setup: setup.latency.p50 / 1e3,
+    "p95 ms": lambda setup: setup.latency.p95 / 1e3,
+    "p99 ms": lambda setup: setup.latency.p99 / 1e3,
+    "payload B": lambda setup: setup.payload,
+    "frame B": lambda setup: setup.frame,
+    "interface B": lambda setup: setup.network,
+    "CPU us": lambda setup: setup.device_cpu_us,
+    "mJ": lambda setup: setup.device_mj,
 }
 RATIOS = {
     "latency p50": "p50 ms",
@@ -42,109 +41,139 @@ RATIOS = {
     "device CPU": "CPU us",
     "energy": "mJ",
 }
+PAPER = {"latency p50": "2", "interface bytes": "5", "energy": "2.5"}
+"""What the paper claims of existing work, in multiples of SDE-HARL's figures."""
 NOTES = (
-    "measured, all of it; latency: from the observation at the device to the action there, of one message",
-    "bytes: what the devices send for one decision; frame: with our header; interface: the kernel's count, with MPI's,",
+    "measured, all of it; latency: from the observation at the device to the action there,"
+    " of one message",
+    "bytes: what the devices send for one decision; frame: with our header;"
+    " interface: the kernel's count, with MPI's,",
     "TCP's, IP's and Ethernet's headers and the acknowledgements",
     "CPU: of the devices' processes for one decision, waiting included",
-    "mJ: of the devices' whole hosts for one decision, where they have sensors; emulated hosts have none of their own",
+    "mJ: of the devices' whole hosts for one decision, where they have sensors;"
+    " emulated hosts have none of their own",
 )
 
 
 def show(items: list[Setup], console: Console) -> None:
-    """Print the setups, and each one's figures in multiples of the coded split's."""
+    """Prints the setups, and each one's figures in multiples of the coded split's."""
     first = items[0]
-    console.print(
-        f"{first.env}, {first.emulated and 'emulated: ' + first.emulated or 'real links'}",
-        markup=False,
-    )
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("setup", "runs", "decisions", *COLUMNS):
-        table.add_column(name, justify="left" if name == "setup" else "right")
+    links = "real links"
+    if first.emulated:
+        links = f"emulated: {first.emulated}"
+    console.print(f"{first.env}, {links}", markup=False)
+    _show_figures(items, console)
+    _show_ratios(items, console)
+    tables.print_notes(console, (*NOTES, _agreement(items)))
+
+
+def _show_figures(items: list[Setup], console: Console) -> None:
+    table = tables.new_table(("setup", "runs", "decisions", *COLUMNS), left=("setup",), narrow=True)
     for item in items:
         cells = [
-            _number(figure(item), ",.2f" if "ms" in name else ",.1f")
-            for name, figure in COLUMNS.items()
+            tables.number(figure(item), _number_format(name)) for name, figure in COLUMNS.items()
         ]
         table.add_row(item.name, str(item.runs), f"{item.decisions:,}", *cells)
     console.print(table)
-    ratios = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in (f"times {CODED}", *RATIOS):
-        ratios.add_column(name, justify="left" if name.startswith("times") else "right")
+
+
+def _number_format(column: str) -> str:
+    if column.endswith("ms"):
+        return ",.2f"
+    return ",.1f"
+
+
+def _show_ratios(items: list[Setup], console: Console) -> None:
+    label = f"times {CODED}"
+    table = tables.new_table((label, *RATIOS), left=(label,), narrow=True)
     for item in items:
         if item.name != CODED:
-            ratios.add_row(
-                item.name, *(_number(value, ".2f") for value in against(item, items).values())
-            )
-    ratios.add_row("the paper's claim, of existing work", *(PAPER.get(name, "") for name in RATIOS))
-    console.print(ratios)
-    worst = max(
-        (abs(item.excess) for item in items if not math.isnan(item.excess)), default=math.nan
+            ratios = against_coded(item, items).values()
+            table.add_row(item.name, *(tables.number(ratio, ".2f") for ratio in ratios))
+    claims = (PAPER.get(name, "") for name in RATIOS)
+    table.add_row("the paper's claim, of existing work", *claims)
+    console.print(table)
+
+
+def _agreement(items: list[Setup]) -> str:
+    """Says how far the interfaces' count is from the bytes that we claim to have sent."""
+    excesses = [abs(item.excess) for item in items if not math.isnan(item.excess)]
+    if not excesses:
+        return "interface bytes: unknown: the hosts share memory, or the record is an older one"
+    return (
+        f"interface bytes are within {max(excesses):.1%} of those claimed"
+        " (sde_harl/analysis/traffic.py)"
     )
-    agreement = "interface bytes: unknown: the hosts share memory, or the record is an older one"
-    if not math.isnan(worst):
-        agreement = f"interface bytes are within {worst:.1%} of those claimed (analysis/traffic.py)"
-    for note in (*NOTES, agreement):
-        console.print(f"  {note}", markup=False, highlight=False, soft_wrap=True)
 
 
-def against(item: Setup, items: list[Setup]) -> dict[str, float]:
-    """A setup's figures in multiples of the coded split's."""
+def against_coded(item: Setup, items: list[Setup]) -> dict[str, float]:
+    """Returns a setup's figures in multiples of the coded split's."""
     [coded] = [each for each in items if each.name == CODED]
     return {name: _ratio(COLUMNS[key](item), COLUMNS[key](coded)) for name, key in RATIOS.items()}
 
 
 def _ratio(value: float, base: float) -> float:
-    return value / base if base else math.nan
-
-
-def _number(value: float, form: str) -> str:
-    return "-" if math.isnan(value) else format(value, form)
+    if not base:
+        return math.nan
+    return value / base
 
 
 def plot(items: list[Setup], target: Path) -> None:
-    """Three panels: latency (median, and up to p99), bytes up, processor time of the devices."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 4), layout="constrained")
+    """Draws three panels: latency, bytes up, and processor time of the devices."""
+    figure = figures.new_figure(11, 4)
     latency, size, cpu = figure.subplots(1, 3)
     names = [item.name.replace(", ", ",\n").replace("all on ", "all on\n") for item in items]
-    medians = [item.latency.p50 / 1e3 for item in items]
-    above = [item.latency.p99 / 1e3 - median for item, median in zip(items, medians)]
-    latency.bar(names, medians, yerr=[[0.0] * len(items), above], capsize=4)
-    latency.set(ylabel="latency of a decision, ms\nmedian, and up to p99")
-    size.bar(
-        names, [item.network for item in items], label="headers and acknowledgements", color="0.7"
-    )
-    size.bar_label(size.bar(names, [item.payload for item in items], label="payload"), fmt="%.0f")
-    size.set(ylabel="bytes up for a decision")
-    size.margins(y=0.3)  # room for the legend
-    size.legend()
+    _draw_latency(latency, names, items)
+    _draw_bytes(size, names, items)
     cpu.bar(names, [item.device_cpu_us for item in items])
     cpu.set(ylabel="processor time of the device\nfor a decision, us")
     for axes in (latency, size, cpu):
         axes.tick_params(axis="x", labelsize=7)
-    first = items[0]
-    figure.suptitle(f"{first.env}" + (f", emulated: {first.emulated}" if first.emulated else ""))
+    title = items[0].env
+    if items[0].emulated:
+        title += f", emulated: {items[0].emulated}"
+    figure.suptitle(title)
     target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, dpi=120)
+    figures.save(figure, target)
+
+
+def _draw_latency(axes: Any, names: list[str], items: list[Setup]) -> None:
+    medians = [item.latency.p50 / 1e3 for item in items]
+    below = [0.0] * len(items)
+    above = [item.latency.p99 / 1e3 - median for item, median in zip(items, medians, strict=True)]
+    axes.bar(names, medians, yerr=[below, above], capsize=4)
+    axes.set(ylabel="latency of a decision, ms\nmedian, and up to p99")
+
+
+def _draw_bytes(axes: Any, names: list[str], items: list[Setup]) -> None:
+    # The payload's bar is drawn over the whole, so that what is left to see above it is overhead.
+    whole = [item.network for item in items]
+    axes.bar(names, whole, label="headers and acknowledgements", color="0.7")
+    bars = axes.bar(names, [item.payload for item in items], label="payload")
+    axes.bar_label(bars, fmt="%.0f")
+    axes.set(ylabel="bytes up for a decision")
+    axes.margins(y=0.3)  # room for the legend
+    axes.legend()
 
 
 def find(runs: list[Run], args: argparse.Namespace) -> program.Findings:
     items = setups(runs)
-    told = [{**asdict(item), "against_coded": against(item, items)} for item in items]
     return program.Findings(
-        told, lambda console: show(items, console), lambda target: plot(items, target)
+        rows=[asdict(item) | {"against_coded": against_coded(item, items)} for item in items],
+        show=lambda console: show(items, console),
+        plot=lambda target: plot(items, target),
     )
 
 
 def main() -> int:
-    """Returns the exit code: 2 where a file can't be read or written, or the runs can't be compared."""
-    options = program.parser(__doc__)
-    program.figure_options(
-        options, "latency, bytes and processor time", "the setups as JSON instead of the tables"
+    """Returns the exit code: 2 where a file can't be used, or the runs can't be compared."""
+    parser = program.argument_parser(__doc__)
+    program.add_figure_options(
+        parser,
+        drawn="latency, bytes and processor time",
+        printed="the setups as JSON instead of the tables",
     )
-    return program.tell(options, WIDTH, find)
+    return program.run_and_show(parser, WIDTH, find)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,22 @@
-"""Win rate, or return where winning means nothing, over the bytes of a decision: a point a setting of the codec.
+"""Show the win rate, or the return where there is no winner, over the bytes of a decision.
 
 python analysis/rate_return.py RUN.h5 [RUN2.h5 ...] [--plot FILE.png] [--json]
+
+Each setting of the codec is a point; runs that differ in nothing but the seed count together.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
-from sde_harl.analysis import program
-from sde_harl.analysis.curves import save
-from sde_harl.analysis.rates import Point, Row, point, rows
+from sde_harl.analysis import figures, program, tables
+from sde_harl.analysis.rates import Point, Row, point, rate_rows
 from sde_harl.record.reader import Run
 
 if TYPE_CHECKING:
@@ -38,123 +36,137 @@ COLUMNS = (
     "float32 is",
 )
 NOTES = (
-    "last: of the last evaluation; bytes and bits: sent for a decision of one agent there, payloads without headers",
-    "bits/element: by the entropy model, its cross-entropy on the symbols sent; sent/model: bits sent to these",
+    "last: of the last evaluation; bytes and bits: sent for a decision of one agent there,"
+    " payloads without headers",
+    "bits/element: by the entropy model, its cross-entropy on the symbols sent;"
+    " sent/model: bits sent to these",
     "float32 is: the same latent as float32, in times of the bytes sent",
 )
+FLOAT32_BYTES = 4
 
 
-def show(items: list[Row], console: Console) -> None:
-    """Print a table for each task: means over seeds, and the ranges of what is compared."""
-    for task, measure in dict.fromkeys((row.task, row.measure) for row in items):
-        table = Table(
-            box=box.SIMPLE_HEAD, title=f"{task}, {measure}", title_justify="left", title_style=""
-        )
-        for name in COLUMNS:
-            table.add_column(
-                name,
-                justify="left" if name in ("codec", "seeds") else "right",
-                no_wrap=name == "codec",
-            )
-        for row in items:
+def show(rows: list[Row], console: Console) -> None:
+    """Prints a table for each task: means over seeds, and the ranges of what is compared."""
+    for task, measure in dict.fromkeys((row.task, row.measure) for row in rows):
+        table = tables.new_table(COLUMNS, left=("codec", "seeds"))
+        table.columns[0].no_wrap = True
+        tables.add_title(table, f"{task}, {measure}")
+        for row in rows:
             if (row.task, row.measure) == (task, measure):
-                table.add_row(row.codec, str(row.latent), ", ".join(row.seeds), *_cells(row))
+                table.add_row(*_cells(row))
         console.print(table)
-    for note in NOTES if items else ():
-        console.print(f"  {note}", markup=False, soft_wrap=True)
+    if rows:
+        tables.print_notes(console, NOTES)
 
 
-def _cells(row: Row) -> tuple[str, ...]:
-    spreads = ((row.steps, ",.0f"), (row.score, ".3f"), (row.bytes, ".2f"))
-    smaller = 4 * row.latent / row.bytes.mean
-    means = (
-        (row.bits.mean, ".0f"),
-        (row.per_element.mean, ".2f"),
-        (row.sent_to_model.mean, ".3f"),
-        (smaller, ".1f"),
-    )
-    return *(each.shown(form) for each, form in spreads), *(_number(*each) for each in means)
-
-
-def _number(value: float, form: str) -> str:
-    return "-" if math.isnan(value) else format(value, form)
-
-
-def plot(items: list[Row], target: Path) -> None:
-    """A panel a task: means over seeds and their ranges; settings of the entropy codec in a line, the others apart."""
-    from matplotlib.figure import Figure
-
-    tasks = list(dict.fromkeys((row.task, row.measure) for row in items)) or [("", "return")]
-    figure = Figure(figsize=(8, 4.5 * len(tasks)), layout="constrained")
-    for axes, (task, measure) in zip(
-        figure.subplots(len(tasks), squeeze=False)[:, 0], tasks, strict=True
-    ):
-        axes.set(title=task, xlabel="bytes sent for a decision of one agent", ylabel=measure)
-        axes.set_xscale("log", base=2)
-        bits = axes.secondary_xaxis("top", functions=(_bits, _bytes))
-        bits.set_xlabel("bits")
-        for axis in (axes.xaxis, bits.xaxis):
-            axis.set_major_formatter("{x:g}")
-        _draw(axes, [row for row in items if (row.task, row.measure) == (task, measure)])
-    save(figure, target)
-
-
-def _draw(axes: Axes, items: list[Row]) -> None:
-    for latent in sorted({row.latent for row in items}):
-        line = [row for row in items if row.latent == latent and row.trained]
-        if line:
-            _errorbars(axes, line, f"entropy, latent {latent}", "o-")
-            for row in line:
-                axes.annotate(row.codec.partition(", ")[2], (row.bytes.mean, row.score.mean), fontsize=7,
-                              rotation=-30, va="top", xytext=(3, -3), textcoords="offset points")  # fmt: skip
-    for row in items:
-        if not row.trained:
-            _errorbars(axes, [row], f"{row.codec}, latent {row.latent}", "s")
-
-
-def _errorbars(axes: Axes, items: list[Row], label: str, style: str) -> None:
-    mean = [row.score.mean for row in items]
-    below, above = (
-        [abs(getattr(row.score, end) - row.score.mean) for row in items] for end in ("low", "high")
-    )
-    axes.errorbar(
-        [row.bytes.mean for row in items], mean, (below, above), fmt=style, capsize=3, label=label
-    )
-
-
-def _bits(size: float) -> float:
-    return 8 * size
-
-
-def _bytes(bits: float) -> float:
-    return bits / 8
+def _cells(row: Row) -> list[str]:
+    return [
+        row.codec,
+        str(row.latent),
+        ", ".join(row.seeds),
+        row.steps.shown(",.0f"),
+        row.score.shown(".3f"),
+        row.bytes.shown(".2f"),
+        tables.number(row.bits.mean, ".0f"),
+        tables.number(row.per_element.mean, ".2f"),
+        tables.number(row.sent_to_model.mean, ".3f"),
+        tables.number(FLOAT32_BYTES * row.latent / row.bytes.mean, ".1f"),
+    ]
 
 
 def show_left_out(points: list[Point], console: Console) -> None:
-    """Say what is no point, and why."""
-    for item in points:
-        if item.left_out:
-            console.print(f"{item.path}: {item.left_out}: left out", markup=False, soft_wrap=True)
+    """Prints which runs are no points, and why."""
+    for each in points:
+        if each.left_out:
+            tables.print_line(console, f"{each.path}: {each.left_out}: left out")
+
+
+def plot(rows: list[Row], target: Path) -> None:
+    """Draws a panel for each task: means over seeds and their ranges."""
+    tasks = list(dict.fromkeys((row.task, row.measure) for row in rows)) or [("", "return")]
+    figure = figures.new_figure(8, 4.5 * len(tasks))
+    panels = figure.subplots(len(tasks), squeeze=False)[:, 0]
+    for axes, (task, measure) in zip(panels, tasks, strict=True):
+        axes.set(title=task, xlabel="bytes sent for a decision of one agent", ylabel=measure)
+        axes.set_xscale("log", base=2)
+        bits = axes.secondary_xaxis("top", functions=(_bytes_to_bits, _bits_to_bytes))
+        bits.set_xlabel("bits")
+        for axis in (axes.xaxis, bits.xaxis):
+            axis.set_major_formatter("{x:g}")  # 16 instead of 2 to the power of 4
+        _draw(axes, [row for row in rows if (row.task, row.measure) == (task, measure)])
+    figures.add_legends(figure)
+    figures.save(figure, target)
+
+
+def _draw(axes: Axes, rows: list[Row]) -> None:
+    """Draws the settings of the entropy codec as a line, the other codecs as single points."""
+    for latent in sorted({row.latent for row in rows}):
+        line = [row for row in rows if row.latent == latent and row.trained]
+        if line:
+            _draw_line(axes, line, latent)
+    for row in rows:
+        if not row.trained:
+            _draw_errorbars(axes, [row], label=f"{row.codec}, latent {row.latent}", style="s")
+
+
+def _draw_line(axes: Axes, rows: list[Row], latent: int) -> None:
+    _draw_errorbars(axes, rows, label=f"entropy, latent {latent}", style="o-")
+    for row in rows:
+        axes.annotate(
+            row.codec.partition(", ")[2],
+            (row.bytes.mean, row.score.mean),
+            fontsize=7,
+            rotation=-30,
+            va="top",
+            xytext=(3, -3),
+            textcoords="offset points",
+        )
+
+
+def _draw_errorbars(axes: Axes, rows: list[Row], *, label: str, style: str) -> None:
+    axes.errorbar(
+        [row.bytes.mean for row in rows],
+        [row.score.mean for row in rows],
+        (
+            [abs(row.score.low - row.score.mean) for row in rows],
+            [abs(row.score.high - row.score.mean) for row in rows],
+        ),
+        fmt=style,
+        capsize=3,
+        label=label,
+    )
+
+
+def _bytes_to_bits(size: float) -> float:
+    return 8 * size
+
+
+def _bits_to_bytes(bits: float) -> float:
+    return bits / 8
 
 
 def find(runs: list[Run], args: argparse.Namespace) -> program.Findings:
     points = [point(run) for run in runs]
-    items = rows(points)
+    rows = rate_rows(points)
 
     def show_all(console: Console) -> None:
-        show(items, console)
+        show(rows, console)
         show_left_out(points, console)
 
     return program.Findings(
-        [asdict(row) for row in items], show_all, lambda target: plot(items, target)
+        rows=[asdict(row) for row in rows],
+        show=show_all,
+        plot=lambda target: plot(rows, target),
     )
 
 
 def main() -> int:
     """Returns the exit code: 2 where a file can't be read or written."""
-    options = program.parser(__doc__)
-    program.figure_options(options, "the curve", "the rows as JSON instead of the tables")
-    return program.tell(options, WIDTH, find)
+    parser = program.argument_parser(__doc__)
+    program.add_figure_options(
+        parser, drawn="the curve", printed="the rows as JSON instead of the tables"
+    )
+    return program.run_and_show(parser, WIDTH, find)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""Where to cut a policy: device, link and server time, bytes, processor time and return of a decision, for each split.
+"""Show where to split a policy: time, bytes, processor time and return for each split.
 
 python analysis/split.py SWEEP_FOLDER|RUN.h5 [...] [--plot FILE.png] [--json]
+
+Time is that of the device, the link and the server for one decision.
 """
 
 from __future__ import annotations
@@ -12,15 +14,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
-from sde_harl.analysis import program
-from sde_harl.analysis.splitting import Split, cost, splits
+from sde_harl.analysis import figures, program, tables
+from sde_harl.analysis.splits import Split, cost, group_splits
 from sde_harl.record.reader import Run
 
 WIDTH = 160  # where the output is no terminal
+NAMES = ("local", "codec", "rows", "seeds")
 COLUMNS = {
     "device us": ("device", ",.0f"),
     "link us": ("link", ",.0f"),
@@ -36,161 +37,157 @@ COLUMNS = {
     "steps": ("steps", ",.0f"),
 }
 NOTES = (
-    "measured, all of it; times are medians of a message, bytes and device CPU are for one decision of one agent",
-    "device: local net and coding, the executor's clock; server: decoding, group net and head, the server's clock",
-    "link: the round trip on the executor's clock without the server's two; it includes waiting for the other agents",
-    "whole: from the observation at the device to the action there; the median of the sum, not the sum of medians",
+    "measured, all of it; times are medians of a message,"
+    " bytes and device CPU are for one decision of one agent",
+    "device: local net and coding, the executor's clock;"
+    " server: decoding, group net and head, the server's clock",
+    "link: the round trip on the executor's clock without the server's two;"
+    " it includes waiting for the other agents",
+    "whole: from the observation at the device to the action there;"
+    " the median of the sum, not the sum of medians",
     "wire B: payload and our 32-byte header, one a message, without MPI's and TCP's",
-    "device CPU: all the executor's process used between reports, waiting included, over the decisions made",
-    "device mJ: of the executors' hosts by their own sensors, idle included, for one decision; - where there is none",
+    "device CPU: all the executor's process used between reports, waiting included,"
+    " over the decisions made",
+    "device mJ: of the executors' hosts by their own sensors, idle included, for one decision;"
+    " - where there is none",
 )
+UNTRAINED = "untrained policies are among them: their return and bytes tell nothing of learnt ones"
+ONE_PROCESS = "one process held server and devices: its link is none, and device CPU is unknown"
 
 
-def show(items: list[Split], console: Console) -> None:
-    """Print a line a split, and what the figures are."""
-    for env in dict.fromkeys(item.env for item in items):
-        table = Table(
-            box=box.SIMPLE_HEAD,
-            padding=(0, 1, 0, 0),
-            title=env,
-            title_justify="left",
-            title_style="",
-        )
-        for name in ("local", "codec", "rows", "seeds", *COLUMNS):
-            table.add_column(name, justify="left" if name in ("codec", "seeds") else "right")
-        for item in items:
-            if item.env == env:
-                table.add_row(
-                    f"{item.local_blocks} of {item.blocks}",
-                    item.codec,
-                    f"{item.rows}",
-                    *_cells(item),
-                )
+def show(splits: list[Split], console: Console) -> None:
+    """Prints a line for each split, and what the figures mean."""
+    for env in dict.fromkeys(each.env for each in splits):
+        table = tables.new_table((*NAMES, *COLUMNS), left=("codec", "seeds"), narrow=True)
+        tables.add_title(table, env)
+        for each in splits:
+            if each.env == env:
+                table.add_row(*_cells(each))
         console.print(table)
-    for note in (*NOTES, *_warnings(items)):
-        console.print(f"  {note}", markup=False, highlight=False, soft_wrap=True)
+    tables.print_notes(console, (*NOTES, *_warnings(splits)))
 
 
-def _cells(item: Split) -> list[str]:
+def _cells(split: Split) -> list[str]:
     return [
-        ", ".join(item.seeds),
-        *(item.figures[name].shown(form) for name, form in COLUMNS.values()),
+        f"{split.local_blocks} of {split.blocks}",
+        split.codec,
+        f"{split.rows}",
+        ", ".join(split.seeds),
+        *(split.figures[name].shown(form) for name, form in COLUMNS.values()),
     ]
 
 
-def _warnings(items: list[Split]) -> list[str]:
-    """What the figures can't be taken for."""
-    found = _reasons(items)
-    if any(item.untrained for item in items):
-        found.append(
-            "untrained policies are among them: their return and bytes tell nothing of learnt ones"
-        )
-    if any(item.one_process for item in items):
-        found.append(
-            "one process held server and devices: its link is none, and device CPU is unknown"
-        )
-    return found
+def _warnings(splits: list[Split]) -> list[str]:
+    """Returns what the figures must not be taken for."""
+    warnings = _energy_reasons(splits)
+    if any(each.untrained for each in splits):
+        warnings.append(UNTRAINED)
+    if any(each.one_process for each in splits):
+        warnings.append(ONE_PROCESS)
+    return warnings
 
 
-def _reasons(items: list[Split]) -> list[str]:
-    """Why energy is unknown, where it is."""
-    return list(dict.fromkeys(line for item in items for line in item.energy))
+def _energy_reasons(splits: list[Split]) -> list[str]:
+    """Returns why the energy is unknown, each reason once."""
+    return list(dict.fromkeys(line for each in splits for line in each.energy))
 
 
-def plot(items: list[Split], target: Path) -> None:
-    """Four panels over the splits: latency by stage, bytes, processor time of the devices, and return."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 8), layout="constrained")
-    (latency, size), (cpu, worth) = figure.subplots(2, 2)
-    names = _names(items)
-    _draw_latency(latency, names, items)
-    _draw_bytes(size, names, items)
-    _draw_cpu(cpu, names, items)
-    _draw_worth(worth, names, items)
-    for axes in (latency, size, cpu, worth):
+def plot(splits: list[Split], target: Path) -> None:
+    """Draws latency by stage, bytes, the devices' processor time, and return over the splits."""
+    figure = figures.new_figure(11, 8)
+    (latency, size), (cpu, returns) = figure.subplots(2, 2)
+    names = _names(splits)
+    _draw_latency(latency, names, splits)
+    _draw_bytes(size, names, splits)
+    _draw_cpu(cpu, names, splits)
+    _draw_returns(returns, names, splits)
+    for axes in (latency, size, cpu, returns):
         axes.set(xlabel="blocks on the device")
-    envs = ", ".join(dict.fromkeys(item.env for item in items))
-    figure.suptitle("\n".join([f"{envs}: measured", *_reasons(items)]), fontsize=8, wrap=True)
-    figure.savefig(target, dpi=120)
+    envs = ", ".join(dict.fromkeys(each.env for each in splits))
+    title = "\n".join([f"{envs}: measured", *_energy_reasons(splits)])
+    figure.suptitle(title, fontsize=8, wrap=True)
+    figures.save(figure, target)
 
 
-def _names(items: list[Split]) -> list[str]:
-    """What tells the splits apart: local blocks, and codec and message size where they differ."""
-    codecs = {item.codec for item in items} - {"none"}
-    rows = {item.rows for item in items}
+def _names(splits: list[Split]) -> list[str]:
+    """Returns what tells the splits apart: local blocks; codec and rows where they differ."""
+    # A policy on the device has no codec, so "none" beside one codec is no difference.
+    codecs = {each.codec for each in splits} - {"none"}
+    rows = {each.rows for each in splits}
     names = []
-    for item in items:
-        parts = [
-            f"{item.local_blocks}" if item.local_blocks < item.blocks else f"{item.blocks} (all)"
-        ]
-        parts += [item.codec] if len(codecs) > 1 else []
-        names.append("\n".join([*parts, *([f"{item.rows} rows"] if len(rows) > 1 else [])]))
+    for each in splits:
+        lines = [f"{each.local_blocks}"]
+        if each.local_blocks == each.blocks:
+            lines = [f"{each.blocks} (all)"]
+        if len(codecs) > 1:
+            lines.append(each.codec)
+        if len(rows) > 1:
+            lines.append(f"{each.rows} rows")
+        names.append("\n".join(lines))
     return names
 
 
-def _draw_latency(axes: Any, names: list[str], items: list[Split]) -> None:
-    bottom = [0.0] * len(items)
-    for part in ("device", "link", "server"):
-        heights = _means(items, part)
-        axes.bar(
-            names, heights, bottom=bottom, label="link and waiting" if part == "link" else part
-        )
+def _draw_latency(axes: Any, names: list[str], splits: list[Split]) -> None:
+    bottom = [0.0] * len(splits)
+    for part, label in (("device", "device"), ("link", "link and waiting"), ("server", "server")):
+        heights = _means(splits, part)
+        axes.bar(names, heights, bottom=bottom, label=label)
         bottom = [low + high for low, high in zip(bottom, heights, strict=True)]
-    axes.plot(names, _means(items, "whole"), "k_", markersize=18, label="whole")
+    # The median of the sum is not the sum of the medians, hence a mark of its own.
+    axes.plot(names, _means(splits, "whole"), "k_", markersize=18, label="whole")
     axes.set(ylabel="median latency of a message, us")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4)
 
 
-def _draw_bytes(axes: Any, names: list[str], items: list[Split]) -> None:
-    bars = axes.bar(names, _means(items, "payload"), color="C4", label="payload")
+def _draw_bytes(axes: Any, names: list[str], splits: list[Split]) -> None:
+    bars = axes.bar(names, _means(splits, "payload"), color="C4", label="payload")
     axes.bar_label(bars, fmt="%.1f")
-    axes.plot(names, _means(items, "wire"), "k_", markersize=18, label="with our header")
-    axes.plot(
-        names, _means(items, "observation"), "--", color="grey", label="raw observation, float32"
-    )
+    axes.plot(names, _means(splits, "wire"), "k_", markersize=18, label="with our header")
+    raw = _means(splits, "observation")
+    axes.plot(names, raw, "--", color="grey", label="raw observation, float32")
     axes.set(ylabel="bytes up, a decision of one agent", yscale="log", ylim=(1, None))
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
 
 
-def _draw_cpu(axes: Any, names: list[str], items: list[Split]) -> None:
-    axes.bar(names, _means(items, "device_cpu"), color="C3")
+def _draw_cpu(axes: Any, names: list[str], splits: list[Split]) -> None:
+    axes.bar(names, _means(splits, "device_cpu"), color="C3")
     axes.set(ylabel="device CPU, us a decision")
-    if all(math.isnan(item.figures["device_cpu"].mean) for item in items):
+    if all(math.isnan(each.figures["device_cpu"].mean) for each in splits):
         axes.text(0.5, 0.5, "unknown", transform=axes.transAxes, ha="center")
 
 
-def _draw_worth(axes: Any, names: list[str], items: list[Split]) -> None:
-    """Mean over seeds, and their range where there are several."""
-    spreads = [item.figures["return_mean"] for item in items]
+def _draw_returns(axes: Any, names: list[str], splits: list[Split]) -> None:
+    """Draws means over seeds, and their ranges where there are several."""
+    spreads = [each.figures["return_mean"] for each in splits]
     low = [each.mean - each.low for each in spreads]
     high = [each.high - each.mean for each in spreads]
     axes.errorbar(names, [each.mean for each in spreads], yerr=(low, high), fmt="o", capsize=4)
-    steps = max(item.figures["steps"].high for item in items)
+    steps = max(each.figures["steps"].high for each in splits)
     axes.set(ylabel=f"return of greedy play after {steps:,.0f} steps")
 
 
-def _means(items: list[Split], name: str) -> list[float]:
-    """Nothing is drawn where nothing is known."""
-    return [
-        0.0 if math.isnan(item.figures[name].mean) else item.figures[name].mean for item in items
-    ]
+def _means(splits: list[Split], name: str) -> list[float]:
+    """Returns a figure's means; 0 where it is unknown, so that nothing is drawn there."""
+    means = [each.figures[name].mean for each in splits]
+    return [0.0 if math.isnan(mean) else mean for mean in means]
 
 
 def find(runs: list[Run], args: argparse.Namespace) -> program.Findings:
-    items = splits([cost(run) for run in runs])
+    splits = group_splits([cost(run) for run in runs])
     return program.Findings(
-        [asdict(each) for each in items],
-        lambda console: show(items, console),
-        lambda target: plot(items, target),
+        rows=[asdict(each) for each in splits],
+        show=lambda console: show(splits, console),
+        plot=lambda target: plot(splits, target),
     )
 
 
 def main() -> int:
     """Returns the exit code: 2 where a file can't be read or written."""
-    options = program.parser(__doc__)
-    program.figure_options(options, "the figure", "the figures as JSON instead of the table")
-    return program.tell(options, WIDTH, find)
+    parser = program.argument_parser(__doc__)
+    program.add_figure_options(
+        parser, drawn="the figure", printed="the figures as JSON instead of the table"
+    )
+    return program.run_and_show(parser, WIDTH, find)
 
 
 if __name__ == "__main__":

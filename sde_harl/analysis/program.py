@@ -1,4 +1,4 @@
-"""What the programs here have in common: their arguments, tables, JSON and one-line errors."""
+"""Holds what the programs in analysis/ have in common: arguments, JSON and one-line errors."""
 
 from __future__ import annotations
 
@@ -12,83 +12,94 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from sde_harl.analysis.tables import new_console
 from sde_harl.errors import UserError
 from sde_harl.record.reader import Run, open_run, run_files
 
+EXIT_USER_ERROR = 2
 
-def parser(doc: str | None) -> argparse.ArgumentParser:
-    """Takes one run file or more; the first line of `doc` says what for."""
-    made = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
-    made.add_argument(
+
+class Findings(NamedTuple):
+    """Holds what a program found, and how it is shown."""
+
+    rows: list[Any]
+    """For JSON; NaN is unknown."""
+    show: Callable[[Console], None]
+    """Prints the tables."""
+    plot: Callable[[Path], None]
+    """Draws into a PNG file."""
+
+
+def argument_parser(doc: str | None) -> argparse.ArgumentParser:
+    """Returns a parser for run files; the first line of `doc` describes the program."""
+    parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
+    parser.add_argument(
         "runs",
         nargs="+",
         type=Path,
         metavar="RUN.h5",
         help="a run's record, or the folder of a sweep",
     )
-    return made
+    return parser
+
+
+def add_figure_options(parser: argparse.ArgumentParser, *, drawn: str, printed: str) -> None:
+    """Adds --plot, which draws `drawn`, and --json, which prints `printed`."""
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help=f"draw {drawn}")
+    parser.add_argument("--json", action="store_true", help=f"print {printed}")
 
 
 def run(
-    options: argparse.ArgumentParser, report: Callable[[list[Run], argparse.Namespace], None]
+    parser: argparse.ArgumentParser, report: Callable[[list[Run], argparse.Namespace], None]
 ) -> int:
-    """Open the files and report on them. Returns the exit code: 2 where a file can't be read or written."""
-    args = options.parse_args()
+    """Opens the files and reports on them.
+
+    Returns the exit code: 2 where a file can't be read or written, else 0.
+    """
+    args = parser.parse_args()
     try:
-        runs = [open_run(file) for path in args.runs for file in run_files(path)]
-        for item in runs:
-            if item.emulated:  # beside the output, so that no table or JSON goes without
-                print(f"{item.path}: emulated: {item.emulated}", file=sys.stderr)
+        runs = _open_runs(args.runs)
         report(runs, args)
     except (UserError, OSError) as error:
-        print(f"{Path(options.prog).stem}: {error}", file=sys.stderr)
-        return 2
+        print(f"{Path(parser.prog).stem}: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
     return 0
 
 
-class Findings(NamedTuple):
-    """What a program has found."""
+def _open_runs(paths: list[Path]) -> list[Run]:
+    # All of them before the first is reported on: an error must not follow half of the output.
+    runs = [open_run(file) for path in paths for file in run_files(path)]
+    for each in runs:
+        if each.emulated:
+            # On stderr, so that it stands beside every kind of output, JSON too.
+            print(f"{each.path}: emulated: {each.emulated}", file=sys.stderr)
+    return runs
 
-    rows: list[Any]
-    """As JSON has them; NaN is unknown."""
-    show: Callable[[Console], None]
-    """Prints them as tables."""
-    plot: Callable[[Path], None]
-    """Draws them into a PNG file."""
 
-
-def tell(
-    options: argparse.ArgumentParser,
+def run_and_show(
+    parser: argparse.ArgumentParser,
     width: int,
     find: Callable[[list[Run], argparse.Namespace], Findings],
 ) -> int:
-    """Run a program that has options --json and --plot FILE.png (`figure_options`); returns the exit code as `run`."""
+    """Runs a program that has the options of `add_figure_options`; returns its exit code.
+
+    width: of the tables, where the output is no terminal.
+    """
 
     def report(runs: list[Run], args: argparse.Namespace) -> None:
         findings = find(runs, args)
         if args.json:
             print(as_json(findings.rows))
         else:
-            findings.show(console(width))
+            findings.show(new_console(width))
         if args.plot:
             findings.plot(args.plot)
 
-    return run(options, report)
-
-
-def figure_options(options: argparse.ArgumentParser, drawn: str, printed: str) -> None:
-    """--plot, which draws what is `drawn`, and --json, which prints what is `printed`."""
-    options.add_argument("--plot", type=Path, metavar="FILE.png", help=f"draw {drawn}")
-    options.add_argument("--json", action="store_true", help=f"print {printed}")
-
-
-def console(width: int) -> Console:
-    """For tables; `width` is taken where the output is no terminal."""
-    return Console(width=None if sys.stdout.isatty() else width, highlight=False)
+    return run(parser, report)
 
 
 def as_json(value: Any) -> str:
-    """Unknown (NaN) is null."""
+    """Returns JSON text in which unknown numbers (NaN) are null, as JSON has no NaN."""
     return json.dumps(_without_nan(value), indent=2)
 
 
@@ -97,4 +108,6 @@ def _without_nan(value: Any) -> Any:
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    return value

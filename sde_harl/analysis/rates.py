@@ -1,39 +1,49 @@
-"""What the evaluations of a run sent and won, by the setting of its codec. Needs h5py, numpy and PyYAML alone."""
+"""Tells what a run's last evaluation sent and earned, by the setting of its codec."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 
-from sde_harl.analysis.curves import Spread, curve, spread
+from sde_harl.analysis.learning_curves import learning_curve
+from sde_harl.analysis.run_config import config_section
+from sde_harl.analysis.statistics import Spread, spread
 from sde_harl.errors import UserError
 from sde_harl.record.reader import Columns, Run
 
+DEFAULT_LATENT_SCALE = 4
 
-@dataclass(frozen=True)
-class Point:
-    """One run, at its last evaluation. left_out: why it is none, or nothing."""
 
-    path: str
+class Setting(NamedTuple):
+    """Identifies points that differ in nothing but the seed."""
+
     task: str
     measure: str
     codec: str
-    trained: bool  # has an entropy model
+    trained: bool  # the codec has an entropy model
     latent: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """Holds one run's last evaluation."""
+
+    path: str
+    setting: Setting
     seed: str
     steps: int
     score: float
     bytes: float  # sent for a decision of one agent, payloads alone
-    model_bits: float  # by the entropy model's tables, of the same; NaN where it has none
-    left_out: str = ""
+    model_bits: float  # the same by the entropy model's tables; NaN where the codec has none
+    left_out: str = ""  # why the run is no point; empty where it is one
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
-    """One setting on one task, over its seeds."""
+    """Holds one setting on one task, over its seeds."""
 
     task: str
     measure: str
@@ -50,66 +60,98 @@ class Row:
 
 
 def point(run: Run) -> Point:
-    """Raises UserError where the file is damaged."""
-    scores, name = curve(run, ("evaluations",)), str(run.meta.get("codec", "unknown"))
-    trained, latent = name == "entropy", int(run.meta.get("latent", 0))
-    codec = f"{name}, {_setting(run)}" if trained else name
-    names = (str(run.path), run.env, scores.measure, codec, trained, latent, run.seed)
+    """Returns a run's point. Raises UserError where the file is damaged."""
+    scores = learning_curve(run, ("evaluations",))
+    trained = run.codec == "entropy"
+    codec = run.codec
+    if trained:
+        codec = f"{run.codec}, {_describe_setting(run)}"
+    setting = Setting(
+        task=run.env,
+        measure=scores.measure,
+        codec=codec,
+        trained=trained,
+        latent=int(run.meta.get("latent", 0)),
+    )
     if not scores.values:
         return Point(
-            *names, 0, *(math.nan,) * 3, left_out="no evaluations were recorded in this run"
+            path=str(run.path),
+            setting=setting,
+            seed=run.seed,
+            steps=0,
+            score=math.nan,
+            bytes=math.nan,
+            model_bits=math.nan,
+            left_out="no evaluations were recorded in this run",
         )
-    sent, model_bits = _sent(_last_evaluation(run.table("decisions")))
-    missing = (
-        "" if sent > 0 and name != "none" else "its last evaluation's latents weren't recorded"
+    sent = _sent(_last_evaluation(run.table("decisions")))
+    left_out = ""
+    # Policies on the devices send actions, not latents.
+    if run.codec == "none" or not sent.bytes > 0:
+        left_out = "its last evaluation's latents weren't recorded"
+    return Point(
+        path=str(run.path),
+        setting=setting,
+        seed=run.seed,
+        steps=scores.steps[-1],
+        score=scores.values[-1],
+        bytes=sent.bytes,
+        model_bits=sent.model_bits,
+        left_out=left_out,
     )
-    return Point(*names, scores.steps[-1], scores.values[-1], sent, model_bits, missing)
 
 
-def rows(points: list[Point]) -> list[Row]:
-    """By task, latent, and bytes sent."""
-    found: dict[tuple[str, str, str, int], list[Point]] = {}
-    for item in sorted(points, key=lambda p: p.seed):
-        if not item.left_out:
-            found.setdefault((item.task, item.measure, item.codec, item.latent), []).append(item)
-    made = [_row(members) for members in found.values()]
-    return sorted(made, key=lambda row: (row.task, row.measure, row.latent, row.bytes.mean))
+def rate_rows(points: list[Point]) -> list[Row]:
+    """Returns a row for each setting, by task, latent and bytes sent."""
+    found: dict[Setting, list[Point]] = {}
+    for each in sorted(points, key=lambda each: each.seed):
+        if not each.left_out:
+            found.setdefault(each.setting, []).append(each)
+    rows = [_row(setting, members) for setting, members in found.items()]
+    return sorted(rows, key=lambda row: (row.task, row.measure, row.latent, row.bytes.mean))
 
 
-def _row(members: list[Point]) -> Row:
-    first = members[0]
+def _row(setting: Setting, members: list[Point]) -> Row:
     return Row(
-        first.task, first.measure, first.codec, first.trained, first.latent, [item.seed for item in members],
-        steps=spread(item.steps for item in members),
-        score=spread(item.score for item in members),
-        bytes=spread(item.bytes for item in members),
-        bits=spread(8 * item.bytes for item in members),
-        per_element=spread(item.model_bits / item.latent for item in members),
-        sent_to_model=spread(8 * item.bytes / item.model_bits for item in members),
-    )  # fmt: skip
+        **setting._asdict(),
+        seeds=[each.seed for each in members],
+        steps=spread(each.steps for each in members),
+        score=spread(each.score for each in members),
+        bytes=spread(each.bytes for each in members),
+        bits=spread(8 * each.bytes for each in members),
+        per_element=spread(each.model_bits / setting.latent for each in members),
+        sent_to_model=spread(8 * each.bytes / each.model_bits for each in members),
+    )
 
 
-def _setting(run: Run) -> str:
-    """What tells an entropy codec's points apart; a run of before a key was there has it as by default.
+def _describe_setting(run: Run) -> str:
+    """Returns what tells an entropy codec's points apart.
 
     Raises UserError where the configuration can't be read.
     """
     try:
-        codec = yaml.safe_load(str(run.meta["config"]))["codec"]
-        target, warmup, shared = (
-            codec.get(key, 0) for key in ("target_bytes", "rate_warmup", "share_tables")
-        )
-        parts = [f"{target:g} bytes" if target else f"lambda {codec['rate_coef']:g}"]
-        parts += [f"scale {codec.get('latent_scale', 4):g}"]
-        return ", ".join(
-            parts + [f"warm-up {warmup:g}"] * bool(warmup) + ["shared tables"] * bool(shared)
-        )
-    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+        return _describe(config_section(run, "codec"))
+    except (UserError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{run.path}: /meta config doesn't tell the codec's settings") from error
 
 
+def _describe(codec: dict[str, Any]) -> str:
+    # A run from before a key existed had what is the default today.
+    parts = []
+    if codec.get("target_bytes", 0):
+        parts.append(f"{codec['target_bytes']:g} bytes")
+    else:
+        parts.append(f"lambda {codec['rate_coef']:g}")
+    parts.append(f"scale {codec.get('latent_scale', DEFAULT_LATENT_SCALE):g}")
+    if codec.get("rate_warmup", 0):
+        parts.append(f"warm-up {codec['rate_warmup']:g}")
+    if codec.get("share_tables", False):
+        parts.append("shared tables")
+    return ", ".join(parts)
+
+
 def _last_evaluation(decisions: Columns) -> Columns:
-    """Its messages."""
+    """Returns the messages of the last evaluation; empty where there was none."""
     if not decisions or decisions["train"].all():
         return {}
     chosen = ~decisions["train"].astype(bool)
@@ -117,12 +159,22 @@ def _last_evaluation(decisions: Columns) -> Columns:
     return {name: values[chosen] for name, values in decisions.items()}
 
 
-def _sent(table: Columns) -> tuple[float, float]:
-    """Payload bytes, and bits by the model's tables, for a decision of one agent; NaN where unknown."""
-    if not table:
-        return math.nan, math.nan
-    made, bits = float(table["environments"].sum()), table["ideal_bits"]
-    modelled = bool(np.isfinite(bits).all() and (bits >= 0).all())
-    return float(table["payload_bytes"].sum()) / made, float(
-        bits.sum()
-    ) / made if modelled else math.nan
+class _Sent(NamedTuple):
+    """What was sent for a decision of one agent; NaN: unknown."""
+
+    bytes: float
+    model_bits: float
+
+
+def _sent(decisions: Columns) -> _Sent:
+    if not decisions:
+        return _Sent(bytes=math.nan, model_bits=math.nan)
+    count = float(decisions["environments"].sum())
+    bits = decisions["ideal_bits"]
+    model_bits = math.nan
+    if np.isfinite(bits).all() and (bits >= 0).all():
+        model_bits = float(bits.sum()) / count
+    return _Sent(
+        bytes=float(decisions["payload_bytes"].sum()) / count,
+        model_bits=model_bits,
+    )

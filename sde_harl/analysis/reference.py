@@ -1,7 +1,8 @@
-"""Learning curves of another program, to hold runs against: a CSV file of env,algo,seed,step,return.
+"""Reads learning curves of another program from a CSV file of env,algo,seed,step,return.
 
-A row is a greedy evaluation. `env` is spelt as run.h5 has it, and the return is on its scale: the team's reward, the
-mean over agents, summed over an episode. `algo` is the label, so it should say whose algorithm it is.
+A row is a greedy evaluation. `env` is spelt as in run.h5, and the return is on the same scale: the
+team's reward, the mean over agents, summed over an episode. `algo` is the label of the curve, so
+it should say whose algorithm it is.
 """
 
 from __future__ import annotations
@@ -9,16 +10,23 @@ from __future__ import annotations
 import csv
 import math
 from pathlib import Path
+from typing import NamedTuple
 
-from sde_harl.analysis.curves import Curve
+from sde_harl.analysis.learning_curves import Curve
 from sde_harl.errors import UserError
 
 COLUMNS = ["env", "algo", "seed", "step", "return"]
 
 
-def reference(path: Path) -> list[Curve]:
-    """A curve for each env, algorithm and seed, by steps. Raises UserError for a file that is none."""
-    found: dict[tuple[str, str, str], dict[int, float]] = {}
+class _Key(NamedTuple):
+    env: str
+    algo: str
+    seed: str
+
+
+def read_reference(path: Path) -> list[Curve]:
+    """Returns a curve for each env, algorithm and seed. Raises UserError for any other file."""
+    found: dict[_Key, dict[int, float]] = {}
     try:
         with path.open(newline="") as file:
             reader = csv.DictReader(file)
@@ -26,18 +34,18 @@ def reference(path: Path) -> list[Curve]:
                 raise UserError(f"{path}: its first line must be {','.join(COLUMNS)}")
             for row in reader:
                 step, value = _point(row, f"{path}: line {reader.line_num}")
-                found.setdefault((row["env"], row["algo"], row["seed"]), {})[step] = value
+                key = _Key(env=row["env"], algo=row["algo"], seed=row["seed"])
+                found.setdefault(key, {})[step] = value
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not a CSV file: {error}") from error
-    return [
-        Curve(str(path), env, algo, path.stem, seed, "reference", "return", *_by_step(points))
-        for (env, algo, seed), points in found.items()
-    ]
+    return [_curve(path, key, points) for key, points in found.items()]
 
 
 def _point(row: dict[str, str], place: str) -> tuple[int, float]:
     try:
-        step, value = int(row["step"]), float(row["return"])
+        step = int(row["step"])
+        value = float(row["return"])
+    # A short line gives None for what it lacks, hence TypeError.
     except (TypeError, ValueError) as error:
         raise UserError(f"{place}: step and return must be numbers") from error
     if step < 0 or not math.isfinite(value):
@@ -45,6 +53,16 @@ def _point(row: dict[str, str], place: str) -> tuple[int, float]:
     return step, value
 
 
-def _by_step(points: dict[int, float]) -> tuple[list[int], list[float]]:
-    steps = sorted(points)
-    return steps, [points[step] for step in steps]
+def _curve(path: Path, key: _Key, points: dict[int, float]) -> Curve:
+    steps = sorted(points)  # rows may be in any order
+    return Curve(
+        path=str(path),
+        env=key.env,
+        algo=key.algo,
+        exp=path.stem,
+        seed=key.seed,
+        source="reference",
+        measure="return",
+        steps=steps,
+        values=[points[step] for step in steps],
+    )

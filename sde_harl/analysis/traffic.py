@@ -1,9 +1,10 @@
-"""Bytes on the interfaces, claimed and counted: what was sent by our own count and known headers, against the kernel's.
+"""Compares the bytes that we claim to have sent with those that the kernel's interfaces counted.
 
-The claim is frames + 22 a message + 66 a packet: Open MPI 5 puts 8 bytes (TCP transport) and 14 (matching) before a
-message that it sends whole; a packet has Ethernet's 14 bytes, IPv4's 20 and TCP's 32 with time stamps. How many packets
-there are, with TCP's bare acknowledgements, is the interface's own count. Longer messages, such as weights, are sent in
-parts with more headers.
+The claim is the frames, 22 bytes a message and 66 a packet. Open MPI 5 puts 8 bytes (TCP transport)
+and 14 (matching) before a message that it sends in one piece; a packet has Ethernet's 14 bytes,
+IPv4's 20 and TCP's 32 with time stamps. The number of packets, TCP's bare acknowledgements among
+them, is the interface's own count. Longer messages, such as weights, are sent in parts with more
+headers, which the claim leaves out.
 """
 
 from __future__ import annotations
@@ -15,18 +16,22 @@ from sde_harl.record.schema import Array
 
 MPI_BYTES = 22
 PACKET_BYTES = 66
+WAYS = ("sent", "received")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Span:
-    """What one rank has sent or received between the first and the last row of /traffic: after the start, that is."""
+    """Holds what one rank sent or received between its first and last row of /traffic.
+
+    What was exchanged before the first row, at the start of the run, is not in it.
+    """
 
     rank: int
     way: str  # sent, received
     messages: int
     frame_bytes: int
     packets: int
-    counted_bytes: int  # by the interfaces, of all that the host sent or received
+    counted_bytes: int  # by the interfaces: all that the host sent or received
 
     @property
     def claimed_bytes(self) -> int:
@@ -34,26 +39,38 @@ class Span:
 
     @property
     def excess(self) -> float:
-        """Of the count over the claim, as a share of the claim."""
-        return self.counted_bytes / self.claimed_bytes - 1 if self.claimed_bytes else 0.0
+        """Returns by how much the count exceeds the claim, as a share of the claim."""
+        if not self.claimed_bytes:
+            return 0.0
+        return self.counted_bytes / self.claimed_bytes - 1
 
 
 def spans(run: Run) -> list[Span]:
-    """Every rank's, both ways; none where the interfaces are unknown (shared memory) or the run has just begun."""
+    """Returns the spans of every rank, both ways.
+
+    There are none where the interfaces are unknown (ranks share memory), or where the run has just
+    begun.
+    """
     table = run.table("traffic")
     ranks = sorted({int(rank) for rank in table.get("rank", ())})
-    return [
-        span for rank in ranks for way in ("sent", "received") for span in _span(table, rank, way)
-    ]
+    found = [_span(table, rank, way) for rank in ranks for way in WAYS]
+    return [span for span in found if span is not None]
 
 
-def _span(table: Columns, rank: int, way: str) -> list[Span]:
-    names = (way, f"{way}_bytes", f"carried_{way}_packets", f"carried_{way}_bytes")
-    rows = (table["rank"] == rank) & (table[f"carried_{way}_bytes"] >= 0)
+def _span(table: Columns, rank: int, way: str) -> Span | None:
+    known = table[f"carried_{way}_bytes"] >= 0
+    rows = (table["rank"] == rank) & known
     if rows.sum() < 2:
-        return []
-    return [Span(rank, way, *(_growth(table[name][rows]) for name in names))]
+        return None
+    return Span(
+        rank=rank,
+        way=way,
+        messages=_growth(table[way][rows]),
+        frame_bytes=_growth(table[f"{way}_bytes"][rows]),
+        packets=_growth(table[f"carried_{way}_packets"][rows]),
+        counted_bytes=_growth(table[f"carried_{way}_bytes"][rows]),
+    )
 
 
-def _growth(values: Array) -> int:
-    return int(values[-1] - values[0])
+def _growth(counter: Array) -> int:
+    return int(counter[-1] - counter[0])

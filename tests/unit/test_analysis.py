@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from filled import add
 
+from sde_harl.analysis.comparison import align
+from sde_harl.analysis.learning_curves import Curve
 from sde_harl.record.writer import RunFile
 
 ANALYSIS = Path(__file__).parents[2] / "analysis"
@@ -382,17 +384,22 @@ def test_a_reference_that_is_none_is_told_in_one_line(
     )
 
 
-def test_curves_of_unlike_steps_are_laid_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ANALYSIS))
-    from compare import together
-
-    from sde_harl.analysis.curves import Curve
-
+def test_curves_of_unlike_steps_are_laid_together() -> None:
     curves = [
-        Curve("", "", "", "", "", "", "", steps, values)
+        Curve(
+            path="",
+            env="",
+            algo="",
+            exp="",
+            seed="",
+            source="",
+            measure="",
+            steps=steps,
+            values=values,
+        )
         for steps, values in (([100, 300], [0.0, 2.0]), ([0, 200, 400], [4.0, 4.0, 6.0]))
     ]
-    steps, values = together(curves)
+    steps, values = align(curves)
     assert steps.tolist() == [100, 200, 300]
     assert values.tolist() == [[0.0, 1.0, 2.0], [4.0, 4.0, 5.0]]
 

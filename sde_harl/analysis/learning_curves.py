@@ -1,0 +1,81 @@
+"""How well a run plays over environment steps: win rate, or return where there is no winner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sde_harl.record.reader import Run
+from sde_harl.record.schema import Array
+
+# The first column that has values is taken: a win rate says more than a return.
+MEASURES = {
+    "win_rate": "win rate",
+    "return_mean": "return",
+    "return": "return",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """Holds one run's curve.
+
+    source: evaluations (greedy, held-out episodes), training (as it learned), reference (another
+    program's evaluations), or none.
+    """
+
+    path: str
+    env: str
+    algo: str
+    exp: str
+    seed: str
+    source: str
+    measure: str
+    steps: list[int]
+    values: list[float]
+
+
+def learning_curve(run: Run, sources: Sequence[str] = ("evaluations", "training")) -> Curve:
+    """Returns the curve of the first source that has values; an empty curve where none has.
+
+    Raises UserError where the file is damaged.
+    """
+    for source in sources:
+        table = run.table(source)
+        for column, measure in MEASURES.items():
+            values = table.get(column, np.zeros(0)).astype(np.float64)
+            known = _known(values, measure)
+            if known.any() and "step" in table:
+                return _curve(run, source, measure, table["step"][known], values[known])
+    return _curve(run, "none", "none", np.zeros(0), np.zeros(0))
+
+
+def _known(values: Array, measure: str) -> Array:
+    known: Array = np.isfinite(values)
+    if measure == "win rate":
+        known = known & (values >= 0)  # -1: unknown
+    return known
+
+
+def _curve(run: Run, source: str, measure: str, steps: Array, values: Array) -> Curve:
+    return Curve(
+        path=str(run.path),
+        env=run.env,
+        algo=run.algo,
+        exp=run.exp,
+        seed=run.seed,
+        source=source,
+        measure=measure,
+        steps=[int(step) for step in steps],
+        values=[float(value) for value in values],
+    )
+
+
+def by_experiment(curves: list[Curve]) -> dict[str, list[Curve]]:
+    """Groups the runs that differ in nothing but the seed, by env/algo/exp."""
+    found: dict[str, list[Curve]] = {}
+    for curve in sorted(curves, key=lambda each: (each.env, each.algo, each.exp, each.seed)):
+        found.setdefault(f"{curve.env}/{curve.algo}/{curve.exp}", []).append(curve)
+    return found
