@@ -13,10 +13,8 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from sde_harl.analysis.tables import new_console
-from sde_harl.errors import UserError
+from sde_harl.errors import ExitCode, UserError
 from sde_harl.record.reader import Run, open_run, run_files
-
-EXIT_USER_ERROR = 2
 
 
 class Findings(NamedTuple):
@@ -62,8 +60,8 @@ def run(
         report(runs, args)
     except (UserError, OSError) as error:
         print(f"{Path(parser.prog).stem}: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    return 0
+        return ExitCode.USER_ERROR
+    return ExitCode.DONE
 
 
 def _open_runs(paths: list[Path]) -> list[Run]:
