@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sde_harl.cli.trials import SweepPlan, Trial, finished, plan, result, write_index
-from sde_harl.config.layers import shown
+from sde_harl.config.wording import shown
 from sde_harl.errors import ExitCode, UserError
 from sde_harl.link.mpi import launched_ranks
 from sde_harl.record.reader import SWEEP_INDEX

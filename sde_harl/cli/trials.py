@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sde_harl.config.arguments import parse
-from sde_harl.config.layers import shown, to_yaml
+from sde_harl.config.layers import to_yaml
 from sde_harl.config.schema import Config
+from sde_harl.config.wording import shown
 from sde_harl.errors import UserError
 from sde_harl.record.reader import SWEEP_INDEX, open_run
 

@@ -14,20 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sde_harl.config.harl import HARL_KEYS, UNSUPPORTED, experiment
-from sde_harl.config.layers import (
-    KEYS,
-    SECTIONS,
-    Layer,
-    Value,
-    brief,
-    build,
-    did_you_mean,
-    layer_of,
-    load,
-    shown,
-    to_yaml,
-)
+from sde_harl.config.layers import KEYS, SECTIONS, Layer, Value, build, layer_of, to_yaml
 from sde_harl.config.schema import Config, LinkProfile
+from sde_harl.config.wording import brief, did_you_mean, shown
+from sde_harl.config.yaml_text import load
 from sde_harl.errors import UserError
 
 PRESETS = Path(__file__).with_name("presets")

@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from sde_harl.config.layers import Layer, Value, brief, shown
+from sde_harl.config.layers import Layer, Value
+from sde_harl.config.wording import brief, shown
 from sde_harl.errors import UserError
 
 HARL_KEYS = {

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from sde_harl.config.layers import shown
+from sde_harl.config.wording import shown
 from sde_harl.errors import UserError
 from sde_harl.record.checkpoint import Checkpoint, State, load, save
 from sde_harl.training.counters import Counters

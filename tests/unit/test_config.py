@@ -376,6 +376,7 @@ COMMAND_LINE = {
     "train.envs=2.5": ("train.envs", "command line", "a whole number"),
     "train.envs=true": ("train.envs", "command line", "a whole number"),
     "train.envs=7": ("train.envs", "command line", "a multiple of train.slots = 2"),
+    "train.envs=1": ("train.envs", "command line", "a multiple of train.slots = 2"),
     "train.envs=0": ("train.envs", "command line", "1 or more"),
     "algo.lr=": ("algo.lr", "command line", "a number"),
     "algo.lr=0": ("algo.lr", "command line", "above 0"),
