@@ -1,4 +1,7 @@
-"""Algorithms by name; each is one module, one YAML in sde_harl/config/presets/algorithms and one entry here."""
+"""Algorithms by name.
+
+Each is one module, one YAML in sde_harl/config/presets/algorithms and one entry here.
+"""
 
 from __future__ import annotations
 

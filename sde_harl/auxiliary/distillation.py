@@ -1,18 +1,24 @@
-"""The exit heads' training: after each update of the policies they learn what these do, on rows of the same rollout.
+"""The training of the fallback heads: small heads on the devices that act when the server's answer
+doesn't come.
 
-An agent's head minimises KL(pi_server(.|z^) || pi_exit(.|z)) (distillation: Hinton et al., arXiv 1503.02531, 2015, at
-temperature 1), where z is what its present local net gives and z^ what the server decodes of it. Latents and the
-server's outputs are data here: no gradient reaches the policies, and no random number is drawn that they could miss.
-Continuous heads have the server's deviations.
+After each update of the policies an agent's fallback head learns to imitate the policy, on rows of
+the same rollout. It minimises KL(pi_server(.|z^) || pi_fallback(.|z)) (distillation: Hinton et al.,
+arXiv 1503.02531, 2015, at temperature 1), where z is the latent of the agent's present local net
+and z^ is what the server decodes of it.
 
-N agents, n of a group, T time, E environments, S sequences, B rows, Z latent, A outputs of a head, D numbers of an
-action.
+Nothing of it changes the policies: latents and the server's outputs are data here, so no gradient
+reaches them, and its random numbers come from a generator of its own, so that runs with and without
+fallback heads draw the same others. Continuous heads learn means only; they use the server's
+deviations.
+
+N agents, n of a group, T time, E environments, S sequences of L steps, B = S * L rows, Z latent, A
+outputs of a head, D numbers of an action.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -25,56 +31,85 @@ from sde_harl.envs.base import EnvSpec
 from sde_harl.policy.distributions import MASKED_LOGIT, Categoricals, Distribution, Gaussians
 from sde_harl.policy.gru import RecurrentState
 from sde_harl.policy.layers import affine
+from sde_harl.policy.group_net import GroupNet
 from sde_harl.policy.split_policy import SplitPolicy
 
-ROWS, STEPS, LR = 1024, 16, 1e-2
-"""Rows of an agent that are learnt from in an update, steps of Adam on all of them, its learning rate."""
+ROWS = 1024
+"""Rows of an agent that are learnt from in an update."""
+STEPS = 16
+"""Steps of Adam in an update, each on all of these rows."""
+LR = 1e-2
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-"""What Adam keeps of a parameter."""
+"""What Adam keeps of a parameter, by torch's names."""
 
 
 class Lesson(NamedTuple):
-    """What is to be learnt from, of all agents."""
+    """The data of one update, of all agents."""
 
     latents: Tensor
-    """(N, B, Z) before quantisation, in units of the local net's, not in the quantiser's steps."""
+    """(N, B, Z) before quantisation, in units of the local net and not of the quantiser's steps."""
     outputs: Tensor
-    """(N, B, A) of the server's heads."""
+    """(N, B, A) of the server's heads, the targets."""
     std: Tensor
     """(N, 1, D) of continuous actions."""
-    available: Tensor
+    available_actions: Tensor
     """(N, B, A) bool."""
     counts: Tensor
     """(N, B) 1.0 where the agent was alive and its policy decided."""
 
     def mean(self, values: Tensor) -> Tensor:
-        """Of (N, B), over the rows that count."""
+        """Returns the mean of values (N, B) over the rows that count."""
         return (values * self.counts).sum() / self.counts.sum().clamp(min=1.0)
 
 
+class SampledRows(NamedTuple):
+    """Random sequences of a rollout, as indices into it."""
+
+    chunk: np.ndarray
+    """(S,), which chunk of L steps."""
+    env: np.ndarray
+    """(S,)."""
+    times: np.ndarray
+    """(S, L)."""
+
+    def of(self, array: np.ndarray) -> Tensor:
+        """Returns (N, B, ...), these rows of an array (N, T, E, ...)."""
+        return torch.from_numpy(array[:, self.times, self.env[:, None]]).flatten(1, 2)
+
+
 class Distillation:
-    """The exit heads of all agents, which start at zero: all that is available is alike to them."""
+    """Trains the fallback heads of all agents.
+
+    They start at zero: all available actions are equally likely.
+    """
 
     def __init__(self, policy: SplitPolicy, spec: EnvSpec, seed: int) -> None:
-        """`seed`: of the choice of rows."""
-        self._policy, self._spec, self._seed = policy, spec, seed
-        n, outputs = len(spec.agents), sum(spec.branches)
-        self._weight = nn.Parameter(torch.zeros(n, policy.shape.latent_max(), outputs))
-        self._bias = nn.Parameter(torch.zeros(n, 1, outputs))
+        """`seed` chooses the rows that are learnt from."""
+        self._policy = policy
+        self._spec = spec
+        self._seed = seed
+        agents = len(spec.agents)
+        outputs = sum(spec.branches)
+        self._weight = nn.Parameter(torch.zeros(agents, policy.shape.latent_max(), outputs))
+        self._bias = nn.Parameter(torch.zeros(agents, 1, outputs))
         self._named = {"weight": self._weight, "bias": self._bias}
         self._optimizer = torch.optim.Adam(self._named.values(), LR, fused=True)
+        # torch creates the moments at the first step; a checkpoint saved before it needs them too.
         self._set_moments(
-            [
-                (torch.zeros(()), torch.zeros_like(each), torch.zeros_like(each))
-                for each in self._both()
-            ]
+            {
+                "step": torch.zeros(()),
+                "exp_avg": torch.zeros_like(each),
+                "exp_avg_sq": torch.zeros_like(each),
+            }
+            for each in self._named.values()
         )
 
     def update(self, rollout: Rollout, step: int) -> dict[str, float]:
-        """Learn from a rollout that ended with environment step `step`; what is logged is of before its rows were seen.
+        """Learns from a rollout that ended with environment step `step`; returns scalars to log.
 
-        fallback/kl in nats; fallback/agreement, the share of actions whose most likely choices are the server's, or, continuous
-        ones, whose means are all within a deviation of the server's.
+        They are taken before the rows are learnt from. fallback/kl is in nats. fallback/agreement
+        is the share of actions whose most likely choices are the server's; of continuous ones, of
+        those whose means are all within one deviation of the server's.
         """
         lesson = self._lesson(rollout, step)
         with torch.no_grad():
@@ -89,103 +124,115 @@ class Distillation:
         return {name: float(value) for name, value in scalars.items()}
 
     def arrays(self) -> list[list[np.ndarray]]:
-        """Per agent, what its device holds, in wire order (policy/exit.py): the latent's scale is folded in.
-
-        What an agent lacks of the layout it never chooses, whoever says what is available.
-        """
-        weight, bias = (each.detach().numpy() for each in self._both())
-        weight = weight / np.float32(self._policy.groups[0].scale)
+        """Returns weight and bias of each agent's head as its device holds them, in wire order."""
+        # A device's latents are in the quantiser's steps; the scale is folded into the weights.
+        weight = self._weight.detach().numpy() / np.float32(self._policy.groups[0].scale)
+        bias = self._bias.detach().numpy()
         if not self._spec.continuous:
+            # Choices that an agent doesn't have are masked here for good, since the device of an
+            # agent acts without the server's mask of available actions.
             bias = np.where(self._spec.choices()[:, None], bias, np.float32(MASKED_LOGIT))
         return [[weight[agent], bias[agent, 0].copy()] for agent in range(len(weight))]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The heads, and of their optimiser what the next update begins with."""
+        """Returns the heads, and Adam's moments by `parameter.moment`.
+
+        Flat and not as torch's optimisers have it, since a checkpoint of any run holds the heads
+        under these names.
+        """
         moments = self._optimizer.state_dict()["state"]
         tensors = {
-            f"{name}.{key}": moments[k][key]
-            for k, name in enumerate(self._named)
+            f"{name}.{key}": moments[index][key]
+            for index, name in enumerate(self._named)
             for key in MOMENTS
         }
         return {**self._named, **tensors}
 
-    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """What `state_dict` gave. Raises ValueError, and changes nothing, for numbers that it never gives."""
-        least = {
-            name: 0.0 if name.endswith(("step", "exp_avg_sq")) else -math.inf for name in tensors
-        }
-        if not all(
-            each.isfinite().all() and (each >= least[name]).all() for name, each in tensors.items()
-        ):
-            raise ValueError("not finite, or below zero where only squares and counts are")
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Takes over what `state_dict` returned.
+
+        Raises ValueError, and changes nothing, for numbers that it never returns.
+        """
+        for name, each in state.items():
+            least = 0.0 if name.endswith(("step", "exp_avg_sq")) else -math.inf
+            if not (each.isfinite().all() and (each >= least).all()):
+                raise ValueError("not finite, or below zero where only squares and counts are")
         with torch.no_grad():
-            for name, each in self._named.items():
-                each.copy_(tensors[name])
+            for name, parameter in self._named.items():
+                parameter.copy_(state[name])
         self._set_moments(
-            [
-                tuple(tensors[f"{name}.{key}"].float().clone() for key in MOMENTS)
-                for name in self._named
-            ]
+            {key: state[f"{name}.{key}"].float().clone() for key in MOMENTS} for name in self._named
         )
 
-    def _both(self) -> list[nn.Parameter]:
-        return [*self._named.values()]
-
-    def _set_moments(self, moments: list[tuple[Tensor, ...]]) -> None:
-        state = {k: dict(zip(MOMENTS, each)) for k, each in enumerate(moments)}
+    def _set_moments(self, moments: Iterable[dict[str, Tensor]]) -> None:
+        """Sets Adam's moments of each parameter."""
+        state = dict(enumerate(moments))
         self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": state})
 
     @torch.no_grad()
     def _lesson(self, rollout: Rollout, step: int) -> Lesson:
-        """Random sequences of the rollout through the present nets."""
-        length, (steps, envs) = rollout.chunk, rollout.rewards.shape
-        sequences = np.random.default_rng((self._seed, step)).permutation(steps // length * envs)
-        chunk, env = np.divmod(sequences[: max(ROWS // length, 1)], envs)  # (S,)
-        times, envs_at = (
-            chunk[:, None] * length + np.arange(length),
-            env[:, None],
-        )  # (S, length), (S, 1)
-        rows = lambda each: torch.from_numpy(each[:, times, envs_at]).flatten(1, 2)  # noqa: E731
-        obs, available = rows(rollout.obs), rows(rollout.available_actions)
-        n, size = obs.shape[:2]
-        latents, outputs = (
-            torch.empty(n, size, self._weight.shape[1]),
-            torch.empty(n, size, self._bias.shape[-1]),
-        )
-        std = torch.ones(n, 1, len(self._spec.branches))
-        keep = keep_masks(rollout.ended)[:, times, envs_at]
+        """Runs random sequences of the rollout through the present nets."""
+        rows = self._sample(rollout, step)
+        obs = rows.of(rollout.obs)  # (N, B, O)
+        agents, count = obs.shape[:2]
+        latents = torch.empty(agents, count, self._weight.shape[1])
+        outputs = torch.empty(agents, count, self._bias.shape[-1])
+        std = torch.ones(agents, 1, len(self._spec.branches))
         for net in self._policy.groups:
             members = list(net.members)
-            recall = (
-                RecurrentState(torch.from_numpy(rollout.memory[members][:, chunk, env]), keep)
-                if net.gru
-                else None
-            )
-            z = net.encode(net.normalise(obs[members]))
-            latents[members], outputs[members] = z / net.scale, net.decide(net.quantise(z), recall)
+            z = net.encode(net.normalise(obs[members]))  # (n, B, Z)
+            latents[members] = z / net.scale
+            outputs[members] = net.decide(net.quantise(z), _recurrent_state(rollout, net, rows))
             if net.log_std is not None:
                 std[members] = net.std()
         return Lesson(
-            latents, outputs, std, available, rows(rollout.active_masks & rollout.decided).float()
+            latents=latents,
+            outputs=outputs,
+            std=std,
+            available_actions=rows.of(rollout.available_actions),
+            counts=rows.of(rollout.active_masks & rollout.decided).float(),
         )
 
+    def _sample(self, rollout: Rollout, step: int) -> SampledRows:
+        """Draws ROWS rows, as whole sequences; the same seed and step draw the same ones."""
+        length = rollout.chunk
+        steps, envs = rollout.rewards.shape
+        sequences = np.random.default_rng((self._seed, step)).permutation(steps // length * envs)
+        chunk, env = np.divmod(sequences[: max(ROWS // length, 1)], envs)
+        times = chunk[:, None] * length + np.arange(length)  # (S, L)
+        return SampledRows(chunk=chunk, env=env, times=times)
+
     def _kl(self, lesson: Lesson) -> Tensor:
-        """Mean KL(server || exit head) in nats."""
-        exits = self._distribution(affine(lesson.latents, self._weight, self._bias), lesson)
-        return lesson.mean(exits.kl(self._distribution(lesson.outputs, lesson)))
+        """Returns the mean KL(server || fallback head) in nats."""
+        fallback = self._distribution(self._outputs(lesson), lesson)
+        return lesson.mean(fallback.kl(self._distribution(lesson.outputs, lesson)))
+
+    def _outputs(self, lesson: Lesson) -> Tensor:
+        """Returns (N, B, A) of the fallback heads."""
+        return affine(lesson.latents, self._weight, self._bias)
 
     def _distribution(self, outputs: Tensor, lesson: Lesson) -> Distribution:
         if self._spec.continuous:
-            return Gaussians(outputs, lesson.std, lesson.available)
-        return Categoricals(outputs, self._spec.branches, lesson.available)
+            return Gaussians(outputs, lesson.std, lesson.available_actions)
+        return Categoricals(outputs, self._spec.branches, lesson.available_actions)
 
     def _agrees(self, lesson: Lesson) -> Tensor:
-        """(N, B) bool."""
-        exits = affine(lesson.latents, self._weight, self._bias)
+        """Returns (N, B) bool, True where head and server agree as in `update`."""
+        outputs = self._outputs(lesson)
+        available = lesson.available_actions
         if self._spec.continuous:
-            return (((exits - lesson.outputs).abs() <= lesson.std) | ~lesson.available).all(-1)
-        both = (
-            each.masked_fill(~lesson.available, MASKED_LOGIT) for each in (exits, lesson.outputs)
-        )
-        pairs = zip(*(each.split(self._spec.branches, -1) for each in both))
-        return torch.stack([one.argmax(-1) == other.argmax(-1) for one, other in pairs]).all(0)
+            return (((outputs - lesson.outputs).abs() <= lesson.std) | ~available).all(-1)
+        branches = self._spec.branches
+        ours = outputs.masked_fill(~available, MASKED_LOGIT).split(branches, -1)
+        servers = lesson.outputs.masked_fill(~available, MASKED_LOGIT).split(branches, -1)
+        same = [one.argmax(-1) == other.argmax(-1) for one, other in zip(ours, servers)]
+        return torch.stack(same).all(0)
+
+
+def _recurrent_state(rollout: Rollout, net: GroupNet, rows: SampledRows) -> RecurrentState | None:
+    """Returns the memory that a group's sampled sequences began with, if it has any."""
+    if not net.gru:
+        return None
+    memory = torch.from_numpy(rollout.memory[list(net.members)][:, rows.chunk, rows.env])
+    keep = keep_masks(rollout.ended)[:, rows.times, rows.env[:, None]]  # (1, S, L)
+    return RecurrentState(memory=memory, keep=keep)

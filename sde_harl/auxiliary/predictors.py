@@ -1,47 +1,66 @@
-"""What comes next, told with and without knowing who acts: q(o'|o, a, id) and p(o'|o, a) of a role group.
+"""The predictors' part of the intrinsic reward: does it help to know who acts?
 
-Both are Gaussians of one fixed variance, half the number of an agent's own features, so that log q without its constant
-is minus the mean squared error of the net's mean. (CDS's code takes the sum: with many features it drowns the policies'
-part, which is of the order of log n.) A net tells the change o' - o; both begin with the same weights, which tell none,
-and learn from the same rows, so that what they come to differ by is the identity.
+Two nets of a role group predict the next observation o' from the observation o and the action a:
+q(o'|o, a, id) also knows the agent's identity, p(o'|o, a) doesn't. Where q is better than p, the
+agent's identity shows in what happens.
 
-An observation is in the environment's own units, bytes as 0 to 1. Nothing is told of what comes behind the end of an
-episode or of the rollout, or of the dead.
+Both predict a Gaussian of one fixed variance, half the number of an agent's own features. Its log-
+density is then, up to a constant, minus the mean squared error of the net's mean over these
+features. CDS's code takes the sum: with many features it outweighs the policies' part, which is of
+the order of log n.
 
-n agents of the group, T time, E environments, R rows, O observation, A choices (or numbers) of an action, W width.
+The nets predict the change o' - o. They start with the same weights, which predict no change, and
+learn from the same rows, so that only the identity can make them differ. Observations are in the
+environment's own units, bytes as 0 to 1. No prediction is made across the end of an episode or of
+the rollout, nor for the dead.
+
+n agents of the group, T time, E environments, R rows, O observation, A choices (or numbers) of an
+action, W width.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sde_harl.buffers.rollout import Rollout
 from sde_harl.config.schema import DiversityConfig
 from sde_harl.envs.base import EnvSpec
 from sde_harl.policy.layers import RELU_GAIN, UNIT, affine, stack
 
 BATCH = 256
-"""Rows of a step of learning."""
+"""Rows of a minibatch."""
 ROWS = 1 << 10
-"""Rows that are judged at a time: what fits the cache."""
+"""Rows that are predicted at a time without gradients: as many as fit the processor's cache."""
 
 
-class Transitions(Protocol):
-    """What is read of a rollout."""
+class PredictorPair(nn.Module):
+    """The nets of q (index 0) and p (index 1), stacked so that one product computes both."""
 
-    obs: np.ndarray
-    """(N, T, E, O)."""
-    active_masks: np.ndarray
-    """(N, T, E) bool, alive when it decided."""
-    actions: np.ndarray
-    """(N, T, E, D)."""
+    def __init__(
+        self, *, obs: int, action: int, agents: int, width: int, generator: torch.Generator
+    ) -> None:
+        """Takes O, A, n and W. The last layer's gain is 0: untrained nets predict no change."""
+        super().__init__()
+        widths = [obs + action, width, width, obs]
+        weights, biases = stack(1, widths, [RELU_GAIN, RELU_GAIN, 0.0], generator)
+        self.weights = nn.ParameterList([nn.Parameter(each.repeat(2, 1, 1)) for each in weights])
+        self.biases = nn.ParameterList([nn.Parameter(each.repeat(2, 1, 1)) for each in biases])
+        # Added to q's first layer, which is what a one-hot identity at its input would do.
+        self.identity = nn.Parameter(torch.zeros(agents, width))  # (n, W)
 
-    @property
-    def ended(self) -> np.ndarray:
-        """(T, E) bool, where an episode ended with the step."""
+    def forward(self, inputs: Tensor, agents: Tensor) -> Tensor:
+        """Returns predicted changes (2, R, O) of inputs (R, O + A) of `agents` (R,)."""
+        (weight, bias), *rest = zip(self.weights, self.biases)
+        x = affine(inputs.expand(2, -1, -1), weight, bias)  # (2, R, W)
+        x = torch.stack((x[0] + self.identity[agents], x[1]))
+        for each in rest:
+            x = affine(torch.relu(x), *each)
+        return x
 
 
 class Predictors:
@@ -54,74 +73,87 @@ class Predictors:
         config: DiversityConfig,
         generator: torch.Generator,
     ) -> None:
-        self._members, self._config, self._generator = list(members), config, generator
-        obs, outputs = max(spec.obs_sizes), sum(spec.branches)
+        """`generator` draws initial weights and minibatches."""
+        self._members = np.array(members)
+        self._config = config
+        self._generator = generator
         self._unit = UNIT[spec.obs_dtype]
         self._branches = () if spec.continuous else spec.branches
-        widths = [obs + outputs, config.width, config.width, obs]
-        layers = stack(1, widths, [RELU_GAIN, RELU_GAIN, 0.0], generator)
-        self._weights, self._biases = (
-            [nn.Parameter(each.repeat(2, 1, 1)) for each in part] for part in layers
+        obs = max(spec.obs_sizes)
+        self._net = PredictorPair(
+            obs=obs,
+            action=sum(spec.branches),
+            agents=len(members),
+            width=config.width,
+            generator=generator,
         )
-        self._identity = nn.Parameter(
-            torch.zeros(len(members), config.width)
-        )  # what a one-hot input amounts to
-        self._optimizer = torch.optim.Adam(
-            [*self._weights, *self._biases, self._identity], config.lr, fused=True
-        )
+        self._optimizer = torch.optim.Adam(self._net.parameters(), config.lr, fused=True)
         sizes = np.array([spec.obs_sizes[agent] for agent in members])
-        # (n, O): what a feature of the agent's own counts, 0.0 in its padding
-        self._share = torch.from_numpy(
-            ((np.arange(obs) < sizes[:, None]) / sizes[:, None]).astype(np.float32)
-        )
+        # (n, O), a feature's weight in the mean over the agent's own features: 0.0 in its padding.
+        weights = (np.arange(obs) < sizes[:, None]) / sizes[:, None]
+        self._feature_weights = torch.from_numpy(weights.astype(np.float32))
 
-    def learn(self, played: Transitions) -> None:
-        """Some steps on random rows of a rollout."""
-        index, steps = self._index(played), self._config.steps
-        if not index.shape[1]:
+    def learn(self, rollout: Rollout) -> None:
+        """Takes some steps of Adam on random rows of a rollout."""
+        index = self._index(rollout)
+        rows = index.shape[1]
+        if not rows:
             return
-        picks = torch.randint(index.shape[1], (steps, BATCH), generator=self._generator).numpy()
-        for pick in picks:
+        minibatches = torch.randint(rows, (self._config.steps, BATCH), generator=self._generator)
+        for picked in minibatches.numpy():
             self._optimizer.zero_grad()
-            self._errors(played, index[:, pick]).mean(1).sum().backward()
+            self._errors(rollout, index[:, picked]).mean(1).sum().backward()
             self._optimizer.step()
 
     @torch.no_grad()
-    def reward(self, played: Transitions, beta1: float) -> np.ndarray:
-        """(n, T, E) beta1 log q(o'|o, a, id) - log p(o'|o, a); 0 where nothing is told."""
-        index = self._index(played)
-        result = np.zeros((len(self._members), *played.ended.shape), np.float32)
+    def reward(self, rollout: Rollout, beta1: float) -> np.ndarray:
+        """Returns (n, T, E), beta1 log q(o'|o, a, id) - log p(o'|o, a).
+
+        It is 0 where nothing is predicted.
+        """
+        index = self._index(rollout)
+        result = np.zeros((len(self._members), *rollout.ended.shape), np.float32)
         for first in range(0, index.shape[1], ROWS):
             rows = index[:, first : first + ROWS]
-            knowing, blind = self._errors(played, rows).numpy()
+            knowing, blind = self._errors(
+                rollout, rows
+            ).numpy()  # of q and p: minus their log-densities
             result[tuple(rows)] = blind - beta1 * knowing
         return result
 
-    def _index(self, played: Transitions) -> np.ndarray:
-        """(3, R) place in the group, time and environment of every row that has a row behind it."""
-        alive = played.active_masks[self._members]
-        return np.stack(np.nonzero(alive[:, :-1] & alive[:, 1:] & ~played.ended[:-1]))
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the state of the nets and of their optimiser."""
+        return {"net": self._net.state_dict(), "optimizer": self._optimizer.state_dict()}
 
-    def _errors(self, played: Transitions, index: np.ndarray) -> Tensor:
-        """(2, R) squared errors of q's and of p's mean, the mean over an agent's own features."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes over what `state_dict` returned."""
+        self._net.load_state_dict(state["net"])
+        self._optimizer.load_state_dict(state["optimizer"])
+
+    def _index(self, rollout: Rollout) -> np.ndarray:
+        """Returns (3, R): agent in the group, time and environment of rows with a next one."""
+        alive = rollout.active_masks[self._members]  # (n, T, E)
+        return np.stack(np.nonzero(alive[:, :-1] & alive[:, 1:] & ~rollout.ended[:-1]))
+
+    def _errors(self, rollout: Rollout, index: np.ndarray) -> Tensor:
+        """Returns (2, R), the mean squared errors of q and p over an agent's own features."""
         place, time, env = index
-        agent, who = np.array(self._members)[place], torch.from_numpy(place)
-        obs, following = (
-            torch.from_numpy(played.obs[agent, t, env]).float() * self._unit
+        agent = self._members[place]
+        who = torch.from_numpy(place)
+        obs, next_obs = (
+            torch.from_numpy(rollout.obs[agent, t, env]).float() * self._unit
             for t in (time, time + 1)
-        )
-        known = torch.cat((obs, self._encoded(played.actions[agent, time, env])), -1)
-        (weight, bias), *rest = zip(self._weights, self._biases)
-        x = affine(known.expand(2, -1, -1), weight, bias)
-        x = torch.stack((x[0] + self._identity[who], x[1]))
-        for each in rest:
-            x = affine(torch.relu(x), *each)
-        return torch.linalg.vecdot((x - (following - obs)).square(), self._share[who])
+        )  # (R, O)
+        actions = self._encoded(rollout.actions[agent, time, env])  # (R, A)
+        change = self._net(torch.cat((obs, actions), -1), who)  # (2, R, O)
+        squares = (change - (next_obs - obs)).square()
+        return torch.linalg.vecdot(squares, self._feature_weights[who])
 
     def _encoded(self, actions: np.ndarray) -> Tensor:
-        """(R, A): the choice in each branch one-hot, or the numbers as they are."""
+        """Returns actions (R, D) as (R, A): one-hot in each branch, or the numbers as they are."""
         if not self._branches:
             return torch.from_numpy(actions)
-        first = np.cumsum((0, *self._branches[:-1]))
+        offsets = np.cumsum((0, *self._branches[:-1]))
         encoded = torch.zeros(len(actions), sum(self._branches))
-        return encoded.scatter_(1, torch.from_numpy((actions + first).astype(np.int64)), 1.0)
+        chosen = torch.from_numpy((actions + offsets).astype(np.int64))
+        return encoded.scatter_(1, chosen, 1.0)

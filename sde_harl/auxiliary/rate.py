@@ -1,4 +1,5 @@
-"""The rate in a policy's loss, and the training of the entropy model that gives it, for one role group.
+"""The rate in a policy's loss, and the training of the entropy model that gives it, for one role
+group.
 
 n agents, B rows, Z latent.
 """
@@ -28,7 +29,8 @@ class RateTrainer:
         self._optimizer = torch.optim.Adam(model.density_parameters(), codec.lr, fused=True)
 
     def rate(self, latents: Tensor, generator: torch.Generator) -> Tensor:
-        """Returns the bits per latent element (scalar) on a random sample of rows of `latents` (n, B, Z).
+        """Returns the bits per latent element (scalar) on a random sample of rows of `latents` (n,
+        B, Z).
 
         The gradient of a sample is unbiased, and costs a fraction of the policy's.
         """
@@ -42,7 +44,8 @@ class RateTrainer:
     def settle(self) -> None:
         """Moves quantiles and medians to where the densities are now.
 
-        To be called once an update, after its last `step`: latents are rounded to the medians, so the policy changes.
+        To be called once an update, after its last `step`: latents are rounded to the medians, so
+        the policy changes.
         """
         self._model.settle(MEDIAN_STEP)
 

@@ -8,25 +8,33 @@ from collections.abc import Mapping
 from sde_harl.config.schema import CodecConfig
 
 GAIN = 0.05
-"""Of the controller's integral part, per update. Small, because nets follow lambda only within tens of updates."""
+"""Of the controller's integral part, per update.
+
+It is small because nets follow lambda only within tens of updates.
+"""
 BRAKE = 8.0
 """How fast lambda gives way while the bytes are below the target, as an exponent.
 
-Latents that have shrunk grow again only if the return asks for it. The integral part alone would hold them down for tens
-of updates more.
+Latents that have shrunk grow again only if the return asks for it. The integral part alone would
+hold them down for tens of updates more.
 """
 LEAST_COEF = 1e-6
 MOST_COEF = 1.0
-"""Bounds of a controlled lambda. At the top the rate outweighs any return: a target that isn't reached there never is."""
+"""Bounds of a controlled lambda.
+
+At the upper one the rate outweighs any return: a target that isn't reached there never is.
+"""
 
 
 class RateControl:
-    """Gives lambda: it warms up from 0 and then is `rate_coef`, or the value that brings the bytes sent to a target.
+    """Gives lambda: it warms up from 0 and then is `rate_coef`, or the value that brings the bytes
+    sent to a target.
 
-    The latter is integral control of log lambda. Every update multiplies lambda by (bytes / target) ** GAIN; and, only
-    for that update, by (bytes / target) ** BRAKE while the bytes are below the target. If the bytes followed lambda at
-    once, as c * lambda ** -k, then log(bytes / target) would shrink by the factor 1 - GAIN * k an update, whatever c.
-    Bytes are those of payloads as sent: they include the coder's own overhead, which the symbols then make up for.
+    The latter is integral control of log lambda. Every update multiplies lambda by (bytes / target)
+    ** GAIN; and, only for that update, by (bytes / target) ** BRAKE while the bytes are below the
+    target. If the bytes followed lambda at once, as c * lambda ** -k, then log(bytes / target)
+    would shrink by the factor 1 - GAIN * k an update, whatever c. Bytes are those of payloads as
+    sent: they include the coder's own overhead, which the symbols then make up for.
     """
 
     def __init__(self, codec: CodecConfig) -> None:
@@ -40,7 +48,8 @@ class RateControl:
         progress: in [0, 1] of the whole run. sent: bytes per decision of the rollout just played.
         """
         if progress < self._warmup:
-            # Nothing is controlled yet: bytes that a small lambda can't hold down would drive the integral up.
+            # Nothing is controlled yet: bytes that a small lambda can't hold down would drive the
+            # integral up.
             return self._coef * progress / self._warmup
         if not self._target or sent <= 0:
             return self._coef
@@ -54,7 +63,10 @@ class RateControl:
         return {"coef": self._coef}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Takes over what `state_dict` returned. Raises ValueError for a number that it never returns."""
+        """Takes over what `state_dict` returned.
+
+        Raises ValueError for a number that it never returns.
+        """
         coef = float(state["coef"])
         if not math.isfinite(coef) or coef < 0:
             raise ValueError(f"coef: expected a number of 0 or more, got {coef}")

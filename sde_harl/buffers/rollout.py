@@ -1,9 +1,11 @@
 """The rollout: everything that was played between two updates, in preallocated numpy arrays.
 
-The agent's axis comes first, so that the rows of one role group are one slice and lie together in memory.
+The agent's axis comes first, so that the rows of one role group are one slice and lie together in
+memory.
 
-N agents, T time, E environments, O observation, D numbers of an action, A outputs of a head, Z latent;
-V values of a state and W numbers of the critic's input for each; H numbers of a recurrent policy's memory.
+N agents, T time, E environments, O observation, D numbers of an action, A outputs of a head, Z
+latent; V values of a state and W numbers of the critic's input for each; H numbers of a recurrent
+policy's memory.
 """
 
 from __future__ import annotations
@@ -15,7 +17,10 @@ from sde_harl.policy.critic_input import CriticInput
 
 
 class Rollout:
-    """Holds T steps of E environments. The collector writes it in place; algorithms read views of it."""
+    """Holds T steps of E environments.
+
+    The collector writes it in place; algorithms read views of it.
+    """
 
     def __init__(
         self,
@@ -30,7 +35,8 @@ class Rollout:
     ) -> None:
         """Allocates the arrays.
 
-        `memory_size` is H, 0 for a policy without memory; a recurrent policy learns from sequences of `chunk` steps.
+        `memory_size` is H, 0 for a policy without memory; a recurrent policy learns from sequences
+        of `chunk` steps.
         """
         agents = len(spec.agents)
         values = len(critic_input.sizes)
@@ -51,12 +57,13 @@ class Rollout:
         # Of the policy that acted, on the latents that the server had decoded.
         self.log_probs = np.zeros((agents, steps, envs, branches), np.float32)  # (N, T, E, D)
 
-        # What the devices really sent. Learning encodes the observations again; only where a latent was late
-        # (`stale`) does it need the one that stood in for it.
+        # What the devices really sent. Learning encodes the observations again; only where a latent
+        # was late (`stale`) does it need the one that stood in for it.
         self.latents = np.zeros((agents, steps, envs, latent_size), np.float32)  # (N, T, E, Z)
         # True where an older latent, or none, stood in for the one of this observation.
         self.stale = np.zeros((agents, steps, envs), bool)  # (N, T, E)
-        # False where the policy had no part in the action: no latent ever came, so a fallback or no-op acted.
+        # False where the policy had no part in the action: no latent ever came, so a fallback or
+        # no-op acted.
         self.decided = np.ones((agents, steps, envs), bool)  # (N, T, E)
         # Before the first step of every chunk, where gradients through time begin.
         self.memory = np.zeros(

@@ -1,10 +1,11 @@
 """Sequences: the unit of a rollout that is shuffled and split into minibatches.
 
-A recurrent policy learns from sequences of L = `algo.chunk` steps of one environment. For any other policy L is 1: every
-row is a sequence of its own, and the same code serves both.
+A recurrent policy learns from sequences of L = `algo.chunk` steps of one environment. For any other
+policy L is 1: every row is a sequence of its own, and the same code serves both.
 
-k agents or values, T time, E environments, L steps of a sequence, S = T * E / L sequences, B = S * L = T * E rows,
-H numbers of memory. Rows lie in the order of (S, L), and sequences in the order of (T / L, E).
+k agents or values, T time, E environments, L steps of a sequence, S = T * E / L sequences, B = S *
+L = T * E rows, H numbers of memory. Rows lie in the order of (S, L), and sequences in the order of
+(T / L, E).
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from sde_harl.policy.gru import RecurrentState
 
 
 def flatten_rows(x: Tensor, length: int) -> Tensor:
-    """Returns x (k, T, E, ...) as rows (k, B, ...), with the `length` steps of each sequence side by side."""
+    """Returns x (k, T, E, ...) as rows (k, B, ...).
+
+    The `length` steps of each sequence lie side by side.
+    """
     if length == 1:
         return x.flatten(1, 2)  # (k, T * E, ...): a view, which the general way below would copy
     chunks = x.unflatten(1, (-1, length)).transpose(2, 3)  # (k, T / L, E, L, ...)
@@ -27,8 +31,9 @@ def flatten_rows(x: Tensor, length: int) -> Tensor:
 def keep_masks(ended: np.ndarray) -> Tensor:
     """Returns (1, T + 1, E) float32 masks of the memory, from `ended` (T, E).
 
-    A mask is 0.0 where an episode begins, which is one step after another has ended. The first step's is 1.0: the memory
-    at the start of a rollout has been reset already if an episode begins there.
+    A mask is 0.0 where an episode begins, which is one step after another has ended. The first
+    step's is 1.0: the memory at the start of a rollout has been reset already if an episode begins
+    there.
     """
     steps, envs = ended.shape
     keep = np.ones((1, steps + 1, envs), np.float32)
@@ -58,8 +63,8 @@ def take_sequences(rows: Tensor, sequences: slice | Tensor, length: int) -> Tens
 def minibatch_slices(sequences: int, count: int) -> list[slice]:
     """Returns the `count` minibatches of an epoch over `sequences`.
 
-    They are slices of an order that was shuffled once for all epochs, because slices copy nothing; HARL draws a new
-    permutation every epoch and copies every minibatch.
+    They are slices of an order that was shuffled once for all epochs, because slices copy nothing;
+    HARL draws a new permutation every epoch and copies every minibatch.
     """
     edges = np.linspace(0, sequences, count + 1).astype(int).tolist()
     return [slice(start, stop) for start, stop in zip(edges[:-1], edges[1:])]
@@ -68,7 +73,8 @@ def minibatch_slices(sequences: int, count: int) -> list[slice]:
 def shuffled(sequences: int, count: int, generator: torch.Generator) -> slice | Tensor:
     """Returns a random order of the sequences for `count` minibatches.
 
-    One minibatch holds all sequences, so their order doesn't matter: then no number is drawn and nothing is copied.
+    One minibatch holds all sequences, so their order doesn't matter: then no number is drawn and
+    nothing is copied.
     """
     if count == 1:
         return slice(0, sequences)

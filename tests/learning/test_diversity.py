@@ -9,7 +9,8 @@ import pytest
 import torch
 from games import act, learner, new_rollout, see, spec
 
-from sde_harl.auxiliary.diversity import Diversity, GroupExperience, policy_kl
+from sde_harl.auxiliary.diversity import Diversity
+from sde_harl.auxiliary.policy_kl import GroupExperience, sampled_kl
 from sde_harl.auxiliary.predictors import Predictors
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.config.schema import CodecConfig, DiversityConfig, PolicyConfig
@@ -61,14 +62,16 @@ def seen(game: EnvSpec, actions: list[list[list[float]]], seed: int = 0) -> Grou
     obs = torch.randn(n, rows, max(game.obs_sizes), generator=torch.Generator().manual_seed(seed))
     obs *= torch.from_numpy(np.arange(obs.shape[-1]) < np.array(game.obs_sizes)[:, None, None])
     available = torch.from_numpy(game.choices()[:, None].repeat(rows, 1))
-    return GroupExperience(obs, available, chosen, None)
+    return GroupExperience(
+        obs=obs, available_actions=available, actions=chosen, recurrent_state=None
+    )
 
 
 def test_an_action_earns_what_it_tells_of_who_acts() -> None:
     """Two agents, p = (s, 1 - s) and (1 - s, s), whose mean is (1/2, 1/2): log 2s for one's own, log 2(1 - s) else."""
     game, s = spec(((2,), (2,)), 3), 0.8
     net = blind(group(game), [[math.log(s), math.log(1 - s)], [math.log(1 - s), math.log(s)]])
-    earned = policy_kl(net, seen(game, [[[0], [1]], [[0], [1]]]), beta1=1.0)
+    earned = sampled_kl(net, seen(game, [[[0], [1]], [[0], [1]]]), beta1=1.0)
     own, others = math.log(2 * s), math.log(2 * (1 - s))
     torch.testing.assert_close(earned, torch.tensor([[own, others], [others, own]]))
 
@@ -93,7 +96,7 @@ def test_the_mean_over_actions_is_the_kl_of_the_sharpened_policy_from_the_groups
     assert kl.min() > 1e-3
     earned = np.stack(
         [
-            policy_kl(net, rows._replace(actions=torch.full((3, 6, 1), a)), beta1).detach()
+            sampled_kl(net, rows._replace(actions=torch.full((3, 6, 1), a)), beta1).detach()
             for a in choices
         ],
         -1,
@@ -105,7 +108,7 @@ def test_branches_tell_together_no_more_than_who_acts() -> None:
     """Two sure agents that differ in both branches: log 2, the most there is to know of two, not twice that."""
     game = spec(((2, 2), (2, 2)), 3)
     net = blind(group(game), [[20.0, 0.0, 20.0, 0.0], [0.0, 20.0, 0.0, 20.0]])
-    earned = policy_kl(net, seen(game, [[[0, 0]], [[1, 1]]]), beta1=1.0)
+    earned = sampled_kl(net, seen(game, [[[0, 0]], [[1, 1]]]), beta1=1.0)
     torch.testing.assert_close(earned, torch.full((2, 1), math.log(2)))
 
 
@@ -126,7 +129,7 @@ def test_continuous_actions_earn_in_closed_form(beta1: float) -> None:
         return -0.5 * ((a - mean) / deviation) ** 2 - math.log(deviation * math.sqrt(2 * math.pi))
 
     log_mean = np.logaddexp(log_density(m, s), log_density(-m, s)) - math.log(2)
-    earned = policy_kl(net, rows, beta1)[1].detach().numpy()
+    earned = sampled_kl(net, rows, beta1)[1].detach().numpy()
     sharp = log_density(-m, s / math.sqrt(beta1))
     np.testing.assert_allclose(
         earned, np.exp(sharp - log_density(-m, s)) * (sharp - log_mean), rtol=1e-4, atol=1e-6
@@ -138,7 +141,7 @@ def test_agents_that_are_alike_earn_nothing() -> None:
     net = group(game, share=True)
     assert net.identity is not None
     net.identity.data.zero_()
-    earned = policy_kl(net, seen(game, [[[0], [2], [3]]] * 3), beta1=1.0)
+    earned = sampled_kl(net, seen(game, [[[0], [2], [3]]] * 3), beta1=1.0)
     torch.testing.assert_close(earned, torch.zeros(3, 3), atol=1e-6, rtol=0)
 
 
@@ -164,19 +167,21 @@ def test_members_look_at_an_agents_rows_through_their_own_nets(
     if net.gru:
         memory = torch.randn(3, 2, 8, generator=torch.Generator().manual_seed(1))
         rows = rows._replace(
-            recall=RecurrentState(memory, torch.tensor([[[1.0, 1.0, 0.0], [1.0, 0.0, 1.0]]]))
+            recurrent_state=RecurrentState(
+                memory, torch.tensor([[[1.0, 1.0, 0.0], [1.0, 0.0, 1.0]]])
+            )
         )
-    earned, features = policy_kl(net, rows, beta1=1.0), net.normalise(rows.obs)
+    earned, features = sampled_kl(net, rows, beta1=1.0), net.normalise(rows.obs)
     for agent in range(3):
         shown = features[agent] * net.normalise.mask
-        recall = rows.recall and RecurrentState(
-            rows.recall.memory[agent].expand(3, -1, -1), rows.recall.keep
+        state = rows.recurrent_state and RecurrentState(
+            rows.recurrent_state.memory[agent].expand(3, -1, -1), rows.recurrent_state.keep
         )
-        log_probs = net(shown, recall).outputs.log_softmax(-1)
+        log_probs = net(shown, state).outputs.log_softmax(-1)
         taken = log_probs.gather(-1, rows.actions[agent].expand(3, -1, -1))[..., 0]
         expected = taken[agent] - taken.exp().mean(0).log()
         torch.testing.assert_close(earned[agent], expected, rtol=1e-4, atol=1e-5)
-        own = net(features, rows.recall).outputs.log_softmax(-1)[agent]
+        own = net(features, rows.recurrent_state).outputs.log_softmax(-1)[agent]
         torch.testing.assert_close(log_probs[agent], own)
 
 
@@ -213,7 +218,7 @@ def test_the_predictors_part_is_beta1_log_q_minus_log_p(
     reward = told.reward(rollout, beta1)
     np.testing.assert_allclose(reward[:, :-1], (1 - beta1) * blind, rtol=1e-5)
     assert (reward[:, -1] == 0).all(), "what comes behind the rollout is not known"
-    told._biases[-1].data[0] = c
+    told._net.biases[-1].data[0] = c
     own = np.arange(5) < sizes[..., None]
     knowing = ((change - c) ** 2 * own).sum(-1) / sizes
     np.testing.assert_allclose(
@@ -277,8 +282,15 @@ def test_the_team_earns_the_mean_over_the_living() -> None:
     obs, actions = (
         torch.from_numpy(each[[0, 2]]).flatten(1, 2) for each in (rollout.obs, rollout.actions)
     )
-    kl = policy_kl(
-        net, GroupExperience(obs, torch.ones(2, 12, 3, dtype=torch.bool), actions.long(), None), 2.0
+    kl = sampled_kl(
+        net,
+        GroupExperience(
+            obs=obs,
+            available_actions=torch.ones(2, 12, 3, dtype=torch.bool),
+            actions=actions.long(),
+            recurrent_state=None,
+        ),
+        2.0,
     )
     intrinsic = diversity.reward(rollout)
     each = np.zeros((3, 3, 4))

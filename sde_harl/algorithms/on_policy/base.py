@@ -1,16 +1,19 @@
-"""The on-policy family: role groups are updated one after the other, each by its algorithm's own step.
+"""The on-policy family: role groups are updated one after the other, each by its algorithm's own
+step.
 
-The multi-agent advantage decomposition (Zhong et al., JMLR 25(32), 2024) splits the joint advantage into one term for
-each agent, given the actions of the agents before it. So agents may improve in turn, in any order, if each one
-accounts for what those before it have changed. With the advantage A of the joint action, the agent m-th in order
-maximises a surrogate of
+The multi-agent advantage decomposition (Zhong et al., JMLR 25(32), 2024) splits the joint advantage
+into one term for each agent, given the actions of the agents before it. So agents may improve in
+turn, in any order, if each one accounts for what those before it have changed. With the advantage A
+of the joint action, the agent m-th in order maximises a surrogate of
 
-    M^m = A * prod over k < m of  pi_new^k(a^k | o^k) / pi_old^k(a^k | o^k)                        (eq. 12)
+    M^m = A * prod over k < m of  pi_new^k(a^k | o^k) / pi_old^k(a^k | o^k)            (eq. 12)
 
-Here a role group takes an agent's place: its agents share a trunk and are updated together. With every agent alone in
-its group this is HARL exactly. Algorithms that are not `sequential` (MAPPO, IPPO) use A for every group.
+Here a role group takes an agent's place: its agents share a trunk and are updated together. With
+every agent alone in its group this is HARL exactly. Algorithms that are not `sequential` (MAPPO,
+IPPO) use A for every group.
 
-N agents, n of a group, T time, E environments, B = T * E rows, D numbers of an action; V values of a state (1, or N).
+N agents, n of a group, T time, E environments, B = T * E rows, D numbers of an action; V values of
+a state (1, or N).
 """
 
 from __future__ import annotations
@@ -55,7 +58,7 @@ class OnPolicy(ABC):
         codec: CodecConfig,
         generator: torch.Generator,
     ) -> None:
-        """`generator` draws the order of groups, of minibatches, and the noise and rows of the rate."""
+        """`generator` draws the order of groups and minibatches, and the rate's rows and noise."""
         self.policy = policy
         self._algo = algo
         self._generator = generator
@@ -69,7 +72,10 @@ class OnPolicy(ABC):
 
     @abstractmethod
     def update_group(self, index: int, batch: GroupBatch) -> dict[str, float]:
-        """Takes the algorithm's own step of group `index`; returns scalars to log, `ratio_error` among them."""
+        """Takes the algorithm's own step of group `index`; returns scalars to log.
+
+        `ratio_error` is among them.
+        """
 
     def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
         """Learns from one rollout; returns scalars to log.
@@ -83,7 +89,8 @@ class OnPolicy(ABC):
         try:
             scalars = self._update_policies(rollout, estimate.advantages)
         finally:
-            # Also when the policies' update fails: a run that is stopped saves the critic, which must be at rest.
+            # Also when the policies' update fails: a run that is stopped saves the critic, which
+            # must be at rest.
             wait([critic_scalars])
         return scalars | critic_scalars.result()
 
@@ -94,18 +101,19 @@ class OnPolicy(ABC):
     def ratio(self, net: GroupNet, distribution: Distribution, batch: GroupBatch) -> Tensor:
         """Returns (n, B), pi_new / pi_old of each agent's action.
 
-        An action of D numbers has D log-probabilities. HARL aggregates their ratios in two ways: the product is the
-        ratio of the joint action, the mean keeps it near 1 where D is large.
+        An action of D numbers has D log-probabilities. HARL aggregates their ratios in two ways:
+        the product is the ratio of the joint action, the mean keeps it near 1 where D is large.
         """
         change = distribution.log_probs(batch.actions) - batch.log_probs  # (n, B, D)
         if self._algo.action_aggregation == "prod":
             return torch.exp(change.sum(-1) if change.shape[-1] > 1 else change[..., 0])
-        # The mean of ratios, as 1 plus the mean of what they differ from 1: an agent's padding has the change 0, which
-        # adds nothing to the sum, and the divisor counts only the numbers of the agent's own action.
+        # The mean of ratios, as 1 plus the mean of what they differ from 1: an agent's padding has
+        # the change 0, which adds nothing to the sum, and the divisor counts only the numbers of
+        # the agent's own action.
         return 1.0 + torch.expm1(change).sum(-1) / net.dimensions
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what changes over a run, except the policy's own parameters (`policy.state_dict()`)."""
+        """Returns what changes over a run, except the policy itself (`policy.state_dict()`)."""
         return {
             "critic_trainer": self.critic_trainer.state_dict(),
             "rate_trainers": {
@@ -123,7 +131,7 @@ class OnPolicy(ABC):
                 trainer.load_state_dict(state["rate_trainers"][str(index)])
 
     def _update_policies(self, rollout: Rollout, advantages: np.ndarray) -> dict[str, float]:
-        """Updates one group after the other, from advantages (V, T, E); returns the groups' mean scalars."""
+        """Updates the groups in turn, from advantages (V, T, E); returns their mean scalars."""
         normalised = _normalised(advantages, rollout.active_masks)
         m = flatten_rows(torch.from_numpy(normalised), rollout.chunk)  # (V, B), M of eq. 12
         order = self._order()
@@ -140,7 +148,8 @@ class OnPolicy(ABC):
     def _joint_ratio(self, net: GroupNet, batch: GroupBatch) -> Tensor:
         """Returns (B,), pi_new / pi_old of a group's joint action, the product over its agents.
 
-        A dead agent's action has no effect, so its ratio is 1 here; in HARL's factor it counts like any other.
+        A dead agent's action has no effect, so its ratio is 1 here; in HARL's factor it counts like
+        any other.
         """
         outputs = batch.forward(net).outputs
         distribution = net.distribution(outputs, batch.available_actions)
@@ -150,7 +159,8 @@ class OnPolicy(ABC):
     def _order(self) -> list[int]:
         """Returns the groups in the order of this update.
 
-        It is random anew each time, as the decomposition holds for any order and no group is then always the first.
+        It is random anew each time, as the decomposition holds for any order and no group is then
+        always the first.
         """
         groups = len(self.policy.groups)
         if self._algo.fixed_order:
@@ -166,10 +176,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def _normalised(advantages: np.ndarray, active_masks: np.ndarray) -> np.ndarray:
-    """Returns advantages (V, T, E) with zero mean and unit variance over living agents' rows; active_masks (N, T, E).
+    """Returns advantages (V, T, E) with zero mean and unit variance over living agents' rows;
+    active_masks (N, T, E).
 
-    A value of the whole team counts where any agent was alive. HARL normalises it anew for each agent, over that
-    agent's rows alone; here it is done once, for M is one array that all groups multiply their ratios into.
+    A value of the whole team counts where any agent was alive. HARL normalises it anew for each
+    agent, over that agent's rows alone; here it is done once, for M is one array that all groups
+    multiply their ratios into.
     """
     if len(advantages) == 1:
         active_masks = active_masks.any(0, keepdims=True)  # (1, T, E)

@@ -1,7 +1,8 @@
 """The critic's side of learning: it values a rollout, then learns from the returns.
 
-V values of a state (1, or N), T time, E environments, W numbers of the critic's input for each value; S sequences of L
-steps, B = S * L = T * E rows; H numbers of memory, if the critic is recurrent.
+V values of a state (1, or N), T time, E environments, W numbers of the critic's input for each
+value; S sequences of L steps, B = S * L = T * E rows; H numbers of memory, if the critic is
+recurrent.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ class CriticTrainer:
         self._memory: Tensor | None = None
         self._epochs = config.critic_epochs or config.epochs
         self._minibatches = config.critic_minibatches or config.minibatches
-        # The policies learn in the main thread meanwhile: the critic gets the cores that they leave.
+        # The policies learn in the main thread meanwhile: the critic gets the cores that they
+        # leave.
         threads = torch.get_num_threads()
         spare = max(1, min(threads, (os.cpu_count() or 1) - threads))
         self._thread = ThreadPoolExecutor(1, "critic", _set_up_thread, (spare,))
@@ -109,17 +111,20 @@ class CriticTrainer:
         )
 
     def start_update(self, estimate: CriticEstimate) -> Future[dict[str, float]]:
-        """Starts some epochs of the clipped value loss in a thread of their own; the result is scalars to log.
+        """Starts some epochs of the clipped value loss in a thread of their own; the result is
+        scalars to log.
 
-        HARL updates the critic after the policies. Ours learns at the same time, since neither needs the other's result.
+        HARL updates the critic after the policies. Ours learns at the same time, since neither
+        needs the other's result.
         """
         sequences = estimate.returns[0].size // estimate.length
-        # Drawn here and not in the thread, before the policies draw theirs, so that the same seed repeats the run.
+        # Drawn here and not in the thread, before the policies draw theirs, so that the same seed
+        # repeats the run.
         order = shuffled(sequences, self._minibatches, self._generator)
         return self._thread.submit(self._update, estimate, order, sequences)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns everything that changes over a run: net, optimiser, normaliser and the recurrent memory, if any."""
+        """Returns everything that changes over a run: net, optimiser, normaliser, memory if any."""
         state: dict[str, Any] = {
             "critic": self.critic.state_dict(),
             "optimizer": optimizer_state(self.optimizer),
@@ -149,9 +154,11 @@ class CriticTrainer:
     def _predict(
         self, inputs: Tensor, ended: np.ndarray
     ) -> tuple[np.ndarray, CriticMemories | None]:
-        """Returns predictions (V, T + 1, E), in the normaliser's units, of normalised inputs (V, T + 1, E, W).
+        """Returns predictions (V, T + 1, E), in the normaliser's units, of normalised inputs (V, T
+        + 1, E, W).
 
-        A recurrent critic begins with the memory that the last rollout left, and keeps the one that this rollout leaves.
+        A recurrent critic begins with the memory that the last rollout left, and keeps the one that
+        this rollout leaves.
         """
         values, steps, envs = inputs.shape[:3]
         if not self.critic.gru:
@@ -160,8 +167,9 @@ class CriticTrainer:
         keep = keep_masks(ended)  # (1, T + 1, E)
         if self._memory is None:
             self._memory = torch.zeros(values, envs, self.critic.gru.size)
-        # The whole rollout is one sequence of T + 1 steps for each environment here, whatever the length of a chunk.
-        state = RecurrentState(self._memory, keep.transpose(1, 2))
+        # The whole rollout is one sequence of T + 1 steps for each environment here, whatever the
+        # length of a chunk.
+        state = RecurrentState(memory=self._memory, keep=keep.transpose(1, 2))
         predictions, after = (
             each.unflatten(1, (envs, steps)).transpose(1, 2)  # (V, T + 1, E, ...)
             for each in self.critic(flatten_rows(inputs, steps), state)
@@ -173,7 +181,7 @@ class CriticTrainer:
     def _final_values(
         self, rollout: Rollout, values: np.ndarray, memories: CriticMemories | None
     ) -> np.ndarray:
-        """Returns (V, T, E), the values of the states that episodes were cut in; 0 where none was."""
+        """Returns (V, T, E), the values of states that episodes were cut in; 0 where none was."""
         cut = rollout.truncated
         final_values = np.zeros_like(values[:, 1:])
         if not cut.any():
@@ -181,9 +189,10 @@ class CriticTrainer:
         inputs = self.critic.normalise(torch.from_numpy(rollout.final_critic_inputs[:, cut]))
         state = None
         if memories:
-            # One step more of the episode that was cut: its memory is the one after the step that cut it.
+            # One step more of the episode that was cut: its memory is the one after the step that
+            # cut it.
             memory = memories.after[:, :-1][:, cut]
-            state = RecurrentState(memory, torch.ones(1, inputs.shape[1], 1))
+            state = RecurrentState(memory=memory, keep=torch.ones(1, inputs.shape[1], 1))
         final_values[:, cut] = self._denormalised(self.critic(inputs, state)[0].numpy())
         return final_values
 
@@ -191,7 +200,8 @@ class CriticTrainer:
         self, estimate: CriticEstimate, order: slice | Tensor, sequences: int
     ) -> dict[str, float]:
         """Learns from an estimate's `sequences`, in the given `order`."""
-        # Before the targets are normalised, so that a first rollout isn't learnt from in units of 1.
+        # Before the targets are normalised, so that a first rollout isn't learnt from in units of
+        # 1.
         self.value_norm.update(estimate.returns)
         mean, std = self.value_norm.statistics()
         length = estimate.length
@@ -227,14 +237,16 @@ class CriticTrainer:
     def _loss(self, values: Tensor, targets: Tensor, old_values: Tensor) -> Tensor:
         """Returns the value loss of normalised values, targets and old values, all (V, B).
 
-        Rows of dead agents count too. The return before a death is bootstrapped from the value after it, so that value
-        has to be learnt although no policy acts on it; HARL's critic counts them as well.
+        Rows of dead agents count too. The return before a death is bootstrapped from the value
+        after it, so that value has to be learnt although no policy acts on it; HARL's critic counts
+        them as well.
         """
         loss = self._error(values, targets)
         if self._config.clip_value_loss:
             clip = self._config.clip_coef
             clipped = old_values + (values - old_values).clamp(-clip, clip)
-            # The worse of both, as in PPO's reference implementation: a value may move by `clip` an update at most.
+            # The worse of both, as in PPO's reference implementation: a value may move by `clip` an
+            # update at most.
             loss = torch.maximum(loss, self._error(clipped, targets))
         return loss.mean()
 
@@ -246,12 +258,15 @@ class CriticTrainer:
 
 
 def _explained_variance(estimate: CriticEstimate) -> float:
-    """Returns 1 - Var(returns - values) / Var(returns): 1 for a perfect critic, 0 for one that knows only the mean."""
+    """Returns 1 - Var(returns - values) / Var(returns).
+
+    It is 1 for a perfect critic, and 0 for one that always predicts the mean.
+    """
     unexplained = np.var(estimate.returns - estimate.values)
     return float(1.0 - unexplained / max(np.var(estimate.returns), 1e-8))
 
 
 def _set_up_thread(threads: int) -> None:
-    """Sets, in a new thread, what torch keeps for each thread apart; by default a new one would take all cores."""
+    """Sets what torch keeps for each thread apart; a new thread would take all cores."""
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)

@@ -1,6 +1,7 @@
 """Algorithms that ascend their surrogate by epochs of Adam: HAPPO, HAA2C, MAPPO, IPPO.
 
-The rate of the latents is part of the loss, so that local nets learn to send latents that cost few bits:
+The rate of the latents is part of the loss, so that local nets learn to send latents that cost few
+bits:
 
     L = -E[objective(ratio, M)] - entropy_coef H(pi) + lambda R
 
@@ -28,7 +29,7 @@ from sde_harl.policy.split_policy import SplitPolicy
 
 
 class PolicyReport(NamedTuple):
-    """Scalars of one minibatch, logged under these names. They stay tensors, which costs no synchronisation."""
+    """Scalars of one minibatch, which are logged under these names."""
 
     policy_loss: Tensor
     entropy: Tensor
@@ -89,8 +90,8 @@ class FirstOrder(OnPolicy):
             output = minibatch.forward(net)
             loss, report = self._loss(net, output.outputs, minibatch, weights[part])
             reports.append(report)
-            # The entropy model costs as much as the policy. So the rate is taken once an epoch, in its first minibatch,
-            # and weighted for all of them.
+            # The entropy model costs as much as the policy. So the rate is taken once an epoch, in
+            # its first minibatch, and weighted for all of them.
             measured = rate_trainer if part == 0 else None
             if measured:
                 rates.append(measured.rate(output.latents, self._generator))
@@ -98,12 +99,13 @@ class FirstOrder(OnPolicy):
             grad_norms.append(self._step(index, loss, measured))
         scalars = _means(reports, grad_norms)
         if rate_trainer:
-            # Last: quantiles follow the densities, which are stepped for good now. To move the medians, which latents
-            # are rounded to, between two steps would change the policy behind Adam's back.
+            # Last: quantiles follow the densities, which are stepped for good now. To move the
+            # medians, which latents are rounded to, between two steps would change the policy
+            # behind Adam's back.
             rate_trainer.settle()
             scalars["rate"] = float(torch.stack(rates).detach().mean())
-        # Of the first minibatch, not the mean: before the first step the ratio is 1 but for rounding. More would mean
-        # that the policy which acted isn't the one that is trained.
+        # Of the first minibatch, not the mean: before the first step the ratio is 1 but for
+        # rounding. More would mean that the policy which acted isn't the one that is trained.
         return scalars | {"ratio_error": float(reports[0].ratio_error)}
 
     def _minibatches(self, batch: GroupBatch) -> list[GroupBatch]:
@@ -117,7 +119,7 @@ class FirstOrder(OnPolicy):
     def _loss(
         self, net: GroupNet, outputs: Tensor, batch: GroupBatch, weights: Tensor
     ) -> tuple[Tensor, PolicyReport]:
-        """Returns the loss without the rate, of head outputs (n, B, A) and the rows' weights (n, B)."""
+        """Returns the loss without the rate, from outputs (n, B, A) and row weights (n, B)."""
         distribution = net.distribution(outputs, batch.available_actions)
         ratio = self.ratio(net, distribution, batch)  # (n, B)
         weights = weights.flatten()  # (n * B,): a dot product is faster than a product and a sum
@@ -135,9 +137,10 @@ class FirstOrder(OnPolicy):
         return -objective - self._algo.entropy_coef * entropy, report
 
     def _step(self, index: int, loss: Tensor, rate_trainer: RateTrainer | None) -> Tensor:
-        """Steps everything that has a part in the loss; returns the norm of the policy's gradient."""
+        """Steps everything that is in the loss; returns the norm of the policy's gradient."""
         net = self.policy.groups[index]
-        # zero_grad of the net and not of the optimisers: it clears the entropy model's gradients too, which lie in it.
+        # zero_grad of the net and not of the optimisers: it clears the entropy model's gradients
+        # too, which lie in it.
         net.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(net.policy_parameters(), self._algo.max_grad_norm)

@@ -1,7 +1,7 @@
 """A role group's rows of a rollout: what one algorithm's step learns from.
 
-N agents, n of the group, T time, E environments, B = T * E rows, O observation, A outputs of a head, D numbers of an
-action, Z latent; V values of a state (1, or N).
+N agents, n of the group, T time, E environments, B = T * E rows, O observation, A outputs of a
+head, D numbers of an action, Z latent; V values of a state (1, or N).
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class GroupBatch(NamedTuple):
     recurrent_state: RecurrentState | None = None
     """Of the sequences; None if the policy has no memory."""
     latents: Tensor | None = None
-    """(n, B, Z) decoded, that the policy acted on; None where every row's own latent arrived in time."""
+    """(n, B, Z) decoded, that the policy acted on; None where no latent was late."""
     stale: Tensor | None = None
-    """(n, B) bool, True where another latent stood in for the row's own, which was late; None as above."""
+    """(n, B) bool, True where another latent stood in for a late one; None where none was."""
 
     @property
     def length(self) -> int:
@@ -57,10 +57,10 @@ class GroupBatch(NamedTuple):
 
     def forward(self, net: GroupNet) -> GroupOutput:
         """Runs the group's nets on the rows."""
-        known = None
+        substituted = None
         if self.latents is not None and self.stale is not None:
-            known = SubstitutedLatents(latents=self.latents, stale=self.stale)
-        output: GroupOutput = net(self.obs, self.recurrent_state, known)
+            substituted = SubstitutedLatents(latents=self.latents, stale=self.stale)
+        output: GroupOutput = net(self.obs, self.recurrent_state, substituted)
         return output
 
     def weights(self) -> Tensor:
@@ -84,7 +84,8 @@ def gather_group(
     actions = rows(rollout.actions)
     if not actions.is_floating_point():
         actions = actions.long()  # torch gathers by int64 alone
-    # A row whose agent did nothing, for want of a latent, holds no decision of the policy: it never counts.
+    # A row whose agent did nothing, for want of a latent, holds no decision of the policy: it never
+    # counts.
     counts = rows(rollout.decided)
     if mask_dead:
         counts = rows(rollout.active_masks) & counts
@@ -114,7 +115,7 @@ def _recurrent_state(rollout: Rollout, net: GroupNet) -> RecurrentState | None:
 
 
 def _member_index(net: GroupNet) -> slice | list[int]:
-    """Returns an index of the group's agents: a slice for one agent, since numpy copies what a list selects."""
+    """Returns an index of the group's agents: for one agent a slice, which numpy doesn't copy."""
     if len(net.members) == 1:
         return slice(net.members[0], net.members[0] + 1)
     return list(net.members)

@@ -1,4 +1,7 @@
-"""HAA2C: advantage actor-critic, one role group after the other (Zhong et al., JMLR 25(32), 2024, sec. 5)."""
+"""HAA2C: advantage actor-critic, one role group after the other.
+
+Zhong et al., JMLR 25(32), 2024, sec. 5.
+"""
 
 from __future__ import annotations
 

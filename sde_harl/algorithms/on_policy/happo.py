@@ -1,4 +1,7 @@
-"""HAPPO: proximal policy optimisation, one role group after the other (Zhong et al., JMLR 25(32), 2024, alg. 4)."""
+"""HAPPO: proximal policy optimisation, one role group after the other.
+
+Zhong et al., JMLR 25(32), 2024, alg. 4.
+"""
 
 from __future__ import annotations
 

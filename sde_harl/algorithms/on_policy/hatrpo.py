@@ -1,21 +1,26 @@
-"""HATRPO: a natural-gradient step within a KL bound, one role group after the other (Zhong et al., JMLR 2024, alg. 3).
+"""HATRPO: a natural-gradient step within a KL bound, one role group after the other (Zhong et al.,
+JMLR 2024, alg. 3).
 
-    maximise  L(theta) = E[r M] + entropy_coef H(pi) - lambda R    subject to  E[KL(pi_old || pi_theta)] < kl_threshold
+    maximise    L(theta) = E[r M] + entropy_coef H(pi_theta) - lambda R
+    subject to  E[KL(pi_old || pi_theta)] < kl_threshold
 
-r is the ratio pi_theta / pi_old, M is base.py's, R the rate of the latents. The step is Schulman et al.'s (ICML 2015,
-app. C): with g the gradient of L and F the Fisher matrix, conjugate gradients solve F x = g, and the full step is
+r is the ratio pi_theta / pi_old, M is base.py's, R the rate of the latents. The step is Schulman et
+al.'s (ICML 2015, app. C): with g the gradient of L and F the Fisher matrix, conjugate gradients
+solve F x = g, and the full step is
 
     beta x  with  beta = sqrt(2 kl_threshold / x^T F x)
 
-whose KL is the bound, to second order. A backtracking line search then takes the first of the steps beta x, c beta x,
-c^2 beta x, ... that keeps the bound and improves L enough.
+whose KL is the bound, to second order. A backtracking line search then takes the first of the steps
+beta x, c beta x, c^2 beta x, ... that keeps the bound and improves L enough.
 
 The codec is in the loop:
-* Both policies of the KL act on quantised latents. Derivatives pass the quantiser straight through, as everywhere.
-* The rate is part of L, so a device's local net moves for it inside the same bound. Its rows and noise are the same
-  for all evaluations of a step, or the line search would compare noise.
-* The entropy model has an optimiser of its own and follows the latents for `algo.epochs` steps, before the policy's
-  step: it moves the medians that latents are rounded to, and that change of the policy has to count towards the bound.
+* Both policies of the KL act on quantised latents. Derivatives pass the quantiser straight through,
+  as everywhere.
+* The rate is part of L, so a device's local net moves for it inside the same bound. Its rows and
+  noise are the same for all evaluations of a step, or the line search would compare noise.
+* The entropy model has an optimiser of its own and follows the latents for `algo.epochs` steps,
+  before the policy's step: it moves the medians that latents are rounded to, and that change of the
+  policy has to count towards the bound.
 
 n agents of a group, B rows, P parameters of its policy.
 """
@@ -40,7 +45,7 @@ from sde_harl.policy.distributions import Distribution
 from sde_harl.policy.group_net import GroupNet
 
 DAMPING = 0.1
-"""Added to the Fisher matrix's diagonal, as in HARL: where F is nearly singular the step would be huge."""
+"""Added to the diagonal of F, as in HARL; a nearly singular F would make the step huge."""
 PRODUCTS = 10
 """Iterations of conjugate gradients, as in HARL."""
 
@@ -106,8 +111,8 @@ class Hatrpo(OnPolicy):
         scalars = {}
         if step.rate_trainer:
             scalars["rate"] = self._fit_entropy_model(step.net, step.rate_trainer, batch)
-            # The medians have moved, and with them the policy: the line search begins there. The KL is still from the
-            # policy that acted, because the ratios are.
+            # The medians have moved, and with them the policy: the line search begins there. The KL
+            # is still from the policy that acted, because the ratios are.
             start = self._evaluate(step)
         gradient, full_step = self._full_step(step, start)
         result = self._line_search(
@@ -156,15 +161,18 @@ class Hatrpo(OnPolicy):
         product = fisher_product(kl, parameters, DAMPING)
         direction = conjugate_gradient(product, gradient, PRODUCTS)  # x
         curvature = direction @ product(direction)  # x^T F x
-        # Not `curvature <= 0`, which is false for NaN. There is nothing to improve where all rows are of dead agents or
-        # all advantages are 0.
+        # Not `curvature <= 0`, which is false for NaN. There is nothing to improve where all rows
+        # are of dead agents or all advantages are 0.
         if not curvature > 0:
             return gradient, torch.zeros_like(gradient)
         return gradient, direction * torch.sqrt(2.0 * self._algo.kl_threshold / curvature)
 
     @torch.no_grad()
     def _line_search(self, step: GroupStep, start: SearchStart) -> SearchResult:
-        """Shortens the step until it keeps the bound and improves enough; otherwise the policy stays as it was."""
+        """Shortens the step until it keeps the bound and improves enough.
+
+        If no step does, the policy stays as it was.
+        """
         algo = self._algo
         parameters = step.net.policy_parameters()
         origin = parameters_to_vector(parameters)
@@ -191,7 +199,10 @@ class Hatrpo(OnPolicy):
     def _fit_entropy_model(
         self, net: GroupNet, rate_trainer: RateTrainer, batch: GroupBatch
     ) -> float:
-        """Fits the entropy model to the present latents; returns the mean rate on the way, in bits per element."""
+        """Fits the entropy model to the present latents.
+
+        Returns the mean rate on the way, in bits per latent element.
+        """
         with torch.no_grad():
             latents = net.encode(batch.obs)  # (n, B, Z); no_grad: only the densities learn here
         total = 0.0
@@ -208,6 +219,7 @@ class Hatrpo(OnPolicy):
 def mean_kl(new: Distribution, old: Distribution, batch: GroupBatch) -> Tensor:
     """Returns KL(old || new) of a group's joint policy.
 
-    That is the sum over its agents, who act independently given what they see, of the mean over rows that count.
+    That is the sum over its agents, who act independently given what they see, of the mean over
+    rows that count.
     """
     return (new.kl(old) * batch.weights()).sum() * len(batch.active_masks)

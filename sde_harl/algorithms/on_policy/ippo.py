@@ -6,6 +6,9 @@ from sde_harl.algorithms.on_policy.mappo import Mappo
 
 
 class Ippo(Mappo):
-    """MAPPO whose critic sees only the agent's own observation; agents that share parameters share the critic."""
+    """MAPPO whose critic sees only an agent's own observation.
+
+    With `algo.share_param` all agents have one critic, otherwise each its own.
+    """
 
     decentralised_critic = True

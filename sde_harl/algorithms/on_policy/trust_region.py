@@ -1,4 +1,5 @@
-"""The mathematics of trust-region steps on flat vectors: Fisher-vector products and conjugate gradients.
+"""The mathematics of trust-region steps on flat vectors: Fisher-vector products and conjugate
+gradients.
 
 P parameters.
 """
@@ -11,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 Product = Callable[[Tensor], Tensor]
-"""A symmetric matrix (P, P), given as its product with a vector (P,): P is too large to hold the matrix."""
+"""A symmetric matrix (P, P), too large to hold, as a function: its product with a vector (P,)."""
 
 
 def flat_gradient(
     value: Tensor, parameters: list[nn.Parameter], create_graph: bool = False
 ) -> Tensor:
-    """Returns the gradient (P,) of a scalar in all parameters. The graph is kept for further gradients."""
+    """Returns the gradient (P,) of a scalar in all parameters, and keeps the graph."""
     parts = torch.autograd.grad(value, parameters, retain_graph=True, create_graph=create_graph)
     return torch.cat([part.reshape(-1) for part in parts])
 
@@ -25,10 +26,11 @@ def flat_gradient(
 def fisher_product(kl: Tensor, parameters: list[nn.Parameter], damping: float) -> Product:
     """Returns v -> (F + damping I) v, where F is the Hessian of `kl`.
 
-    At the old policy the Hessian of the mean KL(old || new) is the Fisher matrix. F v is the gradient of
-    (gradient of kl)^T v (Pearlmutter, Neural Computation 6(1), 1994).
+    At the old policy the Hessian of the mean KL(old || new) is the Fisher matrix. F v is the
+    gradient of (gradient of kl)^T v (Pearlmutter, Neural Computation 6(1), 1994).
     """
-    # Built once for all products: each then costs one backward pass through this gradient's own graph.
+    # Built once for all products: each then costs one backward pass through this gradient's own
+    # graph.
     gradient = flat_gradient(kl, parameters, create_graph=True)
 
     def product(vector: Tensor) -> Tensor:
@@ -40,7 +42,7 @@ def fisher_product(kl: Tensor, parameters: list[nn.Parameter], damping: float) -
 def conjugate_gradient(
     product: Product, target: Tensor, steps: int, tolerance: float = 1e-10
 ) -> Tensor:
-    """Returns x with product(x) close to target, after at most `steps` products (Hestenes and Stiefel, 1952)."""
+    """Returns x with product(x) close to target (Hestenes and Stiefel, 1952)."""
     x = torch.zeros_like(target)
     residual = target.clone()  # target - product(x)
     direction = target.clone()

@@ -10,14 +10,18 @@ from torch import Tensor
 
 
 class ValueNorm:
-    """Tracks the mean and variance of returns, as PopArt without the output correction (Yu et al., NeurIPS 2022)."""
+    """Tracks the mean and variance of returns.
+
+    This is PopArt without its correction of the output layer (Yu et al., NeurIPS 2022).
+    """
 
     def __init__(self, enabled: bool = True, beta: float = 0.99999) -> None:
         """Starts with no data. A disabled one always reports mean 0 and deviation 1."""
         self._enabled = enabled
         self._beta = beta
-        # Exponentially decayed sums: of returns, of their squares, and of ones. The last is the weight that the other
-        # two are divided by, which corrects their bias towards the initial 0, as Adam does with its moments.
+        # Exponentially decayed sums: of returns, of their squares, and of ones. The last is the
+        # weight that the other two are divided by, which corrects their bias towards the initial 0,
+        # as Adam does with its moments.
         self._moments = np.zeros(3)
 
     def update(self, returns: np.ndarray) -> None:
@@ -25,8 +29,9 @@ class ValueNorm:
         mean = returns.mean(dtype=np.float64)
         mean_square = np.square(returns, dtype=np.float64).mean()
         batch = np.array([mean, mean_square, 1.0])
-        # A batch counts for all its rows, so that the statistics move with the data and not with the number of calls.
-        # HARL calls this once a minibatch and decays by beta whatever its size.
+        # A batch counts for all its rows, so that the statistics move with the data and not with
+        # the number of calls. HARL calls this once a minibatch and decays by beta whatever its
+        # size.
         weight = self._beta**returns.size
         self._moments = weight * self._moments + (1.0 - weight) * batch
 
