@@ -29,9 +29,9 @@ from sde_harl.buffers.rollout import Rollout
 from sde_harl.buffers.sequences import keep_masks
 from sde_harl.envs.base import EnvSpec
 from sde_harl.policy.distributions import MASKED_LOGIT, Categoricals, Distribution, Gaussians
+from sde_harl.policy.group_net import GroupNet
 from sde_harl.policy.gru import RecurrentState
 from sde_harl.policy.layers import affine
-from sde_harl.policy.group_net import GroupNet
 from sde_harl.policy.split_policy import SplitPolicy
 
 ROWS = 1024

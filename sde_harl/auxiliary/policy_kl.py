@@ -34,8 +34,8 @@ from torch import Tensor
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.buffers.sequences import keep_masks
 from sde_harl.policy.distributions import Distribution, Gaussians
-from sde_harl.policy.gru import RecurrentState
 from sde_harl.policy.group_net import GroupNet
+from sde_harl.policy.gru import RecurrentState
 
 ROWS = 1 << 14
 """Rows that go through a group's nets at a time. n agents give n * n times the rows of one."""
