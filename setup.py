@@ -11,6 +11,11 @@ EXACT = ["-O2", "-ffp-contract=off", "-Wno-psabi"]
 setup(
     ext_modules=[
         Extension("sde_harl.codec._rans", ["sde_harl/codec/rans.c"]),
+        Extension(
+            "sde_harl.draws._philox",
+            ["sde_harl/draws/philox.c"],
+            extra_compile_args=[*EXACT, "-O3", "-fno-math-errno", "-fno-trapping-math"],
+        ),
         Extension("sde_harl.link._frames", ["sde_harl/link/frames.c"]),
         Extension(
             "sde_harl.policy.inference._blocks",

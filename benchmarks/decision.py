@@ -28,6 +28,7 @@ from rows import Row, report
 
 from sde_harl.codec.coder import EntropyCoder
 from sde_harl.codec.tables import TOTAL, Tables
+from sde_harl.draws.counters import Draw, Purpose
 from sde_harl.executor.executor import Executor
 from sde_harl.link.mpi import Mpi, join, launched_ranks
 from sde_harl.link.waiting import Waiter
@@ -132,7 +133,7 @@ class Server:
     def __init__(self, transport: Mpi, policy: ActingPolicy) -> None:
         plan = SessionPlan(SHAPE, "entropy", 0, max(BATCHES), 1, {}, 60.0)
         self.pool, self._policy = ExecutorPool(transport, plan), policy
-        self._generator = np.random.default_rng(0)
+        self._agents = np.arange(AGENTS, dtype=np.int32)
         self._step = 0
         self.pool.handshake()
         agents = range(AGENTS)
@@ -148,7 +149,8 @@ class Server:
             started = now_ns()
             self.pool.sense(0, self._step, obs)
             latents = self.pool.latents(0).values
-            decision = self._policy.act(latents, available, self._generator)
+            draw = Draw(0, Purpose.ACTING, self._step, 0, self._agents)
+            decision = self._policy.act(latents, available, draw)
             self.pool.act(0, decision.actions, 0)
             taken.append(now_ns() - started)
         self.pool.report()

@@ -25,6 +25,7 @@ from sde_harl.algorithms.registry import ALGORITHMS
 from sde_harl.auxiliary.diversity import Diversity
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.config.schema import AlgoConfig, CodecConfig, DiversityConfig, PolicyConfig
+from sde_harl.draws.counters import Draw, Purpose
 from sde_harl.envs.base import EnvSpec
 from sde_harl.policy.critic import Critic
 from sde_harl.policy.critic_input import make_critic_input
@@ -181,10 +182,11 @@ def acting(rounds: int) -> Row:
     sent = rng.normal(size=(AGENTS, SLOT, WIDTH)).astype(np.float32)
     available = np.ones((AGENTS, SLOT, ACTIONS), bool)
     hidden, weights = rng.normal(size=(2, AGENTS, WIDTH, WIDTH)).astype(np.float32)
+    draw = Draw(0, Purpose.ACTING, 0, 0, np.arange(AGENTS, dtype=np.int32))
     calls = 200  # a clock's tick is longer than one
     taken = cpu_us(
         {
-            "act": lambda: [policy.act(sent, available, rng) for _ in range(calls)],
+            "act": lambda: [policy.act(sent, available, draw) for _ in range(calls)],
             "floor": lambda: [
                 np.matmul(np.matmul(sent, hidden), weights[..., :ACTIONS]) for _ in range(calls)
             ],

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.buffers.sequences import keep_masks
+from sde_harl.draws.counters import Purpose, generator
 from sde_harl.envs.base import EnvSpec
 from sde_harl.policy.distributions import MASKED_LOGIT, Categoricals, Distribution, Gaussians
 from sde_harl.policy.group_net import GroupNet
@@ -197,7 +198,8 @@ class Distillation:
         """Draws ROWS rows, as whole sequences; the same seed and step draw the same ones."""
         length = rollout.chunk
         steps, envs = rollout.rewards.shape
-        sequences = np.random.default_rng((self._seed, step)).permutation(steps // length * envs)
+        draws = generator(self._seed, Purpose.DISTILLATION, step)
+        sequences = draws.permutation(steps // length * envs)
         chunk, env = np.divmod(sequences[: max(ROWS // length, 1)], envs)
         times = chunk[:, None] * length + np.arange(length)  # (S, L)
         return SampledRows(chunk=chunk, env=env, times=times)

@@ -17,6 +17,7 @@ import torch
 from sde_harl.codec.registry import PLAIN, Codec, make_codec
 from sde_harl.config.layers import from_yaml
 from sde_harl.config.schema import CodecConfig, Config, PolicyConfig
+from sde_harl.draws.counters import Draw, Purpose
 from sde_harl.envs.base import EnvSpec
 from sde_harl.errors import UserError
 from sde_harl.meters.timing import now_ns
@@ -132,14 +133,15 @@ def _split_part(
     z = nets(obs)[0, :, :size]
     payload = coder.encode(z)
     coder.decode(payload, latents[DEVICE, :, :size])
-    acting, generator = made.acting(), np.random.default_rng(config.seed)
+    acting = made.acting()
+    draw = Draw(config.seed, Purpose.ACTING, 0, 0, np.arange(agents, dtype=np.int32))
     available = np.ones((agents, rows, sum(spec.branches)), np.bool_)
     return PolicyCost(
         policy.local_blocks, codec.name, rows, agents,
         local_us=_time(nets, obs),
         encode_us=_time(coder.encode, z),
         decode_us=_time(coder.decode, payload, latents[DEVICE, :, :size]),
-        policy_us=_time(acting.act, latents, available, generator),
+        policy_us=_time(acting.act, latents, available, draw),
         payload_bytes=len(payload),
     )  # fmt: skip
 

@@ -19,6 +19,7 @@ import numpy as np
 from sde_harl import __version__
 from sde_harl.codec.registry import PLAIN, make_codec
 from sde_harl.codec.tables import from_bytes
+from sde_harl.draws.counters import Draw, Purpose
 from sde_harl.errors import UserError
 from sde_harl.executor.offline_control import OfflineController
 from sde_harl.executor.sensors import NO_SENSOR, Actions, Senses
@@ -30,7 +31,7 @@ from sde_harl.meters.process import Process
 from sde_harl.meters.timing import now_ns
 from sde_harl.policy.inference.fallback_head import FallbackPolicy
 from sde_harl.policy.inference.local_nets import LocalNets, MakeNets
-from sde_harl.policy.inference.on_device import OnDevicePolicy, Streams, read_request, request_bytes
+from sde_harl.policy.inference.on_device import OnDevicePolicy, read_request, request_bytes
 from sde_harl.protocol.session import SessionSpec
 
 SERVER = 0
@@ -164,7 +165,7 @@ class Executor:
         self._whole, self._asked = welcome.whole, self._decide if welcome.whole else self._encode
         self._sensed = self._look if welcome.actions else self._asked
         self._memory: dict[tuple[int, bool], np.ndarray] = {}
-        self._streams = Streams(welcome.whole.seed, welcome.agents) if welcome.whole else None
+        self._own_agents = np.array(welcome.agents, np.int32)
         plain = PLAIN.get(welcome.codec)  # entropy coders come with their tables
         self._codecs = {row: plain(size) for row, size in enumerate(self._sizes)} if plain else {}
         self._new_nets = nets_on(welcome.torch_device) if welcome.torch_device else LocalNets
@@ -245,9 +246,12 @@ class Executor:
         obs = self._observations(message.payload[:seen], rows)
         told = read_request(message.payload[seen:], whole, count, rows)
         memory = self._remembered((slot, told.greedy), told.begins, whole.memory)
-        decision = self._policy.act(
-            obs, told.available, None if told.greedy else self._streams, memory
-        )
+        draw = None
+        if not told.greedy:
+            # slots hold equally many environments, numbered through
+            first = slot * rows
+            draw = Draw(whole.seed, Purpose.ACTING, told.step, first, self._own_agents)
+        decision = self._policy.act(obs, told.available, draw, memory)
         if decision.memory is not None:
             self._memory[slot, told.greedy] = decision.memory
         self._timings.decided(count, now_ns() - started)

@@ -10,6 +10,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
+from sde_harl.draws.counters import Draw
 from sde_harl.envs.base import EnvSpec, EnvStep
 from sde_harl.meters.timing import Stages
 from sde_harl.policy.inference.acting import ActingPolicy
@@ -51,7 +52,7 @@ class Placement(ABC):
         self,
         now: EnvStep,
         policy: ActingPolicy,
-        generator: np.random.Generator | None,
+        draw: Draw | None,
         *,
         step: int,
         began: np.ndarray,
@@ -59,8 +60,8 @@ class Placement(ABC):
     ) -> SlotDecision:
         """Returns the actions for the observations of `now`.
 
-        policy: rank 0's part of the policies. generator: None takes the most likely actions.
-        step: the environments' step, for the record. began: (E,) bool, True where an episode
+        policy: rank 0's part of the policies. draw: the random numbers that actions are sampled
+        with; None takes the most likely ones. step: vector steps of the environments so far. began: (E,) bool, True where an episode
         begins with `now`. with_memory: the memory before this decision is needed.
 
         Raises UserError where an executor is lost and the run must not go on without it.

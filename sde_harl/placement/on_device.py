@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from sde_harl.draws.counters import Draw
 from sde_harl.envs.base import EnvStep
 from sde_harl.placement.base import Placement, SlotDecision
 from sde_harl.policy.inference.acting import ActingPolicy
@@ -22,7 +23,7 @@ class OnDevice(Placement):
         self,
         now: EnvStep,
         policy: ActingPolicy,
-        generator: np.random.Generator | None,
+        draw: Draw | None,
         *,
         step: int,
         began: np.ndarray,
@@ -30,11 +31,12 @@ class OnDevice(Placement):
     ) -> SlotDecision:
         """Returns what the devices did by the deadline; `policy` has no part in it.
 
-        Of `generator` it matters only whether there is one: each agent draws from its own stream.
+        The devices make their own `draw`, of the same seed and step: here it matters only whether
+        there is one.
         """
         available = now.available_actions.swapaxes(0, 1)
         with self._stages("devices"):
-            request = ActRequest(available, began, generator is None, with_memory)
+            request = ActRequest(available, began, draw is None, with_memory, step)
             done, ages = self._pool.decide(self._slot, step, now.obs.swapaxes(0, 1), request)
             decision = SlotDecision(
                 actions=done.actions,

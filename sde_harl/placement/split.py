@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from sde_harl.draws.counters import Draw
 from sde_harl.envs.base import EnvSpec, EnvStep
 from sde_harl.meters.timing import Stages, now_ns
 from sde_harl.placement.base import Placement, SlotDecision
@@ -29,7 +30,7 @@ class Split(Placement):
         self,
         now: EnvStep,
         policy: ActingPolicy,
-        generator: np.random.Generator | None,
+        draw: Draw | None,
         *,
         step: int,
         began: np.ndarray,
@@ -44,7 +45,7 @@ class Split(Placement):
             started = now_ns()
             available = now.available_actions.swapaxes(0, 1)
             before = self._memory
-            chosen = policy.act(latents.values, available, generator, before)
+            chosen = policy.act(latents.values, available, draw, before)
             self._memory = chosen.memory
             self._policy_ns = now_ns() - started
             decision = SlotDecision(

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sde_harl.draws.counters import Draw, Purpose
 from sde_harl.envs.base import EnvSpec, EnvStep, VectorEnv
 from sde_harl.record.progress import progress_range
 
@@ -27,19 +28,27 @@ class Experience(NamedTuple):
     active: NDArray[np.bool_]  # (T, E, N), alive when deciding
 
 
-def play_at_random(
-    envs: Sequence[VectorEnv], steps: int, generator: np.random.Generator
-) -> Experience:
+def play_at_random(envs: Sequence[VectorEnv], steps: int, seed: int) -> Experience:
     """`steps` environment steps, rounded up to whole steps of all environments. The vectors are reset at the start.
 
     Discrete choices are uniform over what is available. Continuous numbers are drawn from N(0, 1), whatever their
     bounds: environments clip them, and say nothing of where.
     """
     spec, now = envs[0].spec, [env.reset() for env in envs]
-    times = -(-steps // sum(env.num_envs for env in envs))
+    sizes = [env.num_envs for env in envs]
+    firsts = [sum(sizes[:k]) for k in range(len(sizes))]
+    agents = np.arange(len(spec.agents), dtype=np.int32)
+    times = -(-steps // sum(sizes))
     moments: list[list[Experience]] = []
-    for _ in progress_range(times, "roles: random play"):
-        actions = [random_actions(spec, step.available_actions, generator) for step in now]
+    for at in progress_range(times, "roles: random play"):
+        actions = [
+            random_actions(
+                spec,
+                step.available_actions,
+                Draw(seed, Purpose.RANDOM_PLAY, at, first, agents),
+            )
+            for step, first in zip(now, firsts)
+        ]
         # copies, since a vector may write over what it has shown; of bytes no change could be told
         before = [(step.obs.astype(np.float32), step.active.copy()) for step in now]
         for env, chosen in zip(envs, actions):
@@ -51,12 +60,13 @@ def play_at_random(
 
 
 def random_actions(
-    spec: EnvSpec, available: NDArray[np.bool_], generator: np.random.Generator
+    spec: EnvSpec, available: NDArray[np.bool_], draw: Draw
 ) -> NDArray[np.int32] | NDArray[np.float32]:
     """(E, N, D) actions of `available` (E, N, A)."""
+    environments, _, numbers = available.shape
     if spec.continuous:
-        return generator.standard_normal(available.shape, np.float32) * available
-    draws = generator.random(available.shape) * available
+        return draw.standard_normal(environments, numbers).swapaxes(0, 1) * available
+    draws = draw.uniform(environments, numbers).swapaxes(0, 1) * available
     parts = np.split(draws, np.cumsum(spec.branches)[:-1], -1)
     return np.stack([part.argmax(-1) for part in parts], -1).astype(np.int32)
 

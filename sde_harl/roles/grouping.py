@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from sde_harl.config.schema import Config, RolesConfig
-from sde_harl.envs.base import EnvSpec, VectorEnv, stream
+from sde_harl.draws.counters import Purpose, derived_seed
+from sde_harl.envs.base import EnvSpec, VectorEnv
 from sde_harl.errors import UserError
 from sde_harl.policy.shapes import role_groups
 from sde_harl.record.checkpoint import load
@@ -22,9 +21,6 @@ from sde_harl.record.reader import open_run
 from sde_harl.roles.clusters import Groups, Score, as_groups, cluster
 from sde_harl.roles.experience import play_at_random
 from sde_harl.roles.identity import Embedding, embed
-
-STREAM = 1 << 30
-"""Index of the random stream that groups are learnt with; environments' are far below."""
 
 
 class Roles(NamedTuple):
@@ -76,9 +72,8 @@ def _learnt(roles: RolesConfig, envs: Sequence[VectorEnv], seed: int) -> Roles:
         raise UserError(
             f"roles.count: expected {len(agents)} (the agents of {envs[0].spec.name}) or less"
         )
-    sequence = stream(seed, STREAM)
-    number = int(sequence.generate_state(1)[0])
-    experience = play_at_random(envs, roles.steps, np.random.default_rng(sequence))
+    number = derived_seed(seed, Purpose.EMBEDDING)
+    experience = play_at_random(envs, roles.steps, seed)
     embedding = embed(experience, agents, number)
     clustering = cluster(embedding.mu, roles.count, number)
     return Roles("learnt", clustering.groups, embedding, clustering.scores)

@@ -44,7 +44,6 @@ REPORT_S = 1.0  # with a deadline, nobody waits longer for what an executor has 
 
 
 NO_OLD_LATENTS = -1  # an age that nothing has
-LINKS = 1 << 20  # the emulated links' random streams, under the run's seed
 
 
 class Model(NamedTuple):
@@ -141,14 +140,18 @@ class ExecutorPool:
 
     def _emulated(self) -> list[EmulatedLink]:
         """A link for each slot."""
-        plan, sequence = self._plan, np.random.SeedSequence(self._plan.seed, spawn_key=(LINKS,))
+        plan = self._plan
         sizes = (self._agents, plan.rows, plan.shape.latent_max())
-        generators = [
-            np.random.Generator(np.random.PCG64(each)) for each in sequence.spawn(plan.slots)
-        ]
         return [
-            EmulatedLink(plan.profile, 1e3 * plan.deadline_s, plan.max_age, sizes, each)
-            for each in generators
+            EmulatedLink(
+                plan.profile,
+                1e3 * plan.deadline_s,
+                plan.max_age,
+                sizes,
+                seed=plan.seed,
+                first_environment=slot * plan.rows,
+            )
+            for slot in range(plan.slots)
         ]
 
     def handshake(self) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from sde_harl.config.schema import LinkProfile
+from sde_harl.draws.counters import Draw, Purpose
 from sde_harl.server.decision_log import NO_LATENT, ReceivedLatents
 
 RETRY_MS = 200.0
@@ -29,11 +30,15 @@ class EmulatedLink:
         deadline_ms: float,
         max_age: int,
         sizes: tuple[int, int, int],
-        generator: np.random.Generator,
+        *,
+        seed: int,
+        first_environment: int,
     ) -> None:
         """`sizes`: N, E, Z."""
         agents, rows, _ = sizes
-        self._profile, self._deadline_ms, self._generator = profile, deadline_ms, generator
+        self._profile, self._deadline_ms = profile, deadline_ms
+        self._seed, self._first_environment = seed, first_environment
+        self._agents = np.arange(agents, dtype=np.int32)
         self._now = np.zeros(rows)  # ms
         self._last = np.zeros(
             (agents, rows)
@@ -50,7 +55,7 @@ class EmulatedLink:
         `began` (E,): the decision that each environment's episode began with; nothing before it may be used.
         """
         kept = len(self._numbers)
-        radio, timer = self._draw()
+        radio, timer = self._draw(number)
         self._send_again(radio, timer == 0.0)
         comes = self._last = np.maximum(self._last, self._now + radio + timer)
         at = number % kept
@@ -79,9 +84,13 @@ class EmulatedLink:
         self._comes = np.where(np.isinf(self._comes), np.inf, np.minimum(self._comes, again))
         self._lost = ~arrives
 
-    def _draw(self) -> tuple[np.ndarray, np.ndarray]:
+    def _draw(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """(N, E) ms on the way, and of the retransmission's timer (0: not lost)."""
         profile, shape = self._profile, self._last.shape
-        radio = profile.delay_ms + profile.jitter_ms * self._generator.uniform(-1.0, 1.0, shape)
-        losses = self._generator.geometric(1.0 - profile.loss, shape) - 1
+        draw = Draw(self._seed, Purpose.LINK, number, self._first_environment, self._agents)
+        jitter, lost = np.moveaxis(draw.uniform(shape[1], 2).astype(np.float64), -1, 0)
+        radio = profile.delay_ms + profile.jitter_ms * (2.0 * jitter - 1.0)
+        losses = np.zeros(shape)
+        if profile.loss:  # the number of losses in a row is geometric: P(k or more) = loss^k
+            losses = np.floor(np.log(lost) / np.log(profile.loss))
         return np.maximum(radio, 0.0), RETRY_MS * (2.0**losses - 1.0)

@@ -6,15 +6,14 @@ import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from sde_harl.algorithms.on_policy.base import OnPolicy
 from sde_harl.algorithms.registry import ALGORITHMS
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.config.schema import Config
+from sde_harl.draws.counters import Purpose, derived_seed
 from sde_harl.envs.base import EnvSpec, VectorEnv
 from sde_harl.envs.registry import resolve_backend
 from sde_harl.errors import UserError
@@ -58,15 +57,6 @@ class TrainingParts:
     stages: Stages
 
 
-class Generators(NamedTuple):
-    """Rank 0's random generators."""
-
-    numpy: np.random.Generator
-    """For the actions."""
-    torch: torch.Generator
-    """For weights, noise and the order of learning."""
-
-
 def build(config: Config, transport: Transport) -> TrainingParts:
     """Returns the parts of a run, after the executors behind `transport` were told theirs.
 
@@ -90,9 +80,10 @@ def build(config: Config, transport: Transport) -> TrainingParts:
     pool = ExecutorPool(transport, _session_plan(config, spec, shape))
     pool.handshake()
 
-    generators = _seed(config.seed)
     roles = find_roles(config, envs)
-    learned = build_learned(config, spec, algorithm_class, roles=roles, generator=generators.torch)
+    learned = build_learned(
+        config, spec, algorithm_class, roles=roles, generator=_generator(config.seed)
+    )
 
     placement = find_placement(config.policy)
     make_slots = functools.partial(_slots, placement=placement, pool=pool, stages=stages)
@@ -103,7 +94,7 @@ def build(config: Config, transport: Transport) -> TrainingParts:
         latent_size=shape.latent_max() if placement.sends_latents else 0,
     )
     # After the roles, which are learnt by random play in these environments: slots reset them.
-    collector = Collector(make_slots(envs), rollout, generators.numpy)
+    collector = Collector(make_slots(envs), rollout, config.seed)
 
     counters = Counters()
     checkpoints = Checkpoints(
@@ -177,16 +168,11 @@ def _session_plan(config: Config, spec: EnvSpec, shape: LocalShape) -> SessionPl
     )
 
 
-def _seed(seed: int) -> Generators:
-    """Returns generators under the run's seed."""
-    sequence = np.random.SeedSequence(seed)
-    generators = Generators(
-        numpy=np.random.Generator(np.random.PCG64(sequence.spawn(1)[0])),
-        torch=torch.Generator().manual_seed(int(sequence.generate_state(1)[0])),
-    )
+def _generator(seed: int) -> torch.Generator:
+    """Returns the generator of the first weights; the trainer seeds it anew for every update."""
     # CompressAI draws its initial densities from torch's global generator.
     torch.manual_seed(seed)
-    return generators
+    return torch.Generator().manual_seed(derived_seed(seed, Purpose.INITIALISATION))
 
 
 def _rollout(

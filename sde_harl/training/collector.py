@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from sde_harl.buffers.rollout import Rollout
+from sde_harl.draws.counters import Draw, Purpose
 from sde_harl.placement.base import SlotDecision
 from sde_harl.policy.inference.acting import ActingPolicy
 from sde_harl.server.decision_log import NO_LATENT
@@ -21,12 +22,11 @@ from sde_harl.training.episodes import Episodes
 class Collector:
     """Plays all slots into one rollout, which is written over each time."""
 
-    def __init__(
-        self, env_slots: list[EnvSlot], rollout: Rollout, generator: np.random.Generator
-    ) -> None:
+    def __init__(self, env_slots: list[EnvSlot], rollout: Rollout, seed: int) -> None:
         self.rollout = rollout
         self._env_slots = env_slots
-        self._generator = generator
+        self._seed = seed
+        self._agents = np.arange(len(rollout.obs), dtype=np.int32)
 
     def collect(self, policy: ActingPolicy, first_step: int) -> Iterator[Episodes]:
         """Plays T steps of every environment; yields the episodes of a slot as they end.
@@ -61,7 +61,14 @@ class Collector:
         rollout.critic_inputs[:, t, rows] = rollout.critic_input(now.state, now.obs)
         # A recurrent policy is learnt in chunks, each from the memory that its first step had.
         with_memory = rollout.memory.size > 0 and t % rollout.chunk == 0
-        decision = env_slot.decide(step, policy, self._generator, with_memory=with_memory)
+        draw = Draw(
+            seed=self._seed,
+            purpose=Purpose.ACTING,
+            step=step,
+            first_environment=rows.start,
+            agents=self._agents,
+        )
+        decision = env_slot.decide(step, policy, draw, with_memory=with_memory)
         if with_memory and decision.memory is not None:
             rollout.memory[:, t // rollout.chunk, rows] = decision.memory
         self._record(decision, t, rows)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from sde_harl.draws.counters import Draw
 from sde_harl.envs.base import EnvStep, VectorEnv
 from sde_harl.meters.timing import Stages
 from sde_harl.placement.base import Placement, SlotDecision
@@ -38,19 +39,18 @@ class EnvSlot:
         self,
         step: int,
         policy: ActingPolicy,
-        generator: np.random.Generator | None,
+        draw: Draw | None,
         *,
         with_memory: bool = False,
     ) -> SlotDecision:
         """Chooses actions for the present observations and starts the environments with them.
 
-        `step` is the environments' step, for the record; `generator` None takes the most likely
-        actions; `with_memory` asks for the policies' memory before this decision.
+        `step` counts the environments' vector steps; `draw` None takes the most likely actions; `with_memory` asks for the policies' memory before this decision.
         """
         decision = self._placement.decide(
             self.step,
             policy,
-            generator,
+            draw,
             step=step,
             began=self._began,
             with_memory=with_memory,

@@ -31,6 +31,8 @@ class Learned:
     """The intrinsic reward; None without one."""
     fallback: Distillation | None
     """The fallback heads; None without them."""
+    generator: torch.Generator
+    """What all of them draw from while they learn."""
 
 
 def build_learned(
@@ -74,4 +76,5 @@ def build_learned(
         rate_control=RateControl(config.codec),
         diversity=diversity,
         fallback=fallback,
+        generator=generator,
     )

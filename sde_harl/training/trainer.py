@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 
 from sde_harl.codec.tables import Tables
+from sde_harl.draws.counters import Purpose, derived_seed
 from sde_harl.errors import UserError
 from sde_harl.meters.timing import now_ns
 from sde_harl.policy.inference.acting import ActingPolicy
@@ -96,6 +97,10 @@ class Trainer:
             self.logger.cost(
                 self.counters.steps, decisions=decisions, resources=resources, train=True
             )
+        # Every update draws from a generator that its step alone decides, so that a resumed run
+        # draws the same numbers.
+        seed = derived_seed(self.config.seed, Purpose.LEARNING, self.counters.steps)
+        learned.generator.manual_seed(seed)
         progress = self.counters.steps / self.config.train.steps
         scalars: dict[str, float] = {}
         with self._stages("diversity"):

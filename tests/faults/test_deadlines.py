@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from games import learner, new_rollout, see, spec
+from games import draw_by, learner, new_rollout, see, spec
 from test_executor_pool import ROWS, SHAPE, features, weights
 
 from sde_harl.config.schema import LinkProfile
@@ -252,7 +252,7 @@ def test_an_answer_is_taken_once() -> None:
 
 
 def emulated(profile: LinkProfile, deadline_ms: float, max_age: int) -> EmulatedLink:
-    return EmulatedLink(profile, deadline_ms, max_age, (2, 4, 3), np.random.default_rng(0))
+    return EmulatedLink(profile, deadline_ms, max_age, (2, 4, 3), seed=0, first_environment=0)
 
 
 def passed(link: EmulatedLink, count: int) -> Iterator[np.ndarray]:
@@ -343,7 +343,9 @@ def test_learning_is_on_the_latents_that_were_there(name: str, recurrent: bool) 
                 net.encode(net.normalise(obs))
             ).numpy()
     rollout.latents[rollout.stale] = rng.integers(-8, 8, (int(rollout.stale.sum()), 4))
-    decision = trainer.policy.acting().act(rollout.latents[:, 0], rollout.available[:, 0], rng)
+    decision = trainer.policy.acting().act(
+        rollout.latents[:, 0], rollout.available[:, 0], draw_by(rng, 2)
+    )
     rollout.actions[:, 0], rollout.log_probs[:, 0] = decision.actions, decision.log_probs
     rollout.log_probs[~rollout.decided] = 0.0
     rollout.rewards[:] = rng.normal(size=(1, envs))

@@ -10,6 +10,7 @@ import torch
 from sde_harl.algorithms.registry import ALGORITHMS
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.config.schema import AlgoConfig, CodecConfig, PolicyConfig
+from sde_harl.draws.counters import Draw, Purpose
 from sde_harl.envs.base import EnvSpec
 from sde_harl.policy.critic import Critic
 from sde_harl.policy.critic_input import make_critic_input
@@ -83,6 +84,17 @@ def see(rollout: Rollout, obs: np.ndarray) -> None:
     rollout.critic_inputs[:] = rollout.critic_input(obs[0], obs.swapaxes(0, 1))[:, None]
 
 
+def draw_by(generator: np.random.Generator, agents: int) -> Draw:
+    """The random numbers of agents 0 to `agents` - 1 under a seed that the generator gives."""
+    return Draw(
+        seed=int(generator.integers(2**31)),
+        purpose=Purpose.ACTING,
+        step=0,
+        first_environment=0,
+        agents=np.arange(agents, dtype=np.int32),
+    )
+
+
 def act(policy: SplitPolicy, rollout: Rollout, generator: np.random.Generator | None) -> None:
     """Fill a rollout's actions as the fleet would, with torch's own latents."""
     n, steps, envs, _ = rollout.actions.shape
@@ -92,7 +104,9 @@ def act(policy: SplitPolicy, rollout: Rollout, generator: np.random.Generator | 
             obs = torch.from_numpy(rollout.obs[list(net.members)]).flatten(1, 2)
             latents[list(net.members)] = net.quantise(net.encode(net.normalise(obs))).numpy()
     decision = policy.acting().act(
-        latents, rollout.available_actions.reshape(n, steps * envs, -1), generator
+        latents,
+        rollout.available_actions.reshape(n, steps * envs, -1),
+        draw_by(generator, n) if generator else None,
     )
     rollout.actions[:] = decision.actions.reshape(rollout.actions.shape)
     rollout.log_probs[:] = decision.log_probs.reshape(rollout.actions.shape)

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from games import learner, spec
+from games import draw_by, learner, spec
 from torch import nn
 from torch.nn import functional
 
@@ -196,7 +196,7 @@ def play(policy: object, rollout: Rollout, rng: np.random.Generator) -> float:
             with torch.no_grad():
                 features = net.normalise(torch.from_numpy(obs[list(net.members)]))
                 latents[list(net.members)] = net.quantise(net.encode(features)).numpy()
-        decision = acting.act(latents, rollout.available_actions[:, t], rng, memory)
+        decision = acting.act(latents, rollout.available_actions[:, t], draw_by(rng, 2), memory)
         memory = decision.memory
         if t % 2 and memory is not None:
             memory[:] = 0.0  # the episode ends

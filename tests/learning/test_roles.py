@@ -10,6 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from games import draw_by
 from kinds import kinds_vector
 
 from sde_harl.config.arguments import parse
@@ -90,7 +91,7 @@ def test_the_same_seed_gives_the_same_embedding(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_feature_that_never_varies_is_hidden_and_not_predicted() -> None:
-    experience = play_at_random([kinds_vector((0, 1), 1)], 160, np.random.default_rng(1))
+    experience = play_at_random([kinds_vector((0, 1), 1)], 160, seed=1)
     for each in identity._examples(experience):
         assert each.varies.tolist() == [1] * 5 + [0] * 3 + [
             1
@@ -103,9 +104,7 @@ def test_a_feature_that_never_varies_is_hidden_and_not_predicted() -> None:
 
 def test_experience_is_what_the_environments_did() -> None:
     env = kinds_vector((0, 2, 1), seed=2, envs=3)
-    played = play_at_random(
-        [env, kinds_vector((0, 2, 1), seed=5, envs=2)], 61, np.random.default_rng(0)
-    )
+    played = play_at_random([env, kinds_vector((0, 2, 1), seed=5, envs=2)], 61, seed=0)
     assert played.obs.shape == (13, 5, 3, 9) and played.actions.shape == (
         13,
         5,
@@ -124,19 +123,21 @@ def test_random_actions_are_what_is_available() -> None:
     spec = EnvSpec("t/t", ("a", "b"), (1, 1), ((3, 2), (2,)), 1, 1, False, ("", ""), False)
     available = np.broadcast_to(spec.choices(), (500, 2, 5)).copy()
     available[:, 0, 1] = False
-    actions = random_actions(spec, available, np.random.default_rng(0))
+    actions = random_actions(spec, available, draw_by(np.random.default_rng(0), 2))
     assert sorted(set(map(tuple, actions[:, 0].tolist()))) == [(0, 0), (0, 1), (2, 0), (2, 1)]
     assert sorted(set(map(tuple, actions[:, 1].tolist()))) == [(0, 0), (1, 0)]
     assert abs((actions[:, 0, 0] == 2).mean() - 0.5) < 0.1
     continuous = spec._replace(continuous=True, action_sizes=((2,), (1,)))
     drawn = random_actions(
-        continuous, np.broadcast_to(continuous.choices(), (500, 2, 2)), np.random.default_rng(0)
+        continuous,
+        np.broadcast_to(continuous.choices(), (500, 2, 2)),
+        draw_by(np.random.default_rng(0), 2),
     )
     assert (drawn[:, 1, 1] == 0).all() and np.abs(drawn[:, :, 0].std() - 1) < 0.1
 
 
 def test_agents_that_never_live_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    played = play_at_random([kinds_vector((0, 1), 1)], 160, np.random.default_rng(1))
+    played = play_at_random([kinds_vector((0, 1), 1)], 160, seed=1)
     played.active[:, :, 1] = False
     with pytest.raises(UserError, match=r"roles\.steps: too few, agent_1 was alive in 0 steps"):
         identity.embed(played, ("agent_0", "agent_1"), 1)

@@ -19,6 +19,7 @@ from test_executor_pool import ROWS, SHAPE, weights
 
 from sde_harl.auxiliary.distillation import STEPS, Distillation
 from sde_harl.config.arguments import parse
+from sde_harl.draws.counters import Purpose, generator
 from sde_harl.envs.base import EnvSpec
 from sde_harl.envs.devices import World
 from sde_harl.envs.vector.games import SerialVector
@@ -163,7 +164,7 @@ def test_the_device_does_what_was_learnt() -> None:
     )
     actions = policy.act(policy.local(rollout.obs[:, 0]), rollout.available_actions[:, 0])
     lesson = distillation._lesson(rollout, 0)
-    order = np.random.default_rng((1, 0)).permutation(256)
+    order = generator(1, Purpose.DISTILLATION).permutation(256)
     outputs = lesson.latents @ distillation._weight + distillation._bias
     assert (
         np.array_equal(outputs.argmax(-1).numpy(), actions[:, order, 0])

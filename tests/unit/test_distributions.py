@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from games import draw_by
 from torch import distributions as reference
 
 from sde_harl.policy.distributions import Categoricals, Gaussians
@@ -101,7 +102,7 @@ def test_branches_are_sampled_by_their_probabilities_and_never_what_is_masked() 
     mask = np.array([[True, True, True, True, True], [True, True, False, True, False]])
     available = np.broadcast_to(mask[:, None], (2, ROWS, 5))
     policy, latents = acting(np.log(chances), (3, 2)), np.zeros((2, ROWS, 2), np.float32)
-    decision = policy.act(latents, available, np.random.default_rng(0))
+    decision = policy.act(latents, available, draw_by(np.random.default_rng(0), 2))
     assert decision.actions.dtype == np.int32 and decision.actions.shape == (2, ROWS, 2)
     shares = [
         np.bincount(decision.actions[i, :, d], minlength=3) / ROWS for i in (0, 1) for d in (0, 1)
@@ -125,7 +126,7 @@ def test_gaussians_are_sampled_with_their_deviation_and_padding_stays_zero() -> 
     )
     available = np.broadcast_to(np.array([[True, True], [True, False]])[:, None], (2, ROWS, 2))
     policy, latents = acting(means, (1, 1), std), np.zeros((2, ROWS, 2), np.float32)
-    decision = policy.act(latents, available, np.random.default_rng(0))
+    decision = policy.act(latents, available, draw_by(np.random.default_rng(0), 2))
     assert decision.actions.dtype == decision.log_probs.dtype == np.float32
     np.testing.assert_allclose(decision.actions.mean(1), [[1.0, -2.0], [0.5, 0.0]], atol=0.01)
     np.testing.assert_allclose(decision.actions.std(1), [[0.3, 0.1], [0.2, 0.0]], atol=0.01)
@@ -145,7 +146,9 @@ def test_gaussians_are_sampled_with_their_deviation_and_padding_stays_zero() -> 
 @pytest.mark.parametrize("rows", [1, 32])
 def test_any_number_of_rows_acts(rows: int) -> None:
     decision = acting(np.zeros((2, 4), np.float32), (4,)).act(
-        np.zeros((2, rows, 2), np.float32), np.ones((2, rows, 4), bool), np.random.default_rng(0)
+        np.zeros((2, rows, 2), np.float32),
+        np.ones((2, rows, 4), bool),
+        draw_by(np.random.default_rng(0), 2),
     )
     assert decision.actions.shape == decision.log_probs.shape == (2, rows, 1)
     np.testing.assert_allclose(decision.log_probs, np.log(0.25), rtol=1e-6)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from games import draw_by
 
 from sde_harl.config.schema import CodecConfig, PolicyConfig
 from sde_harl.envs.base import EnvSpec
 from sde_harl.policy.gru import RecurrentState
 from sde_harl.policy.inference.acting import ActingPolicy
 from sde_harl.policy.inference.local_nets import LocalNets
-from sde_harl.policy.inference.on_device import OnDevicePolicy, Streams
+from sde_harl.policy.inference.on_device import OnDevicePolicy
 from sde_harl.policy.shapes import OnDeviceShape
 from sde_harl.policy.split_policy import SplitPolicy
 
@@ -137,15 +138,6 @@ def test_the_numpy_twin_of_a_policy_on_its_device_equals_the_torch_net(
         OnDevicePolicy(shape=net.shape, on_device=on_device, weights=flat[:-1])
 
 
-def test_streams_are_an_agents_own() -> None:
-    together, alone = Streams(5, (0, 1, 2)), Streams(5, (1,))
-    for _ in range(2):
-        assert np.array_equal(
-            together.standard_normal((3, 4, 2), np.float32)[1],
-            alone.standard_normal((1, 4, 2), np.float32)[0],
-        )
-
-
 def test_an_executor_of_one_agent_computes_the_same_bits_as_one_of_all() -> None:
     net, obs = build(local_blocks=2, width=8, latent=4), observations(32)
     together = device_latents(net, obs, (0, 1, 2))
@@ -182,7 +174,7 @@ def test_sampling_follows_the_probabilities_and_never_takes_a_masked_action() ->
     )
     available = np.broadcast_to(np.array([True, True, True, False]), (1, 200_000, 4))
     decision = policy.act(
-        np.zeros((1, 200_000, 2), np.float32), available, np.random.default_rng(1)
+        np.zeros((1, 200_000, 2), np.float32), available, draw_by(np.random.default_rng(1), 1)
     )
     shares = np.bincount(decision.actions[0, :, 0], minlength=4) / 200_000
     np.testing.assert_allclose(shares, [0.5, 0.2, 0.3, 0.0], atol=0.005)

@@ -69,7 +69,8 @@ class FirstOrder(OnPolicy):
 
     def state_dict(self) -> dict[str, Any]:
         optimizers = {
-            str(index): optimizer_state(optimizer) for index, optimizer in enumerate(self._optimizers)
+            str(index): optimizer_state(optimizer)
+            for index, optimizer in enumerate(self._optimizers)
         }
         return super().state_dict() | {"optimizers": optimizers}
 

@@ -13,10 +13,11 @@ H numbers of memory.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple, Protocol, Tuple
+from typing import NamedTuple, Tuple
 
 import numpy as np
 
+from sde_harl.draws.counters import Draw
 from sde_harl.policy.inference import _blocks
 from sde_harl.policy.inference.conv import ConvArrays
 from sde_harl.policy.inference.local_nets import affine, block, normalise
@@ -26,14 +27,6 @@ _HALF_LOG_2PI = np.float32(0.5 * math.log(2 * math.pi))
 # typing.Tuple, since an executor may run Python 3.8, where `tuple` takes no brackets at run time.
 Chosen = Tuple[np.ndarray, np.ndarray]
 """`Decision.actions` and `Decision.log_probs`."""
-
-
-class Noise(Protocol):
-    """The methods of numpy's Generator that sampling needs."""
-
-    def standard_exponential(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray: ...
-
-    def standard_normal(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray: ...
 
 
 class Decision(NamedTuple):
@@ -129,29 +122,27 @@ class ActingPolicy:
         self,
         latents: np.ndarray,
         available: np.ndarray,
-        generator: Noise | None,
+        draw: Draw | None,
         memory: np.ndarray | None = None,
     ) -> Decision:
-        """Samples actions, or takes the most likely ones where `generator` is None.
+        """Samples actions, or takes the most likely ones where `draw` is None.
 
         latents (N, E, Z); available (N, E, A) bool; memory (N, E, H) as the last decision left it,
         None at the start.
         """
         outputs, memory = self.outputs(latents, memory)
-        actions, log_probs = self._choose(outputs, available, generator)
+        actions, log_probs = self._choose(outputs, available, draw)
         return Decision(actions=actions, log_probs=log_probs, memory=memory)
 
-    def _choose(
-        self, outputs: np.ndarray, available: np.ndarray, generator: Noise | None
-    ) -> Chosen:
+    def _choose(self, outputs: np.ndarray, available: np.ndarray, draw: Draw | None) -> Chosen:
         """Returns actions and their log-probabilities, (N, E, D) each."""
         if self._std is not None:
-            return _gaussian(outputs, available, generator, std=self._std)
-        return _categorical(outputs, available, generator, edges=self._edges)
+            return _gaussian(outputs, available, draw, std=self._std)
+        return _categorical(outputs, available, draw, edges=self._edges)
 
 
 def _categorical(
-    outputs: np.ndarray, available: np.ndarray, generator: Noise | None, *, edges: np.ndarray
+    outputs: np.ndarray, available: np.ndarray, draw: Draw | None, *, edges: np.ndarray
 ) -> Chosen:
     """Chooses in each of the branches of `outputs` (N, E, A) between `edges` (D + 1,).
 
@@ -159,8 +150,8 @@ def _categorical(
     with probability p_a. An unavailable action has p = 0 and can never win.
     """
     race = None
-    if generator:
-        race = generator.standard_exponential(outputs.shape, np.float32)
+    if draw:
+        race = draw.standard_exponential(*outputs.shape[1:])
     shape = (*outputs.shape[:2], len(edges) - 1)
     actions = np.empty(shape, np.int32)
     log_probs = np.empty(shape, np.float32)
@@ -169,11 +160,11 @@ def _categorical(
 
 
 def _gaussian(
-    means: np.ndarray, available: np.ndarray, generator: Noise | None, *, std: np.ndarray
+    means: np.ndarray, available: np.ndarray, draw: Draw | None, *, std: np.ndarray
 ) -> Chosen:
     """Adds noise of deviation `std` (N, 1, D) to means (N, E, D); without one, takes the means."""
-    if generator:
-        noise = generator.standard_normal(means.shape, np.float32)
+    if draw:
+        noise = draw.standard_normal(*means.shape[1:])
     else:
         noise = np.zeros_like(means)
     log_probs = np.float32(-0.5) * noise * noise - np.log(std) - _HALF_LOG_2PI

@@ -1,21 +1,25 @@
 """A policy that runs on its device from the observation to the action: nothing is sent up but what was done.
 
-It is the local net of all blocks, the GRU if it is recurrent, and the agent's head. Every agent draws from a random
-stream of its own, so that it decides the same however agents are dealt over devices.
+It is the local net of all blocks, the GRU if it is recurrent, and the agent's head. Actions are drawn by seed, step,
+environment and agent, so that it decides the same however agents are dealt over devices.
 
 n agents of one executor, E environments, W width, H memory, A outputs of a head, D numbers of an action.
 """
 
 from __future__ import annotations
 
+import struct
 from math import prod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from sde_harl.draws.counters import Draw
 from sde_harl.policy.inference.acting import ActingPolicy, Decision, GruArrays
 from sde_harl.policy.inference.local_nets import LocalNets, MakeNets, split_above
 from sde_harl.policy.shapes import LocalShape, OnDeviceShape, on_device_parameter_shapes
+
+STEP_AND_FLAGS = struct.Struct("<QB")
 
 
 class ActRequest(NamedTuple):
@@ -28,16 +32,22 @@ class ActRequest(NamedTuple):
     greedy: bool
     recall: bool
     """Whether to send, with what is done, the memory that it is done with."""
+    step: int = 0
+    """Vector steps of the environments so far, by which the actions are drawn."""
 
     def to_bytes(self, agents: list[int]) -> bytes:
         """Of some of the agents, or of all in their order."""
         available = self.available if len(agents) == len(self.available) else self.available[agents]
-        return available.tobytes() + self.begins.tobytes() + bytes([self.greedy | self.recall << 1])
+        return (
+            available.tobytes()
+            + self.begins.tobytes()
+            + STEP_AND_FLAGS.pack(self.step, self.greedy | self.recall << 1)
+        )
 
 
 def request_bytes(whole: OnDeviceShape, agents: int, rows: int) -> int:
     """Length of `ActRequest.to_bytes`."""
-    return rows * (agents * sum(whole.branches) + 1) + 1
+    return rows * (agents * sum(whole.branches) + 1) + STEP_AND_FLAGS.size
 
 
 def read_request(payload: memoryview, whole: OnDeviceShape, agents: int, rows: int) -> ActRequest:
@@ -45,31 +55,8 @@ def read_request(payload: memoryview, whole: OnDeviceShape, agents: int, rows: i
     shape = (agents, rows, sum(whole.branches))
     available: np.ndarray = np.ndarray(shape, np.bool_, payload)
     begins: np.ndarray = np.ndarray(rows, np.bool_, payload, prod(shape))
-    return ActRequest(available, begins, bool(payload[-1] & 1), bool(payload[-1] & 2))
-
-
-class Streams:
-    """The random streams of some agents as one generator: row i of what it draws is agent i's."""
-
-    def __init__(self, seed: int, agents: tuple[int, ...]) -> None:
-        sequences = [np.random.SeedSequence(seed, spawn_key=(agent,)) for agent in agents]
-        generators = [np.random.Generator(np.random.PCG64(each)) for each in sequences]
-        self._exponential = [each.standard_exponential for each in generators]
-        self._normal = [each.standard_normal for each in generators]
-
-    def standard_exponential(self, shape: tuple[int, ...], dtype: type) -> np.ndarray:
-        return _drawn(self._exponential, shape, dtype)
-
-    def standard_normal(self, shape: tuple[int, ...], dtype: type) -> np.ndarray:
-        return _drawn(self._normal, shape, dtype)
-
-
-def _drawn(sources: list[Any], shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    """An array whose rows are filled by one source each."""
-    values: np.ndarray = np.empty(shape, dtype)
-    for source, row in zip(sources, values):
-        source(dtype=dtype, out=row)
-    return values
+    step, flags = STEP_AND_FLAGS.unpack(payload[-STEP_AND_FLAGS.size :])
+    return ActRequest(available, begins, bool(flags & 1), bool(flags & 2), step)
 
 
 class OnDevicePolicy:
@@ -114,12 +101,12 @@ class OnDevicePolicy:
         self,
         obs: np.ndarray,
         available: np.ndarray,
-        streams: Streams | None,
+        draw: Draw | None,
         memory: np.ndarray | None = None,
     ) -> Decision:
-        """Decides on observations (n, E, O); takes the most likely actions where `streams` is None.
+        """Decides on observations (n, E, O); takes the most likely actions where `draw` is None.
 
         available (n, E, A) bool; memory (n, E, H) as the last decision left it, None where nothing
         is remembered or the policy is not recurrent.
         """
-        return self._upper.act(self._local(obs), available, streams, memory)
+        return self._upper.act(self._local(obs), available, draw, memory)
