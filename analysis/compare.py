@@ -26,6 +26,7 @@ COLUMNS = ("algorithm", "seeds", "steps", "final", "best", "steps/s")
 
 def show(rows: list[Row], console: Console) -> None:
     """Prints a table for each task: means, and ranges where the seeds differ."""
+    # dict.fromkeys instead of a set: the tables keep the order of the rows.
     for task, measure in dict.fromkeys((row.task, row.measure) for row in rows):
         table = tables.new_table(COLUMNS, left=("algorithm", "seeds"))
         tables.add_title(table, f"{task}, {measure}")
@@ -58,6 +59,7 @@ def plot(groups: Groups, target: Path) -> None:
     """Draws a panel for each task and a line for each name: mean and range over its seeds."""
     measures = [task.measure for task in groups]
     figure, panels = figures.new_panels(measures or ["return"])
+    # Without any evaluation there is an empty panel and no group, so this zip is not strict.
     for panel, (task, named) in zip(panels, groups.items()):
         panel.set_title(task.env)
         for name, members in named.items():
@@ -72,14 +74,18 @@ def plot(groups: Groups, target: Path) -> None:
     figures.save(figure, target)
 
 
+def _read_rivals(reference: Path, members: list[Member]) -> list[Member]:
+    """Returns another program's runs of the tasks that the members play."""
+    # A reference may hold many tasks; those that no run plays would only fill the table.
+    played = {each.curve.env for each in members}
+    curves = [curve for curve in read_reference(reference) if curve.env in played]
+    return [Member(curve=curve, steps_per_s=math.nan) for curve in curves]
+
+
 def find(runs: list[Run], args: argparse.Namespace) -> program.Findings:
     members = [member(run) for run in runs]
     if args.reference:
-        # A reference may hold many tasks; those that no run plays would only fill the table.
-        played = {each.curve.env for each in members}
-        for curve in read_reference(args.reference):
-            if curve.env in played:
-                members.append(Member(curve=curve, steps_per_s=math.nan))
+        members += _read_rivals(args.reference, members)
     groups = group(members)
     rows = compare(groups)
 

@@ -29,6 +29,7 @@ STDOUT = "-"
 def show(estimates: list[Estimate], console: Console) -> None:
     """Prints a line for each rank."""
     table = tables.new_table((*NAMES, *NUMBERS), left=NAMES)
+    # In capitals and above the table, so that nobody quotes it as a measurement.
     table.title = "ESTIMATE: measured CPU seconds x the watts that were given"
     for each in estimates:
         millijoules = each.joules_per_decision * 1e3

@@ -34,6 +34,7 @@ COLUMNS: dict[str, Callable[[Setup], float]] = {
     "CPU us": lambda setup: setup.device_cpu_us,
     "mJ": lambda setup: setup.device_mj,
 }
+# The name of a ratio, and the column that it is a ratio of.
 RATIOS = {
     "latency p50": "p50 ms",
     "payload": "payload B",
@@ -108,6 +109,7 @@ def _agreement(items: list[Setup]) -> str:
 
 def against_coded(item: Setup, items: list[Setup]) -> dict[str, float]:
     """Returns a setup's figures in multiples of the coded split's."""
+    # `setups` refuses runs without a coded split, so there is exactly one.
     [coded] = [each for each in items if each.name == CODED]
     return {name: _ratio(COLUMNS[key](item), COLUMNS[key](coded)) for name, key in RATIOS.items()}
 
@@ -127,18 +129,21 @@ def plot(items: list[Setup], target: Path) -> None:
     _draw_bytes(size, names, items)
     cpu.bar(names, [item.device_cpu_us for item in items])
     cpu.set(ylabel="processor time of the device\nfor a decision, us")
+    # Names of two lines still touch each other at the usual size.
     for axes in (latency, size, cpu):
         axes.tick_params(axis="x", labelsize=7)
     title = items[0].env
     if items[0].emulated:
         title += f", emulated: {items[0].emulated}"
     figure.suptitle(title)
+    # jobs/testbed/claims.sh names a folder that may not be there yet.
     target.parent.mkdir(parents=True, exist_ok=True)
     figures.save(figure, target)
 
 
 def _draw_latency(axes: Any, names: list[str], items: list[Setup]) -> None:
     medians = [item.latency.p50 / 1e3 for item in items]
+    # The error bars end at p99 and go upwards only.
     below = [0.0] * len(items)
     above = [item.latency.p99 / 1e3 - median for item, median in zip(items, medians, strict=True)]
     axes.bar(names, medians, yerr=[below, above], capsize=4)

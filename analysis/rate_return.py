@@ -49,7 +49,7 @@ def show(rows: list[Row], console: Console) -> None:
     """Prints a table for each task: means over seeds, and the ranges of what is compared."""
     for task, measure in dict.fromkeys((row.task, row.measure) for row in rows):
         table = tables.new_table(COLUMNS, left=("codec", "seeds"))
-        table.columns[0].no_wrap = True
+        table.columns[0].no_wrap = True  # settings in two lines are hard to compare
         tables.add_title(table, f"{task}, {measure}")
         for row in rows:
             if (row.task, row.measure) == (task, measure):
@@ -88,6 +88,7 @@ def plot(rows: list[Row], target: Path) -> None:
     panels = figure.subplots(len(tasks), squeeze=False)[:, 0]
     for axes, (task, measure) in zip(panels, tasks, strict=True):
         axes.set(title=task, xlabel="bytes sent for a decision of one agent", ylabel=measure)
+        # What codecs send differs by factors, so equal factors get equal distances.
         axes.set_xscale("log", base=2)
         bits = axes.secondary_xaxis("top", functions=(_bytes_to_bits, _bits_to_bytes))
         bits.set_xlabel("bits")
@@ -112,6 +113,7 @@ def _draw(axes: Axes, rows: list[Row]) -> None:
 def _draw_line(axes: Axes, rows: list[Row], latent: int) -> None:
     _draw_errorbars(axes, rows, label=f"entropy, latent {latent}", style="o-")
     for row in rows:
+        # Slanted, below the point: labels of close points would cover each other.
         axes.annotate(
             row.codec.partition(", ")[2],
             (row.bytes.mean, row.score.mean),
@@ -124,6 +126,7 @@ def _draw_line(axes: Axes, rows: list[Row], latent: int) -> None:
 
 
 def _draw_errorbars(axes: Axes, rows: list[Row], *, label: str, style: str) -> None:
+    # matplotlib takes distances from the point, not the ends of the range.
     axes.errorbar(
         [row.bytes.mean for row in rows],
         [row.score.mean for row in rows],

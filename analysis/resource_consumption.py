@@ -100,6 +100,7 @@ def _height(value: float) -> float:
 
 def _draw_bytes(axes: Any, report: Report) -> None:
     sizes = asdict(report.rows[-1].bytes)
+    # A bar of 0 bytes would claim that nothing was sent.
     known = {name: value for name, value in sizes.items() if not math.isnan(value)}
     bars = axes.bar(list(known), list(known.values()))
     axes.bar_label(bars, fmt="%.1f")
@@ -109,6 +110,7 @@ def _draw_bytes(axes: Any, report: Report) -> None:
 
 def report_on(runs: list[Run], args: argparse.Namespace) -> None:
     reports = [summarise(run, dict(args.meter)) for run in runs]
+    # JSON on standard output must be all that stands there.
     if args.json != STDOUT:
         console = tables.new_console(WIDTH)
         for report in reports:

@@ -55,6 +55,7 @@ def plot(runs: list[RoleGroups], target: Path) -> None:
     for (left, right), found in zip(panels, runs, strict=True):
         _draw_embedding(left, found)
         right.plot(list(found.index), list(found.index.values()), "o-")
+        # The number taken is not always the lowest index: a user may have chosen it.
         right.axvline(len(found.groups), color="0.7", linestyle="--")
         right.set(xlabel="groups (dashed: taken)", ylabel="Davies-Bouldin index", ylim=(0, None))
     figures.save(figure, target)
@@ -89,6 +90,7 @@ def _project(points: Array) -> Array:
     """Returns the points (N, H, Z) on their two principal axes (N, H, 2)."""
     centred = points - points.mean((0, 1))
     flat = centred.reshape(-1, points.shape[-1])  # (N * H, Z)
+    # The rows of the last factor are the principal axes, the longest first.
     _, _, axes = np.linalg.svd(flat, full_matrices=False)
     projected: Array = centred @ axes[:2].T
     return projected

@@ -145,6 +145,7 @@ def _draw_bytes(axes: Any, names: list[str], splits: list[Split]) -> None:
     axes.plot(names, _means(splits, "wire"), "k_", markersize=18, label="with our header")
     raw = _means(splits, "observation")
     axes.plot(names, raw, "--", color="grey", label="raw observation, float32")
+    # From 1 on, as a logarithmic axis has no 0.
     axes.set(ylabel="bytes up, a decision of one agent", yscale="log", ylim=(1, None))
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
 
@@ -152,6 +153,7 @@ def _draw_bytes(axes: Any, names: list[str], splits: list[Split]) -> None:
 def _draw_cpu(axes: Any, names: list[str], splits: list[Split]) -> None:
     axes.bar(names, _means(splits, "device_cpu"), color="C3")
     axes.set(ylabel="device CPU, us a decision")
+    # Empty axes would look like processor time of 0.
     if all(math.isnan(each.figures["device_cpu"].mean) for each in splits):
         axes.text(0.5, 0.5, "unknown", transform=axes.transAxes, ha="center")
 

@@ -65,6 +65,7 @@ def _steps_per_s(run: Run) -> float:
 def group(members: list[Member]) -> Groups:
     """Returns the members that have evaluations, by task and name, seeds in order."""
     known = [each for each in members if each.curve.values]
+    # The experiment is part of the name only where there are several: most tables have one.
     experiments: dict[tuple[str, str], set[str]] = {}
     for each in known:
         experiments.setdefault((each.curve.env, each.curve.algo), set()).add(each.curve.exp)

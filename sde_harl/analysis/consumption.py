@@ -117,7 +117,7 @@ class _Tables:
     def _row(
         self, rank: str, host: str, *, decisions: Columns, resources: Columns, traffic: list[Span]
     ) -> Row:
-        environments = decisions.get("environments", np.zeros(0))
+        environments = decisions.get("environments", np.zeros(0))  # the server has none
         sent = [span for span in traffic if span.way == "sent"]
         return Row(
             rank=rank,

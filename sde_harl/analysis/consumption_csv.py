@@ -15,7 +15,7 @@ Cell = str | int | float
 def write_csv(reports: list[Report], target: Path) -> None:
     """Writes the file; unknown values are empty. Raises OSError where that fails."""
     lines = [_line(report, row) for report in reports for row in report.rows]
-    names = ["run"]
+    names = ["run"]  # without runs there is still a header
     if lines:
         names = list(lines[0])
     with target.open("w", newline="") as file:
@@ -51,6 +51,7 @@ def _line(report: Report, row: Row) -> dict[str, Cell]:
 
 
 def _cell(value: Cell) -> Cell:
+    # The csv module would write "nan", which spreadsheets take for text.
     if isinstance(value, float) and math.isnan(value):
         return ""
     return value

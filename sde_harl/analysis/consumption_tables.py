@@ -56,6 +56,7 @@ def show(report: Report, console: Console) -> None:
 
 
 def _show_ranks(rows: list[Row], console: Console) -> None:
+    # Narrow: with every stage and size, a wider table would not fit into 150 columns.
     table = tables.new_table(COLUMNS, left=("rank", "host", "us"), narrow=True)
     for row in rows:
         if row.rank == ALL:
@@ -84,6 +85,7 @@ def _cells(row: Row) -> list[str]:
 
 
 def _three_lines(stage: Quantiles) -> str:
+    # Beside the names of the quantiles, which `_cells` puts into the column "us".
     if math.isnan(stage.p50):
         return "-"
     return f"{stage.p50:,.0f}\n{stage.p95:,.0f}\n{stage.p99:,.0f}"

@@ -6,7 +6,7 @@ import math
 from argparse import ArgumentTypeError
 from dataclasses import dataclass
 
-from sde_harl.analysis.consumption import ALL, summarise
+from sde_harl.analysis.consumption import ALL, Report, Row, summarise
 from sde_harl.errors import UserError
 from sde_harl.record.reader import Run
 
@@ -34,36 +34,34 @@ def estimate(run: Run, watts: dict[str, float]) -> list[Estimate]:
     host has none.
     """
     report = summarise(run, meters={})
-    estimates = []
-    for row in report.rows:
-        if row.rank == ALL:
-            continue
-        given = watts.get(row.host, watts.get(ANY_HOST, math.nan))
-        if math.isnan(given):
-            raise UserError(f"{run.path}: no --watts for its host {row.host}")
-        decisions = row.decisions
-        if row.rank == "0" and not decisions:
-            # The server takes part in every agent's decision.
-            decisions = report.rows[-1].decisions
-        joules = row.cpu_s * given
-        estimates.append(
-            Estimate(
-                run=str(run.path),
-                rank=row.rank,
-                host=row.host,
-                cpu_s=row.cpu_s,
-                watts=given,
-                joules=joules,
-                joules_per_decision=_per_decision(joules, decisions),
-            )
-        )
-    return estimates
+    return [_estimate(report, row, watts) for row in report.rows if row.rank != ALL]
 
 
-def _per_decision(joules: float, decisions: int) -> float:
-    if not decisions:
-        return math.nan
-    return joules / decisions
+def _estimate(report: Report, row: Row, watts: dict[str, float]) -> Estimate:
+    given = watts.get(row.host, watts.get(ANY_HOST, math.nan))
+    if math.isnan(given):
+        raise UserError(f"{report.path}: no --watts for its host {row.host}")
+    joules = row.cpu_s * given
+    joules_per_decision = math.nan
+    decisions = _decisions(report, row)
+    if decisions:
+        joules_per_decision = joules / decisions
+    return Estimate(
+        run=report.path,
+        rank=row.rank,
+        host=row.host,
+        cpu_s=row.cpu_s,
+        watts=given,
+        joules=joules,
+        joules_per_decision=joules_per_decision,
+    )
+
+
+def _decisions(report: Report, row: Row) -> int:
+    if row.rank == "0" and not row.decisions:
+        # The server takes part in every agent's decision.
+        return report.rows[-1].decisions
+    return row.decisions
 
 
 def host_and_watts(text: str) -> tuple[str, float]:

@@ -35,6 +35,7 @@ def new_panels(measures: Sequence[str]) -> tuple[Figure, list[Axes]]:
     rows = math.ceil(len(measures) / columns)
     figure = new_figure(width, 4 * rows)
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    # Three panels in rows of two leave an empty place.
     for spare in panels[len(measures) :]:
         spare.remove()
     panels = panels[: len(measures)]

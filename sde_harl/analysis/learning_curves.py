@@ -1,4 +1,7 @@
-"""How well a run plays over environment steps: win rate, or return where there is no winner."""
+"""Reads how well a run plays over environment steps.
+
+The measure is the win rate, or the return where there is no winner.
+"""
 
 from __future__ import annotations
 
@@ -48,8 +51,14 @@ def learning_curve(run: Run, sources: Sequence[str] = ("evaluations", "training"
             values = table.get(column, np.zeros(0)).astype(np.float64)
             known = _known(values, measure)
             if known.any() and "step" in table:
-                return _curve(run, source, measure, table["step"][known], values[known])
-    return _curve(run, "none", "none", np.zeros(0), np.zeros(0))
+                return _curve(
+                    run,
+                    source=source,
+                    measure=measure,
+                    steps=table["step"][known],
+                    values=values[known],
+                )
+    return _curve(run, source="none", measure="none", steps=np.zeros(0), values=np.zeros(0))
 
 
 def _known(values: Array, measure: str) -> Array:
@@ -59,7 +68,7 @@ def _known(values: Array, measure: str) -> Array:
     return known
 
 
-def _curve(run: Run, source: str, measure: str, steps: Array, values: Array) -> Curve:
+def _curve(run: Run, *, source: str, measure: str, steps: Array, values: Array) -> Curve:
     return Curve(
         path=str(run.path),
         env=run.env,

@@ -55,6 +55,7 @@ def run(
     Returns the exit code: 2 where a file can't be read or written, else 0.
     """
     args = parser.parse_args()
+    # OSError too: the targets of --json, --csv and --plot are the user's choice.
     try:
         runs = _open_runs(args.runs)
         report(runs, args)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,43 +62,48 @@ class Row:
 def point(run: Run) -> Point:
     """Returns a run's point. Raises UserError where the file is damaged."""
     scores = learning_curve(run, ("evaluations",))
-    trained = run.codec == "entropy"
-    codec = run.codec
-    if trained:
-        codec = f"{run.codec}, {_describe_setting(run)}"
-    setting = Setting(
-        task=run.env,
-        measure=scores.measure,
-        codec=codec,
-        trained=trained,
-        latent=int(run.meta.get("latent", 0)),
+    unknown = Point(
+        path=str(run.path),
+        setting=_setting(run, scores.measure),
+        seed=run.seed,
+        steps=0,
+        score=math.nan,
+        bytes=math.nan,
+        model_bits=math.nan,
+        left_out="no evaluations were recorded in this run",
     )
     if not scores.values:
-        return Point(
-            path=str(run.path),
-            setting=setting,
-            seed=run.seed,
-            steps=0,
-            score=math.nan,
-            bytes=math.nan,
-            model_bits=math.nan,
-            left_out="no evaluations were recorded in this run",
-        )
+        return unknown
     sent = _sent(_last_evaluation(run.table("decisions")))
-    left_out = ""
-    # Policies on the devices send actions, not latents.
-    if run.codec == "none" or not sent.bytes > 0:
-        left_out = "its last evaluation's latents weren't recorded"
-    return Point(
-        path=str(run.path),
-        setting=setting,
-        seed=run.seed,
+    return replace(
+        unknown,
         steps=scores.steps[-1],
         score=scores.values[-1],
         bytes=sent.bytes,
         model_bits=sent.model_bits,
-        left_out=left_out,
+        left_out=_why_left_out(run, sent),
     )
+
+
+def _setting(run: Run, measure: str) -> Setting:
+    trained = run.codec == "entropy"
+    codec = run.codec
+    if trained:
+        codec = f"{run.codec}, {_describe_entropy_codec(run)}"
+    return Setting(
+        task=run.env,
+        measure=measure,
+        codec=codec,
+        trained=trained,
+        latent=int(run.meta.get("latent", 0)),
+    )
+
+
+def _why_left_out(run: Run, sent: _Sent) -> str:
+    # A policy on the device sends actions, not latents. NaN fails the comparison.
+    if run.codec != "none" and sent.bytes > 0:
+        return ""
+    return "its last evaluation's latents weren't recorded"
 
 
 def rate_rows(points: list[Point]) -> list[Row]:
@@ -124,7 +129,7 @@ def _row(setting: Setting, members: list[Point]) -> Row:
     )
 
 
-def _describe_setting(run: Run) -> str:
+def _describe_entropy_codec(run: Run) -> str:
     """Returns what tells an entropy codec's points apart.
 
     Raises UserError where the configuration can't be read.
@@ -136,7 +141,8 @@ def _describe_setting(run: Run) -> str:
 
 
 def _describe(codec: dict[str, Any]) -> str:
-    # A run from before a key existed had what is the default today.
+    # A run from before a key existed had what is the default today. A target of bytes comes
+    # first: the controller then moves lambda, and the configured one says nothing.
     parts = []
     if codec.get("target_bytes", 0):
         parts.append(f"{codec['target_bytes']:g} bytes")
@@ -160,7 +166,7 @@ def _last_evaluation(decisions: Columns) -> Columns:
 
 
 class _Sent(NamedTuple):
-    """What was sent for a decision of one agent; NaN: unknown."""
+    """Holds what was sent for a decision of one agent; NaN: unknown."""
 
     bytes: float
     model_bits: float
@@ -172,6 +178,7 @@ def _sent(decisions: Columns) -> _Sent:
     count = float(decisions["environments"].sum())
     bits = decisions["ideal_bits"]
     model_bits = math.nan
+    # One message without a probability would make the sum too small.
     if np.isfinite(bits).all() and (bits >= 0).all():
         model_bits = float(bits.sum()) / count
     return _Sent(

@@ -58,25 +58,22 @@ def role_groups(run: Run) -> RoleGroups:
     """
     names = run.json_list("agents")
     groups = run.json_list("groups")
+    # Most environments know no unit types.
     types = run.json_list("unit_types") or [""] * len(names)
     group_of = {agent: number for number, group in enumerate(groups) for agent in group}
     if not groups or sorted(group_of) != list(range(len(names))) or len(types) != len(names):
         raise UserError(f"{run.path}: /meta tells no groups of its {len(names)} agents")
     points = _points(run, len(names))
     own = np.array([group_of[agent] for agent in range(len(names))])
-    agents = []
-    for agent, name in enumerate(names):
-        distances = _distances(points, own, agent)
-        agents.append(
-            Agent(
-                name=str(name),
-                unit_type=types[agent],
-                group=group_of[agent],
-                to_itself=distances.to_itself,
-                to_own_group=distances.to_own_group,
-                to_next_group=distances.to_next_group,
-            )
+    agents = [
+        Agent(
+            name=str(name),
+            unit_type=types[agent],
+            group=group_of[agent],
+            **_distances(points, own, agent)._asdict(),
         )
+        for agent, name in enumerate(names)
+    ]
     return RoleGroups(
         path=str(run.path),
         env=run.env,

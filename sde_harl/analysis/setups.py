@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sde_harl.analysis.energy import host_energies
+from sde_harl.analysis.devices import SERVER, device_cpu_counters, device_energies
 from sde_harl.analysis.latency import is_on_device, stage_times
 from sde_harl.analysis.run_config import config_section
 from sde_harl.analysis.statistics import Quantiles, quantiles
@@ -69,6 +69,7 @@ def setups(runs: list[Run]) -> list[Setup]:
     Raises UserError where the runs can't be compared.
     """
     first = runs[0]
+    # Different links or environments would pass for a difference between setups.
     for run in runs:
         if (run.env, run.emulated) != (first.env, first.emulated):
             raise UserError(
@@ -129,7 +130,7 @@ def _totals(run: Run) -> _Totals:
 
 
 def _sent_by_devices(traffic: Iterable[Span]) -> int:
-    return sum(span.counted_bytes for span in traffic if span.rank and span.way == "sent")
+    return sum(span.counted_bytes for span in traffic if span.rank != SERVER and span.way == "sent")
 
 
 def _device_joules(run: Run) -> float:
@@ -137,19 +138,19 @@ def _device_joules(run: Run) -> float:
     # Emulated hosts share one machine and its sensor, which counts for all of them.
     if run.emulated:
         return math.nan
-    devices = host_energies(run)[1:]  # in the order of ranks, so the server's host is the first
+    devices = device_energies(run)
     if not devices:
         return math.nan
     return sum(each.joules for each in devices)
 
 
 def _device_cpu_s(resources: Columns) -> float:
-    ranks = [rank for rank in np.unique(resources["rank"]) if rank]
-    return sum(_growth(resources["cpu_s"][resources["rank"] == rank]) for rank in ranks)
+    return sum(_growth(cpu_s) for cpu_s in device_cpu_counters(resources))
 
 
 def _growth(cpu_s: Array) -> float:
     """Returns the growth from the first report to the last; NaN where there is only one."""
+    # Less the first report: what the process used to start is no cost of a decision.
     if len(cpu_s) < 2:
         return math.nan
     return float(cpu_s[-1] - cpu_s[0])

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sde_harl.analysis.devices import device_cpu_counters, device_energies
 from sde_harl.analysis.energy import energy_notes, host_energies
 from sde_harl.analysis.latency import is_on_device, stage_times
 from sde_harl.analysis.run_config import config_section
@@ -195,9 +196,9 @@ def _device_cpu_us(decisions: Columns, resources: Columns) -> float:
     """
     if not resources:
         return math.nan
-    ranks = [rank for rank in np.unique(resources["rank"]) if rank]
-    counters = [resources["cpu_s"][resources["rank"] == rank] for rank in ranks]
+    counters = device_cpu_counters(resources)
     used_s = sum(float(each[-1] - each[0]) for each in counters)
+    # What was decided before the first report is not in the counters' growth.
     later = decisions["step"] >= resources["step"].min()
     count = float(decisions["environments"][later].sum())
     if not counters or not count:
@@ -206,18 +207,13 @@ def _device_cpu_us(decisions: Columns, resources: Columns) -> float:
 
 
 def _device_mj(run: Run) -> tuple[float, list[str]]:
-    """Returns millijoules of a decision at the executors' hosts, and why they are unknown.
-
-    A host that rank 0 shares is left out: its sensor counts the server too.
-    """
-    # The GPUs' sensors are left out: nets on devices run on processors.
-    hosts = host_energies(run)
-    devices = hosts[1:]  # in the order of ranks, so rank 0's host is the first
+    """Returns millijoules of a decision at the executors' hosts, and why they are unknown."""
+    devices = device_energies(run)
     decisions = sum(each.decisions for each in devices)
     joules = sum(each.joules for each in devices)
     if decisions and not math.isnan(joules):
         return 1e3 * joules / decisions, []
-    unknown = [each for each in devices or hosts if math.isnan(each.joules)]
+    unknown = [each for each in devices or host_energies(run) if math.isnan(each.joules)]
     reasons = energy_notes(unknown)
     if not reasons:
         reasons = ["energy of the devices: they share rank 0's host, whose sensor counts all"]

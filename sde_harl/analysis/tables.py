@@ -22,6 +22,7 @@ def new_console(width: int) -> Console:
 def new_table(columns: Iterable[str], *, left: Collection[str] = (), narrow: bool = False) -> Table:
     """Returns an empty table; columns named in `left` are aligned left, the others right."""
     table = Table(box=box.SIMPLE_HEAD)
+    # rich adds a blank on both sides of a cell; one on the right is enough to tell columns apart.
     if narrow:
         table.padding = (0, 1, 0, 0)
     for name in columns:
@@ -38,6 +39,7 @@ def add_title(table: Table, title: str) -> None:
 
 def number(value: float, form: str) -> str:
     """Returns a number as a cell: a dash where it is unknown (NaN)."""
+    # A dash, not a 0: what was not measured must not pass for nothing.
     if math.isnan(value):
         return "-"
     return format(value, form)

@@ -60,6 +60,7 @@ def spans(run: Run) -> list[Span]:
 def _span(table: Columns, rank: int, way: str) -> Span | None:
     known = table[f"carried_{way}_bytes"] >= 0
     rows = (table["rank"] == rank) & known
+    # Counters of an interface began long before the run: only their growth says something.
     if rows.sum() < 2:
         return None
     return Span(

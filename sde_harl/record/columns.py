@@ -62,6 +62,7 @@ def _stored(name: str, value: npt.ArrayLike, dtype: str) -> Array:
         raise ValueError(f"{name}: {array.ndim} dimensions where one is stored")
     if dtype.startswith("S"):
         return np.array([str(text).encode() for text in array], dtype=dtype)
+    # "same_kind" lets float64 become float32, but no float an integer and no integer a bool.
     if not np.can_cast(array.dtype, dtype, casting="same_kind"):
         raise ValueError(f"{name}: {array.dtype} can't be stored as {dtype}")
     stored: Array = array.astype(dtype)  # astype copies, even where the type is the same

@@ -37,6 +37,7 @@ class Metrics:
         self._board: SummaryWriter | None = None
         try:
             self._csv = MetricsCsv(folder / "metrics.csv")
+            # Line by line, so that `tail -f` shows a line when it is written.
             self._log = (folder / "log.txt").open("a", buffering=1)
             if tensorboard:
                 self._board = _open_board(folder / "tensorboard")
@@ -68,7 +69,7 @@ class Metrics:
 
     def close(self) -> None:
         """Closes all files. Never raises for a full disk."""
-        self._progress.close()
+        self._progress.close()  # first: it gives the terminal back, whatever the disk does
         self._on_disk(self._csv.close)
         if self._board is not None:
             self._on_disk(self._board.close)

@@ -29,6 +29,7 @@ class MetricsCsv:
         new_names = [name for name in row if name not in self._names]
         if new_names:
             self._names += new_names
+            # Closed first: os.replace takes its name away, and rows written later would be lost.
             self._file.close()
             self._rewrite()
         else:

@@ -93,6 +93,7 @@ def progress_range(total: int, description: str) -> Iterator[int]:
     A terminal gets a bar, anything else a line every few seconds.
     """
     if sys.stderr.isatty():
+        # Transient: the bar is gone at the end, as the run's own line comes next.
         console = Console(stderr=True)
         yield from track(range(total), description, total, console=console, transient=True)
         return
@@ -124,7 +125,7 @@ def clock(seconds: float) -> str:
 
 
 def _open_bar(stream: TextIO, total_steps: int) -> Progress:
-    console = Console(file=stream)
+    console = Console(file=stream)  # not rich's own: tests and jobs may give another stream
     bar = Progress(BarColumn(20), TextColumn("{task.fields[line]}"), console=console)
     bar.add_task("", total=total_steps, line="")
     bar.start()

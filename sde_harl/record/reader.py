@@ -42,6 +42,7 @@ class Run:
         The result is empty where the table is missing or has no rows. Raises UserError where the
         table is damaged.
         """
+        # Opened for each table: a comparison of hundreds of runs would keep too many files open.
         with _open(self.path, f"/{name} is damaged") as file:
             columns = _read_columns(file.get(name))
         # A killed writer leaves columns of unequal length: rows that one lacks are left out.
@@ -95,6 +96,7 @@ class Run:
 
 def open_run(path: Path) -> Run:
     """Checks that the file is a run's and reads /meta. Raises UserError where it is not."""
+    # h5py's own message for a missing file is long and full of its internals.
     if not path.exists():
         raise UserError(f"{path}: no such file")
     with _open(path, "damaged, or not an HDF5 file") as file:

@@ -126,6 +126,7 @@ class Store:
         for key, value in meta.items():
             group.attrs[key] = value
         self._trajectories = self._file.create_group("trajectories")
+        # All of them now, so that a reader finds every table even if a run ends early.
         for name, columns in TABLES.items():
             group = self._file.create_group(name)
             if columns:
@@ -167,6 +168,7 @@ class Store:
             self._flush()
 
     def _write_rows(self, name: str) -> None:
+        # One write for all that has waited: HDF5's cost is for each call, hardly for each row.
         parts = self._pending.pop(name)
         arrays = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
         if name not in self._tables:

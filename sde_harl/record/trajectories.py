@@ -47,7 +47,7 @@ def _arrays_over_steps(trajectory: Trajectory) -> Iterator[Array]:
 
 def write_unlinked(file: h5py.File, number: int, trajectory: Trajectory) -> h5py.Group:
     """Writes an episode into a group that no other group names yet, and returns it."""
-    group = file.create_group(None)
+    group = file.create_group(None)  # None: HDF5 makes it without a name
     group.attrs["id"] = number
     group.attrs["seed"] = trajectory.seed
     group.attrs["total_steps"] = len(trajectory.rewards)

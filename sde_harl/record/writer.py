@@ -71,6 +71,7 @@ class RunFile:
         Raises ValueError for uneven lengths and for an agent whose name has a slash.
         """
         copy = checked_copy(trajectory)
+        # Numbered here, not in the thread, so that the caller needn't wait for the number.
         number = self._episodes
         self._episodes += 1
         self._put(Episode(number=number, trajectory=copy))
@@ -81,6 +82,7 @@ class RunFile:
 
         Returns a function that waits until it is on the disk, or until recording has failed.
         """
+        # It follows the items in the queue, so when it is set, they are on the disk.
         done = threading.Event()
         self._put(done)
 
@@ -98,7 +100,7 @@ class RunFile:
         if self._closed:
             return
         self._closed = True
-        atexit.unregister(self.close)
+        atexit.unregister(self.close)  # it would keep this object in memory
         self._queue.put(Close())
         self._thread.join(CLOSE_S)
         if self._thread.is_alive():
@@ -108,6 +110,7 @@ class RunFile:
         if self._closed:
             raise ValueError(f"{self._path} is closed")
         self._check()
+        # Blocks where the queue is full: a slow disk must slow down the run (see QUEUE_ITEMS).
         self._queue.put(item)
 
     def _check(self) -> None:
