@@ -1,8 +1,11 @@
-"""Encode and decode a 128-wide latent: our coder against EntropyBottleneck's, same tables, same run.
+"""Encodes and decodes a 128-wide latent: our coder beside CompressAI's, same tables, same run.
 
-`codec/batchB/speed` is our p50 for B rows, both ways; its floor is CompressAI's p50, its ratio how often we are faster.
-`codec/batchB/bytes` is the size of the B rows packed in one string, against the ideal by the tables.
-CompressAI makes a string for every row; `codec/batchB/unpacked` is our p50 for the very same strings.
+`codec/batchB/speed` is our p50 for B rows, encoding and decoding. Its floor is CompressAI's p50, its
+ratio how many times faster ours is. `codec/batchB/bytes` is the size of the B rows in one string,
+beside the ideal size by the tables. CompressAI makes a string for every row;
+`codec/batchB/unpacked` is our p50 for the very same strings.
+
+    python benchmarks/codec.py [--json OUT.json]
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ ROUNDS = {1: 300, 8: 100, 64: 30}
 
 
 def fitted_model(std: torch.Tensor, generator: torch.Generator) -> LatentModel:
-    """A model trained on Gaussian latents of these deviations (Z,), with the quantiles that its densities have."""
+    """Returns a model trained on Gaussian latents of deviations `std` (Z,), and settled."""
     model = LatentModel(1, LATENT)
     optimiser = torch.optim.Adam(model.density_parameters(), lr=2e-2)
     for _ in range(300):
@@ -36,20 +39,25 @@ def fitted_model(std: torch.Tensor, generator: torch.Generator) -> LatentModel:
 
 
 def medians_ns(calls: list[Callable[[], object]], rounds: int) -> list[float]:
-    """p50 of each call, all called in turn in every round so that a slow moment of the machine hits all alike."""
+    """Returns the p50 of each call.
+
+    All are called in turn in every round, so that a slow moment of the machine is in all of them.
+    """
     taken = np.empty((rounds, len(calls)))
     for row in taken:
         for column, call in enumerate(calls):
             start = time.perf_counter_ns()
             call()
             row[column] = time.perf_counter_ns() - start
-    return np.median(taken[rounds // 10 :], axis=0).tolist()
+    medians: list[float] = np.median(taken[rounds // 10 :], axis=0).tolist()  # after a warm-up
+    return medians
 
 
 def measure(batch: int, model: LatentModel, z: np.ndarray) -> list[Row]:
-    """z float32 (batch, Z)."""
+    """Returns the rows of one batch size, for latents z, float32 (batch, Z)."""
     tables = model.build_tables(1)[0]
-    packed, single = EntropyCoder(tables), EntropyCoder(tables, 1)
+    packed = EntropyCoder(tables)
+    single = EntropyCoder(tables, pack=1)
     theirs = model.bottleneck
     theirs.update(force=True)
     z_torch = torch.from_numpy(z)
@@ -69,10 +77,20 @@ def measure(batch: int, model: LatentModel, z: np.ndarray) -> list[Row]:
     ideal = packed.decode(packed.encode(z), out) / 8
     name = f"codec/batch{batch}"
     return [
-        Row(f"{name}/speed", ours_ns / 1e3, "us", theirs_ns / 1e3, theirs_ns / ours_ns),
-        Row(f"{name}/unpacked", unpacked_ns / 1e3, "us", theirs_ns / 1e3, theirs_ns / unpacked_ns),
-        Row(f"{name}/bytes", size, "B", ideal, size / ideal),
+        speed(f"{name}/speed", ours_ns, theirs_ns),
+        speed(f"{name}/unpacked", unpacked_ns, theirs_ns),
+        Row(name=f"{name}/bytes", value=size, unit="B", floor=ideal, ratio=size / ideal),
     ]
+
+
+def speed(name: str, ours_ns: float, theirs_ns: float) -> Row:
+    return Row(
+        name=name,
+        value=ours_ns / 1e3,
+        unit="us",
+        floor=theirs_ns / 1e3,
+        ratio=theirs_ns / ours_ns,
+    )
 
 
 def main(argv: list[str]) -> None:
@@ -84,9 +102,8 @@ def main(argv: list[str]) -> None:
     rows: list[Row] = []
     with torch.no_grad():
         for batch in BATCHES:
-            rows += measure(
-                batch, model, (std * torch.randn((batch, LATENT), generator=generator)).numpy()
-            )
+            z = std * torch.randn((batch, LATENT), generator=generator)
+            rows += measure(batch, model, z.numpy())
     report(rows, argv)
 
 

@@ -1,7 +1,7 @@
-"""The convolution that a device computes: numpy's p50 on one thread, held against torch's in the same run.
+"""The convolution that a device computes: numpy's p50 on one thread beside torch's in the same run.
 
-`conv/HxWxC-kK-sS/batchB` is of one agent and B images of float32, 32 filters, ReLU included; its ratio is how many
-times as long as torch it takes.
+`conv/HxWxC-kK-sS/batchB` is for one agent and B images of float32, 32 filters, ReLU included. Its
+ratio is how many times as long as torch it takes.
 
     python benchmarks/conv.py [--quick] [--json OUT.json]
 """
@@ -22,10 +22,10 @@ from sde_harl.policy.layers import ConvLayer  # noqa: E402
 from sde_harl.policy.shapes import ConvShape  # noqa: E402
 
 SHAPES = (
-    ConvShape(7, 7, 3, 32, 3, 1),
-    ConvShape(20, 20, 3, 32, 3, 1),
-    ConvShape(84, 84, 3, 32, 3, 1),
-    ConvShape(84, 84, 3, 32, 8, 4),
+    ConvShape(height=7, width=7, channels=3, filters=32, kernel=3, stride=1),
+    ConvShape(height=20, width=20, channels=3, filters=32, kernel=3, stride=1),
+    ConvShape(height=84, width=84, channels=3, filters=32, kernel=3, stride=1),
+    ConvShape(height=84, width=84, channels=3, filters=32, kernel=8, stride=4),
 )
 BATCHES = (1, 32)
 
@@ -39,13 +39,21 @@ def measure(shape: ConvShape, batch: int, seconds: float) -> Row:
     if not np.allclose(arrays(images), layer(x).numpy(), rtol=1e-4, atol=1e-5):
         raise AssertionError("the two convolutions differ")
     ours_ns, torch_ns = medians_ns([lambda: arrays(images), lambda: layer(x)], seconds)
-    name = f"conv/{shape.height}x{shape.width}x{shape.channels}-k{shape.kernel}-s{shape.stride}/batch{batch}"
-    return Row(name, ours_ns / 1e3, "us", torch_ns / 1e3, ours_ns / torch_ns)
+    size = f"{shape.height}x{shape.width}x{shape.channels}"
+    return Row(
+        name=f"conv/{size}-k{shape.kernel}-s{shape.stride}/batch{batch}",
+        value=ours_ns / 1e3,
+        unit="us",
+        floor=torch_ns / 1e3,
+        ratio=ours_ns / torch_ns,
+    )
 
 
 def main(argv: list[str]) -> None:
     torch.set_num_threads(1)
-    seconds = 0.1 if "--quick" in argv else 2.0
+    seconds = 2.0
+    if "--quick" in argv:
+        seconds = 0.1
     with torch.inference_mode():
         report([measure(shape, batch, seconds) for shape in SHAPES for batch in BATCHES], argv)
 

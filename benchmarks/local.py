@@ -1,7 +1,8 @@
-"""The local nets that a device computes: numpy's p50 on one thread, held against torch's in the same run.
+"""The local nets that a device computes: numpy's p50 on one thread beside torch's in the same run.
 
-`local/widthW/batchB` is of one agent with three local blocks of W, 205 observations and a latent of W, normalised
-features; B rows. Its ratio is how many times as long as torch it takes: above 1, executor.backend=torch is faster here.
+`local/widthW/batchB` is for B rows of one agent with 205 observations, which are normalised, three
+local blocks of width W and a latent of W. Its ratio is how many times as long as torch it takes:
+above 1, executor.backend=torch is faster here.
 
     python benchmarks/local.py [--quick] [--device cuda] [--json OUT.json]
 """
@@ -23,24 +24,37 @@ from sde_harl.policy.inference.local_nets import LocalNets  # noqa: E402
 from sde_harl.policy.local_torch import TorchLocalNets  # noqa: E402
 from sde_harl.policy.shapes import LocalShape, local_parameter_shapes  # noqa: E402
 
-OBS, BLOCKS = 205, 3
+OBS = 205
+BLOCKS = 3
 WIDTHS = (64, 128, 512, 2048)
 BATCHES = (1, 32, 256)
 
 
 def measure(width: int, batch: int, device: str, seconds: float) -> Row:
-    shape = LocalShape((OBS,), OBS, width, width, BLOCKS, True)
+    shape = LocalShape(
+        obs_sizes=(OBS,),
+        obs=OBS,
+        width=width,
+        latent=width,
+        local_blocks=BLOCKS,
+        feature_norm=True,
+    )
     rng = np.random.default_rng(0)
     flat = rng.normal(0, width**-0.5, sum(map(prod, local_parameter_shapes(shape)))).astype(
         np.float32
     )
-    ours, theirs = LocalNets(shape, flat), TorchLocalNets(shape, flat, device=device)
+    ours = LocalNets(shape, flat)
+    theirs = TorchLocalNets(shape, flat, device=device)
     obs = rng.normal(size=(1, batch, OBS)).astype(np.float32)
     if not np.allclose(ours(obs), theirs(obs), rtol=1e-3, atol=1e-3):
         raise AssertionError("the two nets differ")
     ours_ns, torch_ns = medians_ns([lambda: ours(obs), lambda: theirs(obs)], seconds)
     return Row(
-        f"local/width{width}/batch{batch}", ours_ns / 1e3, "us", torch_ns / 1e3, ours_ns / torch_ns
+        name=f"local/width{width}/batch{batch}",
+        value=ours_ns / 1e3,
+        unit="us",
+        floor=torch_ns / 1e3,
+        ratio=ours_ns / torch_ns,
     )
 
 
@@ -53,7 +67,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--json", metavar="OUT")
     asked = parser.parse_args(argv)
     torch.set_num_threads(1)
-    seconds = 0.05 if asked.quick else 2.0
+    seconds = 2.0
+    if asked.quick:
+        seconds = 0.05
     report(
         [measure(width, batch, asked.device, seconds) for width in WIDTHS for batch in BATCHES],
         argv,

@@ -1,9 +1,9 @@
 """The entropy coder: latents of one agent to bytes and back, with integer tables and rANS (rans.c).
 
-Of CompressAI only the entropy model is used, to train and to make the tables. The bytes are the ones
-that its `EntropyBottleneck.compress` gives for a row, but CompressAI's coder works on Python lists
-and reads past the end of a damaged string. This one works on arrays and refuses such a payload: a
-string has to end where its symbols do.
+Of CompressAI only the entropy model is used, to train and to make the tables. The bytes are the
+ones that its `EntropyBottleneck.compress` gives for a row, but CompressAI's coder works on Python
+lists and reads past the end of a damaged string. This one works on arrays and refuses such a
+payload: a string has to end where its symbols do.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ Tables are built once, here, and sent to the devices, which code with the very s
 machines that computed them from the densities would differ by a rounding error somewhere, and after
 the first wrong entry nothing of a string can be decoded.
 
-All of this runs in torch at the server. n agents of a role group, k sets of densities (n, or 1 where
-agents share them), B or R rows, Z latent.
+All of this runs in torch at the server. n agents of a role group, k sets of densities (n, or 1
+where agents share them), B or R rows, Z latent.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ class LatentModel(nn.Module):
     def rate(self, z: Tensor, generator: torch.Generator) -> Tensor:
         """Returns the mean bits per latent element of z (n, R, Z), a scalar.
 
-        Uniform noise, drawn by `generator`, stands for the rounding, which has no gradient (Balle et
-        al. 2018, eq. 6). The gradient flows to z and to the densities.
+        Uniform noise, drawn by `generator`, stands for the rounding, which has no gradient (Balle
+        et al. 2018, eq. 6). The gradient flows to z and to the densities.
         """
         noise = torch.rand(z.shape, generator=generator, device=z.device) - 0.5
         by_set = (z + noise).reshape(self._sets, -1, self.latent)  # (k, n / k * R, Z)
@@ -104,8 +104,8 @@ class LatentModel(nn.Module):
         and the two ends of its table. They are found by bisection.
         """
         # CompressAI has them follow the densities by the gradient of an auxiliary loss. Behind a
-        # density that narrows they are late, and tables stay twice as long as need be. Medians alone
-        # are better slow: the policy notices when the grid jumps.
+        # density that narrows they are late, and tables stay twice as long as need be. Medians
+        # alone are better slow: the policy notices when the grid jumps.
         bottleneck = self.bottleneck
         low = torch.full_like(bottleneck.quantiles, -SEARCH_RADIUS)
         high = -low
@@ -123,8 +123,8 @@ class LatentModel(nn.Module):
     def build_tables(self, version: int) -> list[Tables]:
         """Returns the tables of each agent, made by CompressAI's `EntropyBottleneck.update`.
 
-        Agents that share densities share their tables, the same object. Raises UserError if training
-        has broken the model.
+        Agents that share densities share their tables, the same object. Raises UserError if
+        training has broken the model.
         """
         self._bound_quantiles()
         bottleneck = self.bottleneck
@@ -138,9 +138,9 @@ class LatentModel(nn.Module):
             t.cpu().numpy().reshape(self._sets, self.latent, *t.shape[1:])
             for t in (bottleneck._quantized_cdf, bottleneck._cdf_length, bottleneck._offset)
         )
-        # CompressAI keeps the tables in its state. They are left out of ours: their shapes vary with
-        # the densities, so a checkpoint that holds them could not be loaded into a fresh model, and
-        # they follow from the densities and quantiles, which the checkpoint has.
+        # CompressAI keeps the tables in its state. They are left out of ours: their shapes vary
+        # with the densities, so a checkpoint that holds them could not be loaded into a fresh
+        # model, and they follow from the densities and quantiles, which the checkpoint has.
         for name in ("_quantized_cdf", "_cdf_length", "_offset"):
             setattr(bottleneck, name, torch.IntTensor())
         medians = self.medians().cpu().numpy()
@@ -208,7 +208,10 @@ def _straight_through(z: Tensor, rounded: Tensor) -> Tensor:
 
 
 def quantise_plain(name: str, z: Tensor) -> Tensor:
-    """Returns what the plain codec `name` decodes for z (..., Z), bit for bit, with z's gradient."""
+    """Returns what the plain codec `name` decodes for z (..., Z), bit for bit.
+
+    Its gradient is that of z.
+    """
     if name == "float32":
         return z
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Bytes that every host's coder has to make and read, so that any two hosts understand each other."""
+"""Golden bytes that every host's coder has to make and read: two that do understand each other."""
 
 from __future__ import annotations
 

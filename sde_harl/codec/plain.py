@@ -29,7 +29,7 @@ class Float32:
 
 
 class Float16:
-    """Sends R * Z float16, rounded to nearest even; values beyond float16's range are clipped to it."""
+    """Sends R * Z float16, rounded to nearest even; larger values are clipped to float16's range."""
 
     def __init__(self, latent: int) -> None:
         self.latent = latent

@@ -1,12 +1,15 @@
-/* Latents of one agent <-> rANS strings, over integer tables. The Python module sde_harl.codec._rans; coder.py uses it.
+/* The rANS coder: latents of one agent to strings of bytes and back, with integer tables. This is the Python module
+ * sde_harl.codec._rans, which coder.py uses.
  *
  * The strings are those of CompressAI's EntropyBottleneck, byte for byte: range asymmetric numeral systems (Duda 2013,
- * arXiv:1311.2540) with a 64-bit state and 32-bit words, as in Giesen's rans64, frequencies of 16 bits, and 4-bit escape
- * codes for integers outside a table. CompressAI's own coder takes and gives lists of Python integers, which costs ten
- * times what the coding does, and reads past the end of a damaged string; this one reads and writes arrays and checks.
+ * arXiv:1311.2540) with a 64-bit state and 32-bit words, as in Giesen's rans64, frequencies of 16 bits, and 4-bit
+ * escape codes for integers outside a table. CompressAI's own coder works on lists of Python integers, which costs ten
+ * times what the coding does, and it reads past the end of a damaged string. This one reads and writes arrays and
+ * checks every read.
  *
- * A string is made backwards, so that it is read forwards; the state starts at LOWER, and a string that does not end with
- * that state and its last word is damaged.
+ * rANS is last in, first out: the encoder goes backwards through the latents and writes backwards, so that the decoder
+ * reads forwards. The encoder's state starts at LOWER. So a string is damaged unless the decoder, after the last
+ * symbol, is back at LOWER and at the string's end.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -16,7 +19,7 @@
 
 /* Integers are clamped to +-LIMIT: exact in float32 beside any sane median, and at most 5 nibbles of escape code. */
 enum { PRECISION = 16, TOTAL = 1 << PRECISION, LIMIT = 1 << 15, NIBBLE = 4, MAX_NIBBLES = 5, STATE_WORDS = 2 };
-enum { PUTS_A_SYMBOL = 2 + MAX_NIBBLES }; /* the symbol, the number of nibbles, the nibbles: each puts a word at most */
+enum { PUTS_A_SYMBOL = 2 + MAX_NIBBLES }; /* symbol, number of nibbles, nibbles: each a word at most */
 static const uint64_t LOWER = (uint64_t)1 << 31;
 
 enum { BIN_BITS = 6, BINS = 1 << BIN_BITS };
@@ -33,7 +36,7 @@ typedef struct {
     int32_t top;        /* the escape symbol */
     int32_t offset;     /* the integer that symbol 0 stands for */
     float median;
-    uint16_t first[BINS]; /* the symbol that holds the start of each of BINS equal parts of the range */
+    uint16_t first[BINS]; /* the symbol at the start of each of BINS equal parts of the range */
 } Channel;
 
 typedef struct {
@@ -42,7 +45,7 @@ typedef struct {
     Channel *channel;
     int32_t *entries;
     Symbol *symbols;
-    uint8_t *scratch; /* what an encoding is written to; grows, so that a steady run allocates only its result */
+    uint8_t *scratch; /* memory to encode or decode in; kept and grown, so that most calls allocate only their result */
     Py_ssize_t scratch_bytes;
 } Coder;
 
@@ -86,7 +89,8 @@ static void put_nibble(Writer *w, uint32_t nibble) {
     w->state = w->state << NIBBLE | nibble;
 }
 
-/* The escape code of `value` behind the table's end or before its start: its nibbles, lowest first, behind their count. */
+/* Writes the escape code of a `value` outside the table. The decoder reads the number of nibbles, then the nibbles,
+ * lowest first. */
 static void put_escape(Writer *w, int32_t value, int32_t top) {
     uint32_t raw = value < 0 ? (uint32_t)(-2 * value - 1) : (uint32_t)(2 * (value - top));
     uint32_t nibbles = 0;
@@ -114,7 +118,8 @@ static int put_latent(Writer *w, const Channel *c, float latent) {
     return 0;
 }
 
-/* A view of a (rows, channels) float32 array whose rows may lie apart; 0, or -1 with an exception. */
+/* Takes a view of a (rows, channels) float32 array, whose rows need not be adjacent. Returns 0, or -1 with an exception
+ * set. */
 static int view_rows(const Coder *self, PyObject *array, Py_buffer *view, int flags) {
     if (PyObject_GetBuffer(array, view, PyBUF_STRIDES | PyBUF_FORMAT | flags) < 0)
         return -1;
@@ -238,7 +243,7 @@ static double decode_rows(const Coder *self, Reader *r, float *latents, Py_ssize
     return bits;
 }
 
-/* By way of the scratch, so that a damaged string leaves the view as it was. */
+/* Decodes into the scratch memory first, so that a damaged string leaves the view as it was. */
 static PyObject *decode_string(Coder *self, const Py_buffer *string, const Py_buffer *view) {
     const uint8_t *data = string->buf;
     if (string->len < 8 || string->len % 4) {
@@ -292,7 +297,7 @@ static Symbol symbol_of(uint64_t frequency) {
     return symbol;
 }
 
-/* Copies one row of the tables; 0, or -1 if it could lead the coder astray. */
+/* Copies one row of the tables. Returns 0, or -1 if the coder could read outside it. */
 static int set_channel(Coder *self, Py_ssize_t k, Py_ssize_t at, const int32_t *row, int32_t length) {
     int32_t *cdf = self->entries + at;
     Symbol *symbols = self->symbols + at;

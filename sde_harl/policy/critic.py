@@ -1,4 +1,4 @@
-"""The critic: the values of what a `CriticInput` shows, one for the team (EP) or one for each agent.
+"""The critic: values of its input (`CriticInput`), one for the team (EP) or one for each agent.
 
 V values of a state, k sets of parameters (V, or 1 that all share), B rows, W numbers of a critic's
 input, M width of a block, H memory.
@@ -80,7 +80,7 @@ class Critic(nn.Module):
         if self.conv:
             x = self.conv(features)
         else:
-            x = features.to(self.biases[0].dtype)
+            x = features.to(self.biases[0].dtype)  # bytes, where an image is taken as numbers
         for weight, bias in inner:
             x = block(x, weight, bias, layer_norm=self._layer_norm)
         if self.gru and state:

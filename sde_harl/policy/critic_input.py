@@ -24,7 +24,7 @@ class CriticInput(NamedTuple):
     sizes: tuple[int, ...]
     """(V,) numbers of each input that are not padding."""
     image: tuple[int, ...] = ()
-    """(H, W, C) where an input is an image; that of FP has the channels of state and observation."""
+    """(H, W, C) where an input is an image; FP's has the channels of state and observation."""
     dtype: str = "float32"
     """Type of the inputs, "uint8" where they are bytes."""
 
@@ -61,10 +61,16 @@ def make_critic_input(kind: str, spec: EnvSpec) -> CriticInput:
         own = spec.obs_images[0]
     if kind == "own":
         return CriticInput(kind=kind, sizes=spec.obs_sizes, image=own, dtype=spec.obs_dtype)
+    return _state_and_observation(own, spec)
+
+
+def _state_and_observation(own: tuple[int, ...], spec: EnvSpec) -> CriticInput:
+    """Returns the input of kind FP; `own` (H, W, C) of the observations, () where they differ."""
     sizes = tuple(spec.state_size + size for size in spec.obs_sizes)
     if spec.state_dtype != spec.obs_dtype:
-        return CriticInput(kind=kind, sizes=sizes)  # bytes beside floats become floats
+        # Bytes beside floats become floats, so it is no image whose bytes are scaled later.
+        return CriticInput(kind="FP", sizes=sizes)
     image: tuple[int, ...] = ()
     if own and own[:2] == spec.state_image[:2]:
         image = (own[0], own[1], spec.state_image[2] + own[2])
-    return CriticInput(kind=kind, sizes=sizes, image=image, dtype=spec.obs_dtype)
+    return CriticInput(kind="FP", sizes=sizes, image=image, dtype=spec.obs_dtype)

@@ -1,5 +1,6 @@
-"""Distributions of actions in torch, over the outputs of the heads. inference/acting.py has the
-numpy twin, which samples.
+"""Distributions of actions in torch, over the outputs of the heads; used where the policy learns.
+
+inference/acting.py has the numpy twin, which samples.
 
 An action is D numbers, each with a log-probability of its own. Agents may have fewer numbers or
 choices than the layout of the run (`EnvSpec.branches`); such padding contributes exactly 0 to every
@@ -41,7 +42,7 @@ class Categoricals:
     """An independent choice in each of D branches."""
 
     def __init__(self, logits: Tensor, branches: tuple[int, ...], available: Tensor | None) -> None:
-        """logits (n, B, A), the branches side by side; available (n, B, A) bool, or None for all."""
+        """logits (n, B, A), the branches side by side; available (n, B, A) bool, None for all."""
         if available is not None:
             logits = logits.masked_fill(~available, MASKED_LOGIT)
         parts: tuple[Tensor, ...] = (logits,)

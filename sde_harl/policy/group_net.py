@@ -4,7 +4,7 @@
       -> normalise   (n, B, O)   feature normalisation, without parameters
       -> encode      (n, B, Z)   local nets: the first `local_blocks` blocks, an agent's own
       -> quantise    (n, B, Z)   the latents that the server decodes from a device's bytes
-      -> decide      (n, B, A)   trunk: the other blocks, the group's [-> GRU]; heads, an agent's own
+      -> decide      (n, B, A)   trunk: the group's other blocks [-> GRU]; heads, an agent's own
       -> distribution            of the actions
 
 All above `quantise` runs on the agents' devices, all below at the server; acting is in numpy
@@ -13,8 +13,8 @@ agent's own in its first block, which is equal to a one-hot identity appended to
 With `share`, as in parameter sharing, the agents also have one local net and one head in common.
 
 With all blocks local the policy runs entirely on the device, as in HARL: there is no trunk, nothing
-is quantised, and each agent has a GRU of its own. Else the GRU's memory stays at the server, so that
-a device that restarts has lost nothing.
+is quantised, and each agent has a GRU of its own. Else the GRU's memory stays at the server: a
+device that restarts has lost nothing.
 
 n agents of the group, k sets of parameters (n, or 1 where they are shared), B rows, O observation,
 Z latent, W width of a block, A outputs of a head, D numbers of an action.
@@ -58,7 +58,7 @@ class GroupOutput(NamedTuple):
 
 
 class SubstitutedLatents(NamedTuple):
-    """Older latents that the server acted on, because a row's own had not arrived by the deadline."""
+    """Older latents that the server acted on, where a row's own were not there by the deadline."""
 
     latents: Tensor
     """(n, B, Z), decoded."""
@@ -147,6 +147,7 @@ class GroupNet(nn.Module):
         self.identity: nn.Parameter | None = None
         memories = k
         if not self.on_device:
+            # Zero: at first the agents of a group behave alike.
             self.identity = nn.Parameter(torch.zeros(len(self.members), 1, policy.width))
             memories = 1  # the GRU is a part of the trunk, which the group shares
         self.gru: Gru | None = None
@@ -168,6 +169,7 @@ class GroupNet(nn.Module):
         latents = self.encode(features)
         decoded = self.quantise(latents)
         if substituted:
+            # `where`, not arithmetic: the gradient of the row's own latents is exactly 0.
             decoded = torch.where(substituted.stale[..., None], substituted.latents, decoded)
         return GroupOutput(outputs=self.decide(decoded, recurrent_state), latents=latents)
 
@@ -238,8 +240,8 @@ class GroupNet(nn.Module):
     def local_layers(self) -> list[tuple[Tensor, Tensor]]:
         """Returns weight (k, in, out) and bias (k, 1, out) of each local block, as they act.
 
-        The last ones give the latent in steps of the quantiser: `scale` is folded in, exactly, since
-        it is a power of 2.
+        The last ones give the latent in steps of the quantiser: `scale` is folded in. It is a power
+        of 2, so this is exact.
         """
         layers: list[tuple[Tensor, Tensor]] = list(zip(self.local_weights, self.local_biases))
         if not self.on_device:

@@ -15,7 +15,7 @@ from sde_harl.policy.layers import affine, orthogonal
 
 
 class RecurrentState(NamedTuple):
-    """What a recurrent layer needs beside its inputs: the memory at the start of each sequence."""
+    """The memory of a recurrent layer at the start of each sequence, and where it is cleared."""
 
     memory: Tensor
     """(n, S, H) before the first step of each sequence."""
@@ -52,10 +52,11 @@ class Gru(nn.Module):
         """Returns the memory (n, B, H) after each row of x (n, B, I)."""
         memory = state.memory
         steps = state.keep.shape[-1]
-        # What the gates take from the inputs doesn't depend on the memory: one product for all steps.
+        # The inputs' share of the gates doesn't depend on the memory: one product for all steps.
         from_inputs = affine(x, self.weight_in, self.bias_in)
         by_step = from_inputs.unflatten(1, (-1, steps)).unbind(2)  # L of (n, S, 3 H)
         memories = []
+        # Multiplying by 0.0 also stops the gradient at the beginning of an episode.
         for inputs, keep in zip(by_step, state.keep[..., None].unbind(2)):
             memory = self._step(inputs, memory * keep)
             memories.append(memory)

@@ -1,8 +1,8 @@
 """The local nets in torch, for a device whose GPU computes them: the twin of `LocalNets`.
 
-It has the same constructor and call. torch adds in another order than numpy, so that a latent within
-a rounding error of the middle between two symbols may become the other one: both ends of the link
-still agree, since only the device quantises, but two runs are not equal bit for bit.
+It has the same constructor and call. torch adds in another order than numpy, so a latent that lies
+within a rounding error of the middle between two symbols may become the other one. Both ends of the
+link still agree, since only the device quantises, but two runs are not equal bit for bit.
 
 n agents of one executor, E environments, O observation, Z latent.
 """

@@ -8,8 +8,9 @@
 The server sizes its messages by these shapes and tells them to the executors once, so this module
 imports nothing that an edge device lacks: the configuration's types are only named.
 
-n agents, O observation (padded to the largest of the run), W width of a block, Z latent, H memory of
-a GRU, A outputs of a head; H, W, C, K, F of images as in inference/conv.py.
+n agents, O observation (padded to the largest of the run), W width of a block, Z latent, H memory
+of a GRU, A outputs of a head, D numbers of an action; H, W, C, K, F of images as in
+inference/conv.py.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ class LocalShape(NamedTuple):
 
 
 class OnDeviceShape(NamedTuple):
-    """What a device has to know, beside its `LocalShape`, of policies that run entirely on it."""
+    """Describes policies that run entirely on a device, beside its `LocalShape`."""
 
     branches: tuple[int, ...]
     """The layout of an action, as in `EnvSpec`."""
@@ -106,7 +107,7 @@ class OnDeviceShape(NamedTuple):
 
 
 class FallbackShape(NamedTuple):
-    """What a device has to know of its agents' fallback heads."""
+    """Describes the fallback heads of a device's agents."""
 
     branches: tuple[int, ...]
     """The layout of an action, as in `EnvSpec`."""
@@ -152,12 +153,7 @@ def conv_shape(images: tuple[tuple[int, ...], ...], policy: PolicyConfig) -> Con
     """
     if not images or not policy.conv_channels:
         return None
-    if len(set(images)) > 1:
-        shapes = ", ".join("x".join(map(str, image)) for image in sorted(set(images)))
-        raise UserError(
-            f"policy.conv_channels: the agents' images differ ({shapes}); "
-            "0 takes them as plain numbers"
-        )
+    _check_alike(images)
     height, width, channels = images[0]
     if policy.conv_kernel > min(height, width):
         raise UserError(
@@ -171,6 +167,16 @@ def conv_shape(images: tuple[tuple[int, ...], ...], policy: PolicyConfig) -> Con
         kernel=policy.conv_kernel,
         stride=policy.conv_stride,
     )
+
+
+def _check_alike(images: tuple[tuple[int, ...], ...]) -> None:
+    """Raises UserError where the images' shapes differ: the agents' convolutions are one product."""
+    if len(set(images)) > 1:
+        shapes = ", ".join("x".join(map(str, image)) for image in sorted(set(images)))
+        raise UserError(
+            f"policy.conv_channels: the agents' images differ ({shapes}); "
+            "0 takes them as plain numbers"
+        )
 
 
 def local_shape(*, agents: tuple[int, ...], spec: EnvSpec, policy: PolicyConfig) -> LocalShape:
@@ -197,7 +203,7 @@ def local_shape(*, agents: tuple[int, ...], spec: EnvSpec, policy: PolicyConfig)
 
 
 def on_device_shape(*, spec: EnvSpec, policy: PolicyConfig, seed: int) -> OnDeviceShape | None:
-    """Returns the shape of policies that run entirely on their devices; None where they are split."""
+    """Returns the shape of policies that run on their devices; None where they are split."""
     if not runs_on_device(policy):
         return None
     memory = 0

@@ -165,9 +165,16 @@ def _device_parameters(net: GroupNet) -> list[Tensor]:
     for layer in net.local_layers():
         arrays += layer
     if net.on_device:
-        if net.gru:
-            arrays += net.gru.arrays()
-        arrays += [net.head_weight, net.head_bias]
-        if net.log_std is not None:
-            arrays.append(net.std())
+        arrays += _upper_parameters(net)
+    return arrays
+
+
+def _upper_parameters(net: GroupNet) -> list[Tensor]:
+    """Returns the parameters above the local nets of a policy that runs on its device."""
+    arrays: list[Tensor] = []
+    if net.gru:
+        arrays += net.gru.arrays()
+    arrays += [net.head_weight, net.head_bias]
+    if net.log_std is not None:
+        arrays.append(net.std())
     return arrays

@@ -344,7 +344,7 @@ def test_learning_is_on_the_latents_that_were_there(name: str, recurrent: bool) 
             ).numpy()
     rollout.latents[rollout.stale] = rng.integers(-8, 8, (int(rollout.stale.sum()), 4))
     decision = trainer.policy.acting().act(
-        rollout.latents[:, 0], rollout.available[:, 0], draw_by(rng, 2)
+        rollout.latents[:, 0], rollout.available_actions[:, 0], draw_by(rng, 2)
     )
     rollout.actions[:, 0], rollout.log_probs[:, 0] = decision.actions, decision.log_probs
     rollout.log_probs[~rollout.decided] = 0.0

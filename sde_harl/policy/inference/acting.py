@@ -3,8 +3,8 @@
     latents (N, E, Z) -> trunk -> [GRU] -> heads -> outputs (N, E, A) -> actions (N, E, D)
 
 All agents are stacked, so that each layer is one batched product. Numpy, because nobody needs a
-gradient to act and torch's calls cost more where rows are few. A policy that runs on its device uses
-the same class there, without a trunk.
+gradient to act and torch's calls cost more where rows are few. A policy that runs on its device
+uses the same class there, without a trunk.
 
 N agents, E environments, Z latent, W width of a block, A outputs of a head, D numbers of an action,
 H numbers of memory.
@@ -155,6 +155,7 @@ def _categorical(
     shape = (*outputs.shape[:2], len(edges) - 1)
     actions = np.empty(shape, np.int32)
     log_probs = np.empty(shape, np.float32)
+    # `available` may be a broadcast view, and blocks.c reads flat memory.
     _blocks.choose(outputs, np.ascontiguousarray(available), race, edges, actions, log_probs)
     return actions, log_probs
 
@@ -167,5 +168,6 @@ def _gaussian(
         noise = draw.standard_normal(*means.shape[1:])
     else:
         noise = np.zeros_like(means)
+    # The noise is (action - mean) / std, so no action is needed to know its log-probability.
     log_probs = np.float32(-0.5) * noise * noise - np.log(std) - _HALF_LOG_2PI
     return (means + std * noise) * available, log_probs * available

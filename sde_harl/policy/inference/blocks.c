@@ -1,11 +1,16 @@
-/* What a block of a net makes of its matrix products: the Python module sde_harl.policy.inference._blocks.
+/* The parts of a net beside its matrix products: the Python module sde_harl.policy.inference._blocks.
  *
- *     y = norm(relu(x + bias)),  norm(r) = (r - mean r) / sqrt(var r + eps) over a row, or r where it is not asked for
+ *     activate    y = norm(relu(x + bias)), with norm(r) = (r - mean r) / sqrt(var r + eps) over a row, or norm(r) = r
+ *     gradients   the gradients of that
+ *     normalise   the normalisation of observations, at the beginning of a net
+ *     choose      the sampling of actions, at its end
  *
- * the gradients of that, the normalisation of what a net begins with and the choice at its end, each in one pass over
- * memory, where numpy and torch take one for every operation. x has (n, B, W) numbers, bias (k, 1, W) with k = n, or 1
- * that all share. Sums go over LANES partial sums in an order of their own and nothing is contracted into fused
- * operations, so that every machine computes the same sums (expf and logf, in choices, are the C library's).
+ * Each is one pass over memory, where numpy and torch make a pass for every operation. x has (n, B, W) numbers: n
+ * agents, B rows, W width. bias has (k, 1, W), with k = n, or k = 1 where all agents share it.
+ *
+ * A sum over a row is LANES partial sums, which are added up in a fixed order, and the compiler may not contract a
+ * product and a sum into one fused operation. So every machine computes the same bits, whatever its vector
+ * instructions are. The exceptions are expf and logf in `choose`, which are the C library's.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -22,19 +27,19 @@
 #define INLINE static inline __attribute__((always_inline))
 
 enum { LANES = 16, STATS = 2 };
-#define NEVER -1e30f /* the logit of what is not available */
+#define NEVER -1e30f /* the logit of an unavailable choice; finite, so that nothing becomes NaN */
 typedef float Lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float)), may_alias));
 typedef int32_t Bits __attribute__((vector_size(LANES * sizeof(int32_t))));
 
 typedef struct {
-    Py_ssize_t sets, rows, width; /* of bias; of x for each set; W */
+    Py_ssize_t sets, rows, width; /* sets of parameters in bias; rows of x for each set; W */
 } Shape;
 
 INLINE Lanes at(const float *values) { return *(const Lanes *)values; }
 
 INLINE void put(float *values, Lanes lanes) { *(Lanes *)values = lanes; }
 
-/* Where it is not below the bound; what is no number stays so, for somebody has to see it. */
+/* Sets a value to 0 where `which` is at or below the bound. A NaN stays NaN, because hiding it would hide a fault. */
 INLINE Lanes above(Lanes value, Lanes which, float bound) { return (Lanes)((Bits)value & ~(which <= bound)); }
 
 INLINE float total(Lanes lanes) {
@@ -45,7 +50,8 @@ INLINE float total(Lanes lanes) {
     return (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]);
 }
 
-/* x (sets * rows, W) becomes y. stats, if there is any: of each row what a 0 has become, and the factor. */
+/* Overwrites x (sets * rows, W) with y. Writes to stats (sets * rows, 2), unless it is NULL, what the gradients need of
+ * each row: the value that a 0 has become by the normalisation, and the factor 1 / sqrt(var + eps). */
 WIDEST static void forward(Shape shape, float *restrict x, const float *restrict bias, int norm, float eps,
                            float *restrict stats) {
     const Py_ssize_t width = shape.width, whole = width - width % LANES;
@@ -80,7 +86,7 @@ WIDEST static void forward(Shape shape, float *restrict x, const float *restrict
         }
 }
 
-/* y (sets, rows, W) is x, each set's first sizes[set] numbers of a row normalised, the others 0. */
+/* Sets y (sets, rows, W) to x with the first sizes[set] numbers of each row normalised and the others, padding, 0. */
 WIDEST static void normalise_own(Shape shape, const float *restrict x, const int32_t *restrict sizes, float eps,
                                  float *restrict y) {
     for (Py_ssize_t set = 0; set < shape.sets; set++) {
@@ -107,7 +113,8 @@ WIDEST static void normalise_own(Shape shape, const float *restrict x, const int
     }
 }
 
-/* dy becomes dx; db (sets, W) grows by its sums. stats is none where nothing was normalised. */
+/* Overwrites dy, the gradient of y, with that of x; adds its sums over rows to db (sets, W), the gradient of the bias.
+ * y and stats are as `forward` left them; stats is NULL where nothing was normalised. */
 WIDEST static void backward(Shape shape, float *restrict dy, const float *restrict y, const float *restrict stats,
                             float *restrict db) {
     const Py_ssize_t width = shape.width, whole = width - width % LANES;
@@ -135,8 +142,10 @@ WIDEST static void backward(Shape shape, float *restrict dy, const float *restri
         }
 }
 
-/* Of each row of outputs (rows, A) one choice in each of the branches between `edges`: its place and log-probability.
- * With race, X ~ Exp(1) for each: the largest p / X is a with probability p_a. Without, the most likely one. */
+/* Chooses for each row of outputs (rows, A) in each of the branches between `edges`: the action's index in its branch,
+ * and its log-probability. `race` holds an X ~ Exp(1) for each output: the largest p / X is that of a with probability
+ * p_a. Where race is NULL, the most likely one is chosen. The largest logit is subtracted before expf, which would
+ * overflow. */
 static void choose_rows(Py_ssize_t rows, Py_ssize_t branches, const int32_t *edges, const float *outputs,
                         const uint8_t *available, const float *race, int32_t *actions, float *log_probs) {
     const Py_ssize_t width = edges[branches];
@@ -161,9 +170,10 @@ static void choose_rows(Py_ssize_t rows, Py_ssize_t branches, const int32_t *edg
     }
 }
 
-/* ---- Python's side ---- */
+/* ---- functions of the Python module ---- */
 
-/* A float32 array of `size` numbers, or of any that is a multiple of the width where `size` is 0. */
+/* Takes a view of a float32 array of `size` numbers, or of any number where `size` is 0. Returns 0, or -1 with an
+ * exception set. */
 static int take(PyObject *object, Py_buffer *buffer, int writable, const char *name, Py_ssize_t size) {
     if (PyObject_GetBuffer(object, buffer, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0)) < 0)
         return -1;
@@ -280,7 +290,8 @@ static PyObject *normalise(PyObject *self, PyObject *const *args, Py_ssize_t cou
     Py_RETURN_NONE;
 }
 
-/* Whether it holds `size` numbers of one of the `formats`, each of `width` bytes; with an exception if not. */
+/* Returns 1 if the buffer holds `size` numbers of one of the `formats`, each of `width` bytes; else 0 with an
+ * exception set. */
 static int has(const Py_buffer *buffer, const char *formats, Py_ssize_t width, Py_ssize_t size, const char *name) {
     if (buffer->itemsize == width && buffer->len == size * width && buffer->format && strchr(formats, buffer->format[0]))
         return 1;

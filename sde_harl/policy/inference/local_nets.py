@@ -4,8 +4,8 @@
     image -> convolution + ReLU    -> the same
 
 Feature normalisation is layer normalisation over the agent's own features, without a gain and shift
-of its own: the Linear behind it has both. The last local block has no ReLU, because the quantiser is
-its non-linearity. With `local_blocks = 0` the latent is the normalised observation, each feature
+of its own: the Linear behind it has both. The last local block has no ReLU: the quantiser is its
+non-linearity. With `local_blocks = 0` the latent is the normalised observation, each feature
 with a learnt gain, which sets its quantisation step, and a shift. Parameters travel as one flat
 float32 vector in the order of `local_parameter_shapes`.
 
@@ -75,6 +75,7 @@ def normalise_own(x: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     `sizes`: (n,) int32 features of each agent.
     """
     result = np.empty(x.shape, np.float32)
+    # blocks.c reads flat memory; bytes of images become floats here.
     _blocks.normalise(np.ascontiguousarray(x, np.float32), sizes, NORM_EPS, result)
     return result
 
@@ -82,7 +83,7 @@ def normalise_own(x: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 def affine(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """Returns x (n, E, in) times weight (n, in, out) plus bias (n, 1, out): (n, E, out)."""
     x = np.matmul(x, weight)
-    x += bias
+    x += bias  # in place: the product is nobody else's
     return x
 
 
