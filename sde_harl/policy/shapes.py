@@ -101,7 +101,7 @@ class OnDeviceShape(NamedTuple):
     """The layout of an action, as in `EnvSpec`."""
     continuous: bool
     seed: int
-    """Seed of the agents' random streams."""
+    """Seed of the run, by which actions are drawn."""
     memory: int = 0
     """H, 0 where the policies are not recurrent."""
 

@@ -1,9 +1,11 @@
-"""A policy that runs on its device from the observation to the action: nothing is sent up but what was done.
+"""A policy that runs on its device, from the observation to the action; only actions are sent up.
 
-It is the local net of all blocks, the GRU if it is recurrent, and the agent's head. Actions are drawn by seed, step,
-environment and agent, so that it decides the same however agents are dealt over devices.
+It is the local net with all blocks, the GRU if it is recurrent, and the agent's head. Actions are
+drawn by seed, step, environment and agent alone, so that an agent decides the same whichever device
+it is on and whoever else is there.
 
-n agents of one executor, E environments, W width, H memory, A outputs of a head, D numbers of an action.
+n agents of one executor, E environments, W width of a block, H memory, A outputs of a head, D numbers
+of an action.
 """
 
 from __future__ import annotations
@@ -77,25 +79,7 @@ class OnDevicePolicy:
         above = on_device_parameter_shapes(shape, on_device)
         of_local, parts = split_above(shape, above, weights)
         self._local = nets(shape, of_local, on_device=True)
-        upper = iter([part if part.ndim == 3 else part[:, None] for part in parts])
-        gru = None
-        if on_device.memory:
-            gru = GruArrays(
-                weight_in=next(upper),
-                bias_in=next(upper),
-                weight_memory=next(upper),
-                bias_memory=next(upper),
-            )
-        # The same class as at the server. Its trunk is empty: the local net is all of the blocks.
-        self._upper = ActingPolicy(
-            trunk=[],
-            head_weight=next(upper),
-            head_bias=next(upper),
-            branches=on_device.branches,
-            std=next(upper, None),
-            gru=gru,
-            layer_norm=shape.layer_norm,
-        )
+        self._upper = _upper_policy(shape, on_device, parts)
 
     def act(
         self,
@@ -110,3 +94,31 @@ class OnDevicePolicy:
         is remembered or the policy is not recurrent.
         """
         return self._upper.act(self._local(obs), available, draw, memory)
+
+
+def _upper_policy(
+    shape: LocalShape, on_device: OnDeviceShape, parts: list[np.ndarray]
+) -> ActingPolicy:
+    """Returns what follows the local nets: GRUs and heads of these arrays, in wire order.
+
+    It is the same class as at the server. Its trunk is empty, since the local net has all blocks.
+    """
+    # Biases and deviations travel as (n, ...); here they are (n, 1, ...), alike for all environments.
+    arrays = iter([part.reshape(len(part), -1, part.shape[-1]) for part in parts])
+    gru = None
+    if on_device.memory:
+        gru = GruArrays(
+            weight_in=next(arrays),
+            bias_in=next(arrays),
+            weight_memory=next(arrays),
+            bias_memory=next(arrays),
+        )
+    return ActingPolicy(
+        trunk=[],
+        head_weight=next(arrays),
+        head_bias=next(arrays),
+        branches=on_device.branches,
+        std=next(arrays, None),
+        gru=gru,
+        layer_norm=shape.layer_norm,
+    )
