@@ -28,69 +28,13 @@ This module imports numpy alone, so that readers of records may use its types.
 
 from __future__ import annotations
 
-import difflib
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-
-from sde_harl.errors import UserError
-
-
-class EnvConfig(Protocol):
-    """The settings that environments read: a part of the config's section `env`.
-
-    A protocol, not the config's own class: worker processes and tests give plain objects that have
-    these attributes, and need nothing of the config for it.
-    """
-
-    @property
-    def name(self) -> str:
-        """Benchmark: a key of `sde_harl.envs.registry.ENVS`."""
-
-    @property
-    def map(self) -> str:
-        """Map or scenario of that benchmark."""
-
-    @property
-    def backend(self) -> str:
-        """Which implementation plays it; "auto" lets `registry.resolve_backend` choose."""
-
-    @property
-    def continuous_actions(self) -> bool:
-        """Asks the benchmark for its continuous action spaces."""
-
-    @property
-    def workers(self) -> int:
-        """Worker processes that step a vector of single games; 0 = none, in this process."""
-
-    @property
-    def agent_obsk(self) -> int:
-        """mamujoco: how many joints away an agent sees; -1 = the whole robot."""
-
-    @property
-    def factory(self) -> str:
-        """pettingzoo: "module:function" that makes the environment."""
-
-    @property
-    def spec(self) -> str:
-        """devices: the file that holds the spec."""
-
-    @property
-    def steps(self) -> int:
-        """devices: decisions of an episode; 0 = the spec's limit."""
-
-
-class Requirements(NamedTuple):
-    """Tells whether a backend can be used on this host, as a clause that may follow "because"."""
-
-    missing: str = ""
-    """Names what is not here; "" if nothing is missing."""
-    present: str = ""
-    """Names what is here; may stay "" where nobody would ask."""
 
 
 class EnvSpec(NamedTuple):
@@ -271,7 +215,7 @@ class VectorEnv(ABC):
 
 
 def loaded_episodes(state: Mapping[str, NDArray[np.int64]], num_envs: int) -> NDArray[np.int64]:
-    """Returns the (E,) counters of a `VectorEnv.state_dict`. Raises ValueError if they don't fit."""
+    """Returns the (E,) counters of a `VectorEnv.state_dict`. Raises ValueError if they misfit."""
     episodes = np.asarray(state["episodes"], np.int64)
     if episodes.shape != (num_envs,):
         raise ValueError(f"episodes: expected shape ({num_envs},), got {episodes.shape}")
@@ -286,16 +230,3 @@ def stream(seed: int, *path: int) -> np.random.SeedSequence:
     vectors.
     """
     return np.random.SeedSequence(seed, spawn_key=path)
-
-
-def unknown_value(key: str, given: str, valid: Iterable[str]) -> UserError:
-    """Returns the error for a value of config key `key` that is none of `valid`.
-
-    It lists the valid ones, the most similar first.
-    """
-
-    def dissimilarity(name: str) -> float:
-        return -difflib.SequenceMatcher(None, name, given).ratio()
-
-    nearest = sorted(valid, key=dissimilarity)
-    return UserError(f"{key}: unknown value {given!r}; choose one of: {', '.join(nearest)}")

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sde_harl.envs.base import EnvConfig, EnvSpec
+from sde_harl.envs.base import EnvSpec
+from sde_harl.envs.settings import EnvConfig
 from sde_harl.envs.specs import from_json
 from sde_harl.envs.vector.games import Game, ObservationBuffers, Outcome, SerialVector
 from sde_harl.errors import UserError

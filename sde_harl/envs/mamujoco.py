@@ -19,8 +19,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from pettingzoo.utils import BaseParallelWrapper
 
-from sde_harl.envs.base import EnvConfig, unknown_value
 from sde_harl.envs.pettingzoo import ParallelGame
+from sde_harl.envs.settings import EnvConfig, unknown_value
 
 PARTITIONS = {
     "HalfCheetah": ("2x3", "6x1"),

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sde_harl.envs.base import EnvConfig, EnvSpec, unknown_value
+from sde_harl.envs.base import EnvSpec
+from sde_harl.envs.settings import EnvConfig, unknown_value
 from sde_harl.envs.vector.games import Game, ObservationBuffers, Outcome
 
 SCENARIOS = {

@@ -13,17 +13,30 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
 from sde_harl.config.entry_points import function
-from sde_harl.envs.base import EnvConfig, EnvSpec
+from sde_harl.envs.base import EnvSpec
+from sde_harl.envs.parallel_spaces import (
+    Bounds,
+    StateLayout,
+    action_bounds,
+    action_columns,
+    action_sizes,
+    are_all_continuous,
+    has_mask,
+    joined_image,
+    obs_images,
+    state_layout,
+    to_native,
+    to_row,
+)
+from sde_harl.envs.settings import EnvConfig
 from sde_harl.envs.vector.games import Game, ObservationBuffers, Outcome
 from sde_harl.errors import UserError
 
@@ -38,36 +51,37 @@ class ParallelGame(Game):
         self._env = env
         self._agents = tuple(env.possible_agents)
         given = [env.observation_space(agent) for agent in self._agents]
-        self._has_mask = [_has_mask(space) for space in given]
+        self._has_mask = [has_mask(space) for space in given]
         self._obs_spaces = [
-            space["observation"] if has_mask else space
-            for space, has_mask in zip(given, self._has_mask)
+            space["observation"] if is_masked else space
+            for space, is_masked in zip(given, self._has_mask)
         ]
         self._action_spaces = [env.action_space(agent) for agent in self._agents]
-        is_continuous = _are_all_continuous(self._agents, self._action_spaces)
+        is_continuous = are_all_continuous(self._agents, self._action_spaces)
         env.reset(seed=0)  # some environments know their state only after a reset
         self._has_state = _has_state(env)
         self.spec = self._make_spec(name, episode_limit, is_continuous=is_continuous)
-        self._bounds: _Bounds | None = None
+        self._bounds: Bounds | None = None
         if is_continuous:
-            self._bounds = _make_bounds(self._action_spaces, len(self.spec.branches))
-        self._columns = [_columns(sizes, self.spec.branches) for sizes in self.spec.action_sizes]
+            self._bounds = action_bounds(self._action_spaces, len(self.spec.branches))
+        branches = self.spec.branches
+        self._columns = [action_columns(sizes, branches) for sizes in self.spec.action_sizes]
 
     def _make_spec(self, name: str, episode_limit: int, *, is_continuous: bool) -> EnvSpec:
         obs_sizes = tuple(spaces.flatdim(space) for space in self._obs_spaces)
-        images = _images(self._obs_spaces)
+        images = obs_images(self._obs_spaces)
         obs_dtype = "float32"
         if images and all(space.dtype == np.uint8 for space in self._obs_spaces):
             obs_dtype = "uint8"
         if self._has_state:
-            state = _described_state(np.asarray(self._env.state()))
+            state = state_layout(np.asarray(self._env.state()))
         else:
-            state = _State(size=sum(obs_sizes), image=_joined_image(images), dtype=obs_dtype)
+            state = StateLayout(size=sum(obs_sizes), image=joined_image(images), dtype=obs_dtype)
         return EnvSpec(
             name=name,
             agents=tuple(map(str, self._agents)),
             obs_sizes=obs_sizes,
-            action_sizes=tuple(_action_sizes(space) for space in self._action_spaces),
+            action_sizes=tuple(action_sizes(space) for space in self._action_spaces),
             state_size=state.size,
             episode_limit=episode_limit,
             continuous=is_continuous,
@@ -84,16 +98,7 @@ class ParallelGame(Game):
         self._write(obs, out)
 
     def step(self, actions: NDArray[np.generic], out: ObservationBuffers) -> Outcome:
-        if self._bounds is not None:
-            actions = np.clip(actions, self._bounds.low, self._bounds.high)
-        native = {
-            agent: _native(action, space)
-            for agent, action, space in zip(self._agents, actions, self._action_spaces)
-        }
-        # PettingZoo takes no actions of agents that have left, and some environments want those of
-        # the others in the order of their own list
-        present = {agent: native[agent] for agent in self._env.agents}
-        obs, rewards, terminated, truncated, _ = self._env.step(present)
+        obs, rewards, terminated, truncated, _ = self._env.step(self._native(actions))
         self._write(obs, out)
         # environments differ in whether they empty `agents` in the step that ends an episode
         is_over = all(terminated[agent] or truncated[agent] for agent in self._env.agents)
@@ -107,6 +112,18 @@ class ParallelGame(Game):
     def close(self) -> None:
         self._env.close()
 
+    def _native(self, actions: NDArray[np.generic]) -> dict[Any, Any]:
+        """Returns the actions (N, D) as the environment's own, by agent."""
+        if self._bounds is not None:
+            actions = np.clip(actions, self._bounds.low, self._bounds.high)
+        native = {
+            agent: to_native(action, space)
+            for agent, action, space in zip(self._agents, actions, self._action_spaces)
+        }
+        # PettingZoo takes no actions of agents that have left. The others' go in the order of the
+        # environment's own list, on which some environments rely.
+        return {agent: native[agent] for agent in self._env.agents}
+
     def _write(self, obs: dict[Any, Any], out: ObservationBuffers) -> None:
         """Writes what the environment returned; an agent that has left sees zeros."""
         alive = set(self._env.agents)
@@ -117,7 +134,7 @@ class ParallelGame(Game):
             else:
                 out.obs[i] = 0
         if self._has_state:
-            out.state[:] = _flat(self._env.state())
+            out.state[:] = to_row(self._env.state())
         else:
             out.state[:] = self._joined(out)
 
@@ -125,12 +142,11 @@ class ParallelGame(Game):
         if self._has_mask[i]:
             out.available_actions[i, self._columns[i]] = seen["action_mask"]
             seen = seen["observation"]
-        # a Box may be an image, whose channels _flat moves; other spaces are gymnasium's to flatten
         if isinstance(self._obs_spaces[i], spaces.Box):
-            flat = _flat(seen)
+            row = to_row(seen)  # not gymnasium's flatten: it would leave an image's channels first
         else:
-            flat = spaces.flatten(self._obs_spaces[i], seen)
-        out.obs[i, : len(flat)] = flat
+            row = spaces.flatten(self._obs_spaces[i], seen)
+        out.obs[i, : len(row)] = row
 
     def _joined(self, out: ObservationBuffers) -> NDArray[Any]:
         """Returns the observations just written as one state (S,)."""
@@ -141,133 +157,11 @@ class ParallelGame(Game):
         return np.concatenate([row[:size] for row, size in zip(out.obs, self.spec.obs_sizes)])
 
 
-class _State(NamedTuple):
-    """The fields of an EnvSpec that describe the state."""
-
-    size: int
-    image: tuple[int, ...]
-    dtype: str
-
-
-class _Bounds(NamedTuple):
-    """(N, D) lowest and highest actions; padding is 0."""
-
-    low: NDArray[np.float32]
-    high: NDArray[np.float32]
-
-
-def _has_mask(space: Any) -> bool:
-    return isinstance(space, spaces.Dict) and "action_mask" in space.spaces
-
-
 def _has_state(env: Any) -> bool:
     try:
         return np.size(env.state()) > 0
     except (AttributeError, NotImplementedError):  # PettingZoo's base class raises the latter
         return False
-
-
-def _has_channels_first(shape: Sequence[int]) -> bool:
-    return len(shape) == 3 and shape[0] < min(shape[1:])
-
-
-def _image(shape: Sequence[int]) -> tuple[int, ...]:
-    """Returns (H, W, C) of an image, () of anything else."""
-    if len(shape) != 3:
-        return ()
-    if _has_channels_first(shape):
-        shape = (*shape[1:], shape[0])
-    return tuple(map(int, shape))
-
-
-def _images(obs_spaces: Sequence[Any]) -> tuple[tuple[int, ...], ...]:
-    """Returns `EnvSpec.obs_images`."""
-    boxes = [space for space in obs_spaces if isinstance(space, spaces.Box)]
-    images = tuple(_image(space.shape) for space in boxes)
-    if len(images) == len(obs_spaces) and all(images):
-        return images
-    return ()
-
-
-def _joined_image(images: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
-    """Returns (H, W, C) of all agents' images as one; () if their shapes differ or there are none.
-
-    A policy has one convolution, so that images of several shapes can't be seen as one.
-    """
-    if len(set(images)) != 1:
-        return ()
-    height, width, channels = images[0]
-    return height, width, channels * len(images)
-
-
-def _described_state(state: NDArray[Any]) -> _State:
-    """Describes the environment's own state."""
-    image = _image(state.shape)
-    dtype = "float32"
-    if image and state.dtype == np.uint8:
-        dtype = "uint8"
-    return _State(size=state.size, image=image, dtype=dtype)
-
-
-def _flat(seen: Any) -> NDArray[Any]:
-    """Returns an observation or a state as one row; an image with its channels last."""
-    array = np.asarray(seen)
-    if _has_channels_first(array.shape):
-        array = np.moveaxis(array, 0, -1)
-    return np.ravel(array)
-
-
-def _are_all_continuous(agents: Sequence[Any], action_spaces: Sequence[Any]) -> bool:
-    """Returns whether actions are continuous.
-
-    Raises UserError for a space of another kind, and where some agents choose and some don't.
-    """
-    for agent, space in zip(agents, action_spaces):
-        if not isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.Box)):
-            raise UserError(
-                f"env.factory: {agent} acts in {space}, and not in Discrete, MultiDiscrete or Box"
-            )
-    are_boxes = [isinstance(space, spaces.Box) for space in action_spaces]
-    if any(are_boxes) and not all(are_boxes):
-        raise UserError(
-            "env.factory: some agents choose and some act continuously: "
-            f"{dict(zip(agents, action_spaces))}"
-        )
-    return all(are_boxes)
-
-
-def _action_sizes(space: Any) -> tuple[int, ...]:
-    """Returns one agent's part of `EnvSpec.action_sizes`."""
-    if isinstance(space, spaces.MultiDiscrete):
-        return tuple(map(int, space.nvec.ravel()))
-    if isinstance(space, spaces.Discrete):
-        return (int(space.n),)
-    return (math.prod(space.shape),)
-
-
-def _make_bounds(action_spaces: Sequence[Any], dimensions: int) -> _Bounds:
-    low = np.zeros((len(action_spaces), dimensions), np.float32)
-    high = np.zeros_like(low)
-    for i, space in enumerate(action_spaces):
-        low[i, : space.low.size] = space.low.ravel()
-        high[i, : space.high.size] = space.high.ravel()
-    return _Bounds(low=low, high=high)
-
-
-def _columns(sizes: tuple[int, ...], branches: tuple[int, ...]) -> NDArray[np.int64]:
-    """Returns where an agent's own choices lie among the A of the common layout."""
-    firsts = np.cumsum((0, *branches))
-    return np.concatenate([first + np.arange(size) for first, size in zip(firsts, sizes)])
-
-
-def _native(action: NDArray[np.generic], space: Any) -> Any:
-    """Returns an agent's numbers (D,) as an action of its own space."""
-    if isinstance(space, spaces.Discrete):
-        return int(action[0]) + int(space.start)
-    own = action[: math.prod(space.shape)].reshape(space.shape)
-    if isinstance(space, spaces.MultiDiscrete):
-        own = own + space.start
-    return own.astype(space.dtype)
 
 
 def make_game(env_config: EnvConfig) -> ParallelGame:

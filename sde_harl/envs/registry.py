@@ -2,8 +2,9 @@
 
 Adding an environment takes three things:
 
-1. a module in this package with `make_game(env_config) -> Game`, which makes one game; or, where one
-   computation steps all games, `make(env_config, *, num_envs, seed, first_env) -> VectorEnv`;
+1. a module in this package with `make_game(env_config) -> Game`, which makes one game; or, where
+   one computation steps all games, with
+   `make(env_config, *, num_envs, seed, first_env) -> VectorEnv`;
 2. an entry in `ENVS`;
 3. its defaults in config/presets/environments/<benchmark>.yaml.
 
@@ -18,7 +19,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from sde_harl.envs import starcraft2
-from sde_harl.envs.base import EnvConfig, EnvSpec, Requirements, VectorEnv, unknown_value
+from sde_harl.envs.base import EnvSpec, VectorEnv
+from sde_harl.envs.settings import EnvConfig, Requirements, unknown_value
 from sde_harl.envs.vector.games import Game, SerialVector
 from sde_harl.envs.vector.workers import WorkerVector
 from sde_harl.errors import UserError

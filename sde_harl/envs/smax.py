@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sde_harl.envs.base import EnvConfig, EnvSpec, unknown_value
+from sde_harl.envs.base import EnvSpec
+from sde_harl.envs.settings import EnvConfig, unknown_value
 from sde_harl.envs.vector.compiled import CompiledVector
 from sde_harl.envs.vector.jax_setup import set_up
 from sde_harl.envs.vector.rules import JaxObservation, JaxOutcome, Rules

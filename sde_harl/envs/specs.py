@@ -1,4 +1,7 @@
-"""Writes an EnvSpec as JSON and reads it back: a run's spec.json, and what worker processes answer."""
+"""Writes an EnvSpec as JSON and reads it back.
+
+A run leaves it behind as spec.json, and a worker process answers with it.
+"""
 
 from __future__ import annotations
 

@@ -9,7 +9,8 @@ import os
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from sde_harl.envs.base import EnvConfig, Requirements, VectorEnv
+from sde_harl.envs.base import VectorEnv
+from sde_harl.envs.settings import EnvConfig, Requirements
 from sde_harl.errors import UserError
 
 

@@ -1,7 +1,9 @@
-"""What a host uses, in joules, where it has a sensor; where it has none, the reason. No wattage is ever assumed.
+"""Measures what a host uses, in joules, where it has a sensor; where it has none, says why.
 
-A host may have two: `host` (its processors, or the whole board) and `gpu`. They overlap on some hosts and not on
-others, so they are kept apart. A sensor counts for everything that runs on its host, not for this process alone.
+A host may have two sensors: `host` (its processors, or the whole board) and `gpu`. On some hosts
+the first includes the second and on others it doesn't, so they are kept apart and never added up. A
+sensor counts everything that runs on its host, not this process alone. Where there is no sensor the
+joules are NaN: no wattage is ever assumed.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,22 +22,30 @@ ROOT = Path("/")
 
 
 class Joules(NamedTuple):
-    """Of a host; NaN where it has no such sensor."""
+    """Joules (or watts) of a host; NaN where it has no such sensor."""
 
     host: float
     gpu: float
 
 
-NOTHING = Joules(math.nan, math.nan)
+NOTHING = Joules(host=math.nan, gpu=math.nan)
 
 
 class Integral(threading.Thread):
-    """Joules of a sensor that shows watts: the trapezoids between samples, taken by a thread of its own."""
+    """Adds up the joules of a sensor that shows watts.
+
+    A thread of its own samples the sensor: between two questions the power may rise and fall, and
+    nobody asks often enough to see it. Between two samples the power is taken as a straight line,
+    so that each pair adds a trapezoid.
+    """
 
     def __init__(self, power: Power) -> None:
-        super().__init__(daemon=True)
-        self._power, self._lock = power, threading.Lock()
-        self._total, self._last, self._then = 0.0, power.watts(), time.perf_counter()
+        super().__init__(daemon=True)  # so that it doesn't keep the process alive
+        self._power = power
+        self._lock = threading.Lock()
+        self._total_j = 0.0
+        self._last_w = power.watts()
+        self._last_s = time.perf_counter()
         self.start()
 
     def run(self) -> None:
@@ -43,57 +54,89 @@ class Integral(threading.Thread):
             try:
                 self.joules()
             except Unreadable:
-                continue  # whoever asks is told
+                # Sensors may fail for a moment, so the thread goes on. A caller of `joules` gets
+                # the error itself.
+                continue
 
     def joules(self) -> float:
-        """Since the start, up to now."""
+        """Takes a sample and returns the joules from the start up to now. Raises Unreadable."""
         with self._lock:
-            watts, now = self._power.watts(), time.perf_counter()
-            self._total += 0.5 * (self._last + watts) * (now - self._then)
-            self._last, self._then = watts, now
-            return self._total
+            watts = self._power.watts()
+            now_s = time.perf_counter()
+            self._total_j += 0.5 * (self._last_w + watts) * (now_s - self._last_s)
+            self._last_w = watts
+            self._last_s = now_s
+            return self._total_j
 
 
 class Energy:
-    """The sensors of this host."""
+    """The energy sensors of this host."""
 
     def __init__(self) -> None:
-        self._host, self.host_scope = _first(
-            [lambda: rapl(ROOT), lambda: ina3221(ROOT), lambda: pmic(ROOT)]
-        )
-        """What the host's sensor covers, or why there is none."""
-        self._gpu, self.gpu_scope = _first([nvml])
-        """What the GPUs' sensor covers, or why there is none."""
+        host = _first([partial(rapl, ROOT), partial(ina3221, ROOT), partial(pmic, ROOT)])
+        gpu = _first([nvml])
+        self._read_host = host.joules
+        self._read_gpu = gpu.joules
+        self.host_scope = host.scope
+        """Tells what the host's sensor covers, or why there is none."""
+        self.gpu_scope = gpu.scope
+        """Tells what the GPUs' sensor covers, or why there is none."""
 
     def joules(self) -> Joules:
-        """Used since this was made, or since some moment before; NaN where nothing can be read."""
-        return Joules(_read(self._host), _read(self._gpu))
+        """Returns the joules used since a moment that is fixed for this object.
+
+        Only differences of two results mean something. NaN where nothing can be read.
+        """
+        return Joules(host=_read(self._read_host), gpu=_read(self._read_gpu))
 
     def idle_watts(self, seconds: float) -> Joules:
-        """Mean watts over a pause of so many seconds, in which we should not work; no pause without a sensor."""
-        if not seconds or not (self._host or self._gpu):
+        """Waits so many seconds and returns the mean watts of that time.
+
+        The process should do nothing meanwhile. Without a sensor there is no wait.
+        """
+        has_sensor = self._read_host is not None or self._read_gpu is not None
+        if not seconds or not has_sensor:
             return NOTHING
-        before, started = self.joules(), time.perf_counter()
+        before = self.joules()
+        started_s = time.perf_counter()
         time.sleep(seconds)
-        after, elapsed = self.joules(), time.perf_counter() - started
-        return Joules(*((now - then) / elapsed for now, then in zip(after, before)))
+        after = self.joules()
+        elapsed_s = time.perf_counter() - started_s  # a pause may last longer than asked
+        return Joules(
+            host=(after.host - before.host) / elapsed_s,
+            gpu=(after.gpu - before.gpu) / elapsed_s,
+        )
 
 
-def _first(sensors: list[Callable[[], Counter | Power]]) -> tuple[Callable[[], float] | None, str]:
-    """The first that can be read, and what it covers; else the reasons of all."""
+class _Reader(NamedTuple):
+    """A way to read joules, or None where there is no sensor; and what to say about it."""
+
+    joules: Callable[[], float] | None
+    scope: str
+
+
+def _first(sensors: list[Callable[[], Counter | Power]]) -> _Reader:
+    """Returns the first sensor that can be read; if there is none, the reasons of all."""
     reasons = []
     for find in sensors:
         try:
-            sensor = find()
-            reader = sensor.joules if isinstance(sensor, Counter) else Integral(sensor).joules
-            return reader, sensor.scope
+            return _reader(find())
         except Unreadable as error:
             reasons.append(str(error))
-    return None, f"not measurable here: {'; '.join(reasons)}"
+    return _Reader(joules=None, scope=f"not measurable here: {'; '.join(reasons)}")
+
+
+def _reader(sensor: Counter | Power) -> _Reader:
+    if isinstance(sensor, Counter):
+        return _Reader(joules=sensor.joules, scope=sensor.scope)
+    return _Reader(joules=Integral(sensor).joules, scope=sensor.scope)
 
 
 def _read(reader: Callable[[], float] | None) -> float:
+    """Returns the joules; NaN without a sensor, and where it fails just now."""
+    if reader is None:
+        return math.nan
     try:
-        return reader() if reader else math.nan
+        return reader()
     except Unreadable:
         return math.nan

@@ -1,7 +1,11 @@
-"""The energy sensors of hosts, read as their drivers show them. Each says what it covers; none is added to another.
+"""Reads the energy sensors of hosts, as their drivers show them.
 
-A sensor either counts joules itself (`Counter`) or shows watts that have to be sampled (`Power`). `root` is the file
-system's, so that tests can show them trees of hosts that are not at hand.
+Each sensor says what it covers, and none is added to another. A sensor either counts joules itself
+(`Counter`) or shows watts that have to be sampled (`Power`). Finding one reads it once, so that a
+sensor that is there but can't be read is found out at the start. `root` is the root of the file
+system: tests give trees of hosts that are not at hand.
+
+Runs on the boards' Python 3.8.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,94 +23,114 @@ PMIC_TIMEOUT_S = 2.0
 
 
 class Unreadable(Exception):
-    """Why a sensor that is there, or might be, can't be read."""
+    """Tells why a sensor that is there, or might be, can't be read."""
 
 
 class Counter(NamedTuple):
-    """Counts joules by itself."""
+    """A sensor that counts joules by itself."""
 
-    scope: str
+    scope: str  # tells the user what the sensor covers
     joules: Callable[[], float]
-    """Since some moment of its own."""
+    """Returns the joules since some moment of the sensor's own. Raises Unreadable."""
 
 
 class Power(NamedTuple):
-    """Shows the power of this moment."""
+    """A sensor that shows the power of this moment."""
 
-    scope: str
+    scope: str  # tells the user what the sensor covers
     watts: Callable[[], float]
+    """Returns the watts of this moment. Raises Unreadable."""
     period_s: float
-    """How often to look."""
+    """Seconds between two samples."""
 
 
 def rapl(root: Path) -> Counter:
-    """Intel's and AMD's energy counters of processor packages, in uJ (Linux powercap, intel-rapl)."""
+    """Finds Intel's and AMD's energy counters of processor packages, in uJ (Linux powercap)."""
     zones = [
         zone for zone in sorted(root.glob("sys/class/powercap/intel-rapl:*")) if _is_package(zone)
     ]
     if not zones:
         raise Unreadable("no RAPL packages in /sys/class/powercap")
-    ranges = [_number(zone / "max_energy_range_uj") for zone in zones]
-    last, total = [_number(zone / "energy_uj") for zone in zones], [0.0]
-
-    def joules() -> float:
-        now = [_number(zone / "energy_uj") for zone in zones]
-        # the counter starts again at its range: within minutes on a busy host
-        total[0] += (
-            sum((new - old) % (most + 1) for new, old, most in zip(now, last, ranges)) * 1e-6
-        )
-        last[:] = now
-        return total[0]
-
-    return Counter(f"RAPL counters of {len(zones)} CPU package(s), all their processes", joules)
+    scope = f"RAPL counters of {len(zones)} CPU package(s), all their processes"
+    return Counter(scope=scope, joules=_RaplSum(zones).joules)
 
 
 def _is_package(zone: Path) -> bool:
-    """Subzones (intel-rapl:0:0) are parts of a package, psys holds them all."""
+    """Returns whether a zone counts a whole processor package.
+
+    Subzones (intel-rapl:0:0) are parts of a package, and psys holds all packages: to add either up
+    with the packages would count joules twice.
+    """
     return zone.name.count(":") == 1 and _text(zone / "name").startswith("package")
 
 
+class _RaplSum:
+    """Adds up what several zones have counted since this was made."""
+
+    def __init__(self, zones: list[Path]) -> None:
+        self._counters = [zone / "energy_uj" for zone in zones]
+        self._ranges = [_number(zone / "max_energy_range_uj") for zone in zones]
+        self._last = [_number(counter) for counter in self._counters]
+        self._total_j = 0.0
+
+    def joules(self) -> float:
+        now = [_number(counter) for counter in self._counters]
+        # A counter starts again when it reaches its range, within minutes on a busy host. The
+        # remainder is right as long as that happens at most once between two readings.
+        spans = [(new - old) % (most + 1) for new, old, most in zip(now, self._last, self._ranges)]
+        self._total_j += sum(spans) * 1e-6
+        self._last = now
+        return self._total_j
+
+
 def ina3221(root: Path) -> Power:
-    """A Jetson's power monitor: its module's input rail."""
+    """Finds a Jetson's power monitor: the input rail of its module."""
     drivers = root / "sys/bus/i2c/drivers"
-    rails = dict([*_rails_jetpack_4(drivers), *_rails_jetpack_5(drivers)])
+    rails = {**_rails_jetpack_4(drivers), **_rails_jetpack_5(drivers)}
     if not rails:
         raise Unreadable("no INA3221 in /sys/bus/i2c/drivers")
-    name = next((name for name in RAILS_IN if name in rails), None)
-    if name is None:
-        raise Unreadable(
-            f"the INA3221's rails {', '.join(sorted(rails))} are parts of a module, {RAILS_IN[0]} is missing"
-        )
-    watts = rails[name]
-    watts()
-    return Power(f"INA3221 rail {name}, the whole module, sampled ten times a second", watts, 0.1)
+    for name in RAILS_IN:
+        if name in rails:
+            watts = rails[name]
+            watts()
+            scope = f"INA3221 rail {name}, the whole module, sampled ten times a second"
+            return Power(scope=scope, watts=watts, period_s=0.1)
+    names = ", ".join(sorted(rails))
+    raise Unreadable(f"the INA3221's rails {names} are parts of a module, {RAILS_IN[0]} is missing")
 
 
-def _rails_jetpack_4(drivers: Path) -> list[tuple[str, Callable[[], float]]]:
-    """rail_name_<n> and in_power<n>_input, mW."""
-    names = sorted(drivers.glob("ina3221x/*/iio:device*/rail_name_*"))
-    found: list[tuple[str, Callable[[], float]]] = []
-    for name in names:
-        power = name.with_name(f"in_power{name.name.rsplit('_', 1)[1]}_input")
-        found.append((_text(name), lambda power=power: _number(power) * 1e-3))  # type: ignore[misc]
-    return found
+def _rails_jetpack_4(drivers: Path) -> dict[str, Callable[[], float]]:
+    """Returns rails by name: rail_name_<n>, and in_power<n>_input in mW."""
+    rails: dict[str, Callable[[], float]] = {}
+    for label in sorted(drivers.glob("ina3221x/*/iio:device*/rail_name_*")):
+        number = label.name.rsplit("_", 1)[1]
+        rails[_text(label)] = partial(_from_milliwatts, label.with_name(f"in_power{number}_input"))
+    return rails
 
 
-def _rails_jetpack_5(drivers: Path) -> list[tuple[str, Callable[[], float]]]:
-    """in<n>_label, in<n>_input in mV, curr<n>_input in mA."""
-    found: list[tuple[str, Callable[[], float]]] = []
+def _rails_jetpack_5(drivers: Path) -> dict[str, Callable[[], float]]:
+    """Returns rails by name: in<n>_label, in<n>_input in mV and curr<n>_input in mA."""
+    rails: dict[str, Callable[[], float]] = {}
     for label in sorted(drivers.glob("ina3221/*/hwmon/hwmon*/in*_label")):
-        number = label.name[
-            len("in") : -len("_label")
-        ]  # removeprefix is not in the Python 3.8 that JetPack 5 has
-        volt, ampere = label.with_name(f"in{number}_input"), label.with_name(f"curr{number}_input")
-        if ampere.exists():
-            found.append((_text(label), lambda v=volt, a=ampere: _number(v) * _number(a) * 1e-6))  # type: ignore[misc]
-    return found
+        # str.removeprefix is missing in Python 3.8, which JetPack 5 has
+        number = label.name[len("in") : -len("_label")]
+        millivolts = label.with_name(f"in{number}_input")
+        milliamperes = label.with_name(f"curr{number}_input")
+        if milliamperes.exists():
+            rails[_text(label)] = partial(_from_millivolts, millivolts, milliamperes)
+    return rails
+
+
+def _from_milliwatts(power: Path) -> float:
+    return _number(power) * 1e-3
+
+
+def _from_millivolts(millivolts: Path, milliamperes: Path) -> float:
+    return _number(millivolts) * _number(milliamperes) * 1e-6
 
 
 def pmic(root: Path) -> Power:
-    """A Raspberry Pi 5's power management chip: volt times ampere of each rail that it measures."""
+    """Finds a Raspberry Pi 5's power management chip: volt times ampere of its rails."""
     model = root / "proc/device-tree/model"
     if not model.exists() or "Raspberry Pi 5" not in _text(model):
         raise Unreadable("no Raspberry Pi 5 (earlier ones have no sensor)")
@@ -114,30 +139,32 @@ def pmic(root: Path) -> Power:
         raise Unreadable(
             "a Raspberry Pi 5 without vcgencmd (install libraspberrypi-bin or raspi-utils)"
         )
-
-    def watts() -> float:
-        return parse_pmic(_output(program))
-
+    watts = partial(_pmic_watts, program)
     watts()
     return Power(
-        "PMIC rails of a Raspberry Pi 5, without what 5 V feeds directly (USB), sampled once a second",
-        watts,
-        1.0,
+        scope="PMIC rails of a Raspberry Pi 5, without what 5 V feeds directly (USB), "
+        "sampled once a second",
+        watts=watts,
+        period_s=1.0,  # each sample starts a program
     )
 
 
-def _output(program: str) -> str:
+def _pmic_watts(program: str) -> float:
     try:
         done = subprocess.run(
             [program, "pmic_read_adc"], capture_output=True, text=True, timeout=PMIC_TIMEOUT_S
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Unreadable(f"vcgencmd pmic_read_adc: {error}") from error
-    return done.stdout
+    return parse_pmic(done.stdout)
 
 
 def parse_pmic(text: str) -> float:
-    """Watts of lines such as `VDD_CORE_A current(7)=1.2A` and `VDD_CORE_V volt(15)=0.72V`."""
+    """Returns the watts of what vcgencmd prints.
+
+    A rail has two lines, `VDD_CORE_A current(7)=1.2A` and `VDD_CORE_V volt(15)=0.72V`. Raises
+    Unreadable if no rail has both.
+    """
     values: dict[str, float] = {}
     for line in text.splitlines():
         name, _, value = line.strip().partition(" ")
@@ -146,6 +173,7 @@ def parse_pmic(text: str) -> float:
             values[name] = float(number)
         except ValueError:
             continue
+    # a few voltages, such as EXT5V_V, have no current and so no power
     rails = [name[:-2] for name in values if name.endswith("_A") and f"{name[:-2]}_V" in values]
     if not rails:
         raise Unreadable("vcgencmd pmic_read_adc shows no rail with both volt and ampere")
@@ -153,16 +181,15 @@ def parse_pmic(text: str) -> float:
 
 
 def nvml() -> Counter:
-    """NVIDIA's energy counters, in mJ (Volta and newer); needs nvidia-ml-py."""
+    """Finds NVIDIA's energy counters, in mJ (Volta and newer); needs nvidia-ml-py."""
     try:
         import pynvml
     except ImportError as error:
         raise Unreadable("nvidia-ml-py is not installed") from error
     try:
         pynvml.nvmlInit()
-        cards: list[Any] = [
-            pynvml.nvmlDeviceGetHandleByIndex(k) for k in range(pynvml.nvmlDeviceGetCount())
-        ]
+        numbers = range(pynvml.nvmlDeviceGetCount())
+        cards: list[Any] = [pynvml.nvmlDeviceGetHandleByIndex(number) for number in numbers]
         if not cards:
             raise Unreadable("no NVIDIA GPU")
 
@@ -173,12 +200,13 @@ def nvml() -> Counter:
         joules()
     except pynvml.NVMLError as error:
         raise Unreadable(f"NVML: {error}") from error
-    return Counter(f"NVML counters of {len(cards)} GPU(s), all their processes", joules)
+    scope = f"NVML counters of {len(cards)} GPU(s), all their processes"
+    return Counter(scope=scope, joules=joules)
 
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text().strip("\0\n ")
+        return path.read_text().strip("\0\n ")  # the device tree ends its strings with a NUL
     except OSError as error:
         raise Unreadable(f"{path}: {error.strerror}") from error
 

@@ -1,4 +1,4 @@
-"""Stopwatches. Clocks of two hosts are never subtracted."""
+"""Stopwatches. The clocks of two hosts are never subtracted: each measures spans of its own."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ now_ns = time.perf_counter_ns
 
 
 class Stage:
-    """One named stretch of work; adds the time between enter and exit."""
+    """Adds up the time between entering and leaving one named stretch of work."""
 
-    __slots__ = ("_entered_ns", "total_ns")
+    __slots__ = ("_entered_ns", "total_ns")  # entered several times at every decision
 
     def __init__(self) -> None:
         self.total_ns = 0
@@ -24,7 +24,10 @@ class Stage:
 
 
 class Stages:
-    """`with stages("encode"): ...` adds up the time of each named stage. A stage may not be nested in itself."""
+    """Adds up the time of each named stage: `with stages("encode"): ...`.
+
+    A stage must not be nested in itself: its second entry would overwrite the time of its first.
+    """
 
     def __init__(self) -> None:
         self._stages: dict[str, Stage] = {}
@@ -32,11 +35,12 @@ class Stages:
     def __call__(self, name: str) -> Stage:
         stage = self._stages.get(name)
         if stage is None:
-            stage = self._stages[name] = Stage()
+            stage = Stage()
+            self._stages[name] = stage
         return stage
 
     def take(self) -> dict[str, float]:
-        """Seconds by stage since the last take, in order of first use."""
+        """Returns seconds by stage since the last `take`, in order of first use."""
         seconds = {name: stage.total_ns * 1e-9 for name, stage in self._stages.items()}
         for stage in self._stages.values():
             stage.total_ns = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from playing import assert_equal, play
 
 from sde_harl.config.schema import EnvConfig
 from sde_harl.envs.registry import make
+from sde_harl.envs.vector.worker_protocol import WorkerSetup, setup_from_json
 from sde_harl.errors import UserError
 
 SPREAD = EnvConfig("mpe", "simple_spread")
@@ -168,3 +170,28 @@ def test_workers_are_no_ranks_of_the_job(monkeypatch: pytest.MonkeyPatch) -> Non
     )
     assert Path(worker.cwd()) == Path.cwd()
     env.close()
+
+
+SETUP = WorkerSetup(
+    env={"name": "mpe", "workers": 2},
+    seed=1,
+    first_env=0,
+    num_envs=4,
+    first_row=0,
+    num_rows=2,
+    memory=5,
+    parent=7,
+)
+
+
+def test_a_setup_comes_back_from_its_line() -> None:
+    assert setup_from_json(SETUP.to_json()) == SETUP
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"seed": "1"}, "seed: expected int, got '1'"), ({"colour": 1}, "expected the fields")],
+)
+def test_a_setup_that_is_wrong_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        setup_from_json(json.dumps(SETUP._asdict() | change).encode())

@@ -15,7 +15,8 @@ from playing import assert_equal, at_random, play
 
 from sde_harl.config.schema import EnvConfig
 from sde_harl.envs.base import EnvSpec, EnvStep
-from sde_harl.envs.registry import make, resolve_backend
+from sde_harl.envs.registry import ENVS, Backend, make, resolve_backend
+from sde_harl.envs.settings import Requirements
 from sde_harl.errors import UserError
 
 SMAX = EnvConfig("smac", "3m", "smax")
@@ -175,6 +176,50 @@ def test_actions_may_be_overwritten_and_two_steps_are_kept(config: EnvConfig) ->
 
 
 @each_case
+def test_a_loaded_state_goes_on_with_the_episodes_it_was_taken_in(config: EnvConfig) -> None:
+    env = make(config, num_envs=4, seed=3)
+    assert env.state_dict()["episodes"].tolist() == [0] * 4
+    ended = sum(step.terminated | step.truncated for step in play(env, 60))
+    state = env.state_dict()
+    np.testing.assert_array_equal(state["episodes"], ended)
+    assert ended.any()
+    other = make(config, num_envs=4, seed=3)
+    other.load_state_dict(state)
+    np.testing.assert_array_equal(other.state_dict()["episodes"], ended)
+    for _ in range(2):  # a reset goes back to what was loaded
+        step = other.reset()
+        np.testing.assert_array_equal(other.episode_seeds(), env.episode_seeds())
+        other.send(at_random(other, step, np.random.default_rng(0)))
+        other.recv()
+    for vector in (env, other):
+        vector.close()
+
+
+@each_case
+def test_a_state_counts_no_step_that_is_under_way(config: EnvConfig) -> None:
+    env = make(config, num_envs=4, seed=3)
+    rng = np.random.default_rng(0)
+    step = env.reset()
+    ended = np.zeros(4, int)
+    for _ in range(60):
+        env.send(at_random(env, step, rng))
+        time.sleep(0.001)  # workers and JAX go on meanwhile
+        np.testing.assert_array_equal(env.state_dict()["episodes"], ended)
+        step = env.recv()
+        ended += step.terminated | step.truncated
+    assert ended.any()
+    env.close()
+
+
+@each_case
+def test_a_state_of_another_number_of_environments_is_refused(config: EnvConfig) -> None:
+    env = make(config, num_envs=4, seed=3)
+    with pytest.raises(ValueError, match=r"^episodes: expected shape \(4,\), got \(3,\)$"):
+        env.load_state_dict({"episodes": np.zeros(3, np.int64)})
+    env.close()
+
+
+@each_case
 def test_recv_needs_a_send(config: EnvConfig) -> None:
     env = make(config, num_envs=4, seed=1)
     env.reset()
@@ -247,8 +292,36 @@ def test_backend_that_was_asked_for() -> None:
     assert resolve_backend(SPREAD) == ("mpe2", "mpe is played on mpe2.")
 
 
+def test_a_benchmark_without_a_usable_backend_says_what_each_misses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def needs(what: str) -> Backend:
+        return Backend(module="none", requirements=lambda: Requirements(missing=what))
+
+    ready = Backend(module="none", results="third")
+    backends = {"first": needs("a is away"), "second": needs("b is out")}
+    monkeypatch.setitem(ENVS, "odd", backends)
+    config = replace(SPREAD, name="odd")
+    with pytest.raises(UserError, match=r"^env\.backend: odd .* here: a is away; b is out$"):
+        resolve_backend(config)
+    monkeypatch.setitem(ENVS, "odd", backends | {"third": ready})
+    assert resolve_backend(config).line == (
+        "odd is played on third, and its results are called third, because a is away, and b is out."
+    )
+
+
 def test_the_layout_holds_agents_of_different_actions() -> None:
-    spec = EnvSpec("test/x", ("a", "b"), (1, 1), ((3,), (2, 4)), 1, 1, False, ("", ""), False)
+    spec = EnvSpec(
+        name="test/x",
+        agents=("a", "b"),
+        obs_sizes=(1, 1),
+        action_sizes=((3,), (2, 4)),
+        state_size=1,
+        episode_limit=1,
+        continuous=False,
+        unit_types=("", ""),
+        has_win=False,
+    )
     assert spec.branches == (3, 4)
     assert spec.choices().astype(int).tolist() == [[1, 1, 1, 1, 0, 0, 0], [1, 1, 0, 1, 1, 1, 1]]
     continuous = spec._replace(action_sizes=((2,), (3,)), continuous=True)

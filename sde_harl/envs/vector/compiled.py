@@ -75,7 +75,7 @@ class _Program(NamedTuple):
     step: Any
     """(BatchState, actions) -> (BatchState, _HandedOver)"""
     small_layout: np.dtype[np.void]
-    """How the bytes of `_HandedOver.small` are read."""
+    """The type that reads the bytes of `_HandedOver.small`."""
 
 
 @functools.cache
@@ -91,40 +91,42 @@ def _compile(make_rules: Callable[..., Rules], variant: Hashable, num_envs: int)
     batch = BatchedRules(rules)
     streams = np.zeros((num_envs, 2), np.uint32)
     episodes = np.zeros(num_envs, np.int32)
-    # shapes alone, without computing: the step can't be compiled before its input's shape is known
+    # eval_shape computes nothing. It is needed because a step is compiled for the shapes of the
+    # state that a reset returns, and these are the rules' own business.
     first_state, first_step = jax.eval_shape(batch.reset, streams, episodes)
-    small = _small(_outputs(first_state, first_step))
-    layout = np.dtype([(name, array.dtype, array.shape) for name, array in small.items()])
-
-    def reset(streams: jax.Array, episodes: jax.Array) -> tuple[BatchState, _HandedOver]:
-        state, first_step = batch.reset(streams, episodes)
-        return _hand_over(state, first_step)
-
-    def step(state: BatchState, actions: jax.Array) -> tuple[BatchState, _HandedOver]:
-        state, next_step = batch.step(state, actions)
-        return _hand_over(state, next_step)
-
-    # A step whose state is donated writes the new state over it and saves a copy. But JAX makes
-    # the caller wait for a step with donated input, so this isn't for steps in the background.
-    donated: tuple[int, ...] = (0,)
-    options: dict[str, bool | str] | None = ONE_THREAD
-    if rules.background:
-        donated = ()
-        options = None
-    lowered_step = jax.jit(step, donate_argnums=donated).lower(
-        first_state, _no_actions(rules.spec, num_envs)
-    )
+    reset = jax.jit(_handing_over(batch.reset)).lower(streams, episodes)
+    step = _lower_step(batch.step, rules, first_state)
     return _Program(
         spec=rules.spec,
-        reset=jax.jit(reset).lower(streams, episodes).compile(),
-        step=lowered_step.compile(options),
-        small_layout=layout,
+        reset=reset.compile(),
+        step=step.compile(None if rules.background else ONE_THREAD),
+        small_layout=_layout(_small(_outputs(first_state, first_step))),
     )
 
 
-def _no_actions(spec: EnvSpec, num_envs: int) -> NDArray[np.generic]:
-    """Returns actions (E, N, D) that only show their shape and type."""
-    return np.zeros((num_envs, len(spec.agents), len(spec.branches)), spec.action_dtype)
+def _handing_over(function: Callable[..., tuple[BatchState, EnvStep]]) -> Callable[..., Any]:
+    """Returns the function with its results made ready for numpy, as part of one computation."""
+
+    def with_results_handed_over(*arguments: Any) -> tuple[BatchState, _HandedOver]:
+        state, step = function(*arguments)
+        return _hand_over(state, step)
+
+    return with_results_handed_over
+
+
+def _lower_step(step: Callable[..., Any], rules: Rules, first_state: BatchState) -> Any:
+    """Prepares the compilation of a step for states like `first_state`."""
+    # A step whose state is donated writes the new state over it and saves a copy. But JAX makes
+    # the caller wait for a step with donated input, so this isn't for steps in the background.
+    donated = () if rules.background else (0,)
+    spec = rules.spec
+    num_envs = len(first_state.lengths)
+    actions = np.zeros((num_envs, len(spec.agents), len(spec.branches)), spec.action_dtype)
+    return jax.jit(_handing_over(step), donate_argnums=donated).lower(first_state, actions)
+
+
+def _layout(arrays: dict[str, Any]) -> np.dtype[np.void]:
+    return np.dtype([(name, array.dtype, array.shape) for name, array in arrays.items()])
 
 
 class CompiledVector(VectorEnv):

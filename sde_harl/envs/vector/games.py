@@ -54,14 +54,10 @@ class ObservationBuffers(NamedTuple):
     changes (padding; `active`, if nobody dies).
     """
 
-    obs: NDArray[Any]
-    """(N, O)"""
-    state: NDArray[Any]
-    """(S,)"""
-    available_actions: NDArray[np.bool_]
-    """(N, A)"""
-    active: NDArray[np.bool_]
-    """(N,)"""
+    obs: NDArray[Any]  # (N, O)
+    state: NDArray[Any]  # (S,)
+    available_actions: NDArray[np.bool_]  # (N, A)
+    active: NDArray[np.bool_]  # (N,)
 
 
 class Outcome(NamedTuple):

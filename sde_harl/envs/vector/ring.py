@@ -28,8 +28,7 @@ ALIGNMENT = 64
 class StepBuffers(NamedTuple):
     """Holds the arrays of one step of E environments."""
 
-    step: EnvStep
-    """What `recv` returns."""
+    step: EnvStep  # `recv` returns it
     seeds: NDArray[np.int64]
     """(E,) seeds of the episodes that the step's `obs` belong to."""
     episodes: NDArray[np.int64]

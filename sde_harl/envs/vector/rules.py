@@ -20,16 +20,12 @@ from sde_harl.envs.base import EnvSpec, EnvStep
 
 
 class JaxObservation(NamedTuple):
-    """What the agents and the critic see of one game: the first fields of an `EnvStep`."""
+    """Shows one game to the agents and the critic: the first fields of an `EnvStep`."""
 
-    obs: Any
-    """(N, O)"""
-    state: Any
-    """(S,)"""
-    available_actions: Any
-    """(N, A)"""
-    active: Any
-    """(N,)"""
+    obs: Any  # (N, O)
+    state: Any  # (S,)
+    available_actions: Any  # (N, A)
+    active: Any  # (N,)
 
 
 class JaxOutcome(NamedTuple):
@@ -40,12 +36,9 @@ class JaxOutcome(NamedTuple):
 
     game: Any
     observation: JaxObservation
-    reward: Any
-    """() the team's reward."""
-    terminated: Any
-    """()"""
-    won: Any
-    """() 1 or True won, 0 lost, -1 unknown; ignored where the episode goes on."""
+    reward: Any  # (), the team's
+    terminated: Any  # ()
+    won: Any  # (), 1 or True won, 0 lost, -1 unknown; ignored where the episode goes on
 
 
 class Rules(ABC):
@@ -68,18 +61,12 @@ class Rules(ABC):
 class BatchState(NamedTuple):
     """All that E games carry from step to step. A seed is (2,) uint32, its high word first."""
 
-    streams: jax.Array
-    """(E, 2) key of each environment's random stream; never changes."""
-    episodes: jax.Array
-    """(E,) number of the current episode: how many have ended before it."""
-    seeds: jax.Array
-    """(E, 2) seed of the current episode, which is also the key that it began with."""
-    games: Any
-    """The rules' own state, every array with a leading E."""
-    returns: jax.Array
-    """(E,) sum of rewards so far."""
-    lengths: jax.Array
-    """(E,) steps so far."""
+    streams: jax.Array  # (E, 2), key of each environment's random stream; never changes
+    episodes: jax.Array  # (E,), number of the current episode: how many have ended before it
+    seeds: jax.Array  # (E, 2), seed of the current episode, and the key that it began with
+    games: Any  # the rules' own state, every array with a leading E
+    returns: jax.Array  # (E,), sum of rewards so far
+    lengths: jax.Array  # (E,), steps so far
 
 
 class _Begun(NamedTuple):

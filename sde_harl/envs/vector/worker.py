@@ -15,8 +15,8 @@ import traceback
 from types import SimpleNamespace
 from typing import BinaryIO, NamedTuple, cast
 
-from sde_harl.envs.base import EnvConfig
 from sde_harl.envs.registry import make_games
+from sde_harl.envs.settings import EnvConfig
 from sde_harl.envs.specs import to_json
 from sde_harl.envs.vector.games import Game, GameBatch
 from sde_harl.envs.vector.ring import lay_out

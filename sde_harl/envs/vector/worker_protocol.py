@@ -60,7 +60,7 @@ class WorkerFailure(NamedTuple):
     """Tells why a worker ends."""
 
     is_user_error: bool
-    """It was a UserError, whose text says all that the user needs; else it is the worker's fault."""
+    """It was a UserError, whose text says all that the user needs."""
     text: str
     """One line."""
 

@@ -17,7 +17,8 @@ from typing import IO, NoReturn, cast
 
 import numpy as np
 
-from sde_harl.envs.base import EnvConfig, EnvSpec
+from sde_harl.envs.base import EnvSpec
+from sde_harl.envs.settings import EnvConfig
 from sde_harl.envs.specs import from_json
 from sde_harl.envs.vector.ring import RingVector, memory_size
 from sde_harl.envs.vector.worker_protocol import (
@@ -114,25 +115,27 @@ class WorkerVector(RingVector):
     """Deals E games over worker processes. Raises UserError if a game can't be made."""
 
     def __init__(self, env_config: EnvConfig, *, num_envs: int, seed: int, first_env: int) -> None:
-        settings = {name: getattr(env_config, name) for name in SETTINGS}
         memory = os.memfd_create("environments")
+        everyones = WorkerSetup(
+            env={name: getattr(env_config, name) for name in SETTINGS},
+            seed=seed,
+            first_env=first_env,
+            num_envs=num_envs,
+            first_row=0,
+            num_rows=num_envs,
+            memory=memory,
+            parent=os.getpid(),
+        )
         self._workers: list[Worker] = []
         try:
             # All workers are started before the first is waited for, so that they make their games
-            # at the same time. The memory's size follows from the spec, which only a game knows.
+            # at the same time.
             deal = np.array_split(np.arange(num_envs), min(env_config.workers, num_envs))
             for number, rows in enumerate(deal):
-                setup = WorkerSetup(
-                    env=settings,
-                    seed=seed,
-                    first_env=first_env,
-                    num_envs=num_envs,
-                    first_row=int(rows[0]),
-                    num_rows=len(rows),
-                    memory=memory,
-                    parent=os.getpid(),
-                )
-                self._workers.append(Worker(number, setup))
+                own = everyones._replace(first_row=int(rows[0]), num_rows=len(rows))
+                self._workers.append(Worker(number, own))
+            # The memory gets its size last, because the size follows from the spec, which only a
+            # game knows. All are asked: one that failed says so instead of its spec.
             spec = [worker.spec() for worker in self._workers][0]
             os.ftruncate(memory, memory_size(spec, num_envs))
             super().__init__(spec, num_envs, mmap.mmap(memory, 0))
