@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sde_harl.auxiliary.optimizer_state import load_optimizer_state, optimizer_state
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.config.schema import DiversityConfig
 from sde_harl.envs.base import EnvSpec
@@ -123,12 +124,12 @@ class Predictors:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the state of the nets and of their optimiser."""
-        return {"net": self._net.state_dict(), "optimizer": self._optimizer.state_dict()}
+        return {"net": self._net.state_dict(), "optimizer": optimizer_state(self._optimizer)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes over what `state_dict` returned."""
         self._net.load_state_dict(state["net"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        load_optimizer_state(self._optimizer, state["optimizer"])
 
     def _index(self, rollout: Rollout) -> np.ndarray:
         """Returns (3, R): agent in the group, time and environment of rows with a next one."""

@@ -60,9 +60,10 @@ class Placement(ABC):
     ) -> SlotDecision:
         """Returns the actions for the observations of `now`.
 
-        policy: rank 0's part of the policies. draw: the random numbers that actions are sampled
-        with; None takes the most likely ones. step: vector steps of the environments so far. began: (E,) bool, True where an episode
-        begins with `now`. with_memory: the memory before this decision is needed.
+        policy: rank 0's part of the policies. draw: the random numbers to sample actions with;
+        None takes the most likely actions. step: steps of these environments so far. began: (E,)
+        bool, True where an episode begins with `now`. with_memory: the memory before this decision
+        is needed.
 
         Raises UserError where an executor is lost and the run must not go on without it.
         """
@@ -91,10 +92,12 @@ class Placement(ABC):
         if not unknown.any():
             return decision
         available = now.available_actions.swapaxes(0, 1)
+        # Some games forbid the no-op to the living: the first available action stands for it there.
         instead = self._spec.idle(available)  # (N, E, D)
         if fallback is not None and fallback.any():
             heads = self._pool.fallback_actions(now.obs.swapaxes(0, 1), available)
             instead = np.where(fallback[..., None], heads, instead)
+        # Learning leaves these rows out; their log-probability must be a number all the same.
         return decision._replace(
             actions=np.where(unknown, instead, decision.actions),
             log_probs=np.where(unknown, np.float32(0.0), decision.log_probs),

@@ -41,6 +41,7 @@ class OnDevice(Placement):
             decision = SlotDecision(
                 actions=done.actions,
                 log_probs=done.log_probs,
+                # Of size 0, so that whoever records latents needs no case for none.
                 latents=np.zeros((*available.shape[:2], 0), np.float32),
                 ages=ages,
                 memory=done.memory,

@@ -47,6 +47,8 @@ class Checkpoints:
             "rate_control": learned.rate_control,
             "counters": self._counters,
         }
+        if learned.diversity:
+            parts["diversity"] = learned.diversity
         if learned.fallback:
             parts[FALLBACK_HEAD] = learned.fallback
         return parts
@@ -68,6 +70,8 @@ class Checkpoints:
         """
         checkpoint = load(path)
         trainer = self._learned.algorithm.critic_trainer
+        # Of the algorithm's state only these two. Its optimisers, its memory and the counters are
+        # the other run's past.
         parts: dict[str, Stateful] = {
             "policy": self._learned.policy,
             "algorithm/critic_trainer/critic": trainer.critic,
@@ -75,6 +79,7 @@ class Checkpoints:
         }
         fallback = self._learned.fallback
         if fallback and checkpoint.holds(FALLBACK_HEAD):
+            # Their optimiser is part of their state: the policies that they imitate are the same.
             parts[FALLBACK_HEAD] = fallback
         # All parts are checked before the first one changes.
         states = {
@@ -87,12 +92,14 @@ class Checkpoints:
                 f"policy.fallback_head: expected false, for {path} has no exit heads and "
                 "train.steps = 0"
             )
-        for name, part in parts.items():
-            _load_part(path, part, states[name])
+        # Backwards: the fallback heads alone may still refuse, so they come first.
+        for name in reversed(parts):
+            _load_part(path, parts[name], states[name])
 
     def _check_groups(self, checkpoint: Checkpoint) -> None:
         """Raises UserError for nets that were learnt in other role groups."""
         ours = self._groups()
+        # The same agents in other groups can have nets of the same shapes: shapes don't tell.
         theirs = checkpoint.values.get("run/groups", ours)
         if theirs != ours:
             raise UserError(

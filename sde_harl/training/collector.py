@@ -55,6 +55,7 @@ class Collector:
     def _begin(self, env_slot: EnvSlot, t: int, *, policy: ActingPolicy, step: int) -> None:
         """Records what a slot's agents observe at step `t` of the rollout, and what they decide."""
         rollout, rows, now = self.rollout, env_slot.rows, env_slot.step
+        # Rollouts have the agents first, environments last but one: (E, N, O) -> (N, E, O).
         rollout.obs[:, t, rows] = now.obs.swapaxes(0, 1)
         rollout.available_actions[:, t, rows] = now.available_actions.swapaxes(0, 1)
         rollout.active_masks[:, t, rows] = now.active.T
@@ -89,6 +90,7 @@ class Collector:
         rollout.rewards[t, rows] = now.rewards
         rollout.terminated[t, rows] = now.terminated
         rollout.truncated[t, rows] = now.truncated
+        # Read only where an episode was cut: its return is bootstrapped from its last state.
         if now.truncated.any():
             rollout.final_critic_inputs[:, t, rows] = rollout.critic_input(
                 now.final_state, now.final_obs

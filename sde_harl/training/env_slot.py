@@ -45,7 +45,8 @@ class EnvSlot:
     ) -> SlotDecision:
         """Chooses actions for the present observations and starts the environments with them.
 
-        `step` counts the environments' vector steps; `draw` None takes the most likely actions; `with_memory` asks for the policies' memory before this decision.
+        `step` counts the environments' steps; `draw` None takes the most likely actions;
+        `with_memory` asks for the policies' memory before this decision.
         """
         decision = self._placement.decide(
             self.step,

@@ -25,6 +25,7 @@ class Environments:
             make(config.env, num_envs=rows, seed=config.seed, first_env=first + slot * rows)
             for slot in range(config.train.slots)
         ]
+        # Kept for `close`: environments may hold processes, and evaluation's come later.
         self._open += made
         return made
 

@@ -72,6 +72,7 @@ class EpisodeRecorder:
         for e in np.flatnonzero(step.terminated | step.truncated):
             if wanted[e]:
                 self._emit(self._trajectory(int(e), step, int(seeds[e])))
+            # Also where it wasn't wanted: the next episode begins here.
             self._starts[e] = len(self._rewards)
 
     def _trajectory(self, e: int, step: EnvStep, seed: int) -> Trajectory:
@@ -81,6 +82,7 @@ class EpisodeRecorder:
         obs = np.stack([each[e] for each in self._obs[span]] + [step.final_obs[e]])  # (T + 1, N, O)
         actions = np.stack([each[:, e] for each in self._actions[span]])  # (T, N, D)
         rewards = np.array([each[e] for each in self._rewards[span]])
+        # Minari wants both flags for every step; only the last one can have any.
         ends = np.zeros((2, len(rewards)), bool)
         ends[:, -1] = step.terminated[e], step.truncated[e]
         sizes = self._spec.obs_sizes

@@ -86,6 +86,7 @@ class GreedyPlay:
     def _finish(self, slot: RecordedSlot, left: np.ndarray) -> list[Episodes]:
         """Waits for a slot's environments; takes the ended episodes that count off `left`."""
         env_slot = slot.env_slot
+        # Read before `advance`, which replaces the seeds of ended episodes by the next ones'.
         seeds = env_slot.seeds
         ended = env_slot.advance()
         if slot.recorder:

@@ -20,7 +20,7 @@ from sde_harl.roles.grouping import Roles
 
 @dataclass(frozen=True, kw_only=True)
 class Learned:
-    """What learns, and what it needs for it."""
+    """The parts that learn, and what they need for it."""
 
     policy: SplitPolicy
     algorithm: OnPolicy
@@ -43,8 +43,11 @@ def build_learned(
     roles: Roles,
     generator: torch.Generator,
 ) -> Learned:
-    """Returns everything that learns. The order decides who draws which of the random weights."""
+    """Returns everything that learns. Raises UserError where parts don't fit the environment."""
+    # The order of these constructors is the order in which they draw from the generator, so that
+    # another order would give every run other weights.
     share = config.algo.share_param
+    # The groups of the configuration may have been replaced, by types or by learnt roles.
     nets = replace(config.policy, groups=roles.groups)
     policy = SplitPolicy(
         spec=spec, policy=nets, codec=config.codec, share=share, generator=generator
@@ -66,6 +69,7 @@ def build_learned(
     diversity = None
     if config.diversity.coef:
         diversity = Diversity(policy, spec, config.diversity, generator)
+    # It draws nothing from the generator: with it the policies learn as without.
     fallback = None
     if config.policy.fallback_head:
         fallback = Distillation(policy, spec, config.seed)

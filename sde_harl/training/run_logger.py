@@ -1,8 +1,6 @@
 """Writes down what happens in a run, as rows of run.h5 and as metrics.
 
-This module knows what a row means; the room record/ knows how rows are stored.
-
-N agents, K decisions of a slot.
+columns.py, usage.py and summary.py make the columns; the room record/ knows how rows are stored.
 """
 
 from __future__ import annotations
@@ -23,9 +21,9 @@ from sde_harl.record.folder import make_run_folder
 from sde_harl.record.metrics import Metrics
 from sde_harl.record.writer import RunFile
 from sde_harl.roles.grouping import Roles
-from sde_harl.roles.identity import Embedding
 from sde_harl.server.decision_log import Decisions
 from sde_harl.server.executor_pool import ExecutorPool
+from sde_harl.training.columns import decision_columns, embedding_columns, episode_columns
 from sde_harl.training.episodes import Episodes
 from sde_harl.training.run_metadata import run_metadata
 from sde_harl.training.summary import summarise_episodes, summarise_link
@@ -57,6 +55,7 @@ class RunLogger:
             tensorboard=config.record.tensorboard,
             total_steps=config.train.steps,
         )
+        # Used as they are: methods of the same names would only pass their arguments on.
         self.trajectory = self._file.trajectory
         self.note = self._metrics.note
         self._wait_until_flushed: Callable[[], None] | None = None
@@ -124,22 +123,12 @@ class RunLogger:
         resources: by rank, of the executors that have answered.
         """
         if self._config.record.decisions and len(decisions.step):
-            self._decisions(decisions, train)
-        ranks = [0, *resources]
-        steps = np.full(len(ranks), step)
-        self._file.add(
-            "resources",
-            rank=ranks,
-            step=steps,
-            time_s=np.full(len(ranks), self._usage.seconds()),
-            **by_rank(self._usage.resources(), resources),
-        )
-        self._file.add(
-            "traffic",
-            rank=ranks,
-            step=steps,
-            **by_rank(self._usage.traffic(self._pool.traffic()), resources),
-        )
+            self._file.add(
+                "decisions",
+                **decision_columns(decisions, self._pool, envs=self._config.train.envs),
+                train=np.full(decisions.payload_bytes.size, train),
+            )
+        self._usage_of_all(step, resources)
         for fault in self._pool.faults():
             self._file.add(
                 "faults", step=step, rank=fault.rank, agent=fault.agent, kind=fault.reason
@@ -155,64 +144,34 @@ class RunLogger:
         for score in roles.scores:
             self._file.add("role_scores", groups=score.groups, index=score.davies_bouldin)
         if roles.embedding:
-            self._file.add("roles", **_embedding_columns(roles.embedding))
+            self._file.add("roles", **embedding_columns(roles.embedding))
 
     def _episodes(self, step: int, episodes: Episodes, *, train: bool) -> None:
         config = self._config.train
         count = len(episodes.length)
-        # `return` can't be written as a keyword.
-        columns = {"return": episodes.returns}
         self._file.add(
             "episodes",
+            **episode_columns(episodes, slot_envs=config.envs // config.slots),
             step=np.full(count, step),
-            slot=episodes.environment // (config.envs // config.slots),
-            env=episodes.environment,
             train=np.full(count, train),
-            seed=episodes.seed,
-            length=episodes.length,
-            won=episodes.won,
             policy_version=np.full(count, self._pool.version),
-            **columns,
         )
 
-    def _decisions(self, decisions: Decisions, train: bool) -> None:
-        """Writes K N rows: those of a decision together, agent by agent."""
-        count, agents = decisions.payload_bytes.shape
-
-        def for_each_agent(column: np.ndarray) -> np.ndarray:
-            return np.repeat(column, agents)
-
-        # A header comes with each answer, late ones among them, whose bytes are counted here too.
-        wire_bytes = decisions.payload_bytes + self._pool.overhead * decisions.answers
-        device_ns = decisions.device_ns.reshape(-1, 3)
-        self._file.add(
-            "decisions",
-            # A decision has its environments' step; tables count the steps of all environments.
-            step=for_each_agent(decisions.step * self._config.train.envs),
-            agent=np.tile(np.arange(agents), count),
-            train=np.full(count * agents, train),
-            rank=np.tile(self._pool.rank_of, count),
-            environments=for_each_agent(decisions.environments),
-            payload_bytes=decisions.payload_bytes.ravel(),
-            wire_bytes=wire_bytes.ravel(),
-            ideal_bits=decisions.ideal_bits.ravel(),
-            version=for_each_agent(decisions.version),
-            t_local=device_ns[:, 0],
-            t_encode=device_ns[:, 1],
-            t_round_trip=device_ns[:, 2],
-            t_decode=decisions.decode_ns.ravel(),
-            t_policy=for_each_agent(decisions.policy_ns),
-            t_decision=for_each_agent(decisions.decision_ns),
-            latent_age=decisions.age.ravel(),
-            deadline_missed=decisions.missed.ravel(),
-            idle=decisions.idle.ravel(),
-            fallback=decisions.fallback.ravel(),
-            late=decisions.late.ravel(),
-        )
+    def _usage_of_all(self, step: int, resources: Mapping[int, Resources]) -> None:
+        """Writes a row for rank 0 and for each executor that has answered."""
+        ranks = [0, *resources]
+        steps = np.full(len(ranks), step)
+        # One time for all rows: an executor's clock can't be compared with this one.
+        times = np.full(len(ranks), self._usage.seconds())
+        used = by_rank(self._usage.resources(), resources)
+        carried = by_rank(self._usage.traffic(self._pool.traffic()), resources)
+        self._file.add("resources", rank=ranks, step=steps, time_s=times, **used)
+        self._file.add("traffic", rank=ranks, step=steps, **carried)
 
 
 def _make_folder(config: Config, spec: EnvSpec) -> Path:
     """Returns the run's new folder, with what is known of the run before it begins."""
+    # "smax/3m"
     env, task = spec.name.split("/", 1)
     folder = make_run_folder(
         Path(config.record.dir),
@@ -224,18 +183,6 @@ def _make_folder(config: Config, spec: EnvSpec) -> Path:
     )
     (folder / "models").mkdir()
     (folder / "config.yaml").write_text(to_yaml(config))
+    # Boards read it: they have the policies, but no environment that could tell its sizes.
     (folder / "spec.json").write_text(to_json(spec) + "\n")
     return folder
-
-
-def _embedding_columns(embedding: Embedding) -> dict[str, np.ndarray]:
-    """Returns the columns of /roles: a row for each half of each agent's random play."""
-    agents, halves, numbers = embedding.mu.shape
-    columns = {
-        "agent": np.arange(agents).repeat(halves),
-        "half": np.tile(np.arange(halves), agents),
-    }
-    for name, values in embedding._asdict().items():
-        flat = values.reshape(-1, numbers)
-        columns |= {f"{name}_{k}": flat[:, k] for k in range(numbers)}
-    return columns

@@ -12,6 +12,7 @@ from sde_harl.draws.counters import Purpose, derived_seed
 from sde_harl.errors import UserError
 from sde_harl.meters.timing import now_ns
 from sde_harl.policy.inference.acting import ActingPolicy
+from sde_harl.server.decision_log import Decisions
 from sde_harl.training.build import TrainingParts
 from sde_harl.training.episodes import Episodes
 
@@ -50,12 +51,13 @@ class Trainer:
 
     def run(self) -> None:
         """Trains to the end. However it ends, everything learnt and recorded is saved."""
-        # The libraries' objects are many and stay; the collector would visit them at every pass.
+        # The libraries' objects are many and stay. Frozen, they aren't visited at every collection.
         gc.collect()
         gc.freeze()
         try:
             self._train()
         finally:
+            # Nested, so that a disk that takes no checkpoint doesn't cost the record its last rows.
             try:
                 self._save("last")
             finally:
@@ -66,8 +68,8 @@ class Trainer:
         config = self.config
         self.publish()
         # A row of what the start has cost, so that it can be told from what follows.
-        decisions, resources = self.pool.report()
-        self.logger.cost(0, decisions=decisions, resources=resources, train=True)
+        self._report(train=True)
+        # Without training a run is one evaluation, of what it has loaded.
         if not config.train.steps:
             self._evaluate()
         while self.counters.steps < config.train.steps:
@@ -90,32 +92,11 @@ class Trainer:
     def update(self) -> None:
         """Plays one rollout, learns from it, and publishes what was learnt."""
         started = now_ns()
-        rollout, learned = self.collector.rollout, self.learned
         episodes = self._collect()
         with self._stages("report"):
-            decisions, resources = self.pool.report()
-            self.logger.cost(
-                self.counters.steps, decisions=decisions, resources=resources, train=True
-            )
-        # Every update draws from a generator that its step alone decides, so that a resumed run
-        # draws the same numbers.
-        seed = derived_seed(self.config.seed, Purpose.LEARNING, self.counters.steps)
-        learned.generator.manual_seed(seed)
-        progress = self.counters.steps / self.config.train.steps
-        scalars: dict[str, float] = {}
-        with self._stages("diversity"):
-            if learned.diversity:
-                intrinsic = learned.diversity.reward(rollout)
-                rollout.rewards += intrinsic.rewards
-                scalars |= intrinsic.scalars
-        with self._stages("learn"):
-            sent = decisions.bytes_per_decision()
-            learned.algorithm.rate_coef = learned.rate_control.next(progress, sent)
-            scalars |= learned.algorithm.update(rollout, progress)
-        with self._stages("distil"):
-            # After the policies: the fallback heads learn to do what these now do.
-            if learned.fallback:
-                scalars |= learned.fallback.update(rollout, self.counters.steps)
+            # Before learning: the weight of the rate depends on the bytes that were sent.
+            decisions = self._report(train=True)
+        scalars = self._learn(decisions.bytes_per_decision())
         with self._stages("publish"):
             self.publish()
         scalars |= self._speed(elapsed=(now_ns() - started) * 1e-9)
@@ -134,6 +115,36 @@ class Trainer:
         self.counters.steps += collector.rollout.rewards.size
         return Episodes.join(parts)
 
+    def _report(self, *, train: bool) -> Decisions:
+        """Returns the decisions since the last report, and records them with all ranks' usage."""
+        decisions, resources = self.pool.report()
+        self.logger.cost(self.counters.steps, decisions=decisions, resources=resources, train=train)
+        return decisions
+
+    def _learn(self, sent: float) -> dict[str, float]:
+        """Learns from the rollout; returns scalars to log. `sent`: its bytes per decision."""
+        rollout, learned = self.collector.rollout, self.learned
+        # Every update draws from a generator that its step alone decides, so that a resumed run
+        # draws the same numbers.
+        seed = derived_seed(self.config.seed, Purpose.LEARNING, self.counters.steps)
+        learned.generator.manual_seed(seed)
+        progress = self.counters.steps / self.config.train.steps
+        scalars: dict[str, float] = {}
+        with self._stages("diversity"):
+            # Before the advantages are made, of which the intrinsic reward has to be a part.
+            if learned.diversity:
+                intrinsic = learned.diversity.reward(rollout)
+                rollout.rewards += intrinsic.rewards
+                scalars |= intrinsic.scalars
+        with self._stages("learn"):
+            learned.algorithm.rate_coef = learned.rate_control.next(progress, sent)
+            scalars |= learned.algorithm.update(rollout, progress)
+        with self._stages("distil"):
+            # After the policies' update: the fallback heads learn what the new policies do.
+            if learned.fallback:
+                scalars |= learned.fallback.update(rollout, self.counters.steps)
+        return scalars
+
     def _speed(self, elapsed: float) -> dict[str, float]:
         """Returns what else is logged of an update that took `elapsed` seconds."""
         seconds = self._stages.take()
@@ -148,10 +159,12 @@ class Trainer:
         learned = self.learned
         self.counters.version += 1
         version = self.counters.version
+        # Plain codecs have no tables.
         tables: list[Tables] = []
         if self.config.codec.name == "entropy":
             tables = learned.policy.build_tables(version)
         weights = learned.policy.local_parameters()
+        # A fallback head travels behind its agent's local net, as one vector with it.
         if learned.fallback:
             weights = [net + head for net, head in zip(weights, learned.fallback.arrays())]
         self.pool.publish(version, weights, tables)
@@ -164,8 +177,7 @@ class Trainer:
         episodes = self._evaluator.evaluate(
             self._acting, self.counters.steps // self.config.train.envs
         )
-        decisions, resources = self.pool.report()
-        self.logger.cost(self.counters.steps, decisions=decisions, resources=resources, train=False)
+        decisions = self._report(train=False)
         self.logger.evaluation(self.counters.steps, episodes=episodes, decisions=decisions)
 
     def _save(self, name: str) -> None:

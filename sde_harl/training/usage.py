@@ -20,6 +20,7 @@ class ServerUsage:
     def __init__(self, idle_s: float) -> None:
         """Measures the idle host's power for `idle_s` seconds, during which it waits."""
         self.energy = Energy()
+        # Before anything else is measured: the pause must be no part of the run.
         self._idle = self.energy.idle_watts(idle_s)
         self._process = Process()
         self._network = Network()
@@ -47,6 +48,7 @@ class ServerUsage:
 
     def traffic(self, frames: Traffic) -> dict[str, int]:
         """Returns rank 0's numbers for /traffic: its `frames`, and what its interfaces carried."""
+        # The kernel's counters of the interfaces in use, with all headers below ours.
         carried = self._network.sample()._asdict()
         return frames._asdict() | {f"carried_{name}": value for name, value in carried.items()}
 

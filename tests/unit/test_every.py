@@ -212,6 +212,7 @@ RICH = [
     "policy.recurrent=true",
     "algo.chunk=10",
     "policy.fallback_head=true",
+    "diversity.coef=0.1",
 ]
 """A run that has every kind of stateful part."""
 

@@ -1,0 +1,76 @@
+"""Makes columns of the tables of run.h5, named as record/schema.py has them.
+
+N agents, K decisions of a slot.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sde_harl.roles.identity import Embedding
+from sde_harl.server.decision_log import Decisions
+from sde_harl.server.executor_pool import ExecutorPool
+from sde_harl.training.episodes import Episodes
+
+
+def episode_columns(episodes: Episodes, *, slot_envs: int) -> dict[str, np.ndarray]:
+    """Returns columns of /episodes; `slot_envs`: environments of a slot."""
+    return {
+        "slot": episodes.environment // slot_envs,
+        "env": episodes.environment,
+        "seed": episodes.seed,
+        "length": episodes.length,
+        "return": episodes.returns,
+        "won": episodes.won,
+    }
+
+
+def decision_columns(
+    decisions: Decisions, pool: ExecutorPool, *, envs: int
+) -> dict[str, np.ndarray]:
+    """Returns columns of /decisions: K N rows, those of a decision together, agent by agent.
+
+    envs: environments of all slots.
+    """
+    count, agents = decisions.payload_bytes.shape
+
+    def for_each_agent(column: np.ndarray) -> np.ndarray:
+        return np.repeat(column, agents)
+
+    device_ns = decisions.device_ns.reshape(-1, 3)
+    return {
+        # A decision has the step of its environments; tables count those of all environments.
+        "step": for_each_agent(decisions.step * envs),
+        "agent": np.tile(np.arange(agents), count),
+        "rank": np.tile(pool.rank_of, count),
+        "environments": for_each_agent(decisions.environments),
+        "payload_bytes": decisions.payload_bytes.ravel(),
+        # A header came with each answer, late ones included: their payload is counted here too.
+        "wire_bytes": (decisions.payload_bytes + pool.overhead * decisions.answers).ravel(),
+        "ideal_bits": decisions.ideal_bits.ravel(),
+        "version": for_each_agent(decisions.version),
+        "t_local": device_ns[:, 0],
+        "t_encode": device_ns[:, 1],
+        "t_round_trip": device_ns[:, 2],
+        "t_decode": decisions.decode_ns.ravel(),
+        "t_policy": for_each_agent(decisions.policy_ns),
+        "t_decision": for_each_agent(decisions.decision_ns),
+        "latent_age": decisions.age.ravel(),
+        "deadline_missed": decisions.missed.ravel(),
+        "idle": decisions.idle.ravel(),
+        "fallback": decisions.fallback.ravel(),
+        "late": decisions.late.ravel(),
+    }
+
+
+def embedding_columns(embedding: Embedding) -> dict[str, np.ndarray]:
+    """Returns the columns of /roles: a row for each half of each agent's random play."""
+    agents, halves, numbers = embedding.mu.shape
+    columns = {
+        "agent": np.arange(agents).repeat(halves),
+        "half": np.tile(np.arange(halves), agents),
+    }
+    for name, values in embedding._asdict().items():
+        flat = values.reshape(-1, numbers)
+        columns |= {f"{name}_{k}": flat[:, k] for k in range(numbers)}
+    return columns
