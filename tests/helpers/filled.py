@@ -1,4 +1,4 @@
-"""Rows of run.h5 for tests that care for some of the columns."""
+"""Adds rows to run.h5 in tests that need only some of the columns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sde_harl.record.writer import RunFile
 
 
 def add(file: RunFile, table: str, **columns: npt.ArrayLike) -> None:
-    """Add rows whose other columns are unknown: NaN, or 0 where they can't be."""
+    """Adds rows whose other columns are unknown: NaN, or 0 where the type has no NaN."""
     length = max((np.size(each) for each in columns.values()), default=1)
     for name, column in TABLES[table].items():
         unknown = np.nan if np.dtype(column.dtype).kind == "f" else 0

@@ -1,4 +1,6 @@
-"""Records episodes without end; prints, once each is given to the file, its number. Killed by test_record.py.
+"""Records episodes without end until test_record.py kills it.
+
+Prints the number of episodes each time when they are flushed.
 
 python kill_writer.py RUN.h5 [TRAJECTORIES]
 """
@@ -17,7 +19,7 @@ from sde_harl.record.writer import RunFile
 
 
 def short_trajectory(seed: int) -> Trajectory:
-    """Three steps of two agents."""
+    """Returns three steps of two agents."""
     return Trajectory(
         observations={"a": np.full((4, 5), seed, np.float32), "b": np.zeros((4, 3), np.float32)},
         actions={"a": np.zeros(3, np.int64), "b": np.ones(3, np.int64)},
@@ -29,7 +31,7 @@ def short_trajectory(seed: int) -> Trajectory:
 
 
 def episode(file: RunFile, number: int, trajectories: bool) -> None:
-    """One episode, the decisions that led to it and, now and then, an update."""
+    """Records an episode, the decisions that led to it and, now and then, an update."""
     add(
         file,
         "episodes",

@@ -39,7 +39,7 @@ META: dict[str, str | int | float] = {
 def record(
     folder: Path, rows: bool = True, win_rate: float = 0.5, **meta: str | int | float
 ) -> Path:
-    """A run of 100 messages of 4 decisions from each of two ranks, with known figures."""
+    """Writes a run of 100 messages of 4 decisions from each of two ranks, with known figures."""
     folder.mkdir(parents=True, exist_ok=True)
     file = RunFile(folder / "run.h5", {**META, **meta}, "stop")
     if rows:
@@ -57,15 +57,27 @@ def record(
                 alone=7 * (rank == 2),
             )
         for step in (100, 200):
-            add(file, "evaluations", step=step, episodes=8, win_rate=win_rate * step / 200, return_mean=step / 10,
-                     return_std=1.0, length_mean=20.0, bits_per_element=1.0, bytes_per_decision=5.0)  # fmt: skip
+            add(
+                file,
+                "evaluations",
+                step=step,
+                episodes=8,
+                win_rate=win_rate * step / 200,
+                return_mean=step / 10,
+                return_std=1.0,
+                length_mean=20.0,
+                bits_per_element=1.0,
+                bytes_per_decision=5.0,
+            )
     file.close()
     assert file.failed is None
     return folder / "run.h5"
 
 
 def add_decisions(file: RunFile) -> None:
-    """Local net 1..100 us (rank 2's first unknown), encode 10, round trip 500, decode 20, policy 80."""
+    """Adds 100 messages of each agent: local net 1..100 us (rank 2's first is unknown), encode 10,
+    round trip 500, decode 20, policy 80.
+    """
     local = np.arange(1, 101) * 1000
     for agent in (0, 1):
         unknown = local.copy()
@@ -76,8 +88,15 @@ def add_decisions(file: RunFile) -> None:
         times = {
             name: same[name] + us * 1000 for name, us in zip(same, (10, 500, 20, 80), strict=True)
         }
-        full = {"agent": agent, "rank": agent + 1, "environments": 4, "payload_bytes": 20 + 20 * agent,
-                "wire_bytes": 52 + 20 * agent, "version": 1, "train": True}  # fmt: skip
+        full = {
+            "agent": agent,
+            "rank": agent + 1,
+            "environments": 4,
+            "payload_bytes": 20 + 20 * agent,
+            "wire_bytes": 52 + 20 * agent,
+            "version": 1,
+            "train": True,
+        }
         columns = {name: np.full(100, value) for name, value in full.items()}
         add(
             file,
@@ -91,11 +110,14 @@ def add_decisions(file: RunFile) -> None:
 
 
 def run(program: str, *arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run a program of analysis/ from elsewhere, without the package in reach."""
+    """Runs a program of analysis/ from another folder, as a user may."""
     result = subprocess.run(
         [sys.executable, str(ANALYSIS / program), *map(str, arguments)],
-        capture_output=True, text=True, cwd="/", env={**os.environ, "COLUMNS": "80"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd="/",
+        env={**os.environ, "COLUMNS": "80"},
+    )
     assert result.returncode == code, result.stdout + result.stderr
     return result
 
@@ -174,9 +196,20 @@ def test_csv_and_plot(tmp_path: Path) -> None:
 def test_unknown_times_and_bits(tmp_path: Path) -> None:
     file = RunFile(tmp_path / "run.h5", META, "stop")
     times = dict.fromkeys(("t_local", "t_encode", "t_round_trip", "t_decode", "t_policy"), [0, -1])
-    add(file, "decisions", step=[1, 2], agent=[0, 9], rank=[0, 0], environments=[1, 1], payload_bytes=[8, 8],
-             wire_bytes=[40, 40], ideal_bits=[-1.0, float("nan")], version=[1, 1],
-             train=[True, True], **times)  # fmt: skip
+    add(
+        file,
+        "decisions",
+        step=[1, 2],
+        agent=[0, 9],
+        rank=[0, 0],
+        environments=[1, 1],
+        payload_bytes=[8, 8],
+        wire_bytes=[40, 40],
+        ideal_bits=[-1.0, float("nan")],
+        version=[1, 1],
+        train=[True, True],
+        **times,
+    )
     file.close()
     row = figures(tmp_path / "run.h5")["all"]
     assert row["latency"]["whole"] == {"p50": None, "p95": None, "p99": None, "unknown": 2}
@@ -242,8 +275,10 @@ def test_uneven_columns_are_cut_to_the_shortest(tmp_path: Path) -> None:
 
 
 def test_curves_are_grouped(tmp_path: Path) -> None:
-    paths = [record(tmp_path / exp / f"seed-{k}", seed=k, win_rate=w) for exp, k, w in
-             (("one", 1, 0.5), ("one", 2, 1.0), ("two", 1, 0.25))]  # fmt: skip
+    paths = [
+        record(tmp_path / exp / f"seed-{k}", seed=k, win_rate=w)
+        for exp, k, w in (("one", 1, 0.5), ("one", 2, 1.0), ("two", 1, 0.25))
+    ]
     text = run("learning_curve.py", *paths, "--plot", tmp_path / "p.png").stdout
     assert "0.750 (0.500 to 1.000)" in text and "smax/3m/happo/two" in text
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
@@ -273,7 +308,7 @@ def played(
     speeds: tuple[float, ...] = (),
     exp: str = "main",
 ) -> Path:
-    """A run of mpe/spread: returns by step of its evaluations, and its updates' speeds."""
+    """Writes a run of mpe/spread from the returns of its evaluations and its updates' speeds."""
     folder = folder / algo / exp / f"seed-{seed}"
     folder.mkdir(parents=True)
     file = RunFile(
@@ -282,8 +317,18 @@ def played(
     for number, speed in enumerate(speeds):
         file.add("training", step=number, steps_per_s=speed, return_mean=0.0)
     for step, value in values.items():
-        add(file, "evaluations", step=step, episodes=8, win_rate=float("nan"), return_mean=value,
-                 return_std=1.0, length_mean=20.0, bits_per_element=1.0, bytes_per_decision=5.0)  # fmt: skip
+        add(
+            file,
+            "evaluations",
+            step=step,
+            episodes=8,
+            win_rate=float("nan"),
+            return_mean=value,
+            return_std=1.0,
+            length_mean=20.0,
+            bits_per_element=1.0,
+            bytes_per_decision=5.0,
+        )
     file.close()
     return folder / "run.h5"
 
@@ -409,7 +454,10 @@ START_UNIX_S = 1767225600  # META's "started"
 
 @pytest.fixture
 def measured(tmp_path: Path) -> Path:
-    """4,000 decisions of edge1's agent in 2 s and 10 J, of which 1 W is idle; the server has no sensor."""
+    """Writes 4,000 decisions of edge1's agent in 2 s and 10 J, of which 1 W is idle.
+
+    The server has no sensor.
+    """
     hosts = [
         {"host": "server", "energy": "not measurable here: no RAPL"},
         {"host": "edge1", "energy": "INA3221"},
@@ -462,8 +510,8 @@ def test_joules_of_a_decision_with_and_without_idle(measured: Path) -> None:
     assert edge["joules_per_decision_without_idle"] == pytest.approx(8 / 4000)
     text = " ".join(run(RESOURCES, measured).stdout.split())
     assert (
-        "energy of edge1 (INA3221): 10.0 J in 2.0 s, 2.500 mJ a decision, 2.000 mJ without idle (1.00 W)"
-        in text
+        "energy of edge1 (INA3221): 10.0 J in 2.0 s, 2.500 mJ a decision,"
+        " 2.000 mJ without idle (1.00 W)" in text
     )
     assert "energy of server: not measurable here: no RAPL" in text
 

@@ -16,7 +16,10 @@ SPLIT = "policy: {blocks: 3, local_blocks: 1}"
 
 
 def measured(folder: Path, config: str = SPLIT, codec: str = "entropy", **meta: str) -> Path:
-    """A run of 10 decisions of one agent on edge1: 1 ms at the device, 9 ms until the action; 20 bytes payload."""
+    """Writes a run of 10 decisions of one agent on edge1.
+
+    A decision takes 1 ms at the device, 9 ms until the action, and 20 bytes of payload.
+    """
     folder.mkdir(parents=True)
     hosts = json.dumps([{"host": "server", "energy": "none"}, {"host": "edge1", "energy": "none"}])
     file = RunFile(
@@ -31,20 +34,49 @@ def measured(folder: Path, config: str = SPLIT, codec: str = "entropy", **meta: 
         "t_decode": 1000,
         "t_policy": 5000,
     }
-    other = {"agent": 0, "rank": 1, "environments": 1, "payload_bytes": 20, "wire_bytes": 52, "ideal_bits": 100.0,
-             "version": 1, "train": False, "t_decision": 9_000_000,
-             **dict.fromkeys(("deadline_missed", "late", "idle", "latent_age"), 0)}  # fmt: skip
+    other = {
+        "agent": 0,
+        "rank": 1,
+        "environments": 1,
+        "payload_bytes": 20,
+        "wire_bytes": 52,
+        "ideal_bits": 100.0,
+        "version": 1,
+        "train": False,
+        "t_decision": 9_000_000,
+        **dict.fromkeys(("deadline_missed", "late", "idle", "latent_age"), 0),
+    }
     columns = {name: np.full(10, value) for name, value in {**times, **other}.items()}
     add(file, "decisions", step=np.arange(10), **columns)
     unknown = dict.fromkeys(("joules", "gpu_joules", "idle_w", "gpu_idle_w"), np.nan)
     for k in range(2):
-        add(file, "resources", rank=[0, 1], step=[k, k], time_s=[k, k], cpu_s=[9.0 * k, 0.5 + 0.001 * k],
-                 rss_bytes=[1, 1], peak_rss_bytes=[1, 1], **{key: [v, v] for key, v in unknown.items()})  # fmt: skip
+        add(
+            file,
+            "resources",
+            rank=[0, 1],
+            step=[k, k],
+            time_s=[k, k],
+            cpu_s=[9.0 * k, 0.5 + 0.001 * k],
+            rss_bytes=[1, 1],
+            peak_rss_bytes=[1, 1],
+            **{key: [v, v] for key, v in unknown.items()},
+        )
         for rank, packets in ((0, 18), (1, 20)):
             claimed = 520 + 22 * 10 + 66 * packets
-            add(file, "traffic", rank=rank, step=k, sent=5 + 10 * k, received=0, sent_bytes=100 + 520 * k,
-                     received_bytes=0, carried_sent_bytes=7 + (claimed + 41) * k, carried_received_bytes=-1,
-                     carried_sent_packets=3 + packets * k, carried_received_packets=-1)  # fmt: skip
+            add(
+                file,
+                "traffic",
+                rank=rank,
+                step=k,
+                sent=5 + 10 * k,
+                received=0,
+                sent_bytes=100 + 520 * k,
+                received_bytes=0,
+                carried_sent_bytes=7 + (claimed + 41) * k,
+                carried_received_bytes=-1,
+                carried_sent_packets=3 + packets * k,
+                carried_received_packets=-1,
+            )
     file.close()
     assert file.failed is None
     return folder / "run.h5"

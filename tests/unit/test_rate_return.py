@@ -15,7 +15,7 @@ from sde_harl.record.writer import RunFile
 
 
 def rows(table: str, count: int, **known: float) -> dict[str, Any]:
-    """That many equal rows of a table, 0 where nothing is known."""
+    """Returns `count` equal rows of a table, 0 where nothing is known."""
     return {
         name: np.full(count, known.get(name, 0)).astype(each.dtype)
         for name, each in TABLES[table].items()
@@ -30,7 +30,10 @@ def rated(
     seed: int = 1,
     **keys: object,
 ) -> Path:
-    """A run whose last evaluation sent messages of 4 decisions: `size` bytes, by the model, if it has one, 300 bits."""
+    """Writes a run whose last evaluation sent messages of 4 decisions and `size` bytes.
+
+    By the entropy model, if it has one, they have 300 bits.
+    """
     folder = folder / f"{codec}-{size}-{seed}-{'-'.join(keys)}"
     folder.mkdir(parents=True)
     config = json.dumps({"codec": {"name": codec, "rate_coef": 0.01, **keys}})

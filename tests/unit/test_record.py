@@ -167,7 +167,10 @@ class Recorded(OrderedFile):
 def test_every_prefix_of_the_writes_is_readable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a kill between any two writes leaves: over the growth of chunks, all tables open with what was flushed."""
+    """A kill between any two writes leaves tables that open with what was flushed.
+
+    Chunks are so small here that they grow many times.
+    """
     monkeypatch.setattr("sde_harl.record.store.OrderedFile", Recorded)
     monkeypatch.setattr("sde_harl.record.store.CHUNK_ROWS", 16)
     file = make(tmp_path)
@@ -191,7 +194,7 @@ def test_every_prefix_of_the_writes_is_readable(
 
 
 def assert_rows(path: Path, least: int) -> None:
-    """Every table can be read; at least so many episodes, each with its own values."""
+    """Checks that every table can be read, with at least so many episodes of the right values."""
     with h5py.File(path, "r", locking=False) as run:
         columns = {name: column[:] for name, column in run["episodes"].items()}
         others = [column[:] for name in TABLES for column in run[name].values()]
@@ -202,7 +205,7 @@ def assert_rows(path: Path, least: int) -> None:
 
 
 def killed(path: Path, seed: int, *arguments: str) -> int:
-    """SIGKILL a writer at a random moment; the number of episodes it knew to be flushed."""
+    """Kills a writer at a random moment; returns the number of episodes it knew to be flushed."""
     command = [sys.executable, str(HERE / "kill_writer.py"), str(path), *arguments]
     writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=import_path())
     assert writer.stdout is not None
@@ -221,8 +224,11 @@ def test_kill_nine(tmp_path: Path, seed: int) -> None:
 
 
 def test_kill_nine_while_recording_trajectories(tmp_path: Path) -> None:
-    """The tables are whole each time. The list of trajectories has a few bad microseconds (disk.py): one miss is let
-    pass, which leaves the test false alarms of less than one in 10,000."""
+    """Every table can be read each time.
+
+    The list of trajectories has a few bad microseconds (disk.py): one miss is let pass, so that
+    the test gives a false alarm less than once in 10,000 runs.
+    """
     good, rounds = 0, 8
     for seed in range(rounds):
         path = tmp_path / f"run{seed}.h5"
@@ -276,12 +282,18 @@ print(file.failed)
 
 @pytest.mark.parametrize(("policy", "word"), [("stop", "stopped"), ("continue", "went on")])
 def test_full_disk(tmp_path: Path, policy: str, word: str) -> None:
-    """A limit on the file's size stands for a full disk: the write fails in the same place with another errno."""
+    """A limit on the file's size stands for a full disk.
+
+    The write fails in the same place with another errno.
+    """
     path = tmp_path / "run.h5"
     result = subprocess.run(
         [sys.executable, "-c", FULL, str(HERE), str(path), policy],
-        capture_output=True, text=True, timeout=120, env=import_path(),
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=import_path(),
+    )
     assert result.returncode == 0, result.stderr
     said = result.stdout.splitlines()
     assert said[0].startswith(word) and said[1] == os.strerror(27)

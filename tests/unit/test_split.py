@@ -30,29 +30,56 @@ SAME = {"host": "server", "pid": 1}
 
 
 def record(
-    folder: Path, local_blocks: int, codec: str = "entropy", seed: int = 1, steps: int = 512, joules: float = 2.0,
+    folder: Path,
+    local_blocks: int,
+    codec: str = "entropy",
+    seed: int = 1,
+    steps: int = 512,
+    joules: float = 2.0,
     devices: tuple[dict[str, Any], ...] = EDGES,
-) -> Path:  # fmt: skip
-    """Two agents on two ranks: local net 10 us a block, coding 5, round trip 500, decoding 20, policy 80.
+) -> Path:
+    """Writes a run of two agents on two ranks.
 
-    With version 2, half of the messages, each executor uses 0.2 s of processor (before, 1.5), and its host `joules`.
+    Times are: local net 10 us a block, coding 5, round trip 500, decoding 20, policy 80. In the
+    second half of the messages (version 2), each executor uses 0.2 s of its processor (1.5 before),
+    and its host uses `joules`.
     """
     folder.mkdir(parents=True)
     whole = codec == "none"
     policy, coder = PolicyConfig(blocks=3, local_blocks=local_blocks), CodecConfig(name=codec)
     config = Config(policy=policy, codec=coder, train=TrainConfig(steps=steps), seed=seed)
     meta: dict[str, str | int | float] = {
-        "config": to_yaml(config), "env": "smax/3m", "algo": "happo", "seed": seed, "codec": codec, "latent": 16,
-        "hosts": json.dumps([SAME, *devices]), "obs_sizes": "[10, 30]", "agents": '["a", "b"]',
-    }  # fmt: skip
+        "config": to_yaml(config),
+        "env": "smax/3m",
+        "algo": "happo",
+        "seed": seed,
+        "codec": codec,
+        "latent": 16,
+        "hosts": json.dumps([SAME, *devices]),
+        "obs_sizes": "[10, 30]",
+        "agents": '["a", "b"]',
+    }
     file = RunFile(folder / "run.h5", meta, "stop")
-    times = {"t_local": 10 * local_blocks, "t_encode": 0 if whole else 5, "t_round_trip": 0 if whole else 500,
-             "t_decode": 20, "t_policy": 0 if whole else 80}  # fmt: skip
+    times = {
+        "t_local": 10 * local_blocks,
+        "t_encode": 0 if whole else 5,
+        "t_round_trip": 0 if whole else 500,
+        "t_decode": 20,
+        "t_policy": 0 if whole else 80,
+    }
     for agent in (0, 1):
         for version in (1, 2):
-            columns = {"agent": agent, "rank": agent + 1, "environments": ROWS, "payload_bytes": 24 + 8 * agent,
-                       "wire_bytes": 56 + 8 * agent, "ideal_bits": 100.0, "version": version, "train": True,
-                       "step": version}  # fmt: skip
+            columns = {
+                "agent": agent,
+                "rank": agent + 1,
+                "environments": ROWS,
+                "payload_bytes": 24 + 8 * agent,
+                "wire_bytes": 56 + 8 * agent,
+                "ideal_bits": 100.0,
+                "version": version,
+                "train": True,
+                "step": version,
+            }
             columns |= {name: us * US for name, us in times.items()}
             add(
                 file,
@@ -61,12 +88,34 @@ def record(
             )
     for rank in (0, 1, 2):
         for step, cpu, used in ((2, 1.5, 5.0), (3, 1.7, 5.0 + joules)):
-            add(file, "resources", rank=rank, step=step, time_s=1.0, cpu_s=cpu * (rank > 0), rss_bytes=1, joules=used,
-                     peak_rss_bytes=1, gpu_joules=math.nan, idle_w=math.nan, gpu_idle_w=math.nan)  # fmt: skip
+            add(
+                file,
+                "resources",
+                rank=rank,
+                step=step,
+                time_s=1.0,
+                cpu_s=cpu * (rank > 0),
+                rss_bytes=1,
+                joules=used,
+                peak_rss_bytes=1,
+                gpu_joules=math.nan,
+                idle_w=math.nan,
+                gpu_idle_w=math.nan,
+            )
     if steps:
         file.add("training", step=steps, loss=1.0)
-    add(file, "evaluations", step=steps, episodes=8, win_rate=0.25 * seed, return_mean=float(seed), return_std=1.0,
-             length_mean=20.0, bits_per_element=1.0, bytes_per_decision=5.0)  # fmt: skip
+    add(
+        file,
+        "evaluations",
+        step=steps,
+        episodes=8,
+        win_rate=0.25 * seed,
+        return_mean=float(seed),
+        return_std=1.0,
+        length_mean=20.0,
+        bits_per_element=1.0,
+        bytes_per_decision=5.0,
+    )
     file.close()
     return folder / "run.h5"
 
@@ -89,11 +138,23 @@ def test_every_figure_is_what_was_measured(tmp_path: Path) -> None:
         ROWS,
     )
     made = 2 * MESSAGES / 2 * ROWS  # after the first report, by both executors, who used 0.2 s each
-    assert means(split) == pytest.approx({
-        "device": 25, "link": 400, "server": 100, "whole": 525, "whole_p95": 525, "payload": 28 / ROWS,
-        "wire": 60 / ROWS, "observation": 80, "device_cpu": 0.4e6 / made, "device_mj": 4e3 / made, "steps": 512,
-        "return_mean": 1, "win_rate": 0.25,
-    })  # fmt: skip
+    assert means(split) == pytest.approx(
+        {
+            "device": 25,
+            "link": 400,
+            "server": 100,
+            "whole": 525,
+            "whole_p95": 525,
+            "payload": 28 / ROWS,
+            "wire": 60 / ROWS,
+            "observation": 80,
+            "device_cpu": 0.4e6 / made,
+            "device_mj": 4e3 / made,
+            "steps": 512,
+            "return_mean": 1,
+            "win_rate": 0.25,
+        }
+    )
 
 
 def test_a_whole_policy_needs_no_link_and_no_server(tmp_path: Path) -> None:
@@ -167,8 +228,8 @@ def test_what_is_no_run_and_no_sweep_is_one_line(tmp_path: Path) -> None:
             (tmp_path / "sweep.json").write_text(content)
         error = run("split.py", tmp_path, code=2).stderr
         assert (
-            error
-            == f"split: {tmp_path}: neither a run.h5 nor the folder of a sweep: sweep.json can't be read\n"
+            error == f"split: {tmp_path}: neither a run.h5 nor the folder of a sweep:"
+            " sweep.json can't be read\n"
         )
 
 
