@@ -9,7 +9,7 @@ from sde_harl.envs.base import EnvSpec
 from sde_harl.envs.vector.games import Game, ObservationBuffers, Outcome, SerialVector
 
 TURNS = (0.0, 0.5, -0.9)
-"""Of kinds 0 to 2: the angle, in radians, between where an agent steers and where it goes."""
+"""Radians between where an agent steers and where it goes, by kind."""
 MOVES = np.array([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1]], np.float64)
 LIMIT = 10
 
@@ -17,8 +17,8 @@ LIMIT = 10
 class Kinds(Game):
     """Agents move in the plane and see their place, what it is near, and who they are.
 
-    An observation is place (2), three numbers that change at random, the agent's number one-hot (N), and, of every
-    second agent, one number more that is always 1. Everybody dies at times, at random.
+    An observation is the place (2), three random numbers, the agent's number one-hot (N), and for
+    every second agent one more number, which is always 1. Agents die at times, at random.
     """
 
     def __init__(self, kinds: tuple[int, ...]) -> None:
@@ -59,7 +59,7 @@ class Kinds(Game):
         return Outcome(reward=reward, terminated=False, truncated=self._ticks >= LIMIT)
 
     def close(self) -> None:
-        """Nothing."""
+        """Does nothing: there is nothing to free."""
 
     def _observe(self, out: ObservationBuffers) -> None:
         n = len(self._at)

@@ -1,4 +1,7 @@
-"""Parallel environments for tests. Worker processes import this file by its name, as they would a user's."""
+"""Parallel environments for tests.
+
+Worker processes import this file by its name, as they would import a user's.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,11 @@ LIMIT = 6
 
 
 class Corridor(pettingzoo.ParallelEnv):
-    """Two agents count their steps. "b" leaves after two; "a" plays to the limit, or wins with choice 4.
+    """Two agents count their steps.
 
-    What an agent did last is in its observation. "a" chooses of five, with choice 1 unavailable in odd steps; "b" in
-    two branches.
+    "b" leaves after two; "a" plays to the limit, or wins by choice 4. An agent sees its own last
+    action. "a" has five choices, of which choice 1 is unavailable in odd steps; "b" chooses in two
+    branches.
     """
 
     metadata: dict[str, Any] = {"name": "corridor"}
@@ -69,15 +73,13 @@ class Corridor(pettingzoo.ParallelEnv):
         }
         truncated = {agent: self.step_count == LIMIT for agent in present}
         self.agents = [agent for agent in present if not (terminated[agent] or truncated[agent])]
-        obs, rewards = (
-            {agent: self._obs(agent) for agent in present},
-            {agent: float(len(agent)) for agent in present},
-        )
+        obs = {agent: self._obs(agent) for agent in present}
+        rewards = {agent: float(len(agent)) for agent in present}
         return obs, rewards, terminated, truncated, {agent: {} for agent in present}
 
 
 class Torque(pettingzoo.ParallelEnv):
-    """Two continuous agents of different sizes, and a state; everybody sees their own last action."""
+    """Two continuous agents of different sizes, and a state; each sees its own last action."""
 
     metadata: dict[str, Any] = {"name": "torque"}
     possible_agents = ["joint_0", "joint_1"]
@@ -118,7 +120,7 @@ class Torque(pettingzoo.ParallelEnv):
 
 
 class Cues(pettingzoo.ParallelEnv):
-    """Two steps: each of two agents sees one of three cues, then nothing, and is to name what it saw."""
+    """Two steps: each agent sees one of three cues, then a blank, and must name the cue then."""
 
     metadata: dict[str, Any] = {"name": "cues"}
     possible_agents = ["left", "right"]
@@ -148,8 +150,9 @@ class Cues(pettingzoo.ParallelEnv):
 class Seekers(pettingzoo.ParallelEnv):
     """Two agents on grids of 5 by 5, each with a lamp to walk to, and another one once it is there.
 
-    An agent sees its grid as an image of bytes, itself in one channel and the lamp in the other. A step nearer is worth
-    1, a step away -1: whoever sees gets 1 in each of the six steps, whoever doesn't about 0.
+    An agent sees its grid as an image of bytes, itself in one channel and the lamp in the other. A
+    step nearer is worth 1, a step away -1: an agent that uses its image gets 1 in each of the six
+    steps, one that doesn't gets about 0.
     """
 
     metadata: dict[str, Any] = {"name": "seekers"}
@@ -176,11 +179,9 @@ class Seekers(pettingzoo.ParallelEnv):
         return lamp if (lamp != at).any() else self._elsewhere(at)
 
     def reset(self, seed: int | None = None, options: Any = None) -> tuple[Any, Any]:
-        self.rng, self.step_count, self.agents = (
-            np.random.default_rng(seed),
-            0,
-            list(self.possible_agents),
-        )
+        self.rng = np.random.default_rng(seed)
+        self.step_count = 0
+        self.agents = list(self.possible_agents)
         self.at = {agent: self.rng.integers(0, 5, 2) for agent in self.agents}
         self.lamp = {agent: self._elsewhere(self.at[agent]) for agent in self.agents}
         return {agent: self._obs(agent) for agent in self.agents}, {}
@@ -206,7 +207,7 @@ class Seekers(pettingzoo.ParallelEnv):
 
 
 class ChannelsFirst(Seekers):
-    """The same with images (C, H, W) of floats, and a state that shows only the first agent's."""
+    """Seekers with images (C, H, W) of floats, and a state that is the first agent's image."""
 
     shape = (2, 5, 5)
 
@@ -221,7 +222,7 @@ class ChannelsFirst(Seekers):
 
 
 class Sizes(Seekers):
-    """Images of two sizes."""
+    """Seekers whose images have two sizes."""
 
     def observation_space(self, agent: str) -> spaces.Space[Any]:
         return spaces.Box(0, 255, self.shape if agent == "left" else (4, 5, 2), np.uint8)
@@ -238,7 +239,7 @@ class Failing(Corridor):
         self._kill = kill
 
     def step(self, actions: dict[str, Any]) -> tuple[Any, Any, Any, Any, Any]:
-        print("what a game prints is no answer of the worker's")
+        print("a game's print must not reach the worker's answers")
         if self.step_count == 2 and self._kill:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.step_count == 2:
@@ -289,4 +290,4 @@ def unplayable() -> Corridor:
 
 
 def nothing() -> None:
-    """Makes no environment."""
+    """Returns None where an environment is expected."""

@@ -1,4 +1,4 @@
-"""Playing vectors of environments: what the tests of environments share."""
+"""Plays vectors of environments, for the tests of environments."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ Policy = Callable[[VectorEnv, EnvStep, np.random.Generator], Actions]
 
 
 def at_random(env: VectorEnv, step: EnvStep, rng: np.random.Generator) -> Actions:
-    """(E, N, D) actions, each environment's drawn alike whatever the others do."""
+    """Returns random actions (E, N, D).
+
+    All environments get the same draws, so that an environment's actions don't depend on how many
+    others there are.
+    """
     spec = env.spec
     if spec.continuous:
         draws = rng.uniform(-1.5, 1.5, (len(spec.agents), len(spec.branches))).astype(np.float32)
@@ -27,18 +31,18 @@ def at_random(env: VectorEnv, step: EnvStep, rng: np.random.Generator) -> Action
 
 
 def shoot_first(env: VectorEnv, step: EnvStep, rng: np.random.Generator) -> Actions:
-    """(E, N, 1) actions that attack the first enemy in range, else wait."""
+    """Returns actions (E, N, 1) that attack the first enemy in range, else wait."""
     shots = step.available_actions[:, :, STOP + 1 :]
     return np.where(shots.any(-1), STOP + 1 + shots.argmax(-1), STOP).astype(np.int32)[..., None]
 
 
 def kept(step: EnvStep) -> EnvStep:
-    """A copy, since a vector may write over a Step two steps later."""
-    return EnvStep(*(array.copy() for array in step))
+    """Returns a copy, since a vector writes over a step two steps later."""
+    return EnvStep(**{name: array.copy() for name, array in step._asdict().items()})
 
 
 def play(env: VectorEnv, count: int, policy: Policy = at_random) -> list[EnvStep]:
-    """`count` steps from a reset; the first Step is the reset's."""
+    """Plays `count` steps from a reset; the first of the results is the reset's."""
     rng = np.random.default_rng(0)
     steps = [kept(env.reset())]
     for _ in range(count):

@@ -1,4 +1,4 @@
-"""Energy sensors on trees of hosts that are not at hand, and that nothing is made up where there is none."""
+"""Energy sensors, on trees of hosts that are not at hand; without a sensor there is no number."""
 
 from __future__ import annotations
 

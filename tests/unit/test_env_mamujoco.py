@@ -1,4 +1,4 @@
-"""Multi-agent MuJoCo: equal to gymnasium-robotics' own environment, and what is particular to it."""
+"""Multi-agent MuJoCo is equal to gymnasium-robotics' own environment, but for a few points."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ SPREAD = EnvConfig("mpe", "simple_spread")
 
 
 class Twin:
-    """mpe2's own environment behind all its wrappers, kept in step with environment 0 of a vector."""
+    """mpe2's own environment with all its wrappers, in step with environment 0 of a vector."""
 
     def __init__(self, scenario: str, continuous: bool) -> None:
         module = importlib.import_module(f"mpe2.{SCENARIOS[scenario]}")
@@ -58,11 +58,10 @@ def assert_obs(padded: NDArray[np.float32], expected: list[NDArray[np.float32]])
 @pytest.mark.parametrize("continuous", [False, True], ids=["discrete", "continuous"])
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_equal_to_mpe2_over_whole_episodes(scenario: str, continuous: bool) -> None:
-    env, twin = (
-        make(EnvConfig("mpe", scenario, continuous_actions=continuous), num_envs=1, seed=1),
-        Twin(scenario, continuous),
-    )
-    rng, step = np.random.default_rng(0), env.reset()
+    env = make(EnvConfig("mpe", scenario, continuous_actions=continuous), num_envs=1, seed=1)
+    twin = Twin(scenario, continuous)
+    rng = np.random.default_rng(0)
+    step = env.reset()
     assert_obs(step.obs[0], twin.begin(env))
     for _ in range(8 * 25):
         actions = some_actions(env.spec, rng)
@@ -86,7 +85,7 @@ def world(scenario: str) -> Any:
 
 @pytest.mark.parametrize("gap", [0.0005, 0.1, 0.29, 0.2999, 0.31])
 def test_spread_pushes_apart_as_mpe2_does(gap: float) -> None:
-    """Agents that overlap, which random play seldom brings about: forces and reward to the last bit but one."""
+    """Random play seldom makes agents overlap; here they do. Equal but for the last bits."""
     game = world("simple_spread")
     for agent, position in zip(game._agents, [(0.0, 0.0), (gap, 0.0), (gap / 2, gap / 3)]):
         agent.state.p_pos = np.array(position)
@@ -169,7 +168,8 @@ def test_large_arrays_of_the_compiled_spread_tell_what_small_ones_do() -> None:
     config = EnvConfig("mpe", "simple_spread", "jax")
     many, few = make(config, num_envs=500, seed=1), make(config, num_envs=4, seed=1)
     for large, small in zip(play(many, 30), play(few, 30), strict=True):
-        assert_equal(EnvStep(*(field[:4] for field in large)), small)
+        first = {name: field[:4] for name, field in large._asdict().items()}
+        assert_equal(EnvStep(**first), small)
     np.testing.assert_array_equal(many.episode_seeds()[:4], few.episode_seeds())
 
 

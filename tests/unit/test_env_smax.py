@@ -36,10 +36,8 @@ def test_smax_dead_agents_may_only_stop() -> None:
 
 def test_smax_wins_and_losses() -> None:
     steps = play(make(SMAX, num_envs=4, seed=1), 200, shoot_first)[1:]
-    won, returns = (
-        np.concatenate([step.won for step in steps]),
-        np.concatenate([step.returns for step in steps]),
-    )
+    won = np.concatenate([step.won for step in steps])
+    returns = np.concatenate([step.returns for step in steps])
     over = np.concatenate([step.terminated for step in steps])
     np.testing.assert_array_equal(over, won >= 0)
     assert (won == 1).sum() > 5 and (won == 0).sum() > 0

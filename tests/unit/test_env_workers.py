@@ -1,4 +1,7 @@
-"""Games in worker processes: the same games whatever their number; no failure hangs or leaves something behind."""
+"""Games in worker processes are the same for any number of workers.
+
+No failure hangs, and none leaves a process behind.
+"""
 
 from __future__ import annotations
 
@@ -38,10 +41,8 @@ def wait_until_gone(processes: list[psutil.Process]) -> None:
 @pytest.mark.parametrize("workers", [1, 2, 3, 9])
 @pytest.mark.parametrize("config", [SPREAD, CORRIDOR], ids=["mpe", "pettingzoo"])
 def test_the_same_games_whatever_the_number_of_workers(config: EnvConfig, workers: int) -> None:
-    serial, dealt = (
-        make(config, num_envs=5, seed=3, first_env=7),
-        make(replace(config, workers=workers), num_envs=5, seed=3, first_env=7),
-    )
+    serial = make(config, num_envs=5, seed=3, first_env=7)
+    dealt = make(replace(config, workers=workers), num_envs=5, seed=3, first_env=7)
     assert dealt.spec == serial.spec
     for one, other in zip(play(serial, 60), play(dealt, 60), strict=True):
         assert_equal(one, other)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import textwrap
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from sde_harl.config.schema import EnvConfig
 from sde_harl.envs.base import EnvSpec, EnvStep
 from sde_harl.envs.registry import ENVS, Backend, make, resolve_backend
 from sde_harl.envs.settings import Requirements
+from sde_harl.envs.vector import games
 from sde_harl.errors import UserError
 
 SMAX = EnvConfig("smac", "3m", "smax")
@@ -125,8 +127,9 @@ def test_two_halves_equal_one_whole(config: EnvConfig) -> None:
     whole = play(make(config, num_envs=4, seed=5), 60)
     halves = [play(make(config, num_envs=2, seed=5, first_env=first), 60) for first in (0, 2)]
     for together, left, right in zip(whole, *halves, strict=True):
-        joined: list[Any] = [np.concatenate(pair) for pair in zip(left, right, strict=True)]
-        assert_equal(together, EnvStep(*joined))
+        pairs = zip(EnvStep._fields, left, right, strict=True)
+        joined: dict[str, Any] = {name: np.concatenate(pair) for name, *pair in pairs}
+        assert_equal(together, EnvStep(**joined))
 
 
 @each_case
@@ -217,6 +220,20 @@ def test_a_state_of_another_number_of_environments_is_refused(config: EnvConfig)
     with pytest.raises(ValueError, match=r"^episodes: expected shape \(4,\), got \(3,\)$"):
         env.load_state_dict({"episodes": np.zeros(3, np.int64)})
     env.close()
+
+
+def test_the_example_of_a_game_plays() -> None:
+    """The documentation of games.py has a whole benchmark, indented by four spaces."""
+    lines = str(games.__doc__).splitlines()
+    first = lines.index("    class Guess(Game):")
+    last = lines.index("        return Guess()")
+    scope: dict[str, Any] = {**vars(games)}
+    exec(textwrap.dedent("\n".join(lines[first : last + 1])), scope)
+    env = games.SerialVector([scope["make_game"](SPREAD)], seed=1, first_env=0)
+    said = env.reset().obs.astype(np.int32)
+    env.send(said)
+    step = env.recv()
+    assert (step.rewards[0], step.terminated[0]) == (2, True)
 
 
 @each_case

@@ -1,4 +1,4 @@
-"""Interface counters: which interfaces, and what they have carried; and what analysis makes of them."""
+"""Network counters: which interfaces are in use, and what they have carried."""
 
 from __future__ import annotations
 
