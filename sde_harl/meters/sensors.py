@@ -104,6 +104,7 @@ def _rails_jetpack_4(drivers: Path) -> dict[str, Callable[[], float]]:
     rails: dict[str, Callable[[], float]] = {}
     for label in sorted(drivers.glob("ina3221x/*/iio:device*/rail_name_*")):
         number = label.name.rsplit("_", 1)[1]
+        # partial, because a lambda would read the path of the loop's last round
         rails[_text(label)] = partial(_from_milliwatts, label.with_name(f"in_power{number}_input"))
     return rails
 
@@ -168,7 +169,7 @@ def parse_pmic(text: str) -> float:
     values: dict[str, float] = {}
     for line in text.splitlines():
         name, _, value = line.strip().partition(" ")
-        number = value.partition("=")[2].rstrip("AV")
+        number = value.partition("=")[2].rstrip("AV")  # "current(7)=1.2A" has "1.2"
         try:
             values[name] = float(number)
         except ValueError:
