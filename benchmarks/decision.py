@@ -30,14 +30,17 @@ from sde_harl.codec.coder import EntropyCoder
 from sde_harl.codec.tables import TOTAL, Tables
 from sde_harl.draws.counters import Draw, Purpose
 from sde_harl.executor.executor import Executor
-from sde_harl.link.mpi import Mpi, join, launched_ranks
+from sde_harl.link.mpi import join, launched_ranks
+from sde_harl.link.mpi_end import MpiEnd
 from sde_harl.link.waiting import Waiter
 from sde_harl.link.wire import Kind
 from sde_harl.meters.timing import now_ns
 from sde_harl.policy.inference.acting import ActingPolicy
 from sde_harl.policy.inference.local_nets import LocalNets
 from sde_harl.policy.shapes import LocalShape, local_parameter_shapes
-from sde_harl.server.executor_pool import ExecutorPool, SessionPlan
+from sde_harl.protocol.session import SessionSpec
+from sde_harl.server.executor_pool import ExecutorPool
+from sde_harl.server.settings import PoolSettings
 
 AGENTS, OBS, WIDTH, LATENT, ACTIONS = 8, 205, 64, 32, 13
 LOCAL_BLOCKS, SERVER_BLOCKS = 2, 2
@@ -127,12 +130,36 @@ def acting_policy() -> ActingPolicy:
     )
 
 
+def session() -> SessionSpec:
+    return SessionSpec(
+        run_id=0,
+        agents=tuple(range(AGENTS)),
+        shape=SHAPE,
+        codec="entropy",
+        pack=0,
+        frame_bytes=0,
+        on_device=None,
+        idle_s=0.0,
+    )
+
+
+def settings() -> PoolSettings:
+    return PoolSettings(
+        rows=max(BATCHES),
+        slots=1,
+        action_size=1,
+        continuous=False,
+        assign={},
+        failure_timeout_s=60.0,
+    )
+
+
 class Server:
     """Rank 0 of the real thing."""
 
-    def __init__(self, transport: Mpi, policy: ActingPolicy) -> None:
-        plan = SessionPlan(SHAPE, "entropy", 0, max(BATCHES), 1, {}, 60.0)
-        self.pool, self._policy = ExecutorPool(transport, plan), policy
+    def __init__(self, transport: MpiEnd, policy: ActingPolicy) -> None:
+        self.pool = ExecutorPool(transport, session(), settings())
+        self._policy = policy
         self._agents = np.arange(AGENTS, dtype=np.int32)
         self._step = 0
         self.pool.handshake()
@@ -151,7 +178,7 @@ class Server:
             latents = self.pool.latents(0).values
             draw = Draw(0, Purpose.ACTING, self._step, 0, self._agents)
             decision = self._policy.act(latents, available, draw)
-            self.pool.act(0, decision.actions, 0)
+            self.pool.act(0, decision.actions, policy_ns=0)
             taken.append(now_ns() - started)
         self.pool.report()
         return taken
@@ -210,7 +237,7 @@ def everything(rows: int) -> np.ndarray:
     return np.ones((AGENTS, rows, ACTIONS), bool)
 
 
-def lead(transport: Mpi, comm: Any, length: Length) -> list[Row]:
+def lead(transport: MpiEnd, comm: Any, length: Length) -> list[Row]:
     """Rank 0: all blocks of both kinds, and what they tell."""
     policy = acting_policy()
     server, rows = Server(transport, policy), []
@@ -229,7 +256,7 @@ def lead(transport: Mpi, comm: Any, length: Length) -> list[Row]:
     return rows
 
 
-def follow(transport: Mpi, comm: Any, length: Length) -> None:
+def follow(transport: MpiEnd, comm: Any, length: Length) -> None:
     """The other ranks: executor in the server's blocks, which end with its request to report; then the floor's."""
     executor, agent = Executor(transport), transport.rank - 1
     nets = local_nets(device_weights(agent))

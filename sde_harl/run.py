@@ -147,7 +147,7 @@ def loopback(sensor: str = "none") -> Transport:
 def run_executor(argv: list[str]) -> int:
     """Runs one of ranks 1 to N and returns its exit code. Of `argv` only the sensor is used."""
     from sde_harl.executor.executor import serve
-    from sde_harl.executor.sensors import named
+    from sde_harl.executor.sensors import sensor_on_command_line
 
     # The server ends the executors, after it has saved what it needs of them.
     for number in STOPS:
@@ -155,7 +155,7 @@ def run_executor(argv: list[str]) -> int:
     transport = mpi.join()
     code = ExitCode.DONE
     try:
-        serve(transport, named(argv))
+        serve(transport, sensor_on_command_line(argv))
     except UserError:
         code = ExitCode.USER_ERROR  # rank 0 has printed it
     except Exception as error:
@@ -173,11 +173,12 @@ def dismiss(transport: Transport, reason: str, code: int = ExitCode.DONE) -> Non
 
     Where executors are absent, MPI would wait for them: then the job is ended with `code` at once.
     """
-    from sde_harl.link.wire import Kind
+    from sde_harl.link.wire import Header, Kind
 
     transport.absent -= transport.parted
     for rank in {*range(1, transport.size)} - transport.absent:
-        transport.send(rank, Kind.BYE, reason.encode()[:4096], step=len(transport.absent))
+        header = Header(kind=Kind.BYE, step=len(transport.absent))
+        transport.send(rank, header, reason.encode()[:4096])
     transport.flush(2.0)
     transport.close(code)
 

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import psutil
 
 from sde_harl.codec.golden import coder_agrees
-from sde_harl.executor.executor import hello
 from sde_harl.link import mpi
 from sde_harl.link.transport import Transport
-from sde_harl.link.wire import Kind, Message, parse_json
+from sde_harl.link.wire import Header, Kind, Message, parse_json
 from sde_harl.meters.energy import Energy
 from sde_harl.meters.network import Network
+from sde_harl.protocol.hello import describe_host
 
 SERVER, OTHER = 0, 1
 MARK = "sde_harl.cli.probe "
@@ -68,10 +68,11 @@ class Probe(NamedTuple):
 
 def describe(network: Network) -> Host:
     """This host."""
-    said = {key: value for key, value in hello(Energy()).items() if key != "pid"}
+    said = describe_host(Energy())._asdict()
+    del said["pid"]
     network.sample()
     return Host(
-        **said,  # type: ignore[arg-type]
+        **said,
         mpi=mpi.library_version(),
         memory_bytes=psutil.virtual_memory().total,
         interfaces=[*network.interfaces],
@@ -122,12 +123,12 @@ def ask(transport: Transport, network: Network) -> Probe:
     trips, clocks = [], []
     for _ in range(PINGS):
         sent, wall = time.perf_counter(), time.time_ns()
-        transport.send(OTHER, Kind.METER)
+        transport.send(OTHER, Header(kind=Kind.METER))
         answer = _next(transport)
         trips.append(time.perf_counter() - sent)
         [theirs] = WALL_NS.unpack(answer.payload)
         clocks.append((theirs - (wall + time.time_ns()) / 2) * 1e-9)
-    transport.send(OTHER, Kind.HELLO)
+    transport.send(OTHER, Header(kind=Kind.HELLO))
     host = host_from(parse_json(_next(transport).payload))
     best = trips.index(min(trips))  # the clock is read best where nobody waited
     return Probe(describe(network), host, statistics.median(trips) * 1e6, clocks[best])
@@ -139,8 +140,9 @@ def answer(transport: Transport, network: Network) -> None:
         asked = _next(transport)
         if asked.header.kind is Kind.HELLO:
             break
-        transport.send(SERVER, Kind.METER, WALL_NS.pack(time.time_ns()))
-    transport.send(SERVER, Kind.HELLO, json.dumps(describe(network)._asdict()).encode())
+        transport.send(SERVER, Header(kind=Kind.METER), WALL_NS.pack(time.time_ns()))
+    description = json.dumps(describe(network)._asdict()).encode()
+    transport.send(SERVER, Header(kind=Kind.HELLO), description)
 
 
 def _next(transport: Transport) -> Message:

@@ -1,9 +1,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from sde_harl.link.wire import Message
-
-Fields = tuple[int, int, int, int, int, int, int]
+from sde_harl.link.wire import Fields, Message
 
 def use(
     message_type: type,

@@ -1,4 +1,4 @@
-"""Counting what the link refused and whom it lost: who and why, never silently."""
+"""Counts what the link refused and which executors it lost, by sender and reason: nothing is dropped silently."""
 
 from __future__ import annotations
 
@@ -8,67 +8,71 @@ from typing import NamedTuple
 
 log = logging.getLogger(__name__)
 
-LOGGED_PER_RANK = 3  # a broken device repeats itself: the first few lines tell the story, the counter tells the rest
-FLOOD = 1000  # refused messages of one rank that are no accident any more
-KEPT = 1024  # rows kept for the record between two drains; `counts` stays exact beyond that
+LOGGED_PER_RANK = 3
+"""Lines that are logged for each rank. A broken device repeats itself: the counter has the rest."""
+FLOOD = 1000
+"""Refused messages of one rank that can be no accident."""
+KEPT = 1024
+"""Rows kept for the record between two drains; `counts` stays exact beyond that."""
 
 
 class Fault(NamedTuple):
-    """One refused message, or what else befell an executor; 0 where the header could not be trusted."""
+    """One refused message, or something else that happened to an executor."""
 
     rank: int
     reason: str
     step: int
-    """As in the header: the number of the decision in its slot."""
+    """As in the header, the number of the decision in its slot; 0 where the header could not be trusted."""
     agent: int
-    """-1 where it is all of the executor's."""
+    """Agent that the header names, 0 where it could not be trusted; -1 where all of the executor's are concerned."""
 
 
 class Faults:
-    """Refused messages of one process, by sender and reason."""
+    """Holds the refused messages of one process, by sender and reason."""
 
     def __init__(self, rank: int) -> None:
         self.counts: Counter[tuple[int, str]] = Counter()
         self._rank = rank
-        self._seen: Counter[int] = Counter()
+        self._refused: Counter[int] = Counter()
         self._rows: deque[Fault] = deque(maxlen=KEPT)
         self.flood: Fault | None = None
-        """The message of the first rank to have sent FLOOD wrong ones that made them so many."""
+        """The message that brought the first rank to FLOOD refused ones; None while no rank has as many."""
 
     @property
     def total(self) -> int:
-        """All refused messages so far."""
-        return sum(self._seen.values())
+        """Number of refused messages so far."""
+        return sum(self._refused.values())
 
     def count(self, source: int, reason: str, *, step: int = 0, agent: int = 0) -> None:
         """Counts one refused message of rank `source`; `reason` is a short slug such as "crc"."""
+        fault = Fault(rank=source, reason=reason, step=step, agent=agent)
         self.counts[source, reason] += 1
-        self._seen[source] += 1
-        self._rows.append(Fault(source, reason, step, agent))
-        if self._seen[source] == FLOOD and not self.flood:
-            self.flood = self._rows[-1]
-        if self._seen[source] <= LOGGED_PER_RANK:
-            last = (
-                " (further ones are only counted)" if self._seen[source] == LOGGED_PER_RANK else ""
-            )
-            log.warning(
-                "rank %d refused a message of rank %d: %s%s", self._rank, source, reason, last
-            )
+        self._refused[source] += 1
+        self._rows.append(fault)
+        refused = self._refused[source]
+        if refused == FLOOD and not self.flood:
+            self.flood = fault
+        if refused > LOGGED_PER_RANK:
+            return
+        last = ""
+        if refused == LOGGED_PER_RANK:
+            last = " (further ones are only counted)"
+        log.warning("rank %d refused a message of rank %d: %s%s", self._rank, source, reason, last)
 
     def note(self, rank: int, kind: str, line: str) -> None:
-        """Notes something else that befell `rank`; `kind` is a short slug such as "absent", `line` says it in full."""
+        """Notes that something else happened to `rank`; `kind` is a short slug such as "absent", `line` a sentence."""
         self.counts[rank, kind] += 1
-        self._rows.append(Fault(rank, kind, 0, -1))
-        if self.counts[rank, kind] <= LOGGED_PER_RANK:
-            last = (
-                " (further times are only counted)"
-                if self.counts[rank, kind] == LOGGED_PER_RANK
-                else ""
-            )
-            log.warning("%s%s", line, last)
+        self._rows.append(Fault(rank=rank, reason=kind, step=0, agent=-1))
+        times = self.counts[rank, kind]
+        if times > LOGGED_PER_RANK:
+            return
+        last = ""
+        if times == LOGGED_PER_RANK:
+            last = " (further times are only counted)"
+        log.warning("%s%s", line, last)
 
     def drain(self) -> list[Fault]:
-        """The faults since the last drain, oldest first, for the record."""
+        """Returns the faults since the last drain, oldest first, for the record."""
         rows = list(self._rows)
         self._rows.clear()
         return rows

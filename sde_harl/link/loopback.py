@@ -1,4 +1,4 @@
-"""The link inside one process, behind the same interface; the executor's work is done in the server's poll."""
+"""The link inside one process, behind the same interface; the server's poll runs the executor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sde_harl.link.wire import Message
 
 
 class Loopback(Collecting):
-    """Both ends in one process. The server's poll runs the attached executor first, if something waits for it."""
+    """One of two ends in one process. The server's poll runs the attached executor first, if messages wait for it."""
 
     def __init__(self, rank: int, inbox: deque[memoryview], outbox: deque[memoryview]) -> None:
         super().__init__(rank, 2, Waiter())
@@ -22,51 +22,55 @@ class Loopback(Collecting):
 
     @staticmethod
     def pair() -> tuple[Loopback, Loopback]:
-        """The server's end (rank 0) and the executor's (rank 1)."""
+        """Returns the server's end (rank 0) and the executor's (rank 1)."""
         up: deque[memoryview] = deque()
         down: deque[memoryview] = deque()
         return Loopback(0, up, down), Loopback(1, down, up)
 
     def attach(self, step: Callable[[], None]) -> None:
-        """`step` handles what is pending at the other end; it runs inside this end's poll."""
+        """Attaches the executor: `step` handles one pending message of the other end, inside this end's poll."""
         self._step = step
 
     def wait(self, timeout_s: float) -> list[Message]:
-        """One poll: in one process nothing more can come while this end waits."""
+        """Polls once: in one process nothing more can come while this end waits."""
         return self.poll()
 
     def _post(self, dest: int, frame: bytes) -> None:
         self._outbox.append(memoryview(frame))
 
     def _await_fan(self, fan: Fan, failure_timeout_s: float) -> list[int]:
-        """Nothing to wait for: what was sent is a copy."""
+        # Nothing to wait for: `_post_frame` sends a copy.
         return [dest for dest in fan.frames if dest in self.absent]
 
     def _post_frame(self, fan: Fan, dest: int) -> None:
+        # A copy, for the fan is written again before the other end reads this frame.
         self._post(dest, bytes(fan.frames[dest].data))
 
     def _arrived(self) -> list[tuple[int, memoryview]]:
         if self._step is not None:
             self._run_executor(self._step)
-        count = len(self._inbox) if self.rank == 0 else min(1, len(self._inbox))
+        count = len(self._inbox)
+        if self.rank != 0:
+            count = min(1, count)  # an executor takes one message at a time, see Transport.poll
         return [(1 - self.rank, self._inbox.popleft()) for _ in range(count)]
 
     def _run_executor(self, step: Callable[[], None]) -> None:
         left = len(self._outbox)
         while left:
             step()
-            before, left = left, len(self._outbox)
+            before = left
+            left = len(self._outbox)
             if left == before:  # it has closed and takes no more
                 return
 
     def flush(self, timeout_s: float) -> bool:
-        """Has the other end take what was sent; True: a frame has left then."""
+        """Has the other end take what was sent. Always True: sending here can't take long."""
         if self._step is not None:
             self._run_executor(self._step)
         return True
 
     def close(self, code: int = 0) -> None:
-        """Nothing to end."""
+        """Does nothing: there is no link to end."""
 
     def abort(self, code: int) -> NoReturn:
         """Ends this process."""

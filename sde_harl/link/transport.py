@@ -15,7 +15,7 @@ from sde_harl.link.waiting import Waiter
 from sde_harl.link.wire import (
     OVERHEAD,
     Frame,
-    Kind,
+    Header,
     Message,
     WireError,
     frame_of,
@@ -24,11 +24,12 @@ from sde_harl.link.wire import (
     unpack,
 )
 
-FRAME_BYTES = 65536  # the largest frame either way before the run's own size is known
+FRAME_BYTES = 65536
+"""Size of the largest frame either way before the run's own size is known."""
 
 
 class Traffic(NamedTuple):
-    """Messages to and from all peers so far, refused ones too, and the bytes of their frames."""
+    """Counts messages to and from all peers so far, refused ones too, and the bytes of their frames."""
 
     sent: int
     received: int
@@ -55,40 +56,35 @@ class Transport(ABC):
         self.waiter = waiter
         self.faults = Faults(rank)
         self.absent: set[int] = set()
-        """Peers that are neither sent to nor waited for, until the owner says otherwise."""
+        """Peers that are neither sent to nor waited for, until the owner of this end says otherwise."""
         self.lost: set[int] = set()
-        """Peers whose processes have ended, where MPI tells (ULFM)."""
+        """Peers whose processes have ended, where MPI reports it (ULFM)."""
         self.parted: set[int] = set()
-        """Peers, absent too, that have said they can't go on: they still hear a goodbye."""
-        peers = range(1, size) if rank == 0 else range(1)
-        self.sent, self.received = dict.fromkeys(peers, 0), dict.fromkeys(peers, 0)
-        """Messages to and from each rank, refused ones too."""
-        self.sent_bytes = self.received_bytes = 0
-        self._frame_bytes = self._send_bytes = FRAME_BYTES
+        """Peers, absent too, that have said they can't go on; they still hear a goodbye."""
+        peers = range(1)
+        if rank == 0:
+            peers = range(1, size)
+        self.sent = dict.fromkeys(peers, 0)
+        """Messages to each rank."""
+        self.received = dict.fromkeys(peers, 0)
+        """Messages from each rank, refused ones too."""
+        self.sent_bytes = 0
+        self.received_bytes = 0
+        self._frame_bytes = FRAME_BYTES
+        self._send_bytes = FRAME_BYTES
 
     def set_frame_bytes(self, receive: int, send: int) -> None:
-        """Refuses frames above `receive` bytes from the next poll on, and to send any above `send`."""
-        self._frame_bytes, self._send_bytes = receive, send
+        """Refuses frames above `receive` bytes from the next poll on, and refuses to send any above `send`."""
+        self._frame_bytes = receive
+        self._send_bytes = send
 
-    def send(
-        self,
-        dest: int,
-        kind: Kind,
-        payload: bytes = b"",
-        agent: int = 0,
-        step: int = 0,
-        slot: int = 0,
-        environments: int = 0,
-        version: int = 0,
-    ) -> int:
-        """Sends a frame to `dest` without waiting; returns its size in bytes.
+    def send(self, dest: int, header: Header, payload: bytes = b"") -> int:
+        """Sends a frame to `dest` without waiting; returns its size in bytes. Fills in the header's run id.
 
         To a lost peer nothing is sent. Raises TimeoutError if `dest` has taken none of its last 64 messages for a
         minute, and ValueError for a frame larger than the other end has room for.
         """
-        frame = frame_of(
-            (kind, agent, self.run_id or 0, step, slot, environments, version), payload
-        )
+        frame = frame_of(header.in_run(self.run_id or 0), payload)
         if len(frame) > self._send_bytes:
             raise self._no_room(dest, len(frame))
         self.sent[dest] += 1
@@ -98,7 +94,7 @@ class Transport(ABC):
         return len(frame)
 
     def fan(self, sizes: Mapping[int, int]) -> Fan:
-        """Frames to several ranks, with payloads of so many bytes each. Raises ValueError as `send`."""
+        """Returns frames to several ranks, with payloads of so many bytes each. Raises ValueError as `send`."""
         for dest, size in sizes.items():
             if OVERHEAD + size > self._send_bytes:
                 raise self._no_room(dest, OVERHEAD + size)
@@ -108,37 +104,35 @@ class Transport(ABC):
         self,
         fan: Fan,
         write: Callable[[int], None],
-        kind: Kind,
-        step: int,
-        slot: int,
-        environments: int,
-        version: int,
+        *,
+        header: Header,
         failure_timeout_s: float,
     ) -> list[int]:
-        """Has `write` fill each rank's frame and sends it, one by one: the first is at work before the last is written.
+        """Has `write` fill each rank's payload, then sends that rank's frame. Fills in the header's run id.
 
         Returns the ranks that were left out: absent ones, and those that haven't taken what the fan sent them last
         within `failure_timeout_s`.
         """
         left_out = self._await_fan(fan, failure_timeout_s)
-        header = (kind, 0, self.run_id or 0, step, slot, environments, version)
+        fields = header.in_run(self.run_id or 0)
+        # Written and sent one by one: the first executor is at work before the last frame is written.
         for dest, frame in fan.frames.items():
             if dest in left_out:
                 continue
             write(dest)
-            seal(frame.data, header)
+            seal(frame.data, fields)
             self.sent[dest] += 1
             self.sent_bytes += len(frame.data)
             self._post_frame(fan, dest)
         return left_out
 
     def traffic(self) -> Traffic:
-        """What has been sent and received up to now."""
+        """Returns what has been sent and received up to now."""
         return Traffic(
-            sum(self.sent.values()),
-            sum(self.received.values()),
-            self.sent_bytes,
-            self.received_bytes,
+            sent=sum(self.sent.values()),
+            received=sum(self.received.values()),
+            sent_bytes=self.sent_bytes,
+            received_bytes=self.received_bytes,
         )
 
     @abstractmethod
@@ -156,9 +150,9 @@ class Transport(ABC):
 
     @abstractmethod
     def poll(self) -> list[Message]:
-        """The messages that have come, in the order each rank sent them; refused ones are counted in `faults`.
+        """Returns the messages that have come, in the order each rank sent them; counts refused ones in `faults`.
 
-        An executor gets one at most, so that what it says (the WELCOME's run and frame size) holds for the next.
+        An executor gets one at most: a WELCOME changes the run id and the frame size that the next is checked by.
         """
 
     @abstractmethod
@@ -193,6 +187,7 @@ class Collecting(Transport):
         while True:
             frames = self._arrived()
             if frames:
+                # All of them may have been refused: then the wait goes on.
                 messages = self._checked(frames)
                 if messages:
                     self.waiter.reset()
@@ -201,8 +196,10 @@ class Collecting(Transport):
                 return []
 
     def _checked(self, frames: list[tuple[int, memoryview]]) -> list[Message]:
+        """Returns the frames that are right; counts the others."""
         messages = []
-        run_id, limit = self.run_id, self._frame_bytes
+        run_id = self.run_id
+        limit = self._frame_bytes
         for source, frame in frames:
             self.received[source] += 1
             self.received_bytes += len(frame)
@@ -216,4 +213,4 @@ class Collecting(Transport):
 
     @abstractmethod
     def _arrived(self) -> list[tuple[int, memoryview]]:
-        """Source and bytes of each frame that has come."""
+        """Returns source and bytes of each frame that has come."""

@@ -1,4 +1,4 @@
-"""Waiting without burning a core: a spin where answers come at once, else sleeps that grow with the quiet."""
+"""Waiting without burning a core: a spin where answers come at once, else sleeps that grow with the wait."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import sys
 import time
 
 SHORTEST_SLEEP_S = 20e-6
-SLEEP_PER_QUIET = (
-    1 / 16
-)  # a sleep makes an answer late by at most this share of the time it took anyway
-IDLE_AFTER_S = 0.1  # quiet for this long is no longer the pause between two decisions
-SLOWER = (
-    1 / 8
-)  # of the way to a longer quiet, the usual one moves; to a shorter one it goes at once
+SLEEP_PER_QUIET = 1 / 16
+"""Share of the wait so far that the next sleep takes: an answer is late by at most this share."""
+IDLE_AFTER_S = 0.1
+"""A quiet as long as this is no longer the pause between two decisions."""
+# A shorter quiet counts at once, a longer one little by little: one late answer must not end the spinning.
+SLOWER = 1 / 8
+"""Share of the way to a longer quiet that the usual one moves."""
 PR_SET_TIMERSLACK = 29
 
 
@@ -22,9 +22,9 @@ class Waiter:
     """Paces a polling loop: `pause` after an empty poll, `reset` after a full one.
 
     While quiets usually end within `spin_us`, spins that long first, giving the core away at each turn: where ranks
-    share cores, that is how the one who has work gets it soonest. Then, or at once where answers take longer (a radio
+    share cores, that is how the rank that has work gets it soonest. Then, or at once where answers take longer (a radio
     link, slow environments), sleeps for a sixteenth of the quiet so far, but 20 us at least, and at most
-    `sleep_max_us`, or `idle_max_us` once it has been quiet for 100 ms. `sleeps` and `slept_s` count what was slept.
+    `sleep_max_us`, or `idle_max_us` once it has been quiet for 100 ms. `sleeps` and `slept_s` count the sleeps.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Waiter:
         self._usual_s = 0.0
 
     def reset(self) -> None:
-        """Something came: the next pause starts anew."""
+        """Ends a quiet: something came."""
         if self._quiet_since is not None:
             quiet_s = time.perf_counter() - self._quiet_since
             self._usual_s = min(quiet_s, self._usual_s + (quiet_s - self._usual_s) * SLOWER)
@@ -56,7 +56,9 @@ class Waiter:
         if quiet_s < self._spin_s and self._usual_s < self._spin_s:
             os.sched_yield()
             return True
-        longest_s = self._idle_max_s if quiet_s > IDLE_AFTER_S else self._sleep_max_s
+        longest_s = self._sleep_max_s
+        if quiet_s > IDLE_AFTER_S:
+            longest_s = self._idle_max_s
         time.sleep(min(max(quiet_s * SLEEP_PER_QUIET, SHORTEST_SLEEP_S), longest_s, deadline - now))
         self.sleeps += 1
         self.slept_s += time.perf_counter() - now
@@ -64,6 +66,7 @@ class Waiter:
 
 
 def sharpen_sleeps() -> None:
-    """Asks Linux to end this thread's sleeps on time: by default it adds 50 us to each, more than our shortest one."""
+    """Asks Linux to end this thread's sleeps on time."""
+    # By default it may end each one 50 us late, which is more than the shortest sleep here.
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)

@@ -14,7 +14,7 @@ from sde_harl.draws.counters import Draw
 from sde_harl.envs.base import EnvSpec, EnvStep
 from sde_harl.meters.timing import Stages
 from sde_harl.policy.inference.acting import ActingPolicy
-from sde_harl.server.decision_log import NO_LATENT
+from sde_harl.protocol.actions import NO_LATENT
 from sde_harl.server.executor_pool import ExecutorPool
 
 

@@ -11,7 +11,7 @@ from sde_harl.draws.counters import Draw
 from sde_harl.envs.base import EnvStep
 from sde_harl.placement.base import Placement, SlotDecision
 from sde_harl.policy.inference.acting import ActingPolicy
-from sde_harl.policy.inference.on_device import ActRequest
+from sde_harl.protocol.requests import ActRequest
 
 
 class OnDevice(Placement):
@@ -36,14 +36,21 @@ class OnDevice(Placement):
         """
         available = now.available_actions.swapaxes(0, 1)
         with self._stages("devices"):
-            request = ActRequest(available, began, draw is None, with_memory, step)
-            done, ages = self._pool.decide(self._slot, step, now.obs.swapaxes(0, 1), request)
+            request = ActRequest(
+                available=available,
+                begins=began,
+                greedy=draw is None,
+                send_memory=with_memory,
+                step=step,
+            )
+            obs = now.obs.swapaxes(0, 1)
+            done = self._pool.decide(self._slot, step, obs, request=request)
             decision = SlotDecision(
                 actions=done.actions,
                 log_probs=done.log_probs,
                 # Of size 0, so that whoever records latents needs no case for none.
                 latents=np.zeros((*available.shape[:2], 0), np.float32),
-                ages=ages,
+                ages=done.ages,
                 memory=done.memory,
             )
             # A device that runs whole policies has no fallback head: what it did is unknown,

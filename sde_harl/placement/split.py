@@ -56,11 +56,11 @@ class Split(Placement):
                 ages=latents.ages,
                 memory=before,
             )
-            return self.fill_gaps(decision, now, latents.exits)
+            return self.fill_gaps(decision, now, latents.fallback)
 
     def deliver(self, actions: np.ndarray) -> None:
         """Sends the actions to the devices, which may have actuators."""
-        self._pool.act(self._slot, actions, self._policy_ns)
+        self._pool.act(self._slot, actions, policy_ns=self._policy_ns)
 
     def restart(self, environments: np.ndarray | None = None) -> None:
         """Forgets latents and memory, in some environments or in all."""

@@ -1,72 +1,166 @@
-"""What the server tells an executor to be, once, before anything else."""
+"""What an executor is told once, in the WELCOME, before anything else."""
 
 from __future__ import annotations
 
 import json
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sde_harl.executor.sensors import Actions
 from sde_harl.link.wire import WireError, parse_json
-from sde_harl.policy.shapes import ConvShape, FallbackShape, LocalShape, OnDeviceShape
+from sde_harl.policy.shapes import (
+    ConvShape,
+    FallbackShape,
+    LocalShape,
+    OnDeviceShape,
+    fallback_shape,
+    local_shape,
+    on_device_shape,
+)
+
+if TYPE_CHECKING:  # an executor's host has neither pydantic nor the environments
+    from sde_harl.config.schema import Config
+    from sde_harl.envs.base import EnvSpec
+
+
+class ActuatorSpec(NamedTuple):
+    """Sizes of the actions of agents that have sensors and actuators of their own."""
+
+    numbers: tuple[int, ...]
+    """(n,) numbers of one action, D, of each agent."""
+    continuous: bool
+    """Actions are float32, else int32."""
 
 
 class SessionSpec(NamedTuple):
-    """Travels as JSON."""
+    """Holds what an executor has to know for a whole run; travels as JSON.
+
+    `from_config` describes all agents of a run, `for_agents` the message to one executor.
+    """
 
     run_id: int
     agents: tuple[int, ...]
     shape: LocalShape
-    """Of these agents."""
+    """Sizes of these agents' local nets."""
     codec: str
     pack: int
+    """Rows that share one coded string; 0 = all rows of a message."""
     frame_bytes: int
-    """The largest frame that the server sends."""
-    whole: OnDeviceShape | None
-    """Of policies that run on the device from end to end; None where they are split."""
+    """Size of the largest frame that the server sends."""
+    on_device: OnDeviceShape | None
+    """Sizes of policies that run on the device from end to end; None where policies are split."""
     idle_s: float
-    """Pause in which the idle power is measured."""
-    actions: Actions | None = None
-    """Of agents that sense for themselves; None where the server sends their observations."""
+    """Pause in which the host measures its idle power."""
+    actions: ActuatorSpec | None = None
+    """Set where agents sense for themselves; None where the server sends their observations."""
     torch_device: str = ""
-    """Where torch computes the local nets, cpu or cuda; "" where numpy does."""
+    """Device on which torch computes the local nets, cpu or cuda; "" where numpy does."""
     fallback_head: FallbackShape | None = None
-    """Of what the agents do without the server; None where they do nothing."""
+    """Sizes of the heads that act without the server; None where agents then do nothing."""
+
+    @classmethod
+    def from_config(cls, config: Config, spec: EnvSpec) -> SessionSpec:
+        """Describes all agents of a run; its id and frame size are known when executors are met."""
+        agents = tuple(range(len(spec.agents)))
+        torch_device = ""
+        if config.executor.backend == "torch":
+            torch_device = config.executor.device
+        return cls(
+            run_id=0,
+            agents=agents,
+            shape=local_shape(agents=agents, spec=spec, policy=config.policy),
+            codec=config.codec.name,
+            pack=config.codec.pack,
+            frame_bytes=0,
+            on_device=on_device_shape(spec=spec, policy=config.policy, seed=config.seed),
+            idle_s=config.meters.idle_s,
+            actions=_actuators(config, spec),
+            torch_device=torch_device,
+            # An answer may take one deadline to the server and another one back.
+            fallback_head=fallback_shape(
+                spec=spec, policy=config.policy, wait_s=2e-3 * config.link.deadline_ms
+            ),
+        )
+
+    def for_agents(
+        self, agents: tuple[int, ...], *, run_id: int, max_frame_bytes: int
+    ) -> SessionSpec:
+        """Returns the message to the executor that holds these agents of the run."""
+        actions = self.actions
+        if actions is not None:
+            actions = actions._replace(numbers=tuple(actions.numbers[agent] for agent in agents))
+        return self._replace(
+            run_id=run_id,
+            agents=agents,
+            shape=self.shape_of(agents),
+            frame_bytes=max_frame_bytes,
+            actions=actions,
+        )
+
+    def shape_of(self, agents: tuple[int, ...]) -> LocalShape:
+        """Returns the sizes of some agents' local nets, of the spec of all agents."""
+        return self.shape._replace(obs_sizes=tuple(self.shape.obs_sizes[agent] for agent in agents))
 
     def to_json(self) -> bytes:
-        conv = self.shape.conv and self.shape.conv._asdict()
-        nested = {name: getattr(self, name) for name in NESTED}
-        optional = {name: each and each._asdict() for name, each in nested.items()}
+        """Returns the payload of a WELCOME."""
+        shape = self.shape._asdict()
+        shape["conv"] = _dict_or_none(self.shape.conv)
+        fields: dict[str, Any] = {**self._asdict(), "shape": shape}
+        for name in NESTED:
+            fields[name] = _dict_or_none(fields[name])
         return json.dumps(
-            {**self._asdict(), "shape": {**self.shape._asdict(), "conv": conv}, **optional}
+            {WIRE_NAMES.get(name, name): value for name, value in fields.items()}
         ).encode()
 
     @classmethod
     def from_json(cls, payload: memoryview) -> SessionSpec:
-        fields = parse_json(payload)
-        if set(fields) != set(cls._fields):
+        """Reads a WELCOME. Raises WireError("welcome") unless it has exactly the expected fields."""
+        received = parse_json(payload)
+        if set(received) != {WIRE_NAMES.get(name, name) for name in cls._fields}:
             raise WireError("welcome")
-        optional = {
-            name: fields[name] and _nested(kind, fields[name]) for name, kind in NESTED.items()
-        }
-        shape = _nested(LocalShape, fields["shape"])
+        fields = {name: received[WIRE_NAMES.get(name, name)] for name in cls._fields}
+        for name, kind in NESTED.items():
+            if fields[name] is not None:
+                fields[name] = _read_tuple(kind, fields[name])
+        shape = _read_tuple(LocalShape, fields["shape"])
         if shape.conv is not None:
-            shape = shape._replace(conv=_nested(ConvShape, shape.conv))
-        return cls(**{**_tuples(fields), "shape": shape, **optional})
+            shape = shape._replace(conv=_read_tuple(ConvShape, shape.conv))
+        return cls(**{**_lists_to_tuples(fields), "shape": shape})
 
 
-NESTED = {"whole": OnDeviceShape, "actions": Actions, "fallback_head": FallbackShape}
+NESTED = {"on_device": OnDeviceShape, "actions": ActuatorSpec, "fallback_head": FallbackShape}
 """Fields that are named tuples of their own, or None."""
+# Protocol 6 calls this field so. Another name in the WELCOME would need another protocol number.
+WIRE_NAMES = {"on_device": "whole"}
 
 
-def _nested(kind: Any, fields: Any) -> Any:
-    """The named tuple of these fields. Raises WireError where they are not its own."""
+def _actuators(config: Config, spec: EnvSpec) -> ActuatorSpec | None:
+    """Returns the sizes of actions where executors have sensors and actuators of their own."""
+    if config.executor.sensor == "none":
+        return None
+    numbers = tuple(len(sizes) for sizes in spec.action_sizes)
+    if spec.continuous:
+        numbers = tuple(sizes[0] for sizes in spec.action_sizes)
+    return ActuatorSpec(numbers=numbers, continuous=spec.continuous)
+
+
+def _dict_or_none(fields: Any) -> dict[str, Any] | None:
+    """Returns a named tuple as a dict; json would make it a list."""
+    if fields is None:
+        return None
+    return dict(fields._asdict())
+
+
+def _read_tuple(kind: Any, fields: Any) -> Any:
+    """Returns the named tuple of these fields. Raises WireError unless they are exactly its own."""
     if not isinstance(fields, dict) or set(fields) != set(kind._fields):
         raise WireError("welcome")
-    return kind(**_tuples(fields))
+    return kind(**_lists_to_tuples(fields))
 
 
-def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    """JSON has lists only."""
-    return {
-        key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
-    }
+def _lists_to_tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    """Returns the fields with tuples where JSON has lists, the only sequence that it knows."""
+    result = {}
+    for name, value in fields.items():
+        if isinstance(value, list):
+            value = tuple(value)
+        result[name] = value
+    return result

@@ -1,80 +1,86 @@
-"""Who answers: what each executor still owes, who is waited for, and who has been silent for how long."""
+"""Which executors take part: what each still owes an answer to, who is absent, and who has been silent for how long."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
+# Longer than a radio link's worst retransmissions, so that those are waited for; short, because until then every
+# decision waits for its whole deadline.
 ABSENT_NS = 1_000_000_000
-"""Silence after which an executor is asked nothing more until it has answered. Longer than a radio link's worst
-retransmissions, so that these are waited for; short, because every decision until then waits for its whole deadline."""
+"""Silence after which an executor is asked nothing more until it has answered."""
 REPORT = -1
 """The slot of a question that is no observation: METER."""
 
 
 class Question(NamedTuple):
-    """Something that an executor was sent and has an answer to."""
+    """Something that an executor was sent and has to answer."""
 
     slot: int
     number: int
-    """Of the slot's decision."""
+    """Number of the slot's decision, or of the report."""
     agent: int
-    """The first of those that the answer is for: of whole policies an executor's all, else this one."""
+    """The agent that the answer is for; where one answer is for all agents of an executor, the first of them."""
 
 
 class Membership:
-    """The questions that were not answered in time, and what follows from them.
+    """Keeps the questions that were not answered in time, and derives from them who is absent."""
 
-    `absent` is the transport's own set: nobody waits for those in it, and nothing is sent to them.
-    """
-
-    def __init__(self, ranks: Iterable[int], absent: set[int], patience_ns: int) -> None:
-        self.absent, self.lost = absent, set[int]()
-        """`lost` of `absent` are those that never come back: their process has ended, or they have said so."""
-        self.debtors = set[int]()
-        """Those that owe anything."""
-        self._patience_ns = patience_ns
+    def __init__(self, ranks: Iterable[int], absent: set[int], failure_timeout_ns: int) -> None:
+        """`absent` is the transport's own set: nobody waits for ranks in it, and nothing is sent to them."""
+        self.absent = absent
+        self.lost: set[int] = set()
+        """Those of `absent` that never come back: their process has ended, or they have said so."""
+        self.owing: set[int] = set()
+        """Ranks that owe any answer."""
+        self._failure_timeout_ns = failure_timeout_ns
+        # By rank: when each open question was asked, the oldest first.
         self._owed: dict[int, dict[Question, int]] = {rank: {} for rank in ranks}
 
-    def missed(self, rank: int, questions: Iterable[Question], now_ns: int, since_ns: int) -> bool:
-        """Note questions of `since_ns` that have no answer; True if the executor is absent from now on."""
+    def missed(
+        self, rank: int, questions: Iterable[Question], *, now_ns: int, since_ns: int
+    ) -> bool:
+        """Notes questions of `since_ns` that have no answer; returns True if the executor is absent from now on."""
         owed = self._owed[rank]
         for question in questions:
             owed[question] = since_ns
-            self.debtors.add(rank)
-        if rank in self.absent or self.silent_ns(rank, now_ns) < min(ABSENT_NS, self._patience_ns):
+            self.owing.add(rank)
+        longest_ns = min(ABSENT_NS, self._failure_timeout_ns)
+        if rank in self.absent or self.silent_ns(rank, now_ns) < longest_ns:
             return False
         self.absent.add(rank)
         return True
 
     def is_owed(self, rank: int, question: Question) -> bool:
+        """Returns whether the executor still owes an answer to the question."""
         return question in self._owed[rank]
 
     def heard(self, rank: int, question: Question) -> bool:
-        """Settle a question that has been answered; True if the executor was absent and is back, owing nothing more.
-
-        MPI keeps the order of what one rank sends: an earlier question about the same slot has no answer coming any
-        more, and before a report none at all.
-        """
+        """Settles a question that was answered; returns True if the executor was absent and now owes nothing more."""
         owed = self._owed[rank]
-        for each in [*owed]:
-            if question.slot == REPORT or (
-                each.slot == question.slot and each.number < question.number
-            ):
+        # MPI keeps the order of what one rank sends, so an earlier question about the same slot will have no answer
+        # any more, and before a report no question at all.
+        for each in list(owed):
+            is_older = each.slot == question.slot and each.number < question.number
+            if question.slot == REPORT or is_older:
                 del owed[each]
         owed.pop(question, None)
         if not owed:
-            self.debtors.discard(rank)
+            self.owing.discard(rank)
         if owed or rank not in self.absent or rank in self.lost:
             return False
         self.absent.discard(rank)
         return True
 
     def silent_ns(self, rank: int, now_ns: int) -> int:
-        """How long the oldest of its answers has been due; 0 if none is."""
+        """Returns how long the oldest of its answers has been due; 0 if none is."""
         owed = self._owed[rank]
-        return now_ns - next(iter(owed.values())) if owed else 0
+        if not owed:
+            return 0
+        return now_ns - next(iter(owed.values()))
 
-    def impatient(self, now_ns: int) -> list[int]:
-        """Ranks that have owed an answer for longer than the patience."""
-        return [rank for rank in self._owed if self.silent_ns(rank, now_ns) >= self._patience_ns]
+    def timed_out(self, now_ns: int) -> list[int]:
+        """Returns the ranks that have owed an answer for as long as the failure timeout."""
+        return [
+            rank for rank in self._owed if self.silent_ns(rank, now_ns) >= self._failure_timeout_ns
+        ]

@@ -1,61 +1,38 @@
-"""What executors send: every field is checked before anything is done; what is not right is counted and dropped.
+"""What executors send: every field is checked before anything is done; what is wrong is counted and dropped.
 
-N agents, n of one executor, E environments of one slot, Z latent, A choices, D numbers of an action, H memory.
+N agents, n of one executor, E environments of one slot, Z latent.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
-from math import prod
-from typing import NamedTuple
 
 import numpy as np
 
-from sde_harl import __version__
 from sde_harl.codec.plain import UNKNOWN_BITS
 from sde_harl.codec.registry import Codec
-from sde_harl.errors import UserError
 from sde_harl.link.transport import Transport
-from sde_harl.link.wire import Kind, Message, Resources, WireError, parse_json, unpack_meter
+from sde_harl.link.wire import Kind, Message, WireError
 from sde_harl.meters.timing import now_ns
-from sde_harl.server.decision_log import DeviceActions, Slot
+from sde_harl.protocol.actions import unpack_actions
+from sde_harl.protocol.hello import Hello
+from sde_harl.protocol.session import SessionSpec
+from sde_harl.server.action_check import ActionCheck
 from sde_harl.server.membership import REPORT, Membership, Question
-from sde_harl.server.sender import SessionPlan
+from sde_harl.server.reports import Reports, read_report
+from sde_harl.server.slot import Slot
 
 log = logging.getLogger(__name__)
 
-# at hand: an Enum looks them up in Python
-LATENTS, DEVICE_ACTIONS = Kind.LATENTS, Kind.DEVICE_ACTIONS
-FLOAT_BYTES = 4
-"""Of a number of an action (int32 or float32), a log-probability or a memory."""
-LONGEST_WORD = 256
-"""Characters of anything that a HELLO tells."""
+# Looked up once: an Enum runs Python code to find a member.
+LATENTS = Kind.LATENTS
+DEVICE_ACTIONS = Kind.DEVICE_ACTIONS
+METER = Kind.METER
+HELLO = Kind.HELLO
+BYE = Kind.BYE
 LONGEST_REASON = 1024
-"""Bytes that are shown of a BYE."""
-
-
-class Hello(NamedTuple):
-    """What an executor said of itself."""
-
-    host: str
-    arch: str
-    python: str
-    numpy: str
-    package: str
-    cores: int
-    pid: int
-    energy: str
-    gpu_energy: str
-
-
-class Report(NamedTuple):
-    """One executor's answer to METER."""
-
-    resources: Resources
-    timings: np.ndarray
-    """(k, n, 3) uint32 ns for each half-step and agent of the executor: local net, encode, round trip."""
+"""Bytes of a BYE's reason that are shown."""
 
 
 class Receiver:
@@ -64,53 +41,54 @@ class Receiver:
     def __init__(
         self,
         transport: Transport,
-        plan: SessionPlan,
+        session: SessionSpec,
+        *,
         executors: Mapping[int, tuple[int, ...]],
         slots: list[Slot],
         membership: Membership,
+        reports: Reports,
     ) -> None:
-        """`executors`: agents by rank."""
-        self._transport, self._plan, self._executors = transport, plan, executors
-        self._slots, self._membership = slots, membership
-        self._latent_sizes = plan.shape.latent_sizes()
-        self._rows_of = {rank: np.array(agents) for rank, agents in executors.items()}
-        branches = plan.whole.branches if plan.whole else ()
-        self._branches, self._branches_at = (
-            np.array(branches, np.uint32),
-            np.cumsum((0, *branches))[:-1],
-        )
-        """(D,) choices in each branch, and where they begin among the A."""
+        """`executors` maps ranks to agents."""
+        self._transport = transport
+        self._executors = executors
+        self._slots = slots
+        self._membership = membership
+        self._reports = reports
+        self._latent_sizes = session.shape.latent_sizes()
+        self.agents_of = {rank: np.array(agents) for rank, agents in executors.items()}
+        self._actions: ActionCheck | None = None
+        if session.on_device:
+            shape = session.on_device
+            self._actions = ActionCheck(shape.branches, shape.continuous)
         self.codecs: list[Codec] = []
         """Each agent's, of version `version`."""
         self.version = 0
-        self.report_number = 0
-        """Of the reports that are waited for."""
-        self.reports: dict[int, Report] = {}
+        """Version of the published model; answers made with another one are not used."""
         self.hosts: dict[int, Hello] = {}
         self.returned: list[int] = []
-        """Ranks that were absent and have answered all they owed; the reader's to empty."""
+        """Ranks that were absent and have answered all they owed; whoever reads the list empties it."""
         self.parted: dict[int, str] = {}
-        """Ranks that have said they can't go on, and why; the reader's to empty."""
+        """Ranks that have said they can't go on, and why; whoever reads it empties it."""
 
     def receive(self, message: Message) -> None:
-        """Act on one frame of an executor. Raises UserError where it has another version of the package."""
+        """Acts on one frame of an executor. Raises UserError where it has another version of the package."""
         kind = message.header.kind
         try:
             if kind is LATENTS:
-                self._features(message)
+                self._on_latents(message)
             elif kind is DEVICE_ACTIONS:
-                self._chosen(message)
-            elif kind is Kind.METER:
-                self._meter(message)
-            elif kind is Kind.HELLO:
-                self._hello(message)
-            elif kind is Kind.BYE:
-                self._part(message)
+                self._on_device_actions(message)
+            elif kind is METER:
+                self._on_report(message)
+            elif kind is HELLO:
+                self._on_hello(message)
+            elif kind is BYE:
+                self._on_bye(message)
             else:
                 raise WireError("kind")
         except WireError as error:
             self._reject(message, error.reason)
-        except ValueError as error:
+        except ValueError as error:  # a payload that the codec can't decode
             self._reject(message, "decode")
             log.debug("rank %d: %s", message.source, error)
 
@@ -118,153 +96,140 @@ class Receiver:
         header = message.header
         self._transport.faults.count(message.source, reason, step=header.step, agent=header.agent)
 
-    def _features(self, message: Message) -> None:
-        state, agent, payload, late = self._answer(message)
-        if state.choices:
+    def _on_latents(self, message: Message) -> None:
+        """Takes the answer of one agent whose policy is split."""
+        slot, is_late = self._find_question(message)
+        if slot.device_actions is not None:
             raise WireError("kind")
-        if late:
-            self._refresh(state, agent, message)
+        if is_late:
+            self._refresh(slot, message)
             return
         started = now_ns()
-        bits = self.codecs[agent].decode(
-            payload, state.latents[agent, : state.rows, : self._latent_sizes[agent]]
+        bits = self._decode(slot, message)
+        slot.arrived(
+            message.header.agent,
+            payload_bytes=len(message.payload),
+            ideal_bits=bits,
+            decode_ns=now_ns() - started,
         )
-        state.arrived(agent, len(payload), bits, now_ns() - started)
-        if message.source in self._membership.debtors:
+        if message.source in self._membership.owing:
             self._settle(message)
 
-    def _refresh(self, state: Slot, agent: int, message: Message) -> None:
-        """Late latents are still the last ones of their agent, if it has none younger and they can be decoded."""
-        header, payload, number = message.header, message.payload, None
+    def _decode(self, slot: Slot, message: Message) -> float:
+        """Decodes an agent's latents into their place in the slot; returns their ideal size in bits."""
+        agent = message.header.agent
+        place = slot.latents[agent, : slot.rows, : self._latent_sizes[agent]]
+        return self.codecs[agent].decode(message.payload, place)
+
+    def _refresh(self, slot: Slot, message: Message) -> None:
+        """Takes late latents as the last ones of their agent, if it has none younger and they can be decoded."""
+        header = message.header
+        decision = None
         if (
             header.version == self.version
-            and header.environments == state.rows
-            and header.step > state.came[agent]
+            and header.environments == slot.rows
+            and header.step > slot.decision_of[header.agent]
         ):
-            self.codecs[agent].decode(
-                payload, state.latents[agent, : state.rows, : self._latent_sizes[agent]]
-            )
-            number = header.step
-        state.arrived_late(agent, len(payload), number)
+            self._decode(slot, message)
+            decision = header.step
+        slot.arrived_late(header.agent, payload_bytes=len(message.payload), decision=decision)
         self._settle(message)
 
-    def _chosen(self, message: Message) -> None:
-        """An executor's answer for all its agents, of which the header names the first: all of it is right, or none."""
-        state, first, payload, late = self._answer(message)
+    def _on_device_actions(self, message: Message) -> None:
+        """Takes an executor's answer for all its agents: all of it is right, or none of it is used."""
+        slot, is_late = self._find_question(message)
         agents = self._executors[message.source]
+        payload = message.payload
         share, rest = divmod(len(payload), len(agents))
-        if not state.choices:
+        if slot.device_actions is None:
             raise WireError("kind")
-        if first != agents[0]:
+        if message.header.agent != agents[0]:
             raise WireError("agent")
         if rest:
             raise WireError("length")
-        if late:  # what they did then, nobody has played
+        if is_late:
+            # The environments have gone on without these actions, so they only count.
             for agent in agents:
-                state.arrived_late(agent, share, None)
+                slot.arrived_late(agent, payload_bytes=share, decision=None)
             self._settle(message)
             return
         started = now_ns()
-        self._take(state.choices, self._rows_of[message.source], payload)
+        self._take_actions(slot, self.agents_of[message.source], payload)
         taken_ns = now_ns() - started
         for agent in agents:
-            state.arrived(agent, share, UNKNOWN_BITS, taken_ns)
-        if message.source in self._membership.debtors:
+            slot.arrived(agent, payload_bytes=share, ideal_bits=UNKNOWN_BITS, decode_ns=taken_ns)
+        if message.source in self._membership.owing:
             self._settle(message)
 
-    def _take(self, choices: DeviceActions, agents: np.ndarray, payload: memoryview) -> None:
-        """What `agents` (n,) did: actions (n, E, D), log-probabilities (n, E, D), memory (n, E, H)."""
-        shape, remembered = (
-            (len(agents), *each.shape[1:]) for each in (choices.actions, choices.memory)
-        )
-        size = FLOAT_BYTES * prod(shape)
-        if len(payload) != 2 * size + FLOAT_BYTES * prod(remembered):
-            raise WireError("length")
-        actions: np.ndarray = np.ndarray(shape, choices.actions.dtype, payload)
-        log_probs: np.ndarray = np.ndarray(shape, np.float32, payload, size)
-        memory: np.ndarray = np.ndarray(remembered, np.float32, payload, 2 * size)
-        if not (
-            self._allowed(agents, actions, choices.available) and math.isfinite(log_probs.sum())
-        ):
-            raise WireError("action")
-        if memory.size:
-            if not (np.abs(memory) < 1.001).all():  # a GRU's lies between an earlier one and a tanh
-                raise WireError("memory")
-            choices.memory[agents] = memory
-        choices.actions[agents], choices.log_probs[agents] = actions, log_probs
+    def _take_actions(self, slot: Slot, agents: np.ndarray, payload: memoryview) -> None:
+        """Writes what `agents` (n,) did into their place in the slot, once it is checked."""
+        assert self._actions and slot.device_actions
+        done = slot.device_actions
+        answer = unpack_actions(payload, len(agents), done)
+        self._actions.check(answer, agents, done.available)
+        done.actions[agents] = answer.actions
+        done.log_probs[agents] = answer.log_probs
+        if answer.memory.size:
+            done.memory[agents] = answer.memory
 
-    def _allowed(self, agents: np.ndarray, actions: np.ndarray, available: np.ndarray) -> bool:
-        """Whether actions (n, E, D) of the agents are finite, or available (N, E, A) choices in their branches."""
-        if self._plan.continuous:
-            return bool(np.isfinite(actions).all())
-        if not (actions.view(np.uint32) < self._branches).all():  # unsigned, so that -1 is huge
-            return False
-        environments = np.arange(actions.shape[1])[:, None]
-        return bool(
-            available[agents[:, None, None], environments, actions + self._branches_at].all()
-        )
+    def _find_question(self, message: Message) -> tuple[Slot, bool]:
+        """Returns the slot whose question was answered, and whether the slot has gone on without the answer.
 
-    def _answer(self, message: Message) -> tuple[Slot, int, memoryview, bool]:
-        """Slot, agent and payload of an answer, and whether the slot has gone on without it.
-
-        Raises WireError where nobody asked, and where what is waited for is of another version.
+        Raises WireError where nobody asked, and where an answer that is waited for was made with another version.
         """
-        source, (_, agent, _, number, slot, rows, version), payload = message
-        if slot >= len(self._slots):
+        header = message.header
+        source = message.source
+        agent = header.agent
+        if header.slot >= len(self._slots):
             raise WireError("agent")
-        state = self._slots[slot]
-        if number == state.number and agent in state.missing:
+        slot = self._slots[header.slot]
+        if header.step == slot.number and agent in slot.missing:
             if agent not in self._executors[source]:
                 raise WireError("agent")
-            if version != self.version:
+            if header.version != self.version:
                 raise WireError("version")
-            if rows != state.rows:
+            if header.environments != slot.rows:
                 raise WireError("step")
-            return state, agent, payload, False
-        if not self._membership.is_owed(source, Question(slot, number, agent)):
-            raise WireError("agent" if agent not in self._executors[source] else "step")
-        return state, agent, payload, True
+            return slot, False
+        question = Question(slot=header.slot, number=header.step, agent=agent)
+        if self._membership.is_owed(source, question):
+            return slot, True
+        if agent not in self._executors[source]:
+            raise WireError("agent")
+        raise WireError("step")
 
     def _settle(self, message: Message) -> None:
-        """An answer was right: what it shows of questions that were not answered."""
+        """Notes that an executor which owed answers has given a right one."""
         header = message.header
-        self._heard(message.source, Question(header.slot, header.step, header.agent))
+        question = Question(slot=header.slot, number=header.step, agent=header.agent)
+        self._heard(message.source, question)
 
     def _heard(self, rank: int, question: Question) -> None:
         if self._membership.heard(rank, question):
             self.returned.append(rank)
 
-    def _meter(self, message: Message) -> None:
-        source, number = message.source, message.header.step
-        late = self._membership.is_owed(source, Question(REPORT, number, 0))
-        if not late and number != self.report_number:
+    def _on_report(self, message: Message) -> None:
+        rank = message.source
+        question = Question(slot=REPORT, number=message.header.step, agent=0)
+        is_late = self._membership.is_owed(rank, question)
+        if not is_late and question.number != self._reports.number:
             raise WireError("step")
-        resources, timings = unpack_meter(message.payload)
-        agents = max(len(self._executors[source]), 1)
-        if len(timings) % agents:
-            raise WireError("meter")
-        if not late:
-            self.reports[source] = Report(resources, timings.reshape(-1, agents, 3))
-        self._heard(source, Question(REPORT, number, 0))
+        # A late report is checked, too: only a right one shows that the executor is back.
+        report = read_report(message.payload, len(self._executors[rank]))
+        if not is_late:
+            self._reports.received[rank] = report
+        self._heard(rank, question)
 
-    def _part(self, message: Message) -> None:
-        reason = bytes(message.payload[:LONGEST_REASON]).decode("utf-8", "replace")
-        self.parted[message.source] = reason if reason.isprintable() else ascii(reason)
-
-    def _hello(self, message: Message) -> None:
-        fields = parse_json(message.payload)
-        numbers = ("cores", "pid")
-        if message.source in self.hosts or set(fields) != set(Hello._fields):
+    def _on_hello(self, message: Message) -> None:
+        rank = message.source
+        hello = Hello.from_json(message.payload)
+        if rank in self.hosts:
             raise WireError("hello")
-        for key, value in fields.items():
-            if type(value) is not (int if key in numbers else str):
-                raise WireError("hello")
-            if isinstance(value, str) and not (
-                value.isprintable() and len(value) <= LONGEST_WORD
-            ):  # it is printed
-                raise WireError("hello")
-        hello = Hello(**fields)
-        if hello.package != __version__:
-            theirs = f"executor {message.source} ({hello.host}) has sde_harl {hello.package}"
-            raise UserError(f"{theirs}, the server {__version__}")
-        self.hosts[message.source] = hello
+        hello.check_version(rank)
+        self.hosts[rank] = hello
+
+    def _on_bye(self, message: Message) -> None:
+        reason = bytes(message.payload[:LONGEST_REASON]).decode("utf-8", "replace")
+        if not reason.isprintable():  # it is printed on a terminal
+            reason = ascii(reason)
+        self.parted[message.source] = reason

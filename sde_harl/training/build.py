@@ -17,15 +17,15 @@ from sde_harl.draws.counters import Purpose, derived_seed
 from sde_harl.envs.base import EnvSpec, VectorEnv
 from sde_harl.envs.registry import resolve_backend
 from sde_harl.errors import UserError
-from sde_harl.executor.sensors import Actions
 from sde_harl.link.transport import Transport
 from sde_harl.meters.timing import Stages
 from sde_harl.placement.base import Placement
 from sde_harl.placement.registry import find_placement
 from sde_harl.policy.critic_input import CriticInput
-from sde_harl.policy.shapes import LocalShape, fallback_shape, local_shape, on_device_shape
+from sde_harl.protocol.session import SessionSpec
 from sde_harl.roles.grouping import find_roles
-from sde_harl.server.executor_pool import ExecutorPool, SessionPlan
+from sde_harl.server.executor_pool import ExecutorPool
+from sde_harl.server.settings import PoolSettings
 from sde_harl.training.checkpoint import Checkpoints
 from sde_harl.training.collector import Collector
 from sde_harl.training.counters import Counters
@@ -76,8 +76,8 @@ def build(config: Config, transport: Transport) -> TrainingParts:
 
     # The handshake comes before the learning of roles, which is slow: a missing executor, or one
     # of another version, is reported at once.
-    shape = local_shape(agents=tuple(range(len(spec.agents))), spec=spec, policy=config.policy)
-    pool = ExecutorPool(transport, _session_plan(config, spec, shape))
+    session = SessionSpec.from_config(config, spec)
+    pool = ExecutorPool(transport, session, PoolSettings.from_config(config, spec))
     pool.handshake()
 
     roles = find_roles(config, envs)
@@ -91,7 +91,7 @@ def build(config: Config, transport: Transport) -> TrainingParts:
         config,
         spec,
         critic_input=learned.critic_input,
-        latent_size=shape.latent_max() if placement.sends_latents else 0,
+        latent_size=session.shape.latent_max() if placement.sends_latents else 0,
     )
     # After the roles, which are learnt by random play in these environments: slots reset them.
     collector = Collector(make_slots(envs), rollout, config.seed)
@@ -134,38 +134,6 @@ def _find_algorithm(config: Config, spec: EnvSpec) -> type[OnPolicy]:
         name = config.algo.name
         raise UserError(f"algo.name: {name} can't act in the continuous actions of {spec.name}")
     return found
-
-
-def _session_plan(config: Config, spec: EnvSpec, shape: LocalShape) -> SessionPlan:
-    """Returns what the executors are told and what rank 0 expects of them."""
-    sensed = None
-    if config.executor.sensor != "none":
-        numbers = [each[0] if spec.continuous else len(each) for each in spec.action_sizes]
-        sensed = Actions(tuple(numbers), spec.continuous)
-    return SessionPlan(
-        shape=shape,
-        codec=config.codec.name,
-        pack=config.codec.pack,
-        rows=config.train.envs // config.train.slots,
-        slots=config.train.slots,
-        assign=dict(config.placement.assign),
-        failure_timeout_s=config.link.failure_timeout_s,
-        action_size=len(spec.branches),
-        continuous=spec.continuous,
-        whole=on_device_shape(spec=spec, policy=config.policy, seed=config.seed),
-        idle_s=config.meters.idle_s,
-        deadline_s=1e-3 * config.link.deadline_ms,
-        max_age=config.link.max_age,
-        go_on=config.link.on_fault == "fallback",
-        profile=config.link.model,
-        seed=config.seed,
-        actions=sensed,
-        torch_device=config.executor.device if config.executor.backend == "torch" else "",
-        # A device waits for one deadline there and one back before its fallback head acts.
-        fallback_head=fallback_shape(
-            spec=spec, policy=config.policy, wait_s=2e-3 * config.link.deadline_ms
-        ),
-    )
 
 
 def _generator(seed: int) -> torch.Generator:

@@ -14,9 +14,9 @@ from sde_harl.config.layers import to_yaml
 from sde_harl.config.schema import Config
 from sde_harl.envs.base import EnvSpec
 from sde_harl.envs.specs import to_json
-from sde_harl.executor.executor import hello
-from sde_harl.link.wire import Resources
 from sde_harl.policy.shapes import local_shape
+from sde_harl.protocol.hello import describe_host
+from sde_harl.protocol.resources import Resources
 from sde_harl.record.folder import make_run_folder
 from sde_harl.record.metrics import Metrics
 from sde_harl.record.writer import RunFile
@@ -45,7 +45,7 @@ class RunLogger:
             config=config,
             spec=spec,
             pool=pool,
-            server=hello(self._usage.energy),
+            server=describe_host(self._usage.energy)._asdict(),
             backend=backend,
             roles=roles,
         )

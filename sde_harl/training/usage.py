@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from sde_harl.link.transport import Traffic
-from sde_harl.link.wire import Resources
 from sde_harl.meters.energy import Energy
 from sde_harl.meters.network import Network
 from sde_harl.meters.process import Process
 from sde_harl.meters.timing import now_ns
+from sde_harl.protocol.resources import Resources
 
 
 class ServerUsage:

@@ -8,32 +8,33 @@ import numpy as np
 import pytest
 import torch
 from games import draw_by, learner, new_rollout, see, spec
-from test_executor_pool import ROWS, SHAPE, features, weights
+from pools import session_of, settings_of
+from test_executor_pool import ROWS, SHAPE, send_latents, weights
 
 from sde_harl.config.schema import LinkProfile
 from sde_harl.errors import UserError
 from sde_harl.executor.executor import Executor
 from sde_harl.link.faults import FLOOD
 from sde_harl.link.loopback import Loopback
-from sde_harl.link.wire import Kind
+from sde_harl.link.wire import Header, Kind
 from sde_harl.policy.group_net import SubstitutedLatents
 from sde_harl.policy.shapes import FallbackShape
+from sde_harl.protocol.actions import NO_LATENT, ReceivedLatents
 from sde_harl.server import membership
-from sde_harl.server.decision_log import NO_LATENT, ReceivedLatents
-from sde_harl.server.executor_pool import ExecutorPool, SessionPlan
+from sde_harl.server.executor_pool import ExecutorPool
 from sde_harl.server.link_emulator import EmulatedLink
 
 OBS = np.random.default_rng(1).normal(size=(2, ROWS, 5)).astype(np.float32)
 
 
 class Held:
-    """A fleet with a deadline over a loopback whose executor does its work, but whose answers wait for us."""
+    """A pool with a deadline over a loopback whose executor does its work, but whose answers wait for us."""
 
     def __init__(
         self,
         max_age: int = 3,
         failure_timeout_s: float = 5.0,
-        go_on: bool = True,
+        survives_losses: bool = True,
         codec: str = "float32",
         fallback_head: FallbackShape | None = None,
         heads: list[list[np.ndarray]] | None = None,
@@ -41,39 +42,29 @@ class Held:
         """`heads`: of both agents, in wire order, if they have an `fallback_head`."""
         self.server, self.far = Loopback.pair()
         self.executor = Executor(self.far)
-        self.held: list[tuple[int, ...]] = []
+        self.held: list[tuple[int, Header, bytes]] = []
         self.holding: set[int] = set()  # agents
         send = self.far.send
 
-        def slow(
-            dest: int, kind: Kind, payload: bytes = b"", agent: int = 0, *fields: int, **more: int
-        ) -> int:
-            if kind is Kind.LATENTS and agent in self.holding:
-                self.held.append((dest, kind, payload, agent, *fields))
+        def slow(dest: int, header: Header, payload: bytes = b"") -> int:
+            if header.kind is Kind.LATENTS and header.agent in self.holding:
+                self.held.append((dest, header, payload))
                 return 0
-            return send(dest, kind, payload, agent, *fields, **more)
+            return send(dest, header, payload)
 
-        self.far.send = slow  # type: ignore[method-assign, assignment]
+        self.far.send = slow  # type: ignore[method-assign]
         self._send = send
         self.stopped = False
         self.server.attach(self.step)
-        late = (1e-3, max_age, go_on)
-        plan = SessionPlan(
-            SHAPE,
-            codec,
-            0,
-            ROWS,
-            2,
-            {},
-            failure_timeout_s,
-            1,
-            False,
-            None,
-            0.0,
-            *late,
-            fallback_head=fallback_head,
+        settings = settings_of(
+            rows=ROWS,
+            failure_timeout_s=failure_timeout_s,
+            deadline_s=1e-3,
+            max_age=max_age,
+            survives_losses=survives_losses,
         )
-        self.pool = ExecutorPool(self.server, plan)
+        session = session_of(SHAPE, codec=codec, fallback_head=fallback_head)
+        self.pool = ExecutorPool(self.server, session, settings)
         self.pool.handshake()
         self.pool.publish(1, [net + head for net, head in zip(weights(), heads or [[], []])], [])
         self.step()
@@ -86,12 +77,12 @@ class Held:
         """Let answers go, the oldest first."""
         now, self.held = self.held[:count], self.held[count:]
         for each in now:
-            self._send(*each)  # type: ignore[arg-type]
+            self._send(*each)
 
     def decide(self, obs: np.ndarray = OBS, slot: int = 0) -> ReceivedLatents:
         self.pool.sense(slot, 7, obs)
         latents = self.pool.latents(slot)
-        self.pool.act(slot, np.zeros((2, ROWS, 1), np.int32), 0)
+        self.pool.act(slot, np.zeros((2, ROWS, 1), np.int32), policy_ns=0)
         return ReceivedLatents(latents.values.copy(), latents.ages)
 
 
@@ -122,17 +113,20 @@ def test_an_agent_that_is_late_acts_on_its_last_latents_until_they_are_too_old()
 def test_who_has_left_for_good_is_not_back() -> None:
     question, long_ns = membership.Question(0, 0, 0), 2 * membership.ABSENT_NS
     roll = membership.Membership([1, 2], set(), 10 * membership.ABSENT_NS)
-    assert [roll.missed(rank, [question], long_ns, 0) for rank in (1, 2)] == [True, True]
+    assert [roll.missed(rank, [question], now_ns=long_ns, since_ns=0) for rank in (1, 2)] == [
+        True,
+        True,
+    ]
     roll.lost.add(1)
     assert [roll.heard(rank, question) for rank in (1, 2)] == [False, True] and roll.absent == {1}
 
 
-@pytest.mark.parametrize("go_on", [True, False])
-def test_a_flood_of_wrong_messages_ends_a_run_that_may_not_go_on(go_on: bool) -> None:
-    held = Held(go_on=go_on)
+@pytest.mark.parametrize("survives_losses", [True, False])
+def test_a_flood_of_wrong_messages_ends_a_run_that_may_not_go_on(survives_losses: bool) -> None:
+    held = Held(survives_losses=survives_losses)
     for _ in range(FLOOD):
-        held.far.send(0, Kind.TABLES)
-    if go_on:
+        held.far.send(0, Header(kind=Kind.TABLES))
+    if survives_losses:
         assert held.decide().ages is None
     else:
         with pytest.raises(
@@ -218,8 +212,8 @@ def test_a_stopped_executor_is_asked_no_more_until_it_answers_and_then_gets_the_
     assert set(resources) == {1}
 
 
-def test_a_run_that_may_not_go_on_ends_when_patience_does() -> None:
-    held = Held(failure_timeout_s=0.01, go_on=False)
+def test_a_run_that_may_not_go_on_ends_at_the_failure_timeout() -> None:
+    held = Held(failure_timeout_s=0.01, survives_losses=False)
     held.stopped = True
     with pytest.raises(
         UserError,
@@ -230,10 +224,10 @@ def test_a_run_that_may_not_go_on_ends_when_patience_does() -> None:
     assert held.pool.absent == [1]
 
 
-def test_without_a_deadline_patience_is_what_a_decision_waits() -> None:
+def test_without_a_deadline_a_decision_waits_for_the_failure_timeout() -> None:
     held = Held(failure_timeout_s=0.02)
-    plan = held.pool._plan._replace(deadline_s=0.0)
-    held.pool._plan = plan
+    settings = held.pool._settings._replace(deadline_s=0.0)
+    held.pool._questioner._settings = settings
     held.decide()
     held.stopped = True
     assert ages_of(held.decide(), 0) == [1] * ROWS
@@ -246,13 +240,20 @@ def test_an_answer_is_taken_once() -> None:
     held.decide()
     held.holding = set()
     held.release()
-    features(held.far, agent=1)
+    send_latents(held.far, agent=1)
     held.decide()
     assert [fault.reason for fault in held.pool.faults()] == ["step"]
 
 
 def emulated(profile: LinkProfile, deadline_ms: float, max_age: int) -> EmulatedLink:
-    return EmulatedLink(profile, deadline_ms, max_age, (2, 4, 3), seed=0, first_environment=0)
+    return EmulatedLink(
+        profile,
+        deadline_ms=deadline_ms,
+        max_age=max_age,
+        sizes=(2, 4, 3),
+        seed=0,
+        first_environment=0,
+    )
 
 
 def passed(link: EmulatedLink, count: int) -> Iterator[np.ndarray]:

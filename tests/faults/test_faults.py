@@ -44,7 +44,7 @@ GARBAGE = """
 import random, signal, sys
 from sde_harl.executor import executor
 from sde_harl.link.mpi import launched_ranks
-from sde_harl.link.wire import Kind
+from sde_harl.link.wire import Header, Kind
 from sde_harl.run import main
 
 KINDS = [kind for kind in Kind if kind is not Kind.BYE]  # which is a way to leave, and would end the flood
@@ -66,8 +66,9 @@ def handle(self, message, known=executor.Executor.handle):
                 link._post(0, noise)
             else:
                 kind = choose.choice(KINDS)
-                fields = [choose.choice([value, choose.randrange(4)]) for value in (*header[3:], header.agent)]
-                link.send(0, kind, noise, fields[4], *fields[:4])
+                wrong = [choose.choice([value, choose.randrange(4)]) for value in (*header[3:], header.agent)]
+                fields = dict(zip(("step", "slot", "environments", "version", "agent"), wrong))
+                link.send(0, Header(kind=kind, **fields), noise)
         if choose.random() < 0.5:
             return
     known(self, message)

@@ -19,9 +19,10 @@ import numpy as np
 
 from sde_harl.codec.registry import PLAIN, make_codec
 from sde_harl.codec.tables import MAX_LENGTH, TOTAL, Tables, from_bytes, to_bytes
-from sde_harl.link.wire import Header, Kind, Resources, frame_of, pack_meter, unpack, unpack_meter
+from sde_harl.link.wire import Header, Kind, frame_of, unpack
 from sde_harl.policy.inference.local_nets import LocalNets
 from sde_harl.policy.shapes import LocalShape, local_parameter_shapes
+from sde_harl.protocol.resources import Resources, pack_meter, unpack_meter
 
 FILE = Path(__file__).with_suffix(".json")
 FLOATS = "<f4"

@@ -14,7 +14,7 @@ import pytest
 
 from sde_harl.link.mpi import join
 from sde_harl.link.transport import Transport
-from sde_harl.link.wire import OVERHEAD, Kind, Message
+from sde_harl.link.wire import OVERHEAD, Header, Kind, Message
 
 RUN = 77
 FRAME_BYTES = 65536
@@ -28,7 +28,7 @@ class Echo:
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
         self.open = True
-        transport.send(0, Kind.HELLO, b"{}")
+        transport.send(0, Header(kind=Kind.HELLO), b"{}")
 
     def step(self) -> None:
         for message in self.transport.poll():
@@ -40,27 +40,11 @@ class Echo:
             self.transport.run_id = header.run_id
             self.transport.set_frame_bytes(header.version, 2 * LARGE)
         elif header.kind is Kind.SENSOR:
-            agent, step, slot, rows, version = (
-                header.agent,
-                header.step,
-                header.slot,
-                header.environments,
-                header.version,
-            )
-            self.transport.send(
-                0,
-                Kind.LATENTS,
-                bytes(payload),
-                agent=agent,
-                step=step,
-                slot=slot,
-                environments=rows,
-                version=version,
-            )
+            self.transport.send(0, header._replace(kind=Kind.LATENTS), bytes(payload))
         elif header.kind is Kind.TABLES:
             self.misbehave(header.step)
         elif header.kind is Kind.METER:
-            self.transport.send(0, Kind.METER, struct.pack("<d", time.process_time()))
+            self.transport.send(0, Header(kind=Kind.METER), struct.pack("<d", time.process_time()))
         elif header.kind is Kind.BYE:
             self.open = False
 
@@ -68,9 +52,9 @@ class Echo:
         """A message of noise, one of another run, and one of `size` bytes."""
         self.transport._post(0, b"noise" * 20)
         self.transport.run_id = RUN + 1
-        self.transport.send(0, Kind.LATENTS, b"of another run")
+        self.transport.send(0, Header(kind=Kind.LATENTS), b"of another run")
         self.transport.run_id = RUN
-        self.transport.send(0, Kind.LATENTS, bytes(size - OVERHEAD))
+        self.transport.send(0, Header(kind=Kind.LATENTS), bytes(size - OVERHEAD))
 
 
 def gather(server: Transport, count: int) -> list[tuple[int, Kind, int, bytes]]:
@@ -93,24 +77,25 @@ def serve(server: Transport) -> None:
         (p, Kind.HELLO) for p in peers
     }
     for peer in peers:
-        server.send(peer, Kind.WELCOME, version=FRAME_BYTES)
+        server.send(peer, Header(kind=Kind.WELCOME, version=FRAME_BYTES))
     for check in (check_fields, check_fan, check_order, check_large, check_refusals, check_quiet):
         check(server, peers)
     for peer in peers:
-        server.send(peer, Kind.BYE)
+        server.send(peer, Header(kind=Kind.BYE))
     assert server.flush(TIMEOUT_S)
 
 
 def check_fields(server: Transport, peers: list[int]) -> None:
     """Every field and each dtype of payload comes back as it went."""
-    obs, fields = np.arange(12, dtype=np.float32).reshape(3, 4), (2**32 - 1, 1, 3, 9)
+    obs = np.arange(12, dtype=np.float32).reshape(3, 4)
+    sent = Header(kind=Kind.SENSOR, step=2**32 - 1, slot=1, environments=3, version=9)
     for peer in peers:
-        size = server.send(peer, Kind.SENSOR, obs.tobytes(), peer, *fields)
+        size = server.send(peer, sent._replace(agent=peer), obs.tobytes())
         assert size == OVERHEAD + obs.nbytes
     left = len(peers)
     while left:
         for source, header, payload in server.wait(TIMEOUT_S):
-            assert header == (Kind.LATENTS, source, RUN, *fields)
+            assert header == sent._replace(kind=Kind.LATENTS, agent=source, run_id=RUN)
             assert np.array_equal(np.frombuffer(payload, np.float32).reshape(3, 4), obs)
             left -= 1
 
@@ -123,7 +108,9 @@ def check_fan(server: Transport, peers: list[int]) -> None:
         def write(peer: int, step: int = step) -> None:
             fan.frames[peer].payload[:] = bytes([step]) * (4 + peer)
 
-        assert server.send_fan(fan, write, Kind.SENSOR, step, 1, 2, 3, TIMEOUT_S) == []
+        header = Header(kind=Kind.SENSOR, step=step, slot=1, environments=2, version=3)
+        left_out = server.send_fan(fan, write, header=header, failure_timeout_s=TIMEOUT_S)
+        assert left_out == []
         answers = {source: body for source, _, _, body in gather(server, len(peers))}
         assert answers == {peer: bytes([step]) * (4 + peer) for peer in peers}
     with pytest.raises(ValueError, match="room for"):
@@ -139,7 +126,11 @@ def check_order(server: Transport, peers: list[int]) -> None:
     before = {peer: server.received[peer] for peer in peers}
     for step in range(count):
         for peer in peers:
-            server.send(peer, Kind.SENSOR, bytes(30000 if step % 7 == 0 else step % 50), step=step)
+            server.send(
+                peer,
+                Header(kind=Kind.SENSOR, step=step),
+                bytes(30000 if step % 7 == 0 else step % 50),
+            )
     messages = gather(server, count * len(peers))
     for peer in peers:
         assert [step for source, _, step, _ in messages if source == peer] == list(range(count))
@@ -153,13 +144,13 @@ def check_large(server: Transport, peers: list[int]) -> None:
     """Frames of 4 MB, announced and followed at once by the first of them."""
     weights = np.random.default_rng(1).integers(0, 255, LARGE, dtype=np.uint8)
     with pytest.raises(ValueError, match="room for"):
-        server.send(peers[0], Kind.SENSOR, weights.tobytes())
+        server.send(peers[0], Header(kind=Kind.SENSOR), weights.tobytes())
     for peer in peers:
-        server.send(peer, Kind.WELCOME, version=LARGE + OVERHEAD)
+        server.send(peer, Header(kind=Kind.WELCOME, version=LARGE + OVERHEAD))
     server.set_frame_bytes(LARGE + OVERHEAD, LARGE + OVERHEAD)
     for peer in peers:
-        server.send(peer, Kind.SENSOR, weights.tobytes(), step=1)
-        server.send(peer, Kind.SENSOR, b"after", step=2)
+        server.send(peer, Header(kind=Kind.SENSOR, step=1), weights.tobytes())
+        server.send(peer, Header(kind=Kind.SENSOR, step=2), b"after")
     for source, _, step, body in gather(server, 2 * len(peers)):
         assert body == (weights.tobytes() if step == 1 else b"after"), source
 
@@ -169,8 +160,8 @@ def check_refusals(server: Transport, peers: list[int]) -> None:
     server.set_frame_bytes(FRAME_BYTES, FRAME_BYTES)
     for peer in peers:
         for size in (FRAME_BYTES + 1, LARGE):
-            server.send(peer, Kind.TABLES, step=size)
-        server.send(peer, Kind.SENSOR, b"still here", step=3)
+            server.send(peer, Header(kind=Kind.TABLES, step=size))
+        server.send(peer, Header(kind=Kind.SENSOR, step=3), b"still here")
     assert {body for _, _, _, body in gather(server, len(peers))} == {b"still here"}
     expected = {"magic": 2, "run": 2, "oversize": 2}
     assert server.faults.counts == {
@@ -189,20 +180,20 @@ def idle(server: Transport) -> None:
     """Prints the share of a core that rank 1 uses while a message comes every 50 ms, and while none comes."""
     server.run_id = RUN
     gather(server, 1)
-    server.send(1, Kind.WELCOME, version=FRAME_BYTES)
+    server.send(1, Header(kind=Kind.WELCOME, version=FRAME_BYTES))
     for pause_s, rounds in ((0.05, 40), (2.0, 1)):
         before, began = cpu_s(server), time.monotonic()
         for _ in range(rounds):
             time.sleep(pause_s)
-            server.send(1, Kind.SENSOR, bytes(200))
+            server.send(1, Header(kind=Kind.SENSOR), bytes(200))
             gather(server, 1)
         share = (cpu_s(server) - before) / (time.monotonic() - began)
         print(f"share {share:.4f}", flush=True)
-    server.send(1, Kind.BYE)
+    server.send(1, Header(kind=Kind.BYE))
 
 
 def cpu_s(server: Transport) -> float:
-    server.send(1, Kind.METER)
+    server.send(1, Header(kind=Kind.METER))
     return float(struct.unpack("<d", gather(server, 1)[0][3])[0])
 
 

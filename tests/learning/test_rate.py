@@ -10,6 +10,7 @@ import torch
 from games import act, learner, new_rollout, see, spec
 from hypothesis import given
 from hypothesis import strategies as st
+from pools import session_of, settings_of
 from test_codec import Z, latents, trained_model
 from test_executor_pool import ROWS, SHAPE, weights
 
@@ -21,8 +22,9 @@ from sde_harl.codec.tables import Tables, to_bytes
 from sde_harl.config.schema import CodecConfig
 from sde_harl.executor.executor import Executor
 from sde_harl.link.loopback import Loopback
-from sde_harl.link.wire import Kind, WireError, pack_tables, tables_head, unpack_tables
-from sde_harl.server.executor_pool import ExecutorPool, SessionPlan
+from sde_harl.link.wire import Kind, WireError
+from sde_harl.protocol.tables_message import pack_tables, tables_head, unpack_tables
+from sde_harl.server.executor_pool import ExecutorPool
 
 # --- lambda -----------------------------------------------------------------------------------------------------------
 
@@ -193,7 +195,7 @@ def test_an_executor_gets_equal_tables_once_and_codes_with_them_for_all(share: b
             executor.handle(message)
 
     server.attach(step)
-    pool = ExecutorPool(server, SessionPlan(SHAPE, "entropy", 0, ROWS, 1, {}, 5.0))
+    pool = ExecutorPool(server, session_of(SHAPE, codec="entropy"), settings_of(slots=1))
     pool.handshake()
     pool.publish(1, weights(), tables)
     obs = np.random.default_rng(1).normal(size=(2, ROWS, 5)).astype(np.float32)

@@ -35,10 +35,10 @@ from sde_harl.policy.shapes import (
     fallback_parameter_shapes,
     local_parameter_shapes,
 )
+from sde_harl.protocol.actions import NO_LATENT
 from sde_harl.record.checkpoint import load, save
 from sde_harl.run import loopback
 from sde_harl.server import membership
-from sde_harl.server.decision_log import NO_LATENT
 from sde_harl.training.build import build
 from sde_harl.training.env_slot import EnvSlot
 from sde_harl.training.trainer import Trainer
@@ -279,7 +279,7 @@ def test_a_device_and_rank_0_do_the_same_of_the_true_observation() -> None:
     held = Held(fallback_head=HEAD, heads=learnt)
     held.decide()  # the weights have come
     obs, available = RNG.normal(size=(2, ROWS, 5)).astype(np.float32), np.ones((2, ROWS, 3), bool)
-    device = held.executor._fallback
+    device = held.executor._handler.fallback  # type: ignore[attr-defined]
     assert device
     actions = held.pool.fallback_actions(obs, available)
     assert np.array_equal(device.act(device.local(obs), available), actions)

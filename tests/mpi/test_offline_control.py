@@ -16,6 +16,7 @@ import psutil
 import pytest
 import robots
 from launch import ROOT, command, environment, needs_mpirun
+from pools import session_of
 from test_executor_pool import SHAPE, weights
 from test_sensors import ACTIONS, TRAINED, Pair, acting, run
 
@@ -23,7 +24,7 @@ from sde_harl.errors import UserError
 from sde_harl.executor import offline_control as alone
 from sde_harl.executor.executor import serve
 from sde_harl.link.loopback import Loopback
-from sde_harl.link.wire import Kind, Message, WireError
+from sde_harl.link.wire import Header, Kind, Message, WireError
 from sde_harl.policy.inference.fallback_head import fallback_orders
 from sde_harl.policy.shapes import FallbackShape
 from sde_harl.protocol.session import SessionSpec
@@ -82,7 +83,7 @@ def looks() -> int:
 
 def later(pair: Pair, clock: Clock, waits: float) -> None:
     clock.move(waits)
-    pair.executor.go_on()
+    pair.executor.act_if_due()
 
 
 def test_it_acts_alone_until_the_server_speaks_and_drops_what_comes_late(clock: Clock) -> None:
@@ -101,7 +102,7 @@ def test_it_acts_alone_until_the_server_speaks_and_drops_what_comes_late(clock: 
     assert len(did()) == 2
     later(pair, clock, 0.02)
     assert (did()[2:], looks()) == ([[2, 1]], 3), "a new one"
-    pair.pool.act(0, SERVERS, 0)
+    pair.pool.act(0, SERVERS, policy_ns=0)
     pair.server.flush(1.0)
     assert len(did()) == 3, "the answer is too late"
     later(pair, clock, 0.99)
@@ -140,7 +141,7 @@ def test_actions_of_another_length_are_not_done(clock: Clock) -> None:
     pair = a_pair()
     pair.pool.sense(0, 7, np.zeros((2, 1, 5), np.float32))
     pair.pool.latents(0)
-    pair.server.send(1, Kind.ACTIONS, bytes(12))
+    pair.server.send(1, Header(kind=Kind.ACTIONS), bytes(12))
     with pytest.raises(WireError):
         pair.server.flush(1.0)
     assert not did()
@@ -161,7 +162,15 @@ def test_a_sensor_that_fails_while_it_is_alone_is_told_and_ends_it(clock: Clock)
 
 
 def test_a_welcome_tells_of_exit_heads() -> None:
-    welcome = SessionSpec(1, (0, 2), SHAPE, "int8", 0, 9, None, 0.0, ACTIONS, "", HEAD)
+    welcome = session_of(
+        SHAPE,
+        run_id=1,
+        agents=(0, 2),
+        codec="int8",
+        frame_bytes=9,
+        actions=ACTIONS,
+        fallback_head=HEAD,
+    )
     assert SessionSpec.from_json(memoryview(welcome.to_json())) == welcome
     wrong = json.loads(welcome.to_json()) | {"fallback_head": {"branches": [3]}}
     with pytest.raises(WireError):
@@ -179,16 +188,16 @@ def test_serving_waits_no_longer_than_that(clock: Clock) -> None:
         if not messages:
             clock.ns += math.ceil(min(timeout_s, 1.0) * 1e9)
         if len(waited) == 12:
-            server.send(1, Kind.BYE)
+            server.send(1, Header(kind=Kind.BYE))
         return messages
 
     far.wait = wait  # type: ignore[method-assign]
-    told = SessionSpec(9, (0, 1), SHAPE, "float32", 0, 1 << 16, None, 0.0, ACTIONS, "", HEAD)
-    server.send(1, Kind.WELCOME, told.to_json())
+    session = session_of(SHAPE, run_id=9, frame_bytes=1 << 16, actions=ACTIONS, fallback_head=HEAD)
+    server.send(1, Header(kind=Kind.WELCOME), session.to_json())
     published = [net + head for net, head in zip(weights(), heads())]
     flat = np.concatenate([np.stack(arrays).ravel() for arrays in zip(*published)])
-    server.send(1, Kind.WEIGHTS, flat.tobytes(), version=1)
-    server.send(1, Kind.SENSOR, b"", step=0, environments=1, version=1)
+    server.send(1, Header(kind=Kind.WEIGHTS, version=1), flat.tobytes())
+    server.send(1, Header(kind=Kind.SENSOR, step=0, environments=1, version=1))
     serve(far, "robots:Arm", 3600.0)
     assert waited[:3] == [3600.0] * 3 and waited[3:] == pytest.approx([WAIT_S] * 10)
     assert did() == [[2, 1]] * 9 and looks() == 9

@@ -13,6 +13,7 @@ import pytest
 import robots
 from launch import launch, needs_mpirun
 from playing import play as played
+from pools import session_of, settings_of
 from test_every import SMALL
 from test_executor_pool import SHAPE, weights
 
@@ -25,18 +26,18 @@ from sde_harl.envs.specs import from_json, to_json
 from sde_harl.errors import UserError
 from sde_harl.examples import pettingzoo_robot, replay
 from sde_harl.executor.executor import Executor
-from sde_harl.executor.sensors import Actions, Senses, named
+from sde_harl.executor.sensors import Senses, sensor_on_command_line
 from sde_harl.link.loopback import Loopback
-from sde_harl.link.wire import Kind, WireError
-from sde_harl.policy.inference.on_device import ActRequest
+from sde_harl.link.wire import Header, Kind, WireError
 from sde_harl.policy.shapes import OnDeviceShape, on_device_parameter_shapes
-from sde_harl.protocol.session import SessionSpec
+from sde_harl.protocol.requests import ActRequest
+from sde_harl.protocol.session import ActuatorSpec, SessionSpec
 from sde_harl.run import loopback
-from sde_harl.server.executor_pool import ExecutorPool, SessionPlan
+from sde_harl.server.executor_pool import ExecutorPool
 from sde_harl.training.build import build
 from sde_harl.training.trainer import Trainer
 
-ACTIONS = Actions((2, 1), continuous=False)
+ACTIONS = ActuatorSpec(numbers=(2, 1), continuous=False)
 """The first agent chooses in two branches, the second in one of them."""
 
 
@@ -59,13 +60,15 @@ def no_robots(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_the_command_line_names_the_sensor(words: list[str], sensor: str) -> None:
-    assert named(words) == sensor
+    assert sensor_on_command_line(words) == sensor
 
 
 class Pair:
-    """A fleet of one executor with both agents, one environment each, and what passed between them."""
+    """A pool of one executor with both agents, one environment each, and what passed between them."""
 
-    def __init__(self, sensor: str, **plan: Any) -> None:
+    def __init__(
+        self, sensor: str, *, survives_losses: bool = False, **session_fields: Any
+    ) -> None:
         self.server, far = Loopback.pair()
         self.executor = Executor(far, sensor)
         self.sizes: list[tuple[Kind, int]] = []
@@ -76,15 +79,15 @@ class Pair:
                 self.executor.handle(message)
 
         self.server.attach(step)
-        fields = {"shape": SHAPE, "codec": "float32", "action_size": 2, "actions": ACTIONS, **plan}
-        fixed = {"pack": 0, "rows": 1, "slots": 1, "assign": {}, "failure_timeout_s": 5.0}
-        self.pool = ExecutorPool(self.server, SessionPlan(**{**fixed, **fields}))
+        settings = settings_of(rows=1, slots=1, action_size=2, survives_losses=survives_losses)
+        session = session_of(**{"shape": SHAPE, "actions": ACTIONS, **session_fields})
+        self.pool = ExecutorPool(self.server, session, settings)
         self.pool.handshake()
 
     def decide(self, actions: np.ndarray) -> np.ndarray:
         self.pool.sense(0, 7, np.full((2, 1, 5), 9.0, np.float32))
         latents = self.pool.latents(0)
-        self.pool.act(0, actions, 0)
+        self.pool.act(0, actions, policy_ns=0)
         self.server.flush(1.0)
         return latents.values.copy() if latents.ages is None else latents.ages
 
@@ -93,7 +96,7 @@ class Pair:
     "sensor, actions", [("none", ACTIONS), ("robots_never_imported:Arm", None)]
 )
 def test_an_executor_imports_nothing_that_only_one_side_asks_for(
-    sensor: str, actions: Actions | None
+    sensor: str, actions: ActuatorSpec | None
 ) -> None:
     pair = Pair(sensor, actions=actions)
     with pytest.raises(
@@ -105,7 +108,15 @@ def test_an_executor_imports_nothing_that_only_one_side_asks_for(
 
 
 def test_a_welcome_tells_what_actions_are_made_of_and_names_no_module() -> None:
-    welcome = SessionSpec(1, (0, 2), SHAPE, "int8", 0, 9, None, 0.0, ACTIONS, "cpu")
+    welcome = session_of(
+        SHAPE,
+        run_id=1,
+        agents=(0, 2),
+        codec="int8",
+        frame_bytes=9,
+        actions=ACTIONS,
+        torch_device="cpu",
+    )
     assert SessionSpec.from_json(memoryview(welcome.to_json())) == welcome
     wrong = json.loads(welcome.to_json()) | {"actions": {"numbers": [1], "module": "os:abort"}}
     with pytest.raises(WireError):
@@ -129,24 +140,29 @@ def test_an_agent_acts_on_its_own_reading_and_the_server_sends_none() -> None:
     arms = robots.Arm.made
     assert [[each.tolist() for each in arm.did] for arm in arms] == [[[3, 4]] * 2, [[5]] * 2]
     assert [arm.agent for arm in arms] == [0, 1] and arms[0].did[0].dtype == np.int32
-    pair.server.send(1, Kind.BYE)
+    pair.server.send(1, Header(kind=Kind.BYE))
     pair.server.flush(1.0)
     assert [arm.closed for arm in arms] == [1, 1]
 
 
-def test_a_whole_policy_does_at_once_what_it_chose() -> None:
-    shape, whole = SHAPE._replace(latent=8), OnDeviceShape((3, 2), False, 1)
-    pair = Pair("robots:Arm", shape=shape, codec="none", whole=whole)
-    sizes = [each[1:] for each in on_device_parameter_shapes(shape, whole)]
+def test_a_policy_on_the_device_does_at_once_what_it_chose() -> None:
+    shape, on_device = SHAPE._replace(latent=8), OnDeviceShape((3, 2), False, 1)
+    pair = Pair("robots:Arm", shape=shape, codec="none", on_device=on_device)
+    sizes = [each[1:] for each in on_device_parameter_shapes(shape, on_device)]
     rng = np.random.default_rng(0)
     local = [(5, 8), (8,), *sizes]
     pair.pool.publish(
         1, [[rng.normal(size=size).astype(np.float32) for size in local] for _ in range(2)], []
     )
-    told = ActRequest(np.ones((2, 1, 5), bool), np.ones(1, bool), greedy=False, recall=False)
-    choice = pair.pool.decide(0, 7, np.zeros((2, 1, 5), np.float32), told)
+    request = ActRequest(
+        available=np.ones((2, 1, 5), bool),
+        begins=np.ones(1, bool),
+        greedy=False,
+        send_memory=False,
+    )
+    done = pair.pool.decide(0, 7, np.zeros((2, 1, 5), np.float32), request=request)
     did = [arm.did[0].tolist() for arm in robots.Arm.made]
-    assert did == [choice.choices.actions[0, 0].tolist(), choice.choices.actions[1, 0, :1].tolist()]
+    assert did == [done.actions[0, 0].tolist(), done.actions[1, 0, :1].tolist()]
 
 
 # ---- what can fail
@@ -182,7 +198,7 @@ def test_what_fails_is_one_line_that_names_host_and_module(sensor: str) -> None:
 
 
 def test_a_run_that_may_go_on_notes_what_has_worn_out() -> None:
-    pair = Pair("robots:Worn", go_on=True)
+    pair = Pair("robots:Worn", survives_losses=True)
     pair.pool.publish(1, weights(), [])
     idle = np.zeros((2, 1, 2), np.int32)
     assert [pair.decide(idle).dtype for _ in range(3)] == [np.float32] * 3
@@ -195,7 +211,7 @@ def test_a_run_that_may_go_on_notes_what_has_worn_out() -> None:
 def test_a_reason_that_is_no_text_is_one_line() -> None:
     pair = Pair("robots:Arm")
     pair.server.flush(1.0)  # the welcome has told the run's number
-    pair.executor._transport.send(0, Kind.BYE, b"\xff\n\x1b[2J" + b"x" * 5000)
+    pair.executor._transport.send(0, Header(kind=Kind.BYE), b"\xff\n\x1b[2J" + b"x" * 5000)
     with pytest.raises(UserError, match=r"executor 1 \(.+\): '.+\\n.*x+'$") as raised:
         pair.pool.report()
     assert str(raised.value).isprintable() and len(str(raised.value)) < 1200
@@ -204,11 +220,11 @@ def test_a_reason_that_is_no_text_is_one_line() -> None:
 def test_sensors_take_whole_actions_only_and_all_are_closed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    senses = Senses("robots:Arm", (3, 4), SHAPE, ACTIONS)
+    senses = Senses("robots:Arm", (3, 4), shape=SHAPE, actuators=ACTIONS)
     for payload in (b"", bytes(4), bytes(12)):  # one number an agent, where the first has two
         with pytest.raises(WireError):
             senses.act(payload)
-    stuck = Senses("robots:Stuck", (3, 4), SHAPE, ACTIONS)
+    stuck = Senses("robots:Stuck", (3, 4), shape=SHAPE, actuators=ACTIONS)
     stuck.close()
     assert [f"close() of agent {agent}" in caplog.text for agent in (3, 4)] == [True, True]
     senses.close()
@@ -219,11 +235,11 @@ def test_sensors_take_whole_actions_only_and_all_are_closed(
 def test_pixels_stay_bytes() -> None:
     shape = SHAPE._replace(obs_sizes=(5,), pixels=True)
     assert (
-        Senses("robots:Arm", (0,), SHAPE._replace(obs_sizes=(5,)), ACTIONS).read()
+        Senses("robots:Arm", (0,), shape=SHAPE._replace(obs_sizes=(5,)), actuators=ACTIONS).read()
         == np.float32([0.25] * 5).tobytes()
     )
     with pytest.raises(UserError, match="gave float64 of shape"):
-        Senses("robots:Arm", (0,), shape._replace(pixels=True), ACTIONS).read()
+        Senses("robots:Arm", (0,), shape=shape._replace(pixels=True), actuators=ACTIONS).read()
 
 
 # ---- an environment that nobody plays
@@ -324,7 +340,7 @@ def run(*words: str, sensor: str = "none") -> Path:
     transport = loopback(sensor)
     learner = Trainer(build(config, transport))
     learner.run()
-    transport.send(1, Kind.BYE)
+    transport.send(1, Header(kind=Kind.BYE))
     transport.flush(1.0)
     return learner.logger.folder
 

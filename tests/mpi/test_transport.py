@@ -15,7 +15,7 @@ from sde_harl.link.faults import KEPT, LOGGED_PER_RANK, Fault, Faults
 from sde_harl.link.loopback import Loopback
 from sde_harl.link.mpi import free_single_core_binding, launched_ranks
 from sde_harl.link.waiting import Waiter
-from sde_harl.link.wire import Kind
+from sde_harl.link.wire import Header, Kind
 from sde_harl.meters.process import Process
 from sde_harl.meters.timing import Stages
 
@@ -92,7 +92,7 @@ def test_a_waiting_executor_leaves_the_core_alone(tmp_path: Path) -> None:
 
 def test_sending_to_a_stranger_is_an_error() -> None:
     with pytest.raises(KeyError):
-        Loopback.pair()[1].send(2, Kind.BYE)
+        Loopback.pair()[1].send(2, Header(kind=Kind.BYE))
 
 
 def test_loopback_abort_ends_the_process() -> None:

@@ -8,23 +8,26 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pools import session_of, settings_of
 
 from sde_harl.errors import UserError
-from sde_harl.executor.executor import Executor, hello
+from sde_harl.executor.executor import Executor
 from sde_harl.link.loopback import Loopback
 from sde_harl.link.transport import Transport
-from sde_harl.link.wire import Kind
+from sde_harl.link.wire import Header, Kind
 from sde_harl.meters.energy import Energy
-from sde_harl.policy.inference.on_device import ActRequest
 from sde_harl.policy.shapes import (
     LocalShape,
     OnDeviceShape,
     local_parameter_shapes,
     on_device_parameter_shapes,
 )
+from sde_harl.protocol.actions import NO_LATENT
+from sde_harl.protocol.hello import describe_host
+from sde_harl.protocol.requests import ActRequest
 from sde_harl.server import membership
-from sde_harl.server.decision_log import NO_LATENT
-from sde_harl.server.executor_pool import ExecutorPool, SessionPlan, deal
+from sde_harl.server.assignment import assign_agents
+from sde_harl.server.executor_pool import ExecutorPool
 
 SHAPE = LocalShape((5, 5), 5, 8, 4, 1, True)
 ROWS = 3
@@ -32,10 +35,18 @@ MEMORY = 4
 OBS = np.zeros((2, ROWS, 5), np.float32)
 
 
-def told(
-    available: np.ndarray, greedy: bool, begins: list[bool] | None = None, recall: bool = False
+def act_request(
+    available: np.ndarray,
+    greedy: bool,
+    begins: list[bool] | None = None,
+    send_memory: bool = False,
 ) -> ActRequest:
-    return ActRequest(available, np.array(begins or [True] * ROWS), greedy, recall)
+    return ActRequest(
+        available=available,
+        begins=np.array(begins or [True] * ROWS),
+        greedy=greedy,
+        send_memory=send_memory,
+    )
 
 
 def weights() -> list[list[np.ndarray]]:
@@ -57,17 +68,24 @@ def start(
             executor.handle(message)
 
     server.attach(step)
-    pool = ExecutorPool(server, SessionPlan(SHAPE, codec, 0, ROWS, 2, {}, failure_timeout_s))
+    settings = settings_of(rows=ROWS, failure_timeout_s=failure_timeout_s)
+    pool = ExecutorPool(server, session_of(SHAPE, codec=codec), settings)
     pool.handshake()
     pool.publish(1, weights(), [])
     step()  # the welcome has told the run's number
     return pool, server, far, executor
 
 
-def features(far: Transport, **wrong: int) -> None:
-    """A FEATURES frame of agent 0 for what is being sensed in slot 0, but for what is `wrong`."""
+def send_latents(far: Transport, **wrong: int) -> None:
+    """Sends a LATENTS frame of agent 0 for what is being sensed in slot 0, but for what is `wrong`."""
     right = {"agent": 0, "step": 0, "slot": 0, "environments": ROWS, "version": 1}
-    far.send(0, Kind.LATENTS, np.full((ROWS, 4), 99.0, np.float32).tobytes(), **{**right, **wrong})
+    header = Header(kind=Kind.LATENTS, **{**right, **wrong})
+    far.send(0, header, np.full((ROWS, 4), 99.0, np.float32).tobytes())
+
+
+def answer_header(kind: Kind, agent: int) -> Header:
+    """The header of an agent's right answer to the first decision of slot 0."""
+    return Header(kind=kind, agent=agent, step=0, slot=0, environments=ROWS, version=1)
 
 
 WRONG = {
@@ -82,37 +100,37 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_features_with_a_wrong_field_are_counted_and_not_used(case: str) -> None:
+def test_latents_with_a_wrong_field_are_counted_and_not_used(case: str) -> None:
     wrong, reason = WRONG[case]
     pool, server, far, _ = start()
     obs = np.random.default_rng(1).normal(size=(2, ROWS, 5)).astype(np.float32)
     pool.sense(0, 7, obs)
-    features(far, **wrong)
+    send_latents(far, **wrong)
     latents = pool.latents(0).values
     assert not (latents == 99.0).any()
     assert [(fault.rank, fault.reason) for fault in pool.faults()] == [(1, reason)]
 
 
-def start_whole(
+def start_on_device(
     agents: int = 2, memory: int = MEMORY, **more: float | bool
 ) -> tuple[ExecutorPool, Loopback, Transport]:
-    """A fleet of one device that decides for itself."""
+    """A pool of one device that decides for itself."""
     server, far = Loopback.pair()
     executor = Executor(far)
     shape = LocalShape((5,) * agents, 5, 8, 8, 1, True)
-    plan = SessionPlan(
-        shape, "none", 0, ROWS, 2, {}, 0.2, 2, whole=OnDeviceShape((3, 2), False, 1, memory)
-    )._replace(**more)
+    on_device = OnDeviceShape((3, 2), False, 1, memory)
+    settings = settings_of(rows=ROWS, failure_timeout_s=0.2, action_size=2)._replace(**more)
 
     def step() -> None:
         for message in far.poll():
             executor.handle(message)
 
     server.attach(step)
-    pool = ExecutorPool(server, plan)
+    session = session_of(shape, codec="none", on_device=on_device)
+    pool = ExecutorPool(server, session, settings)
     pool.handshake()
     rng = np.random.default_rng(0)
-    shapes = [*local_parameter_shapes(shape), *on_device_parameter_shapes(shape, plan.whole)]
+    shapes = [*local_parameter_shapes(shape), *on_device_parameter_shapes(shape, on_device)]
     pool.publish(
         1,
         [[rng.normal(size=each[1:]).astype(np.float32) for each in shapes] for _ in range(agents)],
@@ -123,12 +141,12 @@ def start_whole(
 
 
 @pytest.fixture
-def whole() -> tuple[ExecutorPool, Loopback, Transport]:
-    return start_whole()
+def on_device() -> tuple[ExecutorPool, Loopback, Transport]:
+    return start_on_device()
 
 
 def choices(actions: object, log_prob: float = -1.0, memory: float | None = None) -> bytes:
-    """A CHOICES payload of two agents, from what the rows of each did."""
+    """A DEVICE_ACTIONS payload of two agents, from what the rows of each did."""
     chosen = np.array(actions, np.int32)
     recalled = np.full((2, ROWS, 0 if memory is None else MEMORY), memory, np.float32)
     return (
@@ -138,56 +156,56 @@ def choices(actions: object, log_prob: float = -1.0, memory: float | None = None
     )
 
 
-def test_devices_with_whole_policies_answer_with_what_they_did(
-    whole: tuple[ExecutorPool, Loopback, Transport],
+def test_devices_that_run_policies_answer_with_what_they_did(
+    on_device: tuple[ExecutorPool, Loopback, Transport],
 ) -> None:
-    pool, _, _ = whole
+    pool, _, _ = on_device
     available = np.ones((2, ROWS, 5), bool)
     available[1, :, :2] = available[1, :, 4] = (
         False  # agent 1 may only take 2, and 0 in its second branch
     )
-    decision, _ = pool.decide(0, 7, OBS, told(available, greedy=False))
+    decision = pool.decide(0, 7, OBS, request=act_request(available, greedy=False))
     assert (decision.actions[1] == [2, 0]).all() and (decision.log_probs[1] == 0.0).all()
     assert (decision.log_probs[0] < 0.0).all()
     assert not pool.faults()
 
 
 def test_a_device_remembers_until_an_episode_begins_and_apart_where_it_is_greedy(
-    whole: tuple[ExecutorPool, Loopback, Transport],
+    on_device: tuple[ExecutorPool, Loopback, Transport],
 ) -> None:
-    pool, _, _ = whole
-    asked = {"available": np.ones((2, ROWS, 5), bool), "recall": True}
-    assert not pool.decide(0, 1, OBS, told(**asked, greedy=False)).choices.memory.any()
+    pool, _, _ = on_device
+    asked = {"available": np.ones((2, ROWS, 5), bool), "send_memory": True}
+    assert not pool.decide(0, 1, OBS, request=act_request(**asked, greedy=False)).memory.any()
     first = pool.decide(
-        0, 2, OBS, told(**asked, greedy=False, begins=[False, True, False])
-    ).choices.memory
+        0, 2, OBS, request=act_request(**asked, greedy=False, begins=[False, True, False])
+    ).memory
     assert first[:, [0, 2]].all() and not first[:, 1].any() and first.shape == (2, ROWS, MEMORY)
     second = pool.decide(
-        0, 3, OBS, told(**asked, greedy=False, begins=[False] * ROWS)
-    ).choices.memory
+        0, 3, OBS, request=act_request(**asked, greedy=False, begins=[False] * ROWS)
+    ).memory
     assert not np.array_equal(first[:, 0], second[:, 0])
     np.testing.assert_array_equal(
         second[:, 1], first[:, 0]
     )  # one step after its beginning, as row 0 was then
     assert not pool.decide(
-        1, 4, OBS, told(**asked, greedy=False, begins=[False] * ROWS)
-    ).choices.memory.any()  # another slot
-    pool.decide(0, 5, OBS, told(**asked, greedy=True))
+        1, 4, OBS, request=act_request(**asked, greedy=False, begins=[False] * ROWS)
+    ).memory.any()  # another slot
+    pool.decide(0, 5, OBS, request=act_request(**asked, greedy=True))
     kept = pool.decide(
-        0, 6, OBS, told(**asked, greedy=False, begins=[False, True, False])
-    ).choices.memory
+        0, 6, OBS, request=act_request(**asked, greedy=False, begins=[False, True, False])
+    ).memory
     assert kept[:, [0, 2]].all() and not kept[:, 1].any()
     assert not pool.faults()
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, 1.5])
 def test_an_impossible_memory_is_refused(
-    whole: tuple[ExecutorPool, Loopback, Transport], wrong: float
+    on_device: tuple[ExecutorPool, Loopback, Transport], wrong: float
 ) -> None:
-    pool, _, far = whole
+    pool, _, far = on_device
     available = np.ones((2, ROWS, 5), bool)
-    far.send(0, Kind.DEVICE_ACTIONS, choices(np.ones((2, ROWS, 2)), memory=wrong), 0, 0, 0, ROWS, 1)
-    decision, _ = pool.decide(0, 7, OBS, told(available, greedy=True, recall=True))
+    far.send(0, answer_header(Kind.DEVICE_ACTIONS, 0), choices(np.ones((2, ROWS, 2)), memory=wrong))
+    decision = pool.decide(0, 7, OBS, request=act_request(available, greedy=True, send_memory=True))
     assert {fault.reason for fault in pool.faults()} == {"memory"}
     assert not decision.memory.any()  # the device's own answer, which came later
 
@@ -205,20 +223,20 @@ def test_an_impossible_memory_is_refused(
     ],
 )
 def test_impossible_choices_are_refused(
-    whole: tuple[ExecutorPool, Loopback, Transport],
+    on_device: tuple[ExecutorPool, Loopback, Transport],
     last: list[int],
     log_prob: float,
     first: int,
     reason: str,
 ) -> None:
     """One number that can't be refuses the message, of the agent that did right too."""
-    pool, server, far = whole
+    pool, server, far = on_device
     available = np.ones((2, ROWS, 5), bool)
     available[1, :, 0] = False
     actions = [[[1, 1]] * ROWS, [[1, 1]] * (ROWS - 1) + [last]]
-    far.send(0, Kind.DEVICE_ACTIONS, choices(actions, log_prob), first, 0, 0, ROWS, 1)
-    far.send(0, Kind.LATENTS, bytes(4), 1, 0, 0, ROWS, 1)
-    decision, _ = pool.decide(0, 7, OBS, told(available, greedy=True))
+    far.send(0, answer_header(Kind.DEVICE_ACTIONS, first), choices(actions, log_prob))
+    far.send(0, answer_header(Kind.LATENTS, 1), bytes(4))
+    decision = pool.decide(0, 7, OBS, request=act_request(available, greedy=True))
     assert {fault.reason for fault in pool.faults()} == {reason, "kind"}
     assert not (
         decision.log_probs[0] == log_prob
@@ -228,23 +246,28 @@ def test_impossible_choices_are_refused(
 
 @pytest.mark.parametrize("rows", [ROWS - 1, ROWS + 1])
 def test_choices_of_another_length_are_refused(
-    whole: tuple[ExecutorPool, Loopback, Transport], rows: int
+    on_device: tuple[ExecutorPool, Loopback, Transport], rows: int
 ) -> None:
-    pool, _, far = whole
+    pool, _, far = on_device
     right = choices(np.ones((2, ROWS, 2)))
     for payload in (choices(np.ones((2, rows, 2))), right[:-4], right[:-1], right + bytes(8)):
-        far.send(0, Kind.DEVICE_ACTIONS, payload, 0, 0, 0, ROWS, 1)
-    pool.decide(0, 7, OBS, told(np.ones((2, ROWS, 5), bool), greedy=True))
+        far.send(0, answer_header(Kind.DEVICE_ACTIONS, 0), payload)
+    pool.decide(0, 7, OBS, request=act_request(np.ones((2, ROWS, 5), bool), greedy=True))
     assert [fault.reason for fault in pool.faults()] == ["length"] * 4
 
 
 def test_the_bytes_of_one_answer_are_shared_by_its_agents_and_none_is_lost() -> None:
     """Three agents: the header's 32 bytes don't divide evenly."""
-    pool, _, far = start_whole(agents=3)
+    pool, _, far = start_on_device(agents=3)
     before, messages = far.sent_bytes, far.sent[0]
-    asked = told(np.ones((3, ROWS, 5), bool), greedy=False)
+    asked = act_request(np.ones((3, ROWS, 5), bool), greedy=False)
     for step in range(4):
-        pool.decide(0, step, np.zeros((3, ROWS, 5), np.float32), asked._replace(recall=step == 2))
+        pool.decide(
+            0,
+            step,
+            np.zeros((3, ROWS, 5), np.float32),
+            request=asked._replace(send_memory=step == 2),
+        )
     after, count = far.sent_bytes, far.sent[0] - messages
     decisions, _ = pool.report()
     assert count == 4 and (decisions.answers == 1).all()
@@ -260,16 +283,18 @@ def test_an_answer_that_comes_late_is_late_for_all_its_agents(
 ) -> None:
     """It is counted, and not played; an executor that owes one answer for all is back when it has sent that."""
     monkeypatch.setattr(membership, "ABSENT_NS", 2_500_000)
-    pool, server, far = start_whole(memory=0, deadline_s=1e-3, failure_timeout_s=5.0, go_on=True)
-    asked = told(np.ones((2, ROWS, 5), bool), greedy=False)
+    pool, server, far = start_on_device(
+        memory=0, deadline_s=1e-3, failure_timeout_s=5.0, survives_losses=True
+    )
+    asked = act_request(np.ones((2, ROWS, 5), bool), greedy=False)
     work, server._step = server._step, None
     for step in range(20):
-        _, ages = pool.decide(0, step, OBS, asked)
+        ages = pool.decide(0, step, OBS, request=asked).ages
         assert ages is not None and (ages == NO_LATENT).all()
     assert pool.absent == [1]
     server._step = work
-    pool.decide(0, 20, OBS, asked)  # it works off what it was sent
-    assert not pool.absent and pool.decide(0, 21, OBS, asked).ages is None
+    pool.decide(0, 20, OBS, request=asked)  # it works off what it was sent
+    assert not pool.absent and pool.decide(0, 21, OBS, request=asked).ages is None
     assert [fault.reason for fault in pool.faults()] == ["absent", "back"]
     decisions, _ = pool.report()
     late = int(decisions.late[20, 0])
@@ -289,7 +314,7 @@ def test_a_report_may_be_as_long_as_what_it_is_about() -> None:
     for step in range(3000):
         pool.sense(0, step, obs)
         pool.latents(0)
-        pool.act(0, np.zeros((2, ROWS, 1), np.int32), 0)
+        pool.act(0, np.zeros((2, ROWS, 1), np.int32), policy_ns=0)
     decisions, _ = pool.report()
     assert (decisions.device_ns > 0).all() and len(decisions.device_ns) == 3000
     assert not pool.faults()
@@ -298,7 +323,7 @@ def test_a_report_may_be_as_long_as_what_it_is_about() -> None:
 def test_the_first_right_answer_counts_and_a_second_does_not() -> None:
     pool, server, far, _ = start()
     pool.sense(0, 7, np.zeros((2, ROWS, 5), np.float32))
-    features(far)
+    send_latents(far)
     latents = pool.latents(0).values
     assert (latents[0] == 99.0).all() and not (latents[1] == 99.0).any()
     assert [fault.reason for fault in pool.faults()] == ["step"]
@@ -317,10 +342,10 @@ def test_no_message_of_a_device_can_hurt(
     pool, server, far, _ = start()
     pool.sense(0, 3, np.zeros((2, ROWS, 5), np.float32))
     names = ("agent", "step", "slot", "environments", "version")
-    far.send(0, kind, payload, **dict(zip(names, fields)))
+    far.send(0, Header(kind=kind, **dict(zip(names, fields))), payload)
     latents = pool.latents(0).values
     assert np.isfinite(latents).all()
-    pool.act(0, np.zeros((2, ROWS, 1), np.int32), 0)
+    pool.act(0, np.zeros((2, ROWS, 1), np.int32), policy_ns=0)
     decisions, resources = pool.report()
     assert decisions.payload_bytes.shape == (1, 2) and set(resources) == {1}
 
@@ -328,8 +353,9 @@ def test_no_message_of_a_device_can_hurt(
 @pytest.mark.parametrize("change", [{"package": 3}, {"host": None}, {"extra": 1}, {"cores": True}])
 def test_a_hello_of_another_shape_is_refused(change: dict[str, object]) -> None:
     server, far = Loopback.pair()
-    pool = ExecutorPool(server, SessionPlan(SHAPE, "float32", 0, ROWS, 2, {}, 0.2))
-    far.send(0, Kind.HELLO, json.dumps({**hello(Energy()), **change}).encode())
+    pool = ExecutorPool(server, session_of(SHAPE), settings_of(failure_timeout_s=0.2))
+    hello = {**describe_host(Energy())._asdict(), **change}
+    far.send(0, Header(kind=Kind.HELLO), json.dumps(hello).encode())
     with pytest.raises(UserError, match="executor 1"):
         pool.handshake()
     assert [fault.reason for fault in pool.faults()] == ["hello"]
@@ -339,16 +365,16 @@ def test_a_silent_executor_is_named_with_its_host() -> None:
     pool, server, far, _ = start(failure_timeout_s=0.2)
     server.attach(lambda: None)
     pool.sense(0, 1, np.zeros((2, ROWS, 5), np.float32))
-    with pytest.raises(UserError, match=str(hello(Energy())["host"])):
+    with pytest.raises(UserError, match=describe_host(Energy()).host):
         pool.latents(0)
 
 
-def test_agents_are_dealt_evenly_and_as_pinned() -> None:
-    assert deal(8, 3, {}) == [(0, 3, 6), (1, 4, 7), (2, 5)]
-    assert deal(4, 2, {0: 2, 1: 2}) == [(2, 3), (0, 1)]
+def test_agents_are_assigned_evenly_and_as_pinned() -> None:
+    assert assign_agents(8, 3, {}) == {1: (0, 3, 6), 2: (1, 4, 7), 3: (2, 5)}
+    assert assign_agents(4, 2, {0: 2, 1: 2}) == {1: (2, 3), 2: (0, 1)}
     with pytest.raises(UserError, match="-np 4"):
-        deal(2, 3, {})
+        assign_agents(2, 3, {})
     with pytest.raises(UserError, match="placement.assign"):
-        deal(2, 1, {5: 1})
+        assign_agents(2, 1, {5: 1})
     with pytest.raises(UserError, match="placement.assign"):
-        deal(2, 2, {0: 1, 1: 1})
+        assign_agents(2, 2, {0: 1, 1: 1})

@@ -14,16 +14,14 @@ from hypothesis import strategies as st
 from sde_harl.link.wire import (
     Header,
     Kind,
-    Resources,
     WireError,
     frame_of,
     new_frame,
-    pack_meter,
     parse_json,
     seal,
     unpack,
-    unpack_meter,
 )
+from sde_harl.protocol.resources import Resources, pack_meter, unpack_meter
 
 RUN = 0x0A0B0C0D
 HEADERS = st.builds(

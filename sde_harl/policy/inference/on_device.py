@@ -10,55 +10,12 @@ of an action.
 
 from __future__ import annotations
 
-import struct
-from math import prod
-from typing import NamedTuple
-
 import numpy as np
 
 from sde_harl.draws.counters import Draw
 from sde_harl.policy.inference.acting import ActingPolicy, Decision, GruArrays
 from sde_harl.policy.inference.local_nets import LocalNets, MakeNets, split_above
 from sde_harl.policy.shapes import LocalShape, OnDeviceShape, on_device_parameter_shapes
-
-STEP_AND_FLAGS = struct.Struct("<QB")
-
-
-class ActRequest(NamedTuple):
-    """What whole policies are told beside their observations."""
-
-    available: np.ndarray
-    """(n, E, A) bool."""
-    begins: np.ndarray
-    """(E,) bool, where an episode begins: what was before is forgotten."""
-    greedy: bool
-    recall: bool
-    """Whether to send, with what is done, the memory that it is done with."""
-    step: int = 0
-    """Vector steps of the environments so far, by which the actions are drawn."""
-
-    def to_bytes(self, agents: list[int]) -> bytes:
-        """Of some of the agents, or of all in their order."""
-        available = self.available if len(agents) == len(self.available) else self.available[agents]
-        return (
-            available.tobytes()
-            + self.begins.tobytes()
-            + STEP_AND_FLAGS.pack(self.step, self.greedy | self.recall << 1)
-        )
-
-
-def request_bytes(whole: OnDeviceShape, agents: int, rows: int) -> int:
-    """Length of `ActRequest.to_bytes`."""
-    return rows * (agents * sum(whole.branches) + 1) + STEP_AND_FLAGS.size
-
-
-def read_request(payload: memoryview, whole: OnDeviceShape, agents: int, rows: int) -> ActRequest:
-    """What `ActRequest.to_bytes` wrote, `request_bytes` long."""
-    shape = (agents, rows, sum(whole.branches))
-    available: np.ndarray = np.ndarray(shape, np.bool_, payload)
-    begins: np.ndarray = np.ndarray(rows, np.bool_, payload, prod(shape))
-    step, flags = STEP_AND_FLAGS.unpack(payload[-STEP_AND_FLAGS.size :])
-    return ActRequest(available, begins, bool(flags & 1), bool(flags & 2), step)
 
 
 class OnDevicePolicy:

@@ -1,0 +1,91 @@
+"""What a decision is made of as it crosses the link: latents of split policies, actions of devices.
+
+N agents, n of one executor, E environments of one slot, Z latent, A choices, D numbers of an action, H memory.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+
+from sde_harl.link.wire import WireError
+
+NO_LATENT = -1
+"""Age of a latent where there is none that may be used."""
+FLOAT_BYTES = 4
+"""Bytes of a number of an action (int32 or float32), a log-probability or a memory."""
+
+
+class ReceivedLatents(NamedTuple):
+    """Holds the latents that a slot's decision is made on."""
+
+    values: np.ndarray
+    """(N, E, Z) decoded; 0 where there are none."""
+    ages: np.ndarray | None = None
+    """(N, E) int32, decisions since the latents were made; NO_LATENT where there are none. None where all are 0."""
+    fallback: np.ndarray | None = None
+    """(N, E) bool, where there are none and the agent acts by its fallback head; None where nowhere."""
+
+
+class DeviceActions(NamedTuple):
+    """Holds what policies on devices have done in a slot."""
+
+    available: np.ndarray
+    """(N, E, A) bool, the choices that they had."""
+    actions: np.ndarray
+    """(N, E, D)."""
+    log_probs: np.ndarray
+    """(N, E, D)."""
+    memory: np.ndarray
+    """(N, E, H) that the actions were chosen with; H = 0 where it was not asked for."""
+    ages: np.ndarray | None = None
+    """(N, E) int32: 0, or NO_LATENT where no answer came and nobody knows what the agent did. None where all came."""
+
+    @classmethod
+    def empty(cls, available: np.ndarray, size: int, *, dtype: str, memory: int) -> DeviceActions:
+        """Returns room for the answers of all devices: D = `size`, H = `memory`, everything 0."""
+        agents, rows, _ = available.shape
+        return cls(
+            available=available,
+            actions=np.zeros((agents, rows, size), dtype),
+            log_probs=np.zeros((agents, rows, size), np.float32),
+            memory=np.zeros((agents, rows, memory), np.float32),
+        )
+
+
+class ActionsMessage(NamedTuple):
+    """Holds a DEVICE_ACTIONS payload, taken apart; the arrays are views of it."""
+
+    actions: np.ndarray
+    """(n, E, D)."""
+    log_probs: np.ndarray
+    """(n, E, D)."""
+    memory: np.ndarray
+    """(n, E, H)."""
+
+
+def pack_actions(actions: np.ndarray, log_probs: np.ndarray, memory: np.ndarray | None) -> bytes:
+    """Returns a DEVICE_ACTIONS payload; arrays as in `ActionsMessage`, `memory` None where it was not asked for."""
+    payload = actions.tobytes() + log_probs.tobytes()
+    if memory is None:
+        return payload
+    return payload + memory.tobytes()
+
+
+def unpack_actions(payload: memoryview, agents: int, expected: DeviceActions) -> ActionsMessage:
+    """Takes apart the answer of an executor with so many agents; shapes and types are those of `expected`.
+
+    Raises WireError("length").
+    """
+    shape = (agents, *expected.actions.shape[1:])
+    memory_shape = (agents, *expected.memory.shape[1:])
+    size = FLOAT_BYTES * prod(shape)
+    if len(payload) != 2 * size + FLOAT_BYTES * prod(memory_shape):
+        raise WireError("length")
+    return ActionsMessage(
+        actions=np.ndarray(shape, expected.actions.dtype, payload),
+        log_probs=np.ndarray(shape, np.float32, payload, size),
+        memory=np.ndarray(memory_shape, np.float32, payload, 2 * size),
+    )

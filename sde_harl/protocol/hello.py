@@ -1,0 +1,84 @@
+"""How an executor introduces itself: the HELLO, which the server checks, prints and records."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from sde_harl import __version__
+from sde_harl.errors import UserError
+from sde_harl.link.wire import WireError, parse_json
+
+if TYPE_CHECKING:
+    from sde_harl.meters.energy import Energy
+
+LONGEST_TEXT = 256
+"""Characters that any text of a HELLO may have."""
+NUMBERS = ("cores", "pid")
+"""Fields that are whole numbers; all others are text."""
+
+
+class Hello(NamedTuple):
+    """Describes a host and the program on it."""
+
+    host: str
+    arch: str
+    python: str
+    numpy: str
+    package: str
+    """Version of sde_harl."""
+    cores: int
+    pid: int
+    energy: str
+    """What the host's energy sensor covers, or why there is none."""
+    gpu_energy: str
+    """The same of the GPUs' sensor."""
+
+    def to_json(self) -> bytes:
+        """Returns the payload of a HELLO."""
+        return json.dumps(self._asdict()).encode()
+
+    @classmethod
+    def from_json(cls, payload: memoryview) -> Hello:
+        """Reads a HELLO. Raises WireError("hello") where a field is missing, too many or of another type."""
+        fields = parse_json(payload)
+        if set(fields) != set(cls._fields):
+            raise WireError("hello")
+        for name, value in fields.items():
+            if name in NUMBERS:
+                # isinstance would let a bool pass for an int.
+                valid = type(value) is int
+            else:
+                # Printed on the server's terminal, so it must not hold control characters.
+                valid = type(value) is str and value.isprintable() and len(value) <= LONGEST_TEXT
+            if not valid:
+                raise WireError("hello")
+        return cls(**fields)
+
+    def check_version(self, rank: int) -> None:
+        """Raises UserError unless executor `rank` runs the same version of sde_harl as this process."""
+        if self.package != __version__:
+            raise UserError(
+                f"executor {rank} ({self.host}) has sde_harl {self.package}, "
+                f"the server {__version__}"
+            )
+
+
+def describe_host(energy: Energy) -> Hello:
+    """Describes this host and process; `energy` knows what can be measured on it."""
+    return Hello(
+        host=socket.gethostname(),
+        arch=platform.machine(),
+        python=platform.python_version(),
+        numpy=np.__version__,
+        package=__version__,
+        cores=os.cpu_count() or 1,
+        pid=os.getpid(),
+        energy=energy.host_scope,
+        gpu_energy=energy.gpu_scope,
+    )

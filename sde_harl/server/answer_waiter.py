@@ -1,0 +1,125 @@
+"""Waiting for answers, and noticing on the way which executors are late, absent, back or lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sde_harl.errors import UserError
+from sde_harl.link.faults import FLOOD, Fault
+from sde_harl.link.transport import Transport
+from sde_harl.meters.timing import now_ns
+from sde_harl.server.membership import Membership, Question
+from sde_harl.server.publisher import Publisher
+from sde_harl.server.receiver import Receiver
+from sde_harl.server.settings import PoolSettings
+from sde_harl.server.slot import Slot
+
+POLL_S = 0.1
+"""Longest single wait: MPI reports a dead process between two of them."""
+
+
+class AnswerWaiter:
+    """Takes in what executors send until something has come, or it is too late.
+
+    All methods that wait raise UserError where an executor is given up and the run may not go on without it.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        settings: PoolSettings,
+        *,
+        membership: Membership,
+        receiver: Receiver,
+        publisher: Publisher,
+        slots: list[Slot],
+    ) -> None:
+        self._transport = transport
+        self._settings = settings
+        self._membership = membership
+        self._receiver = receiver
+        self._publisher = publisher
+        self._slots = slots
+        self._executors = set(receiver.agents_of)
+
+    def wait(self, is_done: Callable[[], bool], until_ns: int) -> bool:
+        """Takes in what comes until `is_done`; returns False if it isn't when the time is over."""
+        while not is_done():
+            left_s = (until_ns - now_ns()) * 1e-9
+            for message in self._transport.wait(min(left_s, POLL_S)):
+                self._receiver.receive(message)
+            if self._receiver.returned:
+                self._take_back()
+            if self._receiver.parted or not self._transport.lost <= self._membership.lost:
+                self._note_losses()
+            if self._transport.faults.flood:
+                self._check_flood(self._transport.faults.flood)
+            if left_s <= 0:
+                # Asked once more: the answer may have come with the last look.
+                return is_done()
+        return True
+
+    def note_missed(self, questions: dict[int, list[Question]], since_ns: int, what: str) -> None:
+        """Notes questions of `since_ns`, by rank, that have no answer in time; `what` says what is missing."""
+        now = now_ns()
+        for rank, each in questions.items():
+            if self._membership.missed(rank, each, now_ns=now, since_ns=since_ns):
+                self._note(rank, "absent", f"{what}; its agents do without it until it answers")
+        for rank in self._membership.timed_out(now):
+            if not self._settings.survives_losses:
+                raise self.give_up(rank, what)
+
+    def give_up(self, rank: int, what: str) -> UserError:
+        """Marks an executor absent; returns the error that says what it did not do in time."""
+        self._transport.absent.add(rank)
+        timeout_s = self._settings.failure_timeout_s
+        return UserError(
+            f"{self._name(rank)} {what} within link.failure_timeout_s = {timeout_s:g} s"
+        )
+
+    def _check_flood(self, flood: Fault) -> None:
+        if not self._settings.survives_losses:
+            raise UserError(
+                f"{self._name(flood.rank)}: {FLOOD:,} of its messages were wrong, "
+                f"the last: {flood.reason}"
+            )
+
+    def _take_back(self) -> None:
+        """Brings executors that were absent and have answered all they owed up to date."""
+        for rank in self._receiver.returned:
+            self._note(rank, "back", "answers again")
+            self._publisher.catch_up(rank)
+        self._receiver.returned.clear()
+
+    def _note_losses(self) -> None:
+        """Stops waiting for executors whose processes have ended, or that have said that they can't go on."""
+        transport = self._transport
+        membership = self._membership
+        parted = self._receiver.parted
+        new = (transport.lost | parted.keys()) - membership.lost
+        for rank in new:
+            why = parted.get(rank, "its process has ended")
+            if not self._settings.survives_losses:
+                raise UserError(f"{self._name(rank)}: {why}")
+            self._note(rank, "lost", f"{why}; its agents do without it")
+        membership.lost |= new
+        transport.absent |= new
+        # They still run, so they hear the goodbye at the end.
+        transport.parted |= parted.keys()
+        parted.clear()
+        if len(membership.lost) == len(self._executors):
+            raise UserError("no executor is left")
+        for slot in self._slots:
+            if slot.missing:
+                slot.leave_out(new)
+
+    def _note(self, rank: int, kind: str, what: str) -> None:
+        """Writes an event to the log and the record."""
+        self._transport.faults.note(rank, kind, f"{self._name(rank)}: {kind}: {what}")
+
+    def _name(self, rank: int) -> str:
+        """Returns an executor's rank and host, as users read them."""
+        host = "unknown host"
+        if rank in self._receiver.hosts:
+            host = self._receiver.hosts[rank].host
+        return f"executor {rank} ({host})"

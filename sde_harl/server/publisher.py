@@ -1,0 +1,84 @@
+"""Handing the executors what they need: what to be, once, and every published model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from sde_harl.codec.tables import Tables, to_bytes
+from sde_harl.link.transport import Transport
+from sde_harl.link.wire import Header, Kind
+from sde_harl.protocol.session import SessionSpec
+from sde_harl.protocol.tables_message import pack_tables
+
+
+class Model(NamedTuple):
+    """What executors compute with: their local nets and coding tables."""
+
+    version: int
+    weights: list[list[np.ndarray]]
+    """Each agent's arrays in the order of policy/shapes.py."""
+    tables: list[Tables]
+    """Each agent's; empty for plain codecs."""
+
+
+class Publisher:
+    """Sends the session and the models to executors."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        session: SessionSpec,
+        executors: Mapping[int, tuple[int, ...]],
+    ) -> None:
+        """`executors` maps ranks to agents."""
+        self._transport = transport
+        self._session = session
+        self._executors = executors
+        self._model = Model(version=0, weights=[], tables=[])
+        # Ranks that were absent when the model was published.
+        self._behind: set[int] = set()
+
+    def welcome(self, run_id: int, max_frame_bytes: int) -> None:
+        """Tells every executor what to be, and the size of the largest frame that it will get."""
+        for rank, agents in self._executors.items():
+            session = self._session.for_agents(
+                agents, run_id=run_id, max_frame_bytes=max_frame_bytes
+            )
+            self._transport.send(rank, Header(kind=Kind.WELCOME), session.to_json())
+
+    def publish(self, model: Model) -> None:
+        """Sends a model to all executors that are there; the others get it when they are back."""
+        self._model = model
+        self._behind = set(self._executors) & self._transport.absent
+        for rank in set(self._executors) - self._behind:
+            self._send_model(rank)
+
+    def catch_up(self, rank: int) -> None:
+        """Sends the model to an executor that is back, unless it has it."""
+        if rank in self._behind:
+            self._behind.discard(rank)
+            self._send_model(rank)
+
+    def _send_model(self, rank: int) -> None:
+        agents = self._executors[rank]
+        model = self._model
+        weights = Header(kind=Kind.WEIGHTS, version=model.version)
+        self._transport.send(rank, weights, self.flat_weights(agents).tobytes())
+        if not model.tables:
+            return
+        # Agents of a role group may share tables (codec.share_tables): equal ones are sent once.
+        sharing: dict[bytes, list[int]] = {}
+        for agent in agents:
+            sharing.setdefault(to_bytes(model.tables[agent]), []).append(agent)
+        tables = Header(kind=Kind.TABLES, version=model.version)
+        for coded, users in sharing.items():
+            self._transport.send(rank, tables, pack_tables(users, coded))
+
+    def flat_weights(self, agents: Iterable[int]) -> np.ndarray:
+        """Returns the weights of some agents as they travel: one float32 vector, equal arrays of all agents stacked."""
+        columns = zip(*(self._model.weights[agent] for agent in agents))
+        flat: np.ndarray = np.concatenate([np.stack(arrays).ravel() for arrays in columns])
+        return flat

@@ -1,0 +1,81 @@
+"""One slot's question to all executors, from the observations to the last answer or the deadline.
+
+N agents, E environments of one slot, O observation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from sde_harl.link.transport import Transport
+from sde_harl.protocol.requests import ActRequest
+from sde_harl.server.answer_waiter import AnswerWaiter
+from sde_harl.server.sender import Sender
+from sde_harl.server.settings import PoolSettings
+from sde_harl.server.slot import Slot
+
+
+class Questioner:
+    """Asks executors and waits for their answers, which the receiver writes into the slot."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        settings: PoolSettings,
+        *,
+        executors: Mapping[int, tuple[int, ...]],
+        sender: Sender,
+        waiter: AnswerWaiter,
+    ) -> None:
+        """`executors` maps ranks to agents."""
+        self._transport = transport
+        self._settings = settings
+        self._executors = executors
+        self._sender = sender
+        self._waiter = waiter
+
+    def ask(
+        self, slot: Slot, obs: np.ndarray, *, step: int, version: int, request: ActRequest | None
+    ) -> None:
+        """Begins a decision: sends observations (N, E, O) to every executor that can take them."""
+        slot.begin(step, obs.shape[1])
+        left_out = self._sender.sense(slot, obs, version=version, request=request)
+        if not left_out:
+            return
+        slot.leave_out(left_out)
+        busy = {
+            rank: slot.questions(self._executors[rank])
+            for rank in left_out
+            if rank not in self._transport.absent
+        }
+        self._waiter.note_missed(busy, slot.asked_ns, "took no observations")
+
+    def await_answers(self, slot: Slot, missed: str, max_age: int) -> np.ndarray | None:
+        """Waits for the answers until the deadline; returns the ages (N, E) of what there is, None if all have come.
+
+        `missed` says what an executor has not done that does not answer. Raises UserError where an executor is given
+        up and the run may not go on without it.
+        """
+        executors = len(self._executors)
+        # Where nobody could be asked there is no answer to wait for, but an executor may come back meanwhile.
+        nobody_asked = len(slot.left_out) == executors
+
+        def is_done() -> bool:
+            all_absent = nobody_asked and len(self._transport.absent) == executors
+            return not (slot.missing or all_absent)
+
+        if slot.missing or nobody_asked:
+            timeout_ns = int(self._settings.decision_timeout_s * 1e9)
+            self._waiter.wait(is_done, slot.asked_ns + timeout_ns)
+        if not slot.missing and not slot.left_out:
+            return None
+        missing_by_rank = slot.missing_by_rank()
+        missing = slot.missing
+        # From here on their answers are late.
+        slot.missing = set()
+        questions = {rank: slot.questions(agents) for rank, agents in missing_by_rank.items()}
+        self._waiter.note_missed(questions, slot.asked_ns, f"{missed} for step {slot.step}")
+        left_out = [agent for rank in slot.left_out for agent in self._executors[rank]]
+        return slot.substitute([*missing, *left_out], max_age)
