@@ -11,9 +11,9 @@ and any executor, on any board, plays the part of the recorded agents (docs/boar
 
 from __future__ import annotations
 
-import json
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -46,14 +46,14 @@ class Replay:
 
 def main(run: str, episode: str, out: str) -> None:
     """Write an episode of a run.h5: seen_<agent> and did_<agent>, by the agents' indices."""
-    import h5py  # which a board doesn't have
+    from sde_harl.record.reader import open_run  # needs h5py, which a board doesn't have
 
-    with h5py.File(run) as file:
-        group = file[f"trajectories/episode_{int(episode)}"]
-        arrays = {}
-        for index, agent in enumerate(json.loads(file["meta"].attrs["agents"])):
-            arrays[f"seen_{index}"] = group[f"observations/{agent}"][:]
-            arrays[f"did_{index}"] = group[f"actions/{agent}"][:]
+    record = open_run(Path(run))
+    trajectory = record.trajectory(int(episode))
+    arrays = {}
+    for index, agent in enumerate(record.json_list("agents")):
+        arrays[f"seen_{index}"] = trajectory.observations[agent]
+        arrays[f"did_{index}"] = trajectory.actions[agent]
     np.savez(out, **arrays)
 
 

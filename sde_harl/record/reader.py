@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from sde_harl.errors import UserError
-from sde_harl.record.schema import Array
+from sde_harl.record.schema import Array, Trajectory
 
 Columns = dict[str, Array]
 MetaValue = str | int | float
@@ -50,6 +50,20 @@ class Run:
         if rows == 0:
             return {}
         return {key: values[:rows] for key, values in columns.items()}
+
+    def trajectory(self, number: int) -> Trajectory:
+        """Returns a recorded episode. Raises UserError where the file doesn't hold all of it."""
+        name = f"trajectories/episode_{number}"
+        with _open(self.path, f"/{name} can't be read") as file:
+            group = file[name]
+            return Trajectory(
+                observations={agent: data[:] for agent, data in group["observations"].items()},
+                actions={agent: data[:] for agent, data in group["actions"].items()},
+                rewards=group["rewards"][:],
+                terminations=group["terminations"][:],
+                truncations=group["truncations"][:],
+                seed=int(group.attrs["seed"]),
+            )
 
     def json_list(self, name: str) -> list[Any]:
         """Returns a /meta attribute that holds a JSON list; empty where the attribute is missing.

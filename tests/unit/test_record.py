@@ -28,6 +28,7 @@ from sde_harl.record import checkpoint
 from sde_harl.record.disk import OrderedFile
 from sde_harl.record.folder import make_run_folder
 from sde_harl.record.metrics import Metrics
+from sde_harl.record.reader import open_run
 from sde_harl.record.schema import TABLES
 from sde_harl.record.writer import RunFile
 
@@ -124,6 +125,11 @@ def test_trajectories_in_minari_layout(tmp_path: Path) -> None:
         assert episode["actions/b"].shape == (3,)
         assert len(episode["infos"]) == 0
         assert episode["truncations"][:].tolist() == [False, False, True]
+    run_file = open_run(tmp_path / "run.h5")
+    written = kill_writer.short_trajectory(8)
+    np.testing.assert_equal(run_file.trajectory(1)._asdict(), written._asdict())
+    with pytest.raises(UserError, match="/trajectories/episode_2 can't be read"):
+        run_file.trajectory(2)
 
 
 def test_episodes_are_on_disk_without_asking(tmp_path: Path) -> None:
