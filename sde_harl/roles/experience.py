@@ -1,12 +1,13 @@
-"""What agents do at random: the transitions that role groups are found from.
+"""Random play: the transitions that role groups are learnt from.
 
-T time, E environments of all vectors, N agents, O observation, A numbers that describe a choice of action.
+T time, E environments of all vectors, N agents, O observation, D numbers of an action, A numbers
+that describe an action to a net.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,81 +18,108 @@ from sde_harl.record.progress import progress_range
 
 
 class Experience(NamedTuple):
-    """Transitions of all agents in all environments."""
+    """Transitions of all agents in all environments. One step of one vector has no T."""
 
-    obs: NDArray[np.float32]  # (T, E, N, O), zero-padded
-    actions: NDArray[
-        np.float32
-    ]  # (T, E, N, A), one-hot in each branch, or the numbers if continuous
-    next_obs: NDArray[np.float32]  # (T, E, N, O), an ended episode's last where one ended
-    rewards: NDArray[np.float32]  # (T, E), the team's
-    active: NDArray[np.bool_]  # (T, E, N), alive when deciding
+    obs: NDArray[np.float32]
+    """(T, E, N, O), zero-padded."""
+    actions: NDArray[np.float32]
+    """(T, E, N, A), one-hot in each branch, or the numbers if continuous."""
+    next_obs: NDArray[np.float32]
+    """(T, E, N, O), the episode's last observation where it ended."""
+    rewards: NDArray[np.float32]
+    """(T, E), the team's."""
+    active: NDArray[np.bool_]
+    """(T, E, N), alive when it decided."""
 
 
 def play_at_random(envs: Sequence[VectorEnv], steps: int, seed: int) -> Experience:
-    """`steps` environment steps, rounded up to whole steps of all environments. The vectors are reset at the start.
+    """Returns the experience of `steps` environment steps, rounded up to whole steps of all.
 
-    Discrete choices are uniform over what is available. Continuous numbers are drawn from N(0, 1), whatever their
-    bounds: environments clip them, and say nothing of where.
+    The vectors are reset at the start. Discrete choices are uniform over the available ones.
+    Continuous numbers are drawn from N(0, 1), whatever their bounds: environments clip them, and
+    don't say where.
     """
-    spec, now = envs[0].spec, [env.reset() for env in envs]
+    spec = envs[0].spec
     sizes = [env.num_envs for env in envs]
     firsts = [sum(sizes[:k]) for k in range(len(sizes))]
     agents = np.arange(len(spec.agents), dtype=np.int32)
-    times = -(-steps // sum(sizes))
-    moments: list[list[Experience]] = []
-    for at in progress_range(times, "roles: random play"):
-        actions = [
-            random_actions(
-                spec,
-                step.available_actions,
-                Draw(seed, Purpose.RANDOM_PLAY, at, first, agents),
+    now = [env.reset() for env in envs]
+    moments: list[Experience] = []  # (E, ...) each
+    for at in progress_range(-(-steps // sum(sizes)), "roles: random play"):
+        draws = [
+            Draw(
+                seed=seed,
+                purpose=Purpose.RANDOM_PLAY,
+                step=at,
+                first_environment=first,
+                agents=agents,
             )
-            for step, first in zip(now, firsts)
+            for first in firsts
         ]
-        # copies, since a vector may write over what it has shown; of bytes no change could be told
-        before = [(step.obs.astype(np.float32), step.active.copy()) for step in now]
-        for env, chosen in zip(envs, actions):
-            env.send(chosen)
-        now = [env.recv() for env in envs]
-        moments.append([_moment(spec, *parts) for parts in zip(before, actions, now)])
-    columns = zip(*(Experience(*map(np.concatenate, zip(*moment))) for moment in moments))
-    return Experience(*(np.stack(column) for column in columns))
+        moments.append(_step_all(envs, now, draws))
+    return _joined(moments, np.stack)
 
 
-def random_actions(
-    spec: EnvSpec, available: NDArray[np.bool_], draw: Draw
-) -> NDArray[np.int32] | NDArray[np.float32]:
-    """(E, N, D) actions of `available` (E, N, A)."""
+def random_actions(spec: EnvSpec, available: NDArray[np.bool_], draw: Draw) -> NDArray[Any]:
+    """Returns actions (E, N, D), int32 or float32, drawn from the `available` ones (E, N, A)."""
     environments, _, numbers = available.shape
     if spec.continuous:
         return draw.standard_normal(environments, numbers).swapaxes(0, 1) * available
-    draws = draw.uniform(environments, numbers).swapaxes(0, 1) * available
-    parts = np.split(draws, np.cumsum(spec.branches)[:-1], -1)
-    return np.stack([part.argmax(-1) for part in parts], -1).astype(np.int32)
+    # Each of K independent uniform numbers is the largest with probability 1/K. Numbers are above
+    # 0, and those of what isn't available are made 0.
+    numbers_drawn = draw.uniform(environments, numbers).swapaxes(0, 1) * available  # (E, N, A)
+    branches = np.split(numbers_drawn, np.cumsum(spec.branches)[:-1], -1)
+    return np.stack([branch.argmax(-1) for branch in branches], -1).astype(np.int32)
 
 
-def _moment(
-    spec: EnvSpec,
-    before: tuple[NDArray[np.float32], NDArray[np.bool_]],
-    actions: NDArray[np.int32] | NDArray[np.float32],
-    after: EnvStep,
-) -> Experience:
-    """One step of one vector: Experience without T."""
+def _step_all(envs: Sequence[VectorEnv], now: list[EnvStep], draws: list[Draw]) -> Experience:
+    """Plays one step of every vector; updates `now`, and returns the transitions (E, ...)."""
+    spec = envs[0].spec
+    actions = [random_actions(spec, step.available_actions, draw) for step, draw in zip(now, draws)]
+    # Copies, since a vector may write over the arrays that it returned. As floats, since the
+    # difference of two unsigned bytes is no change.
+    obs = [step.obs.astype(np.float32) for step in now]
+    active = [step.active.copy() for step in now]
+    # All vectors are stepped before any is waited for, so that they step side by side.
+    for env, chosen in zip(envs, actions):
+        env.send(chosen)
+    now[:] = [env.recv() for env in envs]
+    transitions = [
+        Experience(
+            obs=obs[k],
+            actions=_described(spec, actions[k]),
+            next_obs=_next_obs(after),
+            rewards=after.rewards.copy(),
+            active=active[k],
+        )
+        for k, after in enumerate(now)
+    ]
+    return _joined(transitions, np.concatenate)
+
+
+def _next_obs(after: EnvStep) -> NDArray[np.float32]:
+    """Returns (E, N, O), what a step led to; `after.obs` is of the next episode where one ended."""
     ended = (after.terminated | after.truncated)[:, None, None]
-    next_obs = np.where(ended, after.final_obs, after.obs).astype(np.float32)
-    return Experience(
-        before[0], _described(spec, actions), next_obs, after.rewards.copy(), before[1]
-    )
+    next_obs: NDArray[np.float32] = np.where(ended, after.final_obs, after.obs).astype(np.float32)
+    return next_obs
 
 
-def _described(
-    spec: EnvSpec, actions: NDArray[np.int32] | NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """(E, N, A) what actions (E, N, D) are to a net."""
+def _described(spec: EnvSpec, actions: NDArray[Any]) -> NDArray[np.float32]:
+    """Returns actions (E, N, D) as a net sees them, (E, N, A)."""
     if spec.continuous:
         return actions.astype(np.float32)
-    return np.concatenate(
-        [np.eye(size, dtype=np.float32)[actions[..., d]] for d, size in enumerate(spec.branches)],
-        axis=-1,
+    one_hot = [
+        np.eye(size, dtype=np.float32)[actions[..., d]] for d, size in enumerate(spec.branches)
+    ]
+    return np.concatenate(one_hot, axis=-1)
+
+
+def _joined(parts: Sequence[Experience], join: Callable[..., NDArray[Any]]) -> Experience:
+    """Returns the experience whose every field is `join` of the parts' fields."""
+    return Experience(
+        obs=join([part.obs for part in parts]),
+        actions=join([part.actions for part in parts]),
+        next_obs=join([part.next_obs for part in parts]),
+        rewards=join([part.rewards for part in parts]),
+        active=join([part.active for part in parts]),
     )

@@ -1,6 +1,7 @@
-"""Role groups, whose agents share a group net: from the configuration, the units' types, another run, or learnt.
+"""The role groups of a run. The agents of a group share a group net.
 
-They are found before anything else is learnt, from `roles.source` and `roles.from`, and stay what they are; a
+They come from the configuration, the units' types, another run, or are learnt (`roles.source`,
+`roles.from`). They are found before anything else is learnt and never change after that. A
 checkpoint holds them, since its nets mean nothing in other groups.
 """
 
@@ -24,108 +25,133 @@ from sde_harl.roles.identity import Embedding, embed
 
 
 class Roles(NamedTuple):
-    """Who shares a group net, and how that was found."""
+    """The role groups, and how they were found."""
 
     source: str
-    """As in `roles.source`, or the file they were taken from."""
+    """As in `roles.source`, or the file that they were taken from."""
     groups: Groups
     embedding: Embedding | None = None
-    """Where the groups are learnt."""
+    """None unless the groups were learnt in this run."""
     scores: tuple[Score, ...] = ()
+    """Of each number of groups; empty unless they were learnt in this run."""
 
     def line(self) -> str:
-        """One plain sentence."""
-        many = "s" * (len(self.groups) > 1)
-        text = f"roles ({self.source}): {len(self.groups)} group{many} of {sum(map(len, self.groups))} agents"
-        found = {score.groups: f", index {score.davies_bouldin:.2f}" for score in self.scores}
-        index = found.get(len(self.groups), "")
-        return f"{text}{index}: {' '.join(str(list(group)) for group in self.groups)}"
+        """Returns one plain sentence for the log."""
+        count = len(self.groups)
+        plural = "s" * (count > 1)
+        agents = sum(map(len, self.groups))
+        indices = {score.groups: f", index {score.davies_bouldin:.2f}" for score in self.scores}
+        index = indices.get(count, "")
+        members = " ".join(str(list(group)) for group in self.groups)
+        return f"roles ({self.source}): {count} group{plural} of {agents} agents{index}: {members}"
 
 
 def find_roles(config: Config, envs: Sequence[VectorEnv]) -> Roles:
-    """The role groups of a run. Learning them plays `envs` at random, from their reset on.
+    """Returns the role groups of a run.
 
-    Where they were learnt and the run starts from a checkpoint, they are the checkpoint's. Raises UserError where the
-    groups asked for can't be had.
+    Learning them plays `envs` at random, from their reset on. A run that starts from a checkpoint
+    takes the checkpoint's groups and learns none. Raises UserError where the groups that the
+    configuration asks for can't be had.
     """
-    roles, spec = config.roles, envs[0].spec
+    roles = config.roles
+    spec = envs[0].spec
     agents = len(spec.agents)
+    # Another run's groups come first: they are given beside any `roles.source`.
     if roles.from_ != "none":
-        return Roles(roles.from_, _of_run(Path(roles.from_), spec))
+        return Roles(source=roles.from_, groups=_of_run(Path(roles.from_), spec))
     if roles.source == "learnt" and config.train.load != "none":
-        return Roles(config.train.load, _of_checkpoint(Path(config.train.load), agents))
+        checkpoint = Path(config.train.load)
+        return Roles(source=config.train.load, groups=_of_checkpoint(checkpoint, agents))
     if roles.source == "learnt":
         return _learnt(roles, envs, config.seed)
-    if roles.source == "types":
-        return Roles("types", _of_types(spec))
-    if roles.source == "alone":
-        return Roles("alone", tuple((agent,) for agent in range(agents)))
-    if roles.source == "one":
-        return Roles("one", (tuple(range(agents)),))
+    return Roles(source=roles.source, groups=_by_rule(config, spec))
+
+
+def _by_rule(config: Config, spec: EnvSpec) -> Groups:
+    """Returns the groups of a source that needs neither a file nor learning."""
+    agents = len(spec.agents)
+    source = config.roles.source
+    if source == "types":
+        return _of_types(spec)
+    if source == "alone":
+        return tuple((agent,) for agent in range(agents))
+    if source == "one":
+        return (tuple(range(agents)),)
     share = config.algo.share_param
-    return Roles("config", role_groups(config.policy.groups, agents=agents, share=share))
+    return role_groups(config.policy.groups, agents=agents, share=share)
 
 
 def _learnt(roles: RolesConfig, envs: Sequence[VectorEnv], seed: int) -> Roles:
-    agents = envs[0].spec.agents
+    """Plays at random, embeds the agents' identities and clusters them."""
+    spec = envs[0].spec
+    agents = spec.agents
     if roles.count > len(agents):
-        raise UserError(
-            f"roles.count: expected {len(agents)} (the agents of {envs[0].spec.name}) or less"
-        )
-    number = derived_seed(seed, Purpose.EMBEDDING)
+        raise UserError(f"roles.count: expected {len(agents)} (the agents of {spec.name}) or less")
+    number = derived_seed(seed, Purpose.EMBEDDING)  # for torch and scikit-learn
     experience = play_at_random(envs, roles.steps, seed)
     embedding = embed(experience, agents, number)
     clustering = cluster(embedding.mu, roles.count, number)
-    return Roles("learnt", clustering.groups, embedding, clustering.scores)
+    return Roles(
+        source="learnt",
+        groups=clustering.groups,
+        embedding=embedding,
+        scores=clustering.scores,
+    )
 
 
 def _of_types(spec: EnvSpec) -> Groups:
+    """Returns a group for each type of unit."""
     if "" in spec.unit_types:
         raise UserError(
-            f"roles.source: {spec.name} doesn't tell its agents' types; choose another source than types"
+            f"roles.source: {spec.name} doesn't tell its agents' types; "
+            "choose another source than types"
         )
     return as_groups(spec.unit_types)
 
 
 def _of_run(path: Path, spec: EnvSpec) -> Groups:
-    """The groups that another run had."""
+    """Returns the groups that another run had."""
     meta = open_run(path).meta
-    said = f"roles.from: {path}"
+    key = f"roles.from: {path}"
     agents, groups = (
-        _list(str(meta.get(name, "")), f"{said} has no list {name} in /meta")
+        _parse_list(str(meta.get(name, "")), f"{key} has no list {name} in /meta")
         for name in ("agents", "groups")
     )
     if agents != list(spec.agents):
-        raise UserError(f"{said} is of {_few(agents)}, and not of {_few(spec.agents)}")
-    return _checked(groups, len(agents), said)
+        raise UserError(f"{key} is of {_few(agents)}, and not of {_few(spec.agents)}")
+    return _checked(groups, len(agents), key)
 
 
 def _of_checkpoint(path: Path, agents: int) -> Groups:
-    """The groups that a checkpoint's nets were learnt in."""
-    said = f"train.load: {path}"
-    groups = str(load(path).values.get("run/groups", ""))
-    return _checked(_list(groups, f"{said} tells no groups"), agents, said)
+    """Returns the groups that a checkpoint's nets were learnt in."""
+    key = f"train.load: {path}"
+    text = str(load(path).values.get("run/groups", ""))
+    return _checked(_parse_list(text, f"{key} tells no groups"), agents, key)
 
 
-def _checked(groups: list[Any], agents: int, said: str) -> Groups:
+def _checked(groups: list[Any], agents: int, key: str) -> Groups:
+    """Returns groups read from a file; raises UserError unless each agent is in exactly one."""
     members = [agent for group in groups if isinstance(group, list) for agent in group]
-    if [type(agent) for agent in members] != [int] * agents or sorted(members) != list(
-        range(agents)
-    ):
-        raise UserError(f"{said} has groups that don't hold each of {agents} agents once")
+    # Types first: `sorted` fails for a mixture, and True would pass for 1.
+    are_numbers = all(type(agent) is int for agent in members)
+    if not are_numbers or sorted(members) != list(range(agents)):
+        raise UserError(f"{key} has groups that don't hold each of {agents} agents once")
     return tuple(tuple(group) for group in groups if group)
 
 
-def _list(text: str, otherwise: str) -> list[Any]:
+def _parse_list(text: str, problem: str) -> list[Any]:
+    """Returns the list that a JSON text holds; raises UserError with `problem` if it holds none."""
     try:
         value = json.loads(text)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError):  # RecursionError: very deep nesting, by accident or not
         value = None
     if not isinstance(value, list):
-        raise UserError(f"{otherwise}; is it of an earlier version?")
+        raise UserError(f"{problem}; is it of an earlier version?")
     return value
 
 
 def _few(agents: Sequence[Any]) -> str:
+    """Returns the first names of agents, printable, whatever a file has in their place."""
     names = ", ".join(ascii(agent)[:20] for agent in agents[:3])
-    return f"{len(agents)} agents ({names}{', ...' * (len(agents) > 3)})"
+    more = ", ..." * (len(agents) > 3)
+    return f"{len(agents)} agents ({names}{more})"

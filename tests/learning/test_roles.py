@@ -21,6 +21,7 @@ from sde_harl.errors import UserError
 from sde_harl.record.writer import RunFile
 from sde_harl.roles import identity
 from sde_harl.roles.clusters import as_groups, cluster
+from sde_harl.roles.examples import make_examples
 from sde_harl.roles.experience import play_at_random, random_actions
 from sde_harl.roles.grouping import Roles, find_roles
 from sde_harl.run import loopback
@@ -92,7 +93,7 @@ def test_the_same_seed_gives_the_same_embedding(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_feature_that_never_varies_is_hidden_and_not_predicted() -> None:
     experience = play_at_random([kinds_vector((0, 1), 1)], 160, seed=1)
-    for each in identity._examples(experience):
+    for each in make_examples(experience):
         assert each.varies.tolist() == [1] * 5 + [0] * 3 + [
             1
         ]  # place and noise; number and constant; the reward
