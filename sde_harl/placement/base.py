@@ -6,9 +6,10 @@ N agents, E environments of one slot, D numbers of an action, Z latent, H memory
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sde_harl.draws.counters import Draw
 from sde_harl.envs.base import EnvSpec, EnvStep
@@ -21,16 +22,16 @@ from sde_harl.server.executor_pool import ExecutorPool
 class SlotDecision(NamedTuple):
     """The actions of all agents in all environments of a slot, and what they were decided from."""
 
-    actions: np.ndarray
+    actions: NDArray[Any]
     """(N, E, D)."""
-    log_probs: np.ndarray
+    log_probs: NDArray[Any]
     """(N, E, D), 0 where the policy did not choose the action."""
-    latents: np.ndarray
+    latents: NDArray[Any]
     """(N, E, Z) as decoded; Z = 0 where the devices send none."""
-    ages: np.ndarray | None = None
+    ages: NDArray[np.int32] | None = None
     """(N, E) steps since the observation that a decision used; NO_LATENT where the policy had no
     part in it; None where every age is 0."""
-    memory: np.ndarray | None = None
+    memory: NDArray[Any] | None = None
     """(N, E, H) before this decision; None where nothing is remembered or it was not asked for."""
 
 
@@ -55,7 +56,7 @@ class Placement(ABC):
         draw: Draw | None,
         *,
         step: int,
-        began: np.ndarray,
+        began: NDArray[np.bool_],
         with_memory: bool,
     ) -> SlotDecision:
         """Returns the actions for the observations of `now`.
@@ -69,18 +70,18 @@ class Placement(ABC):
         """
 
     @abstractmethod
-    def deliver(self, actions: np.ndarray) -> None:
+    def deliver(self, actions: NDArray[Any]) -> None:
         """Tells the devices the actions (N, E, D) that were decided.
 
         Called after the environments have been started, so that they step meanwhile.
         """
 
-    def restart(self, environments: np.ndarray | None = None) -> None:
+    def restart(self, environments: NDArray[np.integer[Any]] | None = None) -> None:
         """Forgets what came before: episodes begin in `environments` (indices), or in all."""
         self._pool.forget(self._slot, environments)
 
     def fill_gaps(
-        self, decision: SlotDecision, now: EnvStep, fallback: np.ndarray | None
+        self, decision: SlotDecision, now: EnvStep, fallback: NDArray[np.bool_] | None
     ) -> SlotDecision:
         """Returns the decision with a substitute where the policy had no part in an action.
 

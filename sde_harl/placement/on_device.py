@@ -5,7 +5,10 @@ N agents, E environments of one slot.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from sde_harl.draws.counters import Draw
 from sde_harl.envs.base import EnvStep
@@ -26,7 +29,7 @@ class OnDevice(Placement):
         draw: Draw | None,
         *,
         step: int,
-        began: np.ndarray,
+        began: NDArray[np.bool_],
         with_memory: bool,
     ) -> SlotDecision:
         """Returns what the devices did by the deadline; `policy` has no part in it.
@@ -57,5 +60,5 @@ class OnDevice(Placement):
             # but rank 0 must step the environments, so that its agents do nothing there.
             return self.fill_gaps(decision, now, None)
 
-    def deliver(self, actions: np.ndarray) -> None:
+    def deliver(self, actions: NDArray[Any]) -> None:
         """Does nothing: the devices know what they did."""

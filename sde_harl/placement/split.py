@@ -5,7 +5,10 @@ N agents, E environments of one slot, D numbers of an action, H memory.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from sde_harl.draws.counters import Draw
 from sde_harl.envs.base import EnvSpec, EnvStep
@@ -23,7 +26,7 @@ class Split(Placement):
     def __init__(self, slot: int, *, spec: EnvSpec, pool: ExecutorPool, stages: Stages) -> None:
         super().__init__(slot, spec=spec, pool=pool, stages=stages)
         # (N, E, H) of recurrent policies. It lies here because the trunk that it belongs to does.
-        self._memory: np.ndarray | None = None
+        self._memory: NDArray[Any] | None = None
         self._policy_ns = 0
 
     def decide(
@@ -33,7 +36,7 @@ class Split(Placement):
         draw: Draw | None,
         *,
         step: int,
-        began: np.ndarray,
+        began: NDArray[np.bool_],
         with_memory: bool,
     ) -> SlotDecision:
         """Returns what the policies choose from the latents that arrive before the deadline."""
@@ -58,11 +61,11 @@ class Split(Placement):
             )
             return self.fill_gaps(decision, now, latents.fallback)
 
-    def deliver(self, actions: np.ndarray) -> None:
+    def deliver(self, actions: NDArray[Any]) -> None:
         """Sends the actions to the devices, which may have actuators."""
         self._pool.act(self._slot, actions, policy_ns=self._policy_ns)
 
-    def restart(self, environments: np.ndarray | None = None) -> None:
+    def restart(self, environments: NDArray[np.integer[Any]] | None = None) -> None:
         """Forgets latents and memory, in some environments or in all."""
         super().restart(environments)
         if environments is None:

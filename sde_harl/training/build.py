@@ -87,21 +87,13 @@ def build(config: Config, transport: Transport) -> TrainingParts:
 
     placement = find_placement(config.policy)
     make_slots = functools.partial(_slots, placement=placement, pool=pool, stages=stages)
-    rollout = _rollout(
-        config,
-        spec,
-        critic_input=learned.critic_input,
-        latent_size=session.shape.latent_max() if placement.sends_latents else 0,
-    )
+    latent_size = session.shape.latent_max() if placement.sends_latents else 0
+    rollout = _rollout(config, spec, learned.critic_input, latent_size=latent_size)
     # After the roles, which are learnt by random play in these environments: slots reset them.
     collector = Collector(make_slots(envs), rollout, config.seed)
 
     counters = Counters()
-    checkpoints = Checkpoints(
-        learned=learned, counters=counters, env=spec.name, algo=config.algo.name
-    )
-    if config.train.load != "none":
-        checkpoints.start_from(Path(config.train.load), learns=config.train.steps > 0)
+    checkpoints = _checkpoints(config, spec, learned, counters=counters)
 
     # The logger makes the run's folder, so everything that can fail comes before it: a run that
     # can't start leaves no folder behind.
@@ -109,6 +101,11 @@ def build(config: Config, transport: Transport) -> TrainingParts:
     players = f"{spec.name}, {config.algo.name}, {transport.size - 1} executor(s)"
     for note in (backend_line, players, roles.line(), f"run folder {logger.folder}"):
         logger.note(note)
+    evaluator = Evaluator(
+        config.eval.episodes,
+        make_slots=lambda: make_slots(environments.make(first=FIRST_EVAL_ENV)),
+        make_recorder=_recorder_factory(config, spec, logger),
+    )
 
     return TrainingParts(
         config=config,
@@ -116,11 +113,7 @@ def build(config: Config, transport: Transport) -> TrainingParts:
         pool=pool,
         learned=learned,
         collector=collector,
-        evaluator=Evaluator(
-            config.eval.episodes,
-            make_slots=lambda: make_slots(environments.make(first=FIRST_EVAL_ENV)),
-            make_recorder=_recorder_factory(config, spec, logger),
-        ),
+        evaluator=evaluator,
         counters=counters,
         checkpoints=checkpoints,
         logger=logger,
@@ -144,18 +137,23 @@ def _generator(seed: int) -> torch.Generator:
 
 
 def _rollout(
-    config: Config, spec: EnvSpec, *, critic_input: CriticInput, latent_size: int
+    config: Config, spec: EnvSpec, critic_input: CriticInput, *, latent_size: int
 ) -> Rollout:
     """Returns the arrays of one rollout."""
-    recurrent = config.policy.recurrent
+    # Without memory every row stands alone: a chunk is one step.
+    chunk = 1
+    memory_size = 0
+    if config.policy.recurrent:
+        chunk = config.algo.chunk
+        memory_size = config.policy.width
     return Rollout(
         spec,
         steps=config.train.rollout,
         envs=config.train.envs,
         latent_size=latent_size,
         critic_input=critic_input,
-        chunk=config.algo.chunk if recurrent else 1,
-        memory_size=config.policy.width if recurrent else 0,
+        chunk=chunk,
+        memory_size=memory_size,
     )
 
 
@@ -174,10 +172,22 @@ def _slots(
     ]
 
 
+def _checkpoints(
+    config: Config, spec: EnvSpec, learned: Learned, *, counters: Counters
+) -> Checkpoints:
+    """Returns the run's checkpoints, after its nets were loaded from another's where it says so."""
+    checkpoints = Checkpoints(
+        learned=learned, counters=counters, env=spec.name, algo=config.algo.name
+    )
+    if config.train.load != "none":
+        checkpoints.start_from(Path(config.train.load), learns=config.train.steps > 0)
+    return checkpoints
+
+
 def _recorder_factory(
     config: Config, spec: EnvSpec, logger: RunLogger
 ) -> functools.partial[EpisodeRecorder] | None:
-    """Returns what makes a recorder for a number of environments; None if none is wanted."""
+    """Returns a function that makes a recorder for a number of environments; None without any."""
     if config.record.trajectories != "eval":
         return None
     return functools.partial(EpisodeRecorder, spec, emit=logger.trajectory)

@@ -5,7 +5,10 @@ N agents, K decisions of a slot.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from sde_harl.roles.identity import Embedding
 from sde_harl.server.decision_log import Decisions
@@ -13,7 +16,7 @@ from sde_harl.server.executor_pool import ExecutorPool
 from sde_harl.training.episodes import Episodes
 
 
-def episode_columns(episodes: Episodes, *, slot_envs: int) -> dict[str, np.ndarray]:
+def episode_columns(episodes: Episodes, *, slot_envs: int) -> dict[str, NDArray[Any]]:
     """Returns columns of /episodes; `slot_envs`: environments of a slot."""
     return {
         "slot": episodes.environment // slot_envs,
@@ -27,14 +30,14 @@ def episode_columns(episodes: Episodes, *, slot_envs: int) -> dict[str, np.ndarr
 
 def decision_columns(
     decisions: Decisions, pool: ExecutorPool, *, envs: int
-) -> dict[str, np.ndarray]:
+) -> dict[str, NDArray[Any]]:
     """Returns columns of /decisions: K N rows, those of a decision together, agent by agent.
 
     envs: environments of all slots.
     """
     count, agents = decisions.payload_bytes.shape
 
-    def for_each_agent(column: np.ndarray) -> np.ndarray:
+    def for_each_agent(column: NDArray[Any]) -> NDArray[Any]:
         return np.repeat(column, agents)
 
     device_ns = decisions.device_ns.reshape(-1, 3)
@@ -63,7 +66,7 @@ def decision_columns(
     }
 
 
-def embedding_columns(embedding: Embedding) -> dict[str, np.ndarray]:
+def embedding_columns(embedding: Embedding) -> dict[str, NDArray[Any]]:
     """Returns the columns of /roles: a row for each half of each agent's random play."""
     agents, halves, numbers = embedding.mu.shape
     columns = {

@@ -6,9 +6,10 @@ N agents, E environments of a slot, T steps of an episode, O observation, D numb
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sde_harl.envs.base import EnvSpec, EnvStep
 from sde_harl.record.schema import Trajectory
@@ -17,12 +18,12 @@ from sde_harl.record.schema import Trajectory
 class Episodes(NamedTuple):
     """Episodes that ended, one row for each."""
 
-    environment: np.ndarray
+    environment: NDArray[Any]
     """Numbered through all slots."""
-    seed: np.ndarray
-    length: np.ndarray
-    returns: np.ndarray
-    won: np.ndarray
+    seed: NDArray[Any]
+    length: NDArray[Any]
+    returns: NDArray[Any]
+    won: NDArray[Any]
     """-1 unknown, 0, 1."""
 
     @classmethod
@@ -32,7 +33,7 @@ class Episodes(NamedTuple):
             return NO_EPISODES
         return cls(*(np.concatenate(column) for column in zip(*parts)))
 
-    def select(self, rows: np.ndarray) -> Episodes:
+    def select(self, rows: NDArray[Any]) -> Episodes:
         """Returns the rows of a mask."""
         return Episodes(*(column[rows] for column in self))
 
@@ -52,18 +53,18 @@ class EpisodeRecorder:
     def __init__(self, spec: EnvSpec, envs: int, emit: Callable[[Trajectory], object]) -> None:
         self._spec = spec
         self._emit = emit
-        self._obs: list[np.ndarray] = []  # (E, N, O) each
-        self._actions: list[np.ndarray] = []  # (N, E, D) each
-        self._rewards: list[np.ndarray] = []  # (E,) each
+        self._obs: list[NDArray[Any]] = []  # (E, N, O) each
+        self._actions: list[NDArray[Any]] = []  # (N, E, D) each
+        self._rewards: list[NDArray[Any]] = []  # (E,) each
         self._starts = np.zeros(envs, np.int64)  # index of each environment's first step
 
-    def decided(self, obs: np.ndarray, actions: np.ndarray) -> None:
+    def decided(self, obs: NDArray[Any], actions: NDArray[Any]) -> None:
         """Keeps copies of observations (E, N, O) and of the actions (N, E, D) taken on them."""
         # Copies, because the environments and the policy write into the same arrays again.
         self._obs.append(obs.copy())
         self._actions.append(actions.copy())
 
-    def advanced(self, step: EnvStep, seeds: np.ndarray, wanted: np.ndarray) -> None:
+    def advanced(self, step: EnvStep, seeds: NDArray[Any], wanted: NDArray[Any]) -> None:
         """Keeps what the actions led to and emits the episodes that ended where `wanted` (E,).
 
         `seeds` (E,) are those of the episodes that were played up to this step.
@@ -96,7 +97,7 @@ class EpisodeRecorder:
             seed=seed,
         )
 
-    def _unpadded(self, actions: np.ndarray, agent: int) -> np.ndarray:
+    def _unpadded(self, actions: NDArray[Any], agent: int) -> NDArray[Any]:
         """Returns an agent's own numbers of (T, D); (T,) where it makes one discrete choice."""
         sizes = self._spec.action_sizes[agent]
         if self._spec.continuous:

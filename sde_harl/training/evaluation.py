@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sde_harl.policy.inference.acting import ActingPolicy
 from sde_harl.training.env_slot import EnvSlot
@@ -83,7 +84,7 @@ class GreedyPlay:
         if slot.recorder:
             slot.recorder.decided(obs, decision.actions)
 
-    def _finish(self, slot: RecordedSlot, left: np.ndarray) -> list[Episodes]:
+    def _finish(self, slot: RecordedSlot, left: NDArray[Any]) -> list[Episodes]:
         """Waits for a slot's environments; takes the ended episodes that count off `left`."""
         env_slot = slot.env_slot
         # Read before `advance`, which replaces the seeds of ended episodes by the next ones'.

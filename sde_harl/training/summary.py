@@ -6,8 +6,9 @@ N agents, K decisions of a slot.
 from __future__ import annotations
 
 import math
+from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
 from sde_harl.server.decision_log import Decisions
 from sde_harl.training.episodes import Episodes
@@ -22,7 +23,7 @@ def summarise_episodes(episodes: Episodes) -> dict[str, float]:
     }
 
 
-def summarise_link(decisions: Decisions, latent_sizes: np.ndarray) -> dict[str, float]:
+def summarise_link(decisions: Decisions, latent_sizes: NDArray[Any]) -> dict[str, float]:
     """Returns what crossed the link, and what came too late.
 
     bytes_per_decision: payload for one decision of one agent. bits_per_element: for an element of a
@@ -43,7 +44,7 @@ def summarise_link(decisions: Decisions, latent_sizes: np.ndarray) -> dict[str, 
     }
 
 
-def _bits_per_element(decisions: Decisions, latent_sizes: np.ndarray) -> float:
+def _bits_per_element(decisions: Decisions, latent_sizes: NDArray[Any]) -> float:
     # Only decisions that were answered in time: the ideal bits of a late answer are not known.
     answered = decisions.answers > decisions.late
     ideal_bits = decisions.ideal_bits[answered]
@@ -53,7 +54,7 @@ def _bits_per_element(decisions: Decisions, latent_sizes: np.ndarray) -> float:
     return float(ideal_bits.sum() / max(elements, 1))
 
 
-def _mean(values: np.ndarray) -> float:
+def _mean(values: NDArray[Any]) -> float:
     if not len(values):
         return math.nan
     return float(values.mean())

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sde_harl.link.transport import Traffic
 from sde_harl.meters.energy import Energy
@@ -53,7 +55,9 @@ class ServerUsage:
         return frames._asdict() | {f"carried_{name}": value for name, value in carried.items()}
 
 
-def by_rank(own: Mapping[str, float], resources: Mapping[int, Resources]) -> dict[str, np.ndarray]:
+def by_rank(
+    own: Mapping[str, float], resources: Mapping[int, Resources]
+) -> dict[str, NDArray[Any]]:
     """Returns a column for each name of rank 0's `own`: its value, then each executor's."""
     return {
         name: np.array([value, *(getattr(each, name) for each in resources.values())])
