@@ -64,13 +64,11 @@ def build(config: Config, transport: Transport) -> TrainingParts:
     """
     torch.set_num_threads(config.train.threads or os.cpu_count() or 1)
     stages = Stages()
-
     backend, backend_line = resolve_backend(config.env)
     environments = Environments(config)
     envs = environments.make(first=0)
     spec = envs[0].spec
-    # A policy that is sure of its choices has many denormal numbers, and processors are slow at
-    # those.
+    # A policy that is sure of its choices has many denormal numbers, which are slow.
     torch.set_flush_denormal(True)
     algorithm_class = _find_algorithm(config, spec)
 
