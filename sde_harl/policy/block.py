@@ -57,7 +57,7 @@ class _Activation(torch.autograd.Function):
         else:
             _blocks.activate(values, biases, None, None)
         factor = stats[..., 1:]
-        ctx.mark_dirty(x)
+        ctx.mark_dirty(x)  # autograd has to know that the product is no more
         ctx.save_for_backward(x, bias, stats, factor)
         ctx.set_materialize_grads(False)  # no zeros for the factor, which seldom has a gradient
         return x, factor

@@ -58,6 +58,7 @@ class Critic(nn.Module):
         self.normalise = FeatureNorm(critic_input.sizes, critic_input.size, enabled)
         self._layer_norm = policy.layer_norm
         widths = [size_in] + [policy.critic_width] * policy.critic_blocks + [1]
+        # No ReLU follows the last layer, which gives the value.
         gains = [RELU_GAIN] * policy.critic_blocks + [1.0]
         self.weights, self.biases = stack(k, widths, gains, generator=generator)
         self.gru: Gru | None = None

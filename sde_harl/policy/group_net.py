@@ -98,20 +98,16 @@ class GroupNet(nn.Module):
         self._branches = spec.branches
         # From here on the order of the statements is the order of the random draws, and that of the
         # parameters in an optimiser's state: old runs repeat only while it stays as it is.
-        self._make_convolutions(spec, policy, k=k, generator=generator)
+        self.unit = _image_unit(spec, policy)
+        self.conv = _conv_layer(self.shape.conv, k, self.unit, generator)
+        server_conv = _server_conv_shape(spec, policy)
+        self.trunk_conv = _conv_layer(server_conv, 1, 1.0 / self.scale, generator)
         self.normalise = FeatureNorm(self.shape.obs_sizes, self.shape.obs, self.shape.feature_norm)
         self.local_weights, self.local_biases = local_stack(
             self.shape, k, on_device=self.on_device, generator=generator
         )
         self._make_trunk(policy, k=k, generator=generator)
-        outputs = sum(spec.branches)
-        self.head_weight = orthogonal(k, policy.width, outputs, policy.head_gain, generator)
-        self.head_bias = nn.Parameter(torch.zeros(k, 1, outputs))
-        self._std_x = policy.std_x_coef
-        self._std_y = policy.std_y_coef
-        self.log_std: nn.Parameter | None = None
-        if spec.continuous:
-            self.log_std = nn.Parameter(torch.full((k, 1, len(spec.branches)), policy.std_x_coef))
+        self._make_heads(spec, policy, k=k, generator=generator)
         # Not persistent: it follows from the spec, and a checkpoint holds what was learnt.
         self.register_buffer("dimensions", _dimensions(spec, members), persistent=False)
         self.latent_model: LatentModel | None = None
@@ -119,20 +115,6 @@ class GroupNet(nn.Module):
             self.latent_model = LatentModel(
                 n, self.shape.latent_max(), scale=self.scale, share=codec.share_tables
             )
-
-    def _make_convolutions(
-        self, spec: EnvSpec, policy: PolicyConfig, *, k: int, generator: torch.Generator
-    ) -> None:
-        """Makes the device's convolution, or the trunk's where images themselves are sent."""
-        conv = conv_shape(spec.obs_images, policy)
-        self.unit = 1.0
-        if conv:
-            self.unit = UNIT[spec.obs_dtype]
-        at_server = None
-        if not policy.local_blocks:
-            at_server = conv
-        self.conv = _conv_layer(self.shape.conv, k, self.unit, generator)
-        self.trunk_conv = _conv_layer(at_server, 1, 1.0 / self.scale, generator)
 
     def _make_trunk(self, policy: PolicyConfig, *, k: int, generator: torch.Generator) -> None:
         """Makes the group's blocks, the agents' identities, and the GRU if there is one."""
@@ -153,6 +135,19 @@ class GroupNet(nn.Module):
         self.gru: Gru | None = None
         if policy.recurrent:
             self.gru = Gru(k=memories, size_in=policy.width, size=policy.width, generator=generator)
+
+    def _make_heads(
+        self, spec: EnvSpec, policy: PolicyConfig, *, k: int, generator: torch.Generator
+    ) -> None:
+        outputs = sum(spec.branches)
+        # The heads' gain is small, so that the first policy chooses nearly uniformly.
+        self.head_weight = orthogonal(k, policy.width, outputs, policy.head_gain, generator)
+        self.head_bias = nn.Parameter(torch.zeros(k, 1, outputs))
+        self._std_x = policy.std_x_coef
+        self._std_y = policy.std_y_coef
+        self.log_std: nn.Parameter | None = None
+        if spec.continuous:
+            self.log_std = nn.Parameter(torch.full((k, 1, len(spec.branches)), policy.std_x_coef))
 
     def forward(
         self,
@@ -264,9 +259,24 @@ class GroupNet(nn.Module):
 
     def policy_parameters(self) -> list[nn.Parameter]:
         """Returns what the policy's optimiser steps: everything but the entropy model."""
+        # The densities have an optimiser of their own (auxiliary/rate.py).
         return [
             each for name, each in self.named_parameters() if not name.startswith("latent_model")
         ]
+
+
+def _image_unit(spec: EnvSpec, policy: PolicyConfig) -> float:
+    """Returns the factor of the observations' numbers before the first layer."""
+    if conv_shape(spec.obs_images, policy) is None:
+        return 1.0
+    return UNIT[spec.obs_dtype]
+
+
+def _server_conv_shape(spec: EnvSpec, policy: PolicyConfig) -> ConvShape | None:
+    """Returns the shape of the trunk's convolution; None unless images themselves are sent."""
+    if policy.local_blocks:
+        return None
+    return conv_shape(spec.obs_images, policy)
 
 
 def _conv_layer(

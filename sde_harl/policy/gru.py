@@ -68,6 +68,7 @@ class Gru(nn.Module):
         past = affine(memory, self.weight_memory, self.bias_memory)
         past_reset, past_update, past_new = past.chunk(3, -1)
         new = torch.tanh(new + torch.sigmoid(reset + past_reset) * past_new)
+        # lerp(a, b, w) = (1 - w) a + w b: an update gate of 1 keeps the memory.
         return torch.lerp(new, memory, torch.sigmoid(update + past_update))
 
 

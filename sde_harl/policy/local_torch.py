@@ -35,10 +35,7 @@ class TorchLocalNets:
         Raises ValueError as `LocalNets` does, and UserError where torch can't use the device.
         """
         parts = split(local_parameter_shapes(shape), weights)
-        try:
-            arrays = [torch.tensor(each, device=device) for each in parts]
-        except (RuntimeError, AssertionError) as error:  # torch has no CUDA, or finds no GPU
-            raise UserError(f"executor.device: {device}: {str(error).splitlines()[0]}") from error
+        arrays = _tensors(parts, device)
         self._shape = shape
         self._device = device
         self._layers = [(weight, bias[:, None]) for weight, bias in zip(arrays[::2], arrays[1::2])]
@@ -74,3 +71,11 @@ class TorchLocalNets:
             return x
         weight, bias = self._last
         return affine(x, weight, bias)
+
+
+def _tensors(arrays: list[np.ndarray], device: str) -> list[Tensor]:
+    """Returns copies of the arrays on a device; raises UserError where torch can't use it."""
+    try:
+        return [torch.tensor(each, device=device) for each in arrays]
+    except (RuntimeError, AssertionError) as error:  # torch has no CUDA, or finds no GPU
+        raise UserError(f"executor.device: {device}: {str(error).splitlines()[0]}") from error

@@ -176,5 +176,6 @@ def _upper_parameters(net: GroupNet) -> list[Tensor]:
         arrays += net.gru.arrays()
     arrays += [net.head_weight, net.head_bias]
     if net.log_std is not None:
+        # As deviations, so that a device needn't know how they are parameterised.
         arrays.append(net.std())
     return arrays

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -81,8 +82,21 @@ def meter(asked: dict[str, Any]) -> dict[str, Any]:
     return {"payload": payload.hex(), "resources": resources._asdict(), "timings": timings.tolist()}
 
 
+def local_shape_of(obs_sizes: Sequence[int], sizes: Sequence[int]) -> LocalShape:
+    """Returns a shape by the sizes of the golden file."""
+    obs, width, latent, local_blocks, feature_norm = sizes
+    return LocalShape(
+        obs_sizes=tuple(obs_sizes),
+        obs=obs,
+        width=width,
+        latent=latent,
+        local_blocks=local_blocks,
+        feature_norm=bool(feature_norm),
+    )
+
+
 def net(asked: dict[str, Any]) -> dict[str, Any]:
-    shape = LocalShape(tuple(asked["obs_sizes"]), *asked["sizes"])
+    shape = local_shape_of(asked["obs_sizes"], asked["sizes"])
     obs = floats(asked["obs"], (len(shape.obs_sizes), -1, shape.obs))
     return {"latents": hex_of(LocalNets(shape, floats(asked["weights"], (-1,)))(obs))}
 
@@ -202,7 +216,7 @@ def a_net(
         False,
     )  # obs, width, latent, blocks, no normalisation: a square root isn't exact
     count = sum(
-        int(np.prod(each)) for each in local_parameter_shapes(LocalShape(obs_sizes, *sizes))
+        int(np.prod(each)) for each in local_parameter_shapes(local_shape_of(obs_sizes, sizes))
     )
     obs = (
         rng.integers(-32, 33, (len(obs_sizes), 3, 5))

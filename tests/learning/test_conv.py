@@ -1,4 +1,7 @@
-"""Observations that are images: the convolution against torch's own, its numpy twin, and a task for who can see."""
+"""Observations that are images.
+
+The convolution equals torch's own and its numpy twin; a task that needs sight is learnt.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +74,7 @@ def test_the_convolution_is_torchs_own_and_so_is_its_numpy_twin(stride: int, k: 
 def test_policies_that_see_act_as_they_learn(
     share: bool, local_blocks: int, groups: tuple[tuple[int, ...]]
 ) -> None:
-    """Wherever the convolution is: on the device, or at the server where images themselves are sent."""
+    """The convolution is on the device, or at the server where images themselves are sent."""
     config = PolicyConfig(
         blocks=3, local_blocks=local_blocks, width=8, latent=4, groups=groups, conv_channels=4
     )
@@ -97,7 +100,7 @@ def test_policies_that_see_act_as_they_learn(
         np.testing.assert_allclose(outputs[members], learnt.outputs.numpy(), rtol=1e-4, atol=1e-4)
 
 
-def test_a_whole_policy_that_sees_acts_as_it_learns() -> None:
+def test_a_policy_with_images_on_its_device_acts_as_it_learns() -> None:
     config = PolicyConfig(blocks=2, local_blocks=2, width=8, conv_channels=4, head_gain=1.0)
     policy = SplitPolicy(
         spec=GAME, policy=config, codec=CodecConfig(name="none"), share=False, generator=generator()

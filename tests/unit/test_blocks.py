@@ -1,4 +1,4 @@
-"""What blocks.c computes equals torch's own operations, gradients of gradients too."""
+"""blocks.c computes the same as torch's own operations, gradients of gradients too."""
 
 from __future__ import annotations
 

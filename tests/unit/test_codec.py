@@ -24,7 +24,7 @@ AGENTS, Z = 3, 12
 
 
 def trained_model(agents: int = AGENTS, latent: int = Z) -> LatentModel:
-    """A model with densities of differing widths and medians, so that no two rows of its tables are equal."""
+    """Returns a model whose densities differ in width and median, as do the rows of its tables."""
     torch.manual_seed(1)
     model = LatentModel(agents, latent)
     with torch.no_grad():
@@ -69,7 +69,10 @@ def latents_of(tables: Tables, symbols: np.ndarray) -> np.ndarray:
 
 
 def ideal_bits(tables: Tables, symbols: np.ndarray) -> float:
-    """Bits of symbols (R, Z) by the tables: -log2 of each one's share, and the nibbles of escape codes."""
+    """Returns the bits of symbols (R, Z) by the tables.
+
+    They are -log2 of each symbol's share, and the nibbles of escape codes.
+    """
     total = 0.0
     for row in symbols:
         for cdf, length, offset, symbol in zip(tables.cdf, tables.lengths, tables.offsets, row):
@@ -94,7 +97,7 @@ def equal(a: Tables, b: Tables) -> bool:
     )
 
 
-# --- tables -----------------------------------------------------------------------------------------------------------
+# ---- tables ----
 
 
 def test_tables_survive_the_wire() -> None:
@@ -179,7 +182,7 @@ def test_check_refuses(change) -> None:  # type: ignore[no-untyped-def]
         EntropyCoder(change(small_tables()))
 
 
-# --- strings ----------------------------------------------------------------------------------------------------------
+# ---- strings ----
 
 
 @pytest.mark.parametrize("scale", [1.0, 30.0, 1e6], ids=["inside", "some escapes", "clamped"])
@@ -401,7 +404,7 @@ def test_forged_string_lengths_are_refused() -> None:
         decode(coder, payload[:8], 3)
 
 
-# --- baselines --------------------------------------------------------------------------------------------------------
+# ---- baselines ----
 
 
 @pytest.mark.parametrize("name", list(PLAIN))
@@ -443,7 +446,7 @@ def test_unknown_codec() -> None:
         make_codec("entropy", 13, tables=TABLES[0])
 
 
-# --- training ---------------------------------------------------------------------------------------------------------
+# ---- training ----
 
 
 def test_training_sees_what_decoding_gives() -> None:
@@ -497,7 +500,10 @@ def test_training_the_rate_reaches_the_gaussian_entropy() -> None:
 
 @pytest.mark.parametrize("scale", [1.0, 4.0])
 def test_untrained_model_fits_latents_of_its_scale(scale: float) -> None:
-    """By at most 1.2 bits more than the entropy of a Gaussian under uniform noise, about log2 of its deviation + 2."""
+    """The rate is at most 1.2 bits above the entropy of a Gaussian under uniform noise.
+
+    That entropy is about log2 of the deviation, plus 2.
+    """
     torch.manual_seed(0)
     model = LatentModel(2, 8, scale=scale)
     assert model.medians().abs().max() < 0.01
@@ -590,7 +596,7 @@ def test_densities_that_broke_down_are_reported() -> None:
         model.build_tables(1)
 
 
-# --- imports ----------------------------------------------------------------------------------------------------------
+# ---- imports ----
 
 
 def test_a_device_imports_no_torch() -> None:

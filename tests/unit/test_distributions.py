@@ -1,4 +1,7 @@
-"""Distributions of actions: torch's against torch.distributions, numpy's against torch's, masks and padding."""
+"""Distributions of actions: ours in torch equal torch.distributions, those in numpy equal ours.
+
+Masks and padding, too.
+"""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def test_frames_are_what_the_layout_says() -> None:
 
 
 def test_strings_are_compressais() -> None:
-    """One string for all rows, by the C++ coder that compressai ships, of integers that numpy rounds."""
+    """One string for all rows, by CompressAI's own coder, of integers that numpy has rounded."""
     load_entropy_models()  # compressai's package itself may fail to import
     from compressai import ans
 
@@ -82,7 +82,7 @@ def symbols_of(tables: Tables, z: np.ndarray) -> np.ndarray:
 
 
 def test_nets_are_exact() -> None:
-    """In whole numbers, where no rounding can hide."""
+    """Computed in integers, where no rounding can hide."""
     vector = VECTORS["nets"][0]
     obs = np.rint(golden.floats(vector["obs"], (2, 3, 5)) * 8).astype(int)
     flat = np.rint(golden.floats(vector["weights"], (-1,)) * 16).astype(int)

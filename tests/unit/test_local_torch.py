@@ -84,7 +84,7 @@ def test_a_host_without_torch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["policy.local_blocks=3", "codec.name=none"]], ids=["split", "whole"]
+    "words", [[], ["policy.local_blocks=3", "codec.name=none"]], ids=["split", "on_device"]
 )
 def test_a_run_learns_from_what_torch_sent(words: list[str], tmp_path: Path) -> None:
     tables = play(tmp_path, "--algo", "happo", "--env", "mpe", "executor.backend=torch", *words)

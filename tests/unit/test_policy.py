@@ -1,4 +1,4 @@
-"""The policy: its numpy twins equal the torch nets, masks hold, sampling follows the probabilities."""
+"""The policy: numpy twins equal the torch nets, masks hold, sampling follows the probabilities."""
 
 from __future__ import annotations
 
@@ -151,7 +151,8 @@ def test_padding_of_an_observation_changes_nothing() -> None:
     narrow = device_latents(net, obs, (0,))
     noisy[0, :, 5:] = 0.0
     assert np.array_equal(device_latents(net, noisy, (0,)), narrow)
-    assert device_latents(build("float32", local_blocks=0), obs, (0,))[0, :, 5:].any() == False  # noqa: E712
+    sent = device_latents(build("float32", local_blocks=0), obs, (0,))
+    assert not sent[0, :, 5:].any()
 
 
 def test_wrong_or_infinite_weights_are_refused() -> None:

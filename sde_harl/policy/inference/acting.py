@@ -62,6 +62,7 @@ class GruArrays(NamedTuple):
         reset = both[..., :size]
         update = both[..., size:]
         new = np.tanh(inputs[..., 2 * size :] + reset * past[..., 2 * size :])
+        # The same as (1 - update) new + update memory, with one product less.
         return new + update * (memory - new)
 
 

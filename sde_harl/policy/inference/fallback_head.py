@@ -71,5 +71,5 @@ def is_fallback_order(actions: np.ndarray) -> np.ndarray:
     """Returns (..., 1) bool, True where actions (..., D) tell to act by the fallback head."""
     first = actions[..., :1]
     if first.dtype.kind == "f":
-        return np.isnan(first)
+        return np.isnan(first)  # a NaN equals nothing, not even itself
     return first == USE_FALLBACK

@@ -150,6 +150,6 @@ class LocalNets:
         for weight, bias in self._layers:
             x = block(x, weight, bias, layer_norm=self._shape.layer_norm)
         if self._last is None:
-            return x
+            return x  # the heads follow on this device; nothing is quantised
         weight, bias = self._last
         return affine(x, weight, bias)
