@@ -1,4 +1,4 @@
-"""What every benchmark prints and writes: rows of a name, a value and a floor measured in the same run.
+"""The output of every benchmark: rows of a name, a value and a floor from the same run.
 
     python benchmarks/rows.py OUT.json [OUT2.json ...] [--json ALL.json]
 
@@ -17,17 +17,19 @@ from typing import NamedTuple
 
 
 class Row(NamedTuple):
+    """One figure of a benchmark."""
+
     name: str
     """A path, such as codec/batch64/speed."""
     value: float
     unit: str
     floor: float | None
-    """What the value is held against, in the same unit."""
+    """The value is held against this, in the same unit."""
     ratio: float | None
 
 
 def report(rows: Sequence[Row], argv: Sequence[str]) -> None:
-    """Print the rows as a table; `--json OUT` in argv also writes them as a list of objects."""
+    """Prints the rows as a table; `--json OUT` in argv also writes them as a list of objects."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--json", metavar="OUT")
     out = parser.parse_known_args(list(argv))[0].json
@@ -50,7 +52,10 @@ def report(rows: Sequence[Row], argv: Sequence[str]) -> None:
 
 
 def medians_ns(calls: list[Callable[[], object]], seconds: float) -> list[float]:
-    """p50 of each call, all called in turn so that a slow moment of the machine hits all alike."""
+    """Returns the median time of each call.
+
+    All are called in turn, so that a slow moment of the machine hits all alike.
+    """
     taken: list[list[int]] = []
     end = time.perf_counter() + seconds
     while len(taken) < 5 or time.perf_counter() < end:
@@ -60,15 +65,21 @@ def medians_ns(calls: list[Callable[[], object]], seconds: float) -> list[float]
             call()
             row.append(time.perf_counter_ns() - start)
         taken.append(row)
+    # The first tenth warms caches.
     return [float(median(column)) for column in zip(*taken[len(taken) // 10 :])]
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
+    """Returns a number as the table shows it."""
+    if value is None:
+        return "-"
+    if abs(value) < 1e4:
+        return f"{value:.4g}"
+    return f"{value:.0f}"
 
 
 def read(path: str) -> list[Row]:
-    """The rows of a file that `report` wrote; ends the program with one line where it is none."""
+    """Returns the rows of a file that `report` wrote; any other file ends the program."""
     try:
         with open(path, encoding="utf-8") as file:
             return [Row(**row) for row in json.load(file)]

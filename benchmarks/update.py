@@ -1,10 +1,15 @@
-"""What learning and acting cost on one core, us of its time per environment step, without environments or a link.
+"""The cost of learning and acting on one core, without environments or a link.
 
-A rollout of HARL's defaults: 20 environments, 200 steps, 3 agents (18 observations, 5 actions), a state of 54, nets
-of two blocks of 128, five epochs. `update/ALGO/whole` is an update; `critic` and `policies` are its parts. The floor is
-the bare matrix products, forward and backward, of the same nets as often as HAPPO needs them: what is above it is not
-arithmetic. `update/acting` is the server's half of the policy for one slot of 10 environments, sampling included.
-`update/diversity` is the intrinsic reward of the three as one group, beside happo's whole update of them.
+Values are microseconds of processor time per environment step. The rollout has HARL's defaults: 20
+environments, 200 steps, 3 agents (18 observations, 5 actions), a state of 54, nets of two blocks of
+128, five epochs.
+
+* `update/ALGO/whole` is an update; `critic` and `policies` are its parts. The floor is the bare
+  matrix products, forward and backward, of the same nets as often as HAPPO needs them: everything
+  above it is not arithmetic.
+* `update/acting` is the server's half of the policy for one slot of 10 environments, with sampling.
+* `update/diversity` is the intrinsic reward of the three agents as one group. It is compared with a
+  whole update of them by happo.
 """
 
 from __future__ import annotations
@@ -32,33 +37,56 @@ from sde_harl.policy.critic_input import make_critic_input
 from sde_harl.policy.inference.acting import ActingPolicy
 from sde_harl.policy.split_policy import SplitPolicy
 
-STEPS, ENVS, SLOT = 200, 20, 10
-AGENTS, OBS, STATE, ACTIONS, WIDTH, EPOCHS = 3, 18, 54, 5, 128, 5
+STEPS = 200
+ENVS = 20
+SLOT = 10
+"""Environments of one slot, which act together."""
+AGENTS = 3
+OBS = 18
+STATE = 54
+ACTIONS = 5
+WIDTH = 128
+EPOCHS = 5
+CALLS = 200
+"""Decisions timed together: the clock's tick is longer than one."""
 GAME = EnvSpec(
-    "test/spread",
-    ("a", "b", "c"),
-    (OBS,) * AGENTS,
-    ((ACTIONS,),) * AGENTS,
-    STATE,
-    25,
-    False,
-    ("",) * AGENTS,
-    False,
+    name="test/spread",
+    agents=("a", "b", "c"),
+    obs_sizes=(OBS,) * AGENTS,
+    action_sizes=((ACTIONS,),) * AGENTS,
+    state_size=STATE,
+    episode_limit=25,
+    continuous=False,
+    unit_types=("",) * AGENTS,
+    has_win=False,
 )
 POLICY = PolicyConfig(
     blocks=2, local_blocks=1, width=WIDTH, latent=WIDTH, critic_blocks=2, critic_width=WIDTH
 )
 
 
+DRAW = Draw(
+    seed=0,
+    purpose=Purpose.ACTING,
+    step=0,
+    first_environment=0,
+    agents=np.arange(AGENTS, dtype=np.int32),
+)
+
+
 class Problem(NamedTuple):
+    """An algorithm, and a rollout that its policy acted in."""
+
     algorithm: OnPolicy
     rollout: Rollout
 
 
 def problem(name: str, shape: PolicyConfig = POLICY) -> Problem:
-    """An algorithm and a rollout that its policy acted in."""
-    generator, rng = torch.Generator().manual_seed(0), np.random.default_rng(0)
-    share, kind = name in ("mappo", "ippo"), ALGORITHMS[name]
+    """Returns algorithm `name` and a rollout of random observations and rewards."""
+    generator = torch.Generator().manual_seed(0)
+    rng = np.random.default_rng(0)
+    share = name in ("mappo", "ippo")
+    kind = ALGORITHMS[name]
     view = make_critic_input("own" if kind.decentralised_critic else "EP", GAME)
     codec = CodecConfig(name="float32")
     policy = SplitPolicy(spec=GAME, policy=shape, codec=codec, share=share, generator=generator)
@@ -72,24 +100,21 @@ def problem(name: str, shape: PolicyConfig = POLICY) -> Problem:
     rollout = Rollout(GAME, steps=STEPS, envs=ENVS, latent_size=WIDTH, critic_input=view)
     for each in (rollout.obs, rollout.critic_inputs, rollout.final_critic_inputs, rollout.rewards):
         each[:] = rng.normal(size=each.shape)
-    rollout.available_actions[:], rollout.active_masks[:], rollout.truncated[24::25] = (
-        True,
-        True,
-        True,
-    )
+    rollout.available_actions[:] = True
+    rollout.active_masks[:] = True
+    rollout.truncated[24::25] = True  # as simple_spread cuts its episodes
     decision = policy.acting().act(
-        latents(policy, rollout), rollout.available_actions.reshape(AGENTS, -1, ACTIONS), rng
+        latents(policy, rollout), rollout.available_actions.reshape(AGENTS, -1, ACTIONS), DRAW
     )
     rollout.actions[:] = decision.actions.reshape(rollout.actions.shape)
     rollout.log_probs[:] = decision.log_probs.reshape(rollout.log_probs.shape)
-    return Problem(
-        kind(policy=policy, critic=critic, algo=algo, codec=codec, generator=generator), rollout
-    )
+    algorithm = kind(policy=policy, critic=critic, algo=algo, codec=codec, generator=generator)
+    return Problem(algorithm=algorithm, rollout=rollout)
 
 
 @torch.no_grad()
 def latents(policy: SplitPolicy, rollout: Rollout) -> np.ndarray:
-    """(N, B, Z) that the devices would send."""
+    """Returns (N, B, Z), the latents that the devices would send."""
     sent = np.empty((AGENTS, STEPS * ENVS, WIDTH), np.float32)
     for net in policy.groups:
         members = list(net.members)
@@ -100,7 +125,7 @@ def latents(policy: SplitPolicy, rollout: Rollout) -> np.ndarray:
 
 
 def products(widths: list[int]) -> Callable[[], None]:
-    """The matrix products of one forward and backward pass of a net over the rollout, and nothing else."""
+    """Returns a call that does the matrix products of one forward and backward pass, no more."""
     rows = [torch.randn(STEPS * ENVS, width) for width in widths]
     weights = [torch.randn(*pair) for pair in zip(widths[:-1], widths[1:])]
 
@@ -115,19 +140,22 @@ def products(widths: list[int]) -> Callable[[], None]:
 
 
 def cpu_us(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median processor time of each call, all called in turn in every round."""
+    """Returns the median processor time of each call, all called in turn in every round."""
     taken: dict[str, list[int]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
             started = time.process_time_ns()
             call()
             taken[name].append(time.process_time_ns() - started)
+    # The first round warms caches and allocators.
     return {name: float(np.median(each[1:])) / 1e3 for name, each in taken.items()}
 
 
 def learning(name: str, rounds: int) -> list[Row]:
+    """Returns the rows of an algorithm's update."""
     algorithm, rollout = problem(name)
-    policy, critic = products([OBS, WIDTH, WIDTH, ACTIONS]), products([STATE, WIDTH, WIDTH, 1])
+    policy = products([OBS, WIDTH, WIDTH, ACTIONS])
+    critic = products([STATE, WIDTH, WIDTH, 1])
     taken = cpu_us(
         {
             "whole": lambda: algorithm.update(rollout, 0.0),
@@ -163,6 +191,7 @@ def learning(name: str, rounds: int) -> list[Row]:
 
 
 def diversity(rounds: int) -> Row:
+    """Returns the row of the intrinsic reward."""
     algorithm, rollout = problem("happo", replace(POLICY, groups=((0, 1, 2),)))
     intrinsic = Diversity(
         algorithm.policy, GAME, DiversityConfig(coef=0.1), torch.Generator().manual_seed(0)
@@ -173,28 +202,30 @@ def diversity(rounds: int) -> Row:
     }
     taken = cpu_us(calls, rounds)
     value, update = (taken[name] / (STEPS * ENVS) for name in calls)
-    return Row("update/diversity", value, "us/step", update, value / update)
+    return Row(
+        name="update/diversity", value=value, unit="us/step", floor=update, ratio=value / update
+    )
 
 
 def acting(rounds: int) -> Row:
+    """Returns the row of the server's half of a decision."""
     rng = np.random.default_rng(0)
     policy: ActingPolicy = problem("happo").algorithm.policy.acting()
     sent = rng.normal(size=(AGENTS, SLOT, WIDTH)).astype(np.float32)
     available = np.ones((AGENTS, SLOT, ACTIONS), bool)
     hidden, weights = rng.normal(size=(2, AGENTS, WIDTH, WIDTH)).astype(np.float32)
-    draw = Draw(0, Purpose.ACTING, 0, 0, np.arange(AGENTS, dtype=np.int32))
-    calls = 200  # a clock's tick is longer than one
     taken = cpu_us(
         {
-            "act": lambda: [policy.act(sent, available, draw) for _ in range(calls)],
+            "act": lambda: [policy.act(sent, available, DRAW) for _ in range(CALLS)],
             "floor": lambda: [
-                np.matmul(np.matmul(sent, hidden), weights[..., :ACTIONS]) for _ in range(calls)
+                np.matmul(np.matmul(sent, hidden), weights[..., :ACTIONS]) for _ in range(CALLS)
             ],
         },
         rounds,
     )
-    value, floor = taken["act"] / calls / SLOT, taken["floor"] / calls / SLOT
-    return Row("update/acting", value, "us/step", floor, value / floor)
+    value = taken["act"] / CALLS / SLOT
+    floor = taken["floor"] / CALLS / SLOT
+    return Row(name="update/acting", value=value, unit="us/step", floor=floor, ratio=value / floor)
 
 
 def main(argv: list[str]) -> None:

@@ -41,7 +41,7 @@ STEPS = 16
 """Steps of Adam in an update, each on all of these rows."""
 LR = 1e-2
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-"""What Adam keeps of a parameter, by torch's names."""
+"""Adam's state of a parameter, by torch's names."""
 
 
 class Lesson(NamedTuple):

@@ -51,7 +51,7 @@ class GroupExperience(NamedTuple):
     actions: Tensor
     """(n, B, D) int64, or float32 if continuous."""
     recurrent_state: RecurrentState | None
-    """Of the environments' sequences of T steps; None if the policy has no memory."""
+    """The memory of the environments' sequences of T steps; None if the policy has none."""
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from sde_harl.config.schema import CodecConfig
 
 GAIN = 0.05
-"""Of the controller's integral part, per update.
+"""The gain of the controller's integral part, per update.
 
 It is small because nets follow lambda only within tens of updates.
 """

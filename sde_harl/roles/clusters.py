@@ -41,7 +41,7 @@ class Clustering(NamedTuple):
 
     groups: Groups
     scores: tuple[Score, ...]
-    """Of 2 to N groups; empty for one agent."""
+    """For 2 to N groups; empty for one agent."""
 
 
 def cluster(mu: NDArray[np.float32], count: int, seed: int) -> Clustering:

@@ -33,7 +33,7 @@ class Roles(NamedTuple):
     embedding: Embedding | None = None
     """None unless the groups were learnt in this run."""
     scores: tuple[Score, ...] = ()
-    """Of each number of groups; empty unless they were learnt in this run."""
+    """For each number of groups; empty unless they were learnt in this run."""
 
     def line(self) -> str:
         """Returns one plain sentence for the log."""

@@ -46,12 +46,12 @@ HALVES = 2
 SIZE = 8
 """Z."""
 WIDTH = 64
-"""Of the decoder's two hidden layers."""
+"""Width of the decoder's two hidden layers."""
 UPDATES = 1500
 BATCH = 32
 """Rows of each identity in a minibatch."""
 LR = 3e-3
-"""Of the decoder."""
+"""The decoder's learning rate."""
 EMBEDDING_LR = 2e-2
 WARM_UP = 50
 """Updates for which both learning rates rise. Then they fall linearly to 0: the noise of steps that

@@ -1,4 +1,4 @@
-"""Small problems whose answers are known, and what it takes to play them without environments or a fleet."""
+"""Small problems with known answers, played without environments or executors."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def draw_by(generator: np.random.Generator, agents: int) -> Draw:
 
 
 def act(policy: SplitPolicy, rollout: Rollout, generator: np.random.Generator | None) -> None:
-    """Fill a rollout's actions as the fleet would, with torch's own latents."""
+    """Fills a rollout's actions as executors and server would, with torch's own latents."""
     n, steps, envs, _ = rollout.actions.shape
     latents = np.zeros((n, steps * envs, policy.shape.latent_max()), np.float32)
     for net in policy.groups:
@@ -113,5 +113,5 @@ def act(policy: SplitPolicy, rollout: Rollout, generator: np.random.Generator | 
 
 
 def view_of(name: str) -> str:
-    """What the critic of algorithm `name` sees."""
+    """Returns the kind of critic input of algorithm `name`."""
     return "own" if ALGORITHMS[name].decentralised_critic else "EP"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -93,6 +94,26 @@ def played(game: EnvSpec, name: str = "happo", **algo: object) -> tuple[object, 
     act(algorithm.policy, rollout, rng)
     rollout.rewards[:] = rng.normal(size=rollout.rewards.shape)
     return algorithm, rollout
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_restored_algorithm_goes_on_as_the_one_that_was_saved(name: str) -> None:
+    """Its state holds all that the next update depends on, besides the nets and the generator."""
+    game, rng = spec(((3,), (3,)), 4), np.random.default_rng(0)
+    first, second = (learner(game, name, minibatches=2, seed=seed) for seed in (0, 1))
+    rollout = new_rollout(game, 64, view_of(name))
+    see(rollout, rng.normal(size=(2, 64, 4)).astype(np.float32))
+    act(first.policy, rollout, rng)
+    rollout.rewards[:] = rng.normal(size=rollout.rewards.shape)
+    first.update(rollout, 0.0)
+    second.policy.load_state_dict(first.policy.state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    second._generator.set_state(first._generator.get_state())
+    assert first.update(rollout, 0.5) == second.update(rollout, 0.5)
+    for mine, other in zip(first.policy.parameters(), second.policy.parameters()):
+        assert torch.equal(mine, other)
+    critics = (each.critic_trainer.critic.parameters() for each in (first, second))
+    assert all(torch.equal(mine, other) for mine, other in zip(*critics))
 
 
 def watched(algorithm: object) -> list[GroupBatch]:

@@ -43,11 +43,11 @@ class OnPolicy(ABC):
     """Updates a split policy and its critic from rollouts."""
 
     continuous = True
-    """Whether it can act in continuous action spaces."""
+    """True if it can act in continuous action spaces."""
     sequential = True
-    """Whether a group takes account of the groups updated before it."""
+    """True if a group takes account of the groups updated before it."""
     decentralised_critic = False
-    """Whether the critic sees only an agent's own observation, not the state."""
+    """True if the critic sees only an agent's own observation, not the state."""
 
     def __init__(
         self,

@@ -46,7 +46,7 @@ class CriticEstimate(NamedTuple):
     values: np.ndarray
     """(V, T, E), predicted before the update."""
     recurrent_state: RecurrentState | None
-    """Of the rollout's sequences; None if the critic isn't recurrent."""
+    """The memory of the rollout's sequences; None if the critic isn't recurrent."""
     length: int
     """L."""
 

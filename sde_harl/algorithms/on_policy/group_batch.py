@@ -34,7 +34,7 @@ class GroupBatch(NamedTuple):
     advantages: Tensor
     """(n or 1, B), M: the advantage times the ratios of the groups updated before."""
     recurrent_state: RecurrentState | None = None
-    """Of the sequences; None if the policy has no memory."""
+    """The memory of the sequences; None if the policy has none."""
     latents: Tensor | None = None
     """(n, B, Z) decoded, that the policy acted on; None where no latent was late."""
     stale: Tensor | None = None

@@ -57,7 +57,7 @@ class GroupStep(NamedTuple):
     rate_trainer: RateTrainer | None
     batch: GroupBatch
     noise_seed: int
-    """Of the rate's rows and noise."""
+    """Draws the rate's rows and noise."""
 
 
 class Evaluation(NamedTuple):
@@ -72,10 +72,10 @@ class Evaluation(NamedTuple):
 
 
 class SearchStart(NamedTuple):
-    """Where a line search begins."""
+    """The start of a line search."""
 
     acted: Distribution
-    """Of the policy that played the rollout."""
+    """The policy that played the rollout."""
     objective: Tensor
     """L before the step."""
     full_step: Tensor
@@ -85,13 +85,13 @@ class SearchStart(NamedTuple):
 
 
 class SearchResult(NamedTuple):
-    """How a line search ended."""
+    """The outcome of a line search."""
 
     accepted: bool
     kl: float
     """From the policy that acted to the one that is kept."""
     improvement: float
-    """Of L."""
+    """The change of L."""
     expected: float
     """The improvement that the gradient promised."""
 
