@@ -19,7 +19,8 @@ from sde_harl.config.arguments import parse
 from sde_harl.config.layers import KEYS, SECTIONS
 
 ROOT = Path(__file__).parents[2]
-TOP = {".ci", ".gitignore", "LICENSE", "Makefile", "README.md", "pyproject.toml", "setup.py"}
+TOP = {".ci", ".gitignore", ".pre-commit-config.yaml", "LICENSE", "Makefile", "pyproject.toml"}
+TOP |= {"CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "README.md", "setup.py"}
 TOP |= {"analysis", "benchmarks", "configs", "docs", "hostfiles", "jobs", "sde_harl", "tests"}
 EXTRAS = {
     "mpi",
@@ -47,10 +48,10 @@ def requirements() -> dict[str, list[Requirement]]:
     return {extra: [Requirement(text) for text in texts] for extra, texts in listed.items()}
 
 
-def test_extras_are_those_of_the_readme() -> None:
+def test_extras_are_those_of_the_installation_page() -> None:
     assert set(requirements()) == {"", *EXTRAS}
-    readme = (ROOT / "README.md").read_text()
-    assert all(f"`{extra}`" in readme for extra in EXTRAS)
+    page = (ROOT / "docs" / "install.md").read_text()
+    assert all(f"`{extra}`" in page for extra in EXTRAS)
 
 
 def test_smac_is_never_what_pypi_calls_so() -> None:
