@@ -1,17 +1,29 @@
-"""Finds the placement that a configuration asks for."""
+"""Lists the placements, by `placement.mode`. A new one is a module in this package and an entry."""
 
 from __future__ import annotations
 
-from sde_harl.config.schema import PolicyConfig
+from collections.abc import Callable
+
+from sde_harl.config.schema import PlacementConfig, PolicyConfig
 from sde_harl.placement.base import Placement
 from sde_harl.placement.on_device import OnDevice
 from sde_harl.placement.split import Split
 from sde_harl.policy.shapes import runs_on_device
 
 
-def find_placement(policy: PolicyConfig) -> type[Placement]:
-    """Returns the placement of these policies."""
-    # placement.mode doesn't matter here: `local` and `agents` differ in the transport alone.
+def _where_the_policy_runs(policy: PolicyConfig) -> type[Placement]:
     if runs_on_device(policy):
         return OnDevice
     return Split
+
+
+PLACEMENTS: dict[str, Callable[[PolicyConfig], type[Placement]]] = {
+    # These two differ in the transport alone, which the placement doesn't see.
+    "local": _where_the_policy_runs,
+    "agents": _where_the_policy_runs,
+}
+
+
+def find_placement(placement: PlacementConfig, policy: PolicyConfig) -> type[Placement]:
+    """Returns the placement that the configuration asks for."""
+    return PLACEMENTS[placement.mode](policy)

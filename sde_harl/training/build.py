@@ -83,7 +83,7 @@ def build(config: Config, transport: Transport) -> TrainingParts:
         config, spec, algorithm_class, roles=roles, generator=_generator(config.seed)
     )
 
-    placement = find_placement(config.policy)
+    placement = find_placement(config.placement, config.policy)
     make_slots = functools.partial(_slots, placement=placement, pool=pool, stages=stages)
     latent_size = session.shape.latent_max() if placement.sends_latents else 0
     rollout = _rollout(config, spec, learned.critic_input, latent_size=latent_size)

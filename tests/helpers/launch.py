@@ -44,15 +44,21 @@ def launch(ranks: int, *words: str, timeout_s: float = 100.0) -> Ended:
     return launch_command(command(ranks, *words), timeout_s)
 
 
-def launch_command(words: list[str], timeout_s: float = 100.0) -> Ended:
+def launch_command(
+    words: list[str],
+    timeout_s: float = 100.0,
+    *,
+    cwd: Path = ROOT,
+    env: dict[str, str] | None = None,
+) -> Ended:
     process = subprocess.Popen(
         words,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=ROOT,
-        env=environment(),
+        cwd=cwd,
+        env=env or environment(),
         start_new_session=True,
     )
     try:
