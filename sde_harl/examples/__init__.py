@@ -1,0 +1,1 @@
+"""Sensors to try out executors without hardware, and to copy from."""

@@ -1,12 +1,14 @@
-"""Robots of a world of their own: a parallel environment of PettingZoo's, in the executor's process.
+r"""Sensors that live in a world of their own: a PettingZoo environment in the executor's process.
 
-Its agents are this executor's sensors and actuators, as a robot's would be; the server knows nothing of the world. It
-lives in one process, so all agents must be at one executor (mpirun -np 2, or no mpirun):
+The environment's agents are this executor's sensors and actuators, as a robot's would be; the
+server knows nothing of the world. It lives in one process, so all agents must be at one executor
+(mpirun -np 2, or no mpirun):
 
     SDE_HARL_WORLD=mpe2.simple_spread_v3:parallel_env \
         python -m sde_harl.run ... executor.sensor=sde_harl.examples.pettingzoo_robot:Robot
 
-The world's episodes begin with the seeds 0, 1, 2, ... and their returns are printed here: the server never learns them.
+The world's episodes begin with the seeds 0, 1, 2, ... Their returns are printed here, because the
+server never learns them.
 """
 
 from __future__ import annotations
@@ -23,36 +25,44 @@ from sde_harl.envs.pettingzoo import make_game
 from sde_harl.envs.vector.games import Game, ObservationBuffers
 
 WORLD = "SDE_HARL_WORLD"
-"""The variable that names the function that makes the environment, as env.factory does."""
+"""Variable that names the function which makes the environment, as env.factory does."""
 
 
 class World:
     """Steps when all its N agents have acted, and begins anew where an episode ends."""
 
     def __init__(self, game: Game, seeds: Iterator[int]) -> None:
-        self._game, self._seeds, self.spec = game, seeds, game.spec
-        n = len(self.spec.agents)
+        """`seeds`: one for each episode."""
+        self._game = game
+        self._seeds = seeds
+        self.spec = game.spec
+        agents = len(self.spec.agents)
         self._out = ObservationBuffers(
-            obs=np.zeros((n, max(self.spec.obs_sizes)), self.spec.obs_dtype),
+            obs=np.zeros((agents, max(self.spec.obs_sizes)), self.spec.obs_dtype),
             state=np.zeros(self.spec.state_size),
             available_actions=self.spec.choices(),
-            active=np.ones(n, bool),
+            active=np.ones(agents, bool),
         )
-        self._actions = np.zeros(
-            (n, len(self.spec.branches)), np.float32 if self.spec.continuous else np.int32
-        )
+        dtype: type[np.number] = np.int32
+        if self.spec.continuous:
+            dtype = np.float32
+        self._actions = np.zeros((agents, len(self.spec.branches)), dtype)  # (N, D)
         self._acted: set[int] = set()
+        self._return = 0.0
         self.returns: list[float] = []
+        """The return of each episode that has ended."""
         self._begin()
 
-    def seen(self, agent: int) -> np.ndarray:
-        """(O,) what an agent sees."""
+    def observation(self, agent: int) -> np.ndarray:
+        """Returns (O,) what an agent observes. Raises RuntimeError where agents are missing."""
+        # Each decision is one read, then one act of every agent. If an agent reads again before the
+        # world has moved on, the others will never act here.
         if agent in self._acted:
             raise RuntimeError("some agents of this world are at another executor: use -np 2")
         return self._out.obs[agent, : self.spec.obs_sizes[agent]]
 
     def act(self, agent: int, action: np.ndarray) -> None:
-        """An agent's (D,) action; the last agent's moves the world on."""
+        """Takes an agent's (D,) action; the last agent's moves the world on."""
         self._actions[agent, : len(action)] = action
         self._acted.add(agent)
         if len(self._acted) == len(self.spec.agents):
@@ -60,6 +70,7 @@ class World:
             self._step()
 
     def close(self) -> None:
+        """Closes the environment."""
         self._game.close()
 
     def _begin(self) -> None:
@@ -71,29 +82,35 @@ class World:
         self._return += outcome.reward
         if outcome.terminated or outcome.truncated:
             self.returns.append(self._return)
+            # Flushed, so that mpirun passes the line on at once.
             print(
                 f"episode {len(self.returns)} of the world: return {self._return:.2f}", flush=True
             )
             self._begin()
 
 
+# Cached, because the executor makes one robot for each agent, and all of them share the world.
 @lru_cache(maxsize=None)
 def world() -> World:
-    """This process's."""
+    """Returns this process's world."""
     return World(make_game(EnvConfig("pettingzoo", factory=os.environ[WORLD])), itertools.count())
 
 
 class Robot:
-    """One agent of the world."""
+    """One agent of the world, as a sensor of an executor (executor/sensors.py)."""
 
     def __init__(self, agent: int) -> None:
-        self._agent, self._world = agent, world()
+        self._agent = agent
+        self._world = world()
 
     def read(self) -> np.ndarray:
-        return self._world.seen(self._agent)
+        """Returns (O,) what the agent observes."""
+        return self._world.observation(self._agent)
 
     def act(self, action: np.ndarray) -> None:
+        """Does the agent's (D,) action."""
         self._world.act(self._agent, action)
 
     def close(self) -> None:
+        """Closes the world, for all its agents."""
         self._world.close()

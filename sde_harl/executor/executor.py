@@ -1,10 +1,15 @@
 """Rank r's side of the wire: what an executor does with each message of the server.
 
-    HELLO ->   <- WELCOME (SessionSpec), WEIGHTS, TABLES   then for each decision: <- SENSOR, LATENTS ->, <- ACTIONS
+    once:               HELLO ->, <- WELCOME (SessionSpec)
+    at each model:      <- WEIGHTS, <- TABLES
+    at each decision:   <- SENSOR, LATENTS ->, <- ACTIONS   or   <- SENSOR, DEVICE_ACTIONS ->
+    at each report:     <- METER, METER ->
+    at the end:         <- BYE
 
-numpy only, unless torch is asked for. An executor keeps nothing but what the server published: one that starts again
-has lost nothing. Only recurrent policies that run on the device remember what they saw, and begin anew then.
-`Executor.handle` is the whole behaviour; `serve` drives it from a transport, a loopback drives it from the server.
+numpy only, unless torch is asked for. An executor keeps nothing but what the server published: one
+that starts again has lost nothing. Only recurrent policies that run on the device remember what
+they saw, and begin anew then. `Executor.handle` is the whole behaviour; `serve` drives it from a
+transport, a loopback drives it from the server.
 """
 
 from __future__ import annotations
@@ -38,7 +43,8 @@ ACTIONS = Kind.ACTIONS
 # The server counts what is too long and drops it, so this only has to be more than any message.
 LARGEST_SENT = 1 << 28
 KILLED_S = 2.0
-"""Time that the server gets to kill this process: one that leaves MPI meanwhile makes Open MPI's prterun crash at times."""
+"""Time that the server gets to kill this process: one that leaves MPI meanwhile makes Open MPI's
+prterun crash at times."""
 
 
 class Executor:
@@ -68,7 +74,8 @@ class Executor:
     def handle(self, message: Message) -> None:
         """Does what one message of the server says; an ill-formed one raises ValueError.
 
-        Where this host can't do it, the server is told why; after that only its goodbye is listened to.
+        Where this host can't do it, the server is told why; after that only its goodbye is listened
+        to.
         """
         if self._has_parted and message.header.kind is not Kind.BYE:
             return
@@ -78,7 +85,10 @@ class Executor:
             self._part(error)
 
     def wait_s(self, most_s: float) -> float:
-        """Returns how long to wait for the server's next message before `act_if_due`, at most `most_s`."""
+        """Returns the seconds to wait for the server's next message, at most `most_s`.
+
+        After that `act_if_due` is to be called.
+        """
         if self._has_parted:
             return most_s
         return self._handler.wait_s(most_s)
@@ -203,8 +213,8 @@ class Executor:
 def serve(transport: Transport, sensor: str = NO_SENSOR, idle_s: float = 3600.0) -> None:
     """Runs an executor until the server says goodbye; `sensor` as of `Executor`.
 
-    Raises UserError where the server gave a reason, has ended, or has been silent for `idle_s`: nothing else would end
-    this process then.
+    Raises UserError where the server gave a reason, has ended, or has been silent for `idle_s`:
+    nothing else would end this process then.
     """
     executor = Executor(transport, sensor)
     heard_ns = now_ns()

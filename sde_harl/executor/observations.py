@@ -1,6 +1,7 @@
 """Observations as they lie in a message, turned into what the nets take.
 
-n agents of one executor, E environments of one slot, O the largest observation of the run, O_i agent i's own.
+n agents of one executor, E environments of one slot, O the largest observation of the run, O_i
+agent i's own.
 """
 
 from __future__ import annotations

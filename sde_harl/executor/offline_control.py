@@ -1,9 +1,10 @@
-"""When an executor with sensors and actuators of its own acts without the server, by its fallback heads.
+"""When an executor with sensors and actuators acts without the server, by its fallback heads.
 
-From its first reading on, it waits `wait_s` for the server's next message. When none has come, it acts on the reading
-that was not answered, or, where there is none, on a new one, and so on at that pace until the server sends something.
-It acts on a reading only once: an answer that comes later is dropped. Any message but a question or its answer shows
-that no more questions will come for now: then nobody acts.
+From its first reading on, it waits `wait_s` for the server's next message. When none has come, it
+acts on the reading that was not answered, or, where there is none, on a new one, and so on at that
+pace until the server sends something. It acts on a reading only once: an answer that comes later is
+dropped. Any message but a question or its answer shows that no more questions will come for now:
+then nobody acts.
 
 n agents of the executor, A outputs of a head, D numbers of an action.
 """
@@ -29,12 +30,16 @@ class OfflineController:
         self._fallback_head = fallback_head
         self._wait_ns = int(fallback_head.wait_s * 1e9)
         self._due_ns = math.inf
-        # Number of the server's question whose reading has not been acted on; None where there is none.
+        # Number of the server's question whose reading has not been acted on; None where there is
+        # none.
         self._number: int | None = None
         self._latents = np.zeros(0, np.float32)
 
     def saw(self, number: int | None, latents: np.ndarray) -> None:
-        """Takes the latents (n, 1, Z) of a reading: for the server's question `number`, or of an own one (None)."""
+        """Takes the latents (n, 1, Z) of a reading.
+
+        `number` is that of the server's question, None where the executor has read without one.
+        """
         self._number = number
         self._latents = latents
         self._wait_anew()
@@ -51,10 +56,10 @@ class OfflineController:
     def answered(
         self, number: int, payload: memoryview, policy: FallbackPolicy
     ) -> np.ndarray | None:
-        """Returns the actions (n, D) to do after the server's answer to question `number`; None if it is too late.
+        """Returns the actions (n, D) to do after the server's answer; None if it is too late.
 
-        Where the answer orders it, an agent's actions are its fallback head's. Raises WireError for a payload that
-        isn't the agents' actions.
+        `number` is that of the question. Where the answer orders it, an agent's actions are its
+        fallback head's. Raises WireError for a payload that isn't the agents' actions.
         """
         self._wait_anew()
         if number != self._number:
@@ -76,7 +81,7 @@ class OfflineController:
         return self._number is not None
 
     def act(self, policy: FallbackPolicy) -> np.ndarray:
-        """Returns the fallback heads' actions (n, D) on the last reading; it is not acted on again."""
+        """Returns the fallback heads' actions (n, D) on the last reading, once."""
         self._number = None
         self.decisions += 1
         self._wait_anew()

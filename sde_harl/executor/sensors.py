@@ -2,11 +2,11 @@
 
     mpirun -np 3 --hostfile BOARDS python -m sde_harl.run ... executor.sensor=my_robot:Arm
 
-`my_robot` is imported on each executor's own host, and `Arm(agent)` makes one `Sensor` for each of its agents.
-Importing a module runs it, so its name is never taken from the wire: the server says only that the agents sense for
-themselves. Which module does it stands on the command line that started this very process
-(`sensor_on_command_line`). mpirun gives one command line to all ranks, or different ones to different robots
-(`python ... : python ...`).
+`my_robot` is imported on each executor's own host, and `Arm(agent)` makes one `Sensor` for each of
+its agents. Importing a module runs it, so its name is never taken from the wire: the server says
+only that the agents sense for themselves. Which module does it stands on the command line that
+started this very process (`sensor_on_command_line`). mpirun gives one command line to all ranks, or
+different ones to different robots (`python ... : python ...`).
 
 n agents of one executor, O an agent's observation, D numbers of an action.
 """
@@ -34,27 +34,35 @@ NO_SENSOR = "none"
 
 
 class Sensor(Protocol):
-    """One agent's body, made by the user's factory, which is called with the agent's index in the run.
+    """One agent's body. The user's factory makes it, called with the agent's index in the run.
 
-    Each decision is one `read`, then one `act`. Whatever these raise ends this executor's part in the run, in one line
-    at the server: a sensor that can go on without a reading returns its last one.
+    Each decision is one `read`, then one `act`. Whatever these raise ends this executor's part in
+    the run, in one line at the server: a sensor that can go on without a reading returns its last
+    one.
     """
 
     def read(self) -> np.ndarray:
-        """Returns what the agent senses now: (O,), as it was trained on; finite float32, or uint8 of images of bytes.
+        """Returns what the agent senses now, (O,), as in training.
 
-        May wait until there is something new: that sets the run's pace.
+        Finite float32, or uint8 where images are bytes. May wait until there is something new: that
+        sets the run's pace.
         """
 
     def act(self, action: np.ndarray) -> None:
-        """Does an action (D,): int32 choices, one a branch, or float32 where actions are continuous."""
+        """Does an action (D,): int32 choices, one a branch, or float32 if continuous."""
 
     def close(self) -> None:
-        """Stands still. Called when the run is over, not when the process is killed: a robot needs a watchdog."""
+        """Stands still. Called when the run is over.
+
+        It is not called when the process is killed: a robot needs a watchdog of its own.
+        """
 
 
 def sensor_on_command_line(words: Sequence[str]) -> str:
-    """Returns the sensor that a command line names, "none" where it names none; the last one counts, as of every key."""
+    """Returns the sensor that a command line names, "none" where it names none.
+
+    As for every key, the last one counts.
+    """
     found = NO_SENSOR
     for word, following in zip(words, [*words[1:], NO_SENSOR]):
         name, equals, text = word.partition("=")
@@ -96,11 +104,14 @@ class Senses:
                 self._sensors.append(make(agent))
 
     def read(self) -> bytes:
-        """Returns each agent's observation in turn, as the server would send them. Raises UserError."""
+        """Returns each agent's observation in turn, as they lie on the wire. Raises UserError."""
         return b"".join(map(self._read, range(len(self._agents))))
 
     def act(self, actions: bytes | memoryview) -> None:
-        """Does actions (n, D), as they lie on the wire. Raises UserError, and WireError for a frame that is wrong."""
+        """Does actions (n, D), as they lie on the wire.
+
+        Raises UserError where an actuator fails, and WireError for a wrong payload.
+        """
         flat = np.frombuffer(actions, self._action_dtype)
         agents = len(self._agents)
         numbers = self._actuators.numbers
@@ -112,7 +123,7 @@ class Senses:
                 self._sensors[row].act(action[: numbers[row]].copy())
 
     def close(self) -> None:
-        """Closes all sensors. If one raises, that is logged, because the others must be closed too."""
+        """Closes all sensors."""
         while self._sensors:
             sensor = self._sensors.pop()
             agent = self._agents[len(self._sensors)]
@@ -120,10 +131,11 @@ class Senses:
                 with self._explaining(f"close() of agent {agent}"):
                     sensor.close()
             except UserError as error:
+                # Only logged, because the other sensors must be closed too.
                 log.warning("%s", error)
 
     def _read(self, row: int) -> bytes:
-        """Returns the observation of one agent. Raises UserError where it is not what the nets take."""
+        """Returns one agent's observation. Raises UserError where it is not what the nets take."""
         agent = self._agents[row]
         size = self._sizes[row]
         with self._explaining(f"read() of agent {agent}"):

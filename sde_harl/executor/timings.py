@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Timings:
-    """Holds nanoseconds of each agent's answers: local net, encode, round trip (0: no answer yet)."""
+    """Holds ns of each agent's answers: local net, encode, round trip (0: no answer yet)."""
 
     def __init__(self) -> None:
         self._rows: list[list[int]] = []
@@ -20,7 +20,7 @@ class Timings:
         self._waiting.setdefault(slot, []).append((row, at_ns))
 
     def decided(self, agents: int, local_ns: int) -> None:
-        """Adds a decision that was taken on the device: nothing was coded, and the server does not answer."""
+        """Adds a decision taken on the device: nothing is coded, and the server does not answer."""
         self._rows += [[local_ns, 0, 0]] * agents
 
     def answered(self, slot: int, at_ns: int) -> None:

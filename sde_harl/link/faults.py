@@ -1,4 +1,4 @@
-"""Counts what the link refused and which executors it lost, by sender and reason: nothing is dropped silently."""
+"""Counts refused messages and lost executors, so that nothing is dropped silently."""
 
 from __future__ import annotations
 
@@ -22,9 +22,11 @@ class Fault(NamedTuple):
     rank: int
     reason: str
     step: int
-    """As in the header, the number of the decision in its slot; 0 where the header could not be trusted."""
+    """As in the header, the number of the decision in its slot; 0 where the header could not be
+    trusted."""
     agent: int
-    """Agent that the header names, 0 where it could not be trusted; -1 where all of the executor's are concerned."""
+    """Agent that the header names, 0 where it could not be trusted; -1 where all of the executor's
+    are concerned."""
 
 
 class Faults:
@@ -36,7 +38,8 @@ class Faults:
         self._refused: Counter[int] = Counter()
         self._rows: deque[Fault] = deque(maxlen=KEPT)
         self.flood: Fault | None = None
-        """The message that brought the first rank to FLOOD refused ones; None while no rank has as many."""
+        """The message that brought the first rank to FLOOD refused ones; None while no rank has as
+        many."""
 
     @property
     def total(self) -> int:
@@ -60,7 +63,10 @@ class Faults:
         log.warning("rank %d refused a message of rank %d: %s%s", self._rank, source, reason, last)
 
     def note(self, rank: int, kind: str, line: str) -> None:
-        """Notes that something else happened to `rank`; `kind` is a short slug such as "absent", `line` a sentence."""
+        """Notes that something else happened to `rank`.
+
+        `kind` is a short slug such as "absent", `line` a sentence for the log.
+        """
         self.counts[rank, kind] += 1
         self._rows.append(Fault(rank=rank, reason=kind, step=0, agent=-1))
         times = self.counts[rank, kind]

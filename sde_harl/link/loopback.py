@@ -12,7 +12,10 @@ from sde_harl.link.wire import Message
 
 
 class Loopback(Collecting):
-    """One of two ends in one process. The server's poll runs the attached executor first, if messages wait for it."""
+    """One of two ends in one process.
+
+    The server's poll first runs the attached executor, if messages wait for it.
+    """
 
     def __init__(self, rank: int, inbox: deque[memoryview], outbox: deque[memoryview]) -> None:
         super().__init__(rank, 2, Waiter())
@@ -28,7 +31,7 @@ class Loopback(Collecting):
         return Loopback(0, up, down), Loopback(1, down, up)
 
     def attach(self, step: Callable[[], None]) -> None:
-        """Attaches the executor: `step` handles one pending message of the other end, inside this end's poll."""
+        """Attaches the executor: `step` handles a pending message, inside this end's poll."""
         self._step = step
 
     def wait(self, timeout_s: float) -> list[Message]:

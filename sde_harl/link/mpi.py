@@ -1,4 +1,7 @@
-"""Starting MPI: which rank this process is, and its end of the link. Importing this module does not import mpi4py."""
+"""Starting MPI: which rank this process is, and its end of the link.
+
+Importing this module does not import mpi4py.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,10 @@ from sde_harl.link.waiting import Waiter, sharpen_sleeps
 
 
 def join(waiter: Waiter | None = None) -> MpiEnd:
-    """Starts MPI and returns this rank's end. Only once in a process; only the thread that joined may use it."""
+    """Starts MPI and returns this rank's end.
+
+    Call it once in a process; only the thread that called it may use the end.
+    """
     free_single_core_binding()
     sharpen_sleeps()
     mpi = _initialised_mpi()
@@ -35,19 +41,21 @@ def _imported_mpi() -> Any:
 
 def _initialised_mpi() -> Any:
     mpi = _imported_mpi()
-    # FUNNELED: one thread talks, others (the record's writer) don't; MULTIPLE would lock around every call.
+    # FUNNELED: one thread talks, others (the record's writer) don't; MULTIPLE would lock around
+    # every call.
     mpi.Init_thread(mpi.THREAD_FUNNELED)
     return mpi
 
 
 def library_version() -> str:
-    """Returns the MPI library's name and version, such as "Open MPI v5.0.11"; MPI need not have started."""
+    """Returns the MPI library's name and version, such as "Open MPI v5.0.11"."""
     return str(_imported_mpi().Get_library_version()).partition(",")[0].strip("\0 \n")
 
 
 def launched_ranks() -> tuple[int, int]:
-    """Returns this process's rank and the number of ranks as the MPI launcher set them; (0, 1) without a launcher."""
-    # Slurm's own variables are no sign of a launcher: a batch script, which runs once, has them too.
+    """Returns this process's rank and the number of ranks; (0, 1) without an MPI launcher."""
+    # Slurm's own variables are no sign of a launcher: a batch script, which runs once, has them
+    # too.
     env = os.environ
     for rank, size in (
         ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
@@ -60,9 +68,10 @@ def launched_ranks() -> tuple[int, int]:
 
 
 def free_single_core_binding() -> None:
-    """Lets this process use all its host's cores if a launcher has bound it to one and nobody asked for that."""
-    # Open MPI binds a rank to one core where it thinks that cores suffice, which starves the rank's other threads.
-    # Under Slurm, or with a binding policy in the environment, somebody wanted the binding.
+    """Lets this process use all cores if a launcher bound it to one without being asked to."""
+    # Open MPI binds a rank to one core where it thinks that cores suffice, which starves the rank's
+    # other threads. Under Slurm, or with a binding policy in the environment, somebody wanted the
+    # binding.
     asked = {"SLURM_JOB_ID", "PRTE_MCA_hwloc_default_binding_policy"} & set(os.environ)
     if asked or not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) != 1:
         return

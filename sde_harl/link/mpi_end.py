@@ -1,4 +1,4 @@
-"""What both ends of the link over MPI do alike: nonblocking sends, noticing dead processes, and ending."""
+"""Both ends of the link over MPI: nonblocking sends, noticing dead processes, and ending."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ class MpiEnd(Transport):
         self._byte = mpi.BYTE
         self._status = mpi.Status()
         super().__init__(self._comm.Get_rank(), self._comm.Get_size(), waiter)
-        # By rank: each frame on its way, behind its request. MPI reads a frame until its request is done.
+        # By rank: each frame on its way, behind its request. MPI reads a frame until its request is
+        # done.
         self._sending: dict[int, deque[tuple[Any, bytes]]] = {peer: deque() for peer in self.sent}
         self._fans: list[Fan] = []
 
@@ -91,7 +92,7 @@ class MpiEnd(Transport):
             return False
 
     def _note_failure(self, error: Exception) -> None:
-        """Learns from MPI which processes have ended (ULFM). Raises `error` where its cause is another."""
+        """Learns from MPI which processes have ended (ULFM). Raises `error` if that isn't it."""
         mpi = self._mpi
         comm = self._comm
         kind = error.Get_error_class()  # type: ignore[attr-defined]
@@ -102,7 +103,8 @@ class MpiEnd(Transport):
         # Acknowledged, a dead rank no longer makes receives from any source fail.
         comm.Ack_failed(count)
         lost = set(mpi.Group.Translate_ranks(failed, list(range(count)), comm.Get_group()))
-        # Testall reports a dead peer as an error in a status; without one, the error is something else.
+        # Testall reports a dead peer as an error in a status; without one, the error is something
+        # else.
         if kind == mpi.ERR_IN_STATUS and not lost:
             raise error
         self.lost |= lost
@@ -115,7 +117,7 @@ class MpiEnd(Transport):
             sending.popleft()
 
     def _await_room(self, dest: int) -> None:
-        """Waits until fewer than IN_FLIGHT frames are on their way to `dest`. Raises TimeoutError."""
+        """Waits until `send` may send another frame to `dest`. Raises TimeoutError."""
         sending = self._sending[dest]
         deadline = time.perf_counter() + SEND_TIMEOUT_S
         while len(sending) >= IN_FLIGHT and dest not in self.absent:
@@ -131,7 +133,8 @@ class MpiEnd(Transport):
     @abstractmethod
     def _take_in(self) -> None:
         """Receives what has come while this end waits to send."""
-        # Else two ranks that both wait to send would wait for ever: neither empties the other's queue.
+        # Else two ranks that both wait to send would wait for ever: neither empties the other's
+        # queue.
 
     def flush(self, timeout_s: float) -> bool:
         deadline = time.perf_counter() + timeout_s
@@ -167,8 +170,8 @@ class MpiEnd(Transport):
         """Ends every rank at once with the exit code."""
         sys.stdout.flush()
         sys.stderr.flush()
-        # Under ULFM MPI_Abort ends this process alone, and mpirun waits for those that are stopped. So the server has
-        # its launcher end the job, which then exits with 1.
+        # Under ULFM MPI_Abort ends this process alone, and mpirun waits for those that are stopped.
+        # So the server has its launcher end the job, which then exits with 1.
         under_ulfm = "OMPI_MCA_mpi_ft_enable" in os.environ
         if self.rank == SERVER and self.absent - self.lost and under_ulfm:
             os.kill(os.getppid(), signal.SIGTERM)

@@ -1,4 +1,6 @@
-"""Any other rank's end of the link over MPI: it hears the server alone, which keeps to the announced frame size.
+"""An executor's end of the link over MPI.
+
+It hears the server alone, which keeps to the frame size that it has announced.
 
 So one receive stays posted, and one call looks for a message.
 """
@@ -22,7 +24,8 @@ class MpiExecutor(MpiEnd):
         self._make_room()
 
     def set_frame_bytes(self, receive: int, send: int) -> None:
-        """Changes the sizes. Call it only while a message is handled: then none is being received."""
+        """Changes the sizes. Call it only while a message is handled."""
+        # Then no message is being received, and the buffer can be replaced.
         super().set_frame_bytes(receive, send)
         self._receive.Free()
         self._make_room()
@@ -64,7 +67,7 @@ class MpiExecutor(MpiEnd):
             return []
 
     def _take_in(self) -> None:
-        """Does nothing: an executor receives one message at a time, after it has done what the last one says."""
+        """Does nothing: what the last message says comes before the next one."""
 
     def close(self, code: int = 0) -> None:
         if self._posted:

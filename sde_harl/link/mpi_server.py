@@ -1,4 +1,7 @@
-"""Rank 0's end of the link over MPI: takes messages from anyone, so it probes for each and learns its size first."""
+"""Rank 0's end of the link over MPI.
+
+It takes messages from anyone, so it probes for each and learns its size before it makes room.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,11 @@ from sde_harl.link.mpi_end import MpiEnd
 from sde_harl.link.transport import Collecting
 from sde_harl.link.waiting import Waiter
 
+# Bounded, so that a flood of one rank can't keep the others from being heard.
 MATCHES_A_POLL = 256
-"""Messages taken in at a time, so that a flood of one rank can't keep the others from being heard."""
-# Every MPI sends so few bytes together with the announcement (the eager protocol): once matched, they are here.
+"""Messages taken in at a time."""
+# Every MPI sends so few bytes together with the announcement (the eager protocol): once matched,
+# they are here.
 SHORT_BYTES = 2048
 
 
@@ -29,13 +34,14 @@ class MpiServer(MpiEnd, Collecting):
         super().__init__(mpi, waiter)
         self._anyone = mpi.ANY_SOURCE
         self._complete: list[tuple[int, memoryview]] = []
-        # By rank: its long messages that are still coming in, and what it sent after them. A short message must not
-        # overtake a long one of the same rank.
+        # By rank: its long messages that are still coming in, and what it sent after them. A short
+        # message must not overtake a long one of the same rank.
         self._coming: dict[int, deque[Receiving]] = {}
 
     def _take_in(self) -> None:
-        # A matched probe, not a posted receive: when a message is longer than the posted buffer, Open MPI 5 writes past
-        # the buffer's end before it reports MPI_ERR_TRUNCATE. The probe tells the size first.
+        # A matched probe, not a posted receive: when a message is longer than the posted buffer,
+        # Open MPI 5 writes past the buffer's end before it reports MPI_ERR_TRUNCATE. The probe
+        # tells the size first.
         try:
             self._match()
         except self._mpi.Exception as error:
@@ -48,8 +54,9 @@ class MpiServer(MpiEnd, Collecting):
         for _ in range(MATCHES_A_POLL):
             matched = comm.Improbe(self._anyone, status=status)
             if matched is None and not complete:
-                # Open MPI looks first and moves messages in afterwards, so only a second look sees what has just come.
-                # With something in hand already that can wait: a fruitless look may cost the core.
+                # Open MPI looks first and moves messages in afterwards, so only a second look sees
+                # what has just come. With something in hand already that can wait: a fruitless look
+                # may cost the core.
                 matched = comm.Improbe(self._anyone, status=status)
             if matched is None:
                 return

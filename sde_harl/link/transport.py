@@ -1,6 +1,7 @@
 """One rank's end of the link: what every transport does alike.
 
-Executors talk to rank 0 only. Nothing here blocks: `poll` takes what has come, `wait` polls and sleeps in between.
+Executors talk to rank 0 only. Nothing here blocks: `poll` takes what has come, `wait` polls and
+sleeps in between.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ FRAME_BYTES = 65536
 
 
 class Traffic(NamedTuple):
-    """Counts messages to and from all peers so far, refused ones too, and the bytes of their frames."""
+    """Counts messages to and from all peers, refused ones too, and the bytes of their frames."""
 
     sent: int
     received: int
@@ -38,7 +39,7 @@ class Traffic(NamedTuple):
 
 
 class Fan:
-    """Frames to several ranks, kept from one sending to the next: only what changes is written again."""
+    """Frames to several ranks, kept for the next sending: only what changes is written again."""
 
     def __init__(self, frames: dict[int, Frame]) -> None:
         self.frames = frames
@@ -47,16 +48,18 @@ class Fan:
 
 
 class Transport(ABC):
-    """One rank's end of the link. `run_id` None (before the WELCOME) accepts every run and sends 0."""
+    """One rank's end of the link."""
 
     def __init__(self, rank: int, size: int, waiter: Waiter) -> None:
         self.rank = rank
         self.size = size
         self.run_id: int | None = None
+        """None before the WELCOME: frames of every run are accepted, and 0 is sent."""
         self.waiter = waiter
         self.faults = Faults(rank)
         self.absent: set[int] = set()
-        """Peers that are neither sent to nor waited for, until the owner of this end says otherwise."""
+        """Peers that are neither sent to nor waited for, until the owner of this end says
+        otherwise."""
         self.lost: set[int] = set()
         """Peers whose processes have ended, where MPI reports it (ULFM)."""
         self.parted: set[int] = set()
@@ -74,15 +77,16 @@ class Transport(ABC):
         self._send_bytes = FRAME_BYTES
 
     def set_frame_bytes(self, receive: int, send: int) -> None:
-        """Refuses frames above `receive` bytes from the next poll on, and refuses to send any above `send`."""
+        """Refuses frames above `receive` bytes, from the next poll on; sends none above `send`."""
         self._frame_bytes = receive
         self._send_bytes = send
 
     def send(self, dest: int, header: Header, payload: bytes = b"") -> int:
-        """Sends a frame to `dest` without waiting; returns its size in bytes. Fills in the header's run id.
+        """Sends a frame to `dest` without waiting; returns its size in bytes.
 
-        To a lost peer nothing is sent. Raises TimeoutError if `dest` has taken none of its last 64 messages for a
-        minute, and ValueError for a frame larger than the other end has room for.
+        The header's run id is filled in. To a lost peer nothing is sent. Raises TimeoutError if
+        `dest` has taken none of its last 64 messages for a minute, and ValueError for a frame
+        larger than the other end has room for.
         """
         frame = frame_of(header.in_run(self.run_id or 0), payload)
         if len(frame) > self._send_bytes:
@@ -94,7 +98,7 @@ class Transport(ABC):
         return len(frame)
 
     def fan(self, sizes: Mapping[int, int]) -> Fan:
-        """Returns frames to several ranks, with payloads of so many bytes each. Raises ValueError as `send`."""
+        """Returns frames to several ranks, with payloads of these bytes. Raises as `send`."""
         for dest, size in sizes.items():
             if OVERHEAD + size > self._send_bytes:
                 raise self._no_room(dest, OVERHEAD + size)
@@ -108,14 +112,15 @@ class Transport(ABC):
         header: Header,
         failure_timeout_s: float,
     ) -> list[int]:
-        """Has `write` fill each rank's payload, then sends that rank's frame. Fills in the header's run id.
+        """Has `write` fill each rank's payload, then sends that rank's frame.
 
-        Returns the ranks that were left out: absent ones, and those that haven't taken what the fan sent them last
-        within `failure_timeout_s`.
+        The header's run id is filled in. Returns the ranks that were left out: absent ones, and
+        those that haven't taken what the fan sent them last within `failure_timeout_s`.
         """
         left_out = self._await_fan(fan, failure_timeout_s)
         fields = header.in_run(self.run_id or 0)
-        # Written and sent one by one: the first executor is at work before the last frame is written.
+        # Written and sent one by one: the first executor is at work before the last frame is
+        # written.
         for dest, frame in fan.frames.items():
             if dest in left_out:
                 continue
@@ -137,7 +142,7 @@ class Transport(ABC):
 
     @abstractmethod
     def _await_fan(self, fan: Fan, failure_timeout_s: float) -> list[int]:
-        """Waits until what the fan sent last has left and it may be written anew. Returns ranks as `send_fan`."""
+        """Waits until the fan's last frames have left. Returns ranks as `send_fan`."""
 
     @abstractmethod
     def _post_frame(self, fan: Fan, dest: int) -> None:
@@ -150,9 +155,10 @@ class Transport(ABC):
 
     @abstractmethod
     def poll(self) -> list[Message]:
-        """Returns the messages that have come, in the order each rank sent them; counts refused ones in `faults`.
+        """Returns the messages that have come, each rank's in order; counts refused ones.
 
-        An executor gets one at most: a WELCOME changes the run id and the frame size that the next is checked by.
+        An executor gets one at most: a WELCOME changes the run id and the frame size that the next
+        is checked by.
         """
 
     @abstractmethod
@@ -165,11 +171,14 @@ class Transport(ABC):
 
     @abstractmethod
     def flush(self, timeout_s: float) -> bool:
-        """Waits until every send to a peer that is not absent has left; False if that took longer than `timeout_s`."""
+        """Waits until every frame to a present peer has left; False after `timeout_s`."""
 
     @abstractmethod
     def close(self, code: int = 0) -> None:
-        """Flushes and ends the link. Every rank must close; where a peer is absent, all end at once with `code`."""
+        """Flushes and ends the link. Every rank must close.
+
+        Where a peer is absent, all ranks end at once with `code`.
+        """
 
     @abstractmethod
     def abort(self, code: int) -> NoReturn:

@@ -1,4 +1,7 @@
-"""Waiting without burning a core: a spin where answers come at once, else sleeps that grow with the wait."""
+"""Waiting without burning a core.
+
+It spins where answers come at once, else it sleeps, longer the longer the wait.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ SLEEP_PER_QUIET = 1 / 16
 """Share of the wait so far that the next sleep takes: an answer is late by at most this share."""
 IDLE_AFTER_S = 0.1
 """A quiet as long as this is no longer the pause between two decisions."""
-# A shorter quiet counts at once, a longer one little by little: one late answer must not end the spinning.
+# A shorter quiet counts at once, a longer one little by little: one late answer must not end the
+# spinning.
 SLOWER = 1 / 8
 """Share of the way to a longer quiet that the usual one moves."""
 PR_SET_TIMERSLACK = 29
@@ -21,10 +25,11 @@ PR_SET_TIMERSLACK = 29
 class Waiter:
     """Paces a polling loop: `pause` after an empty poll, `reset` after a full one.
 
-    While quiets usually end within `spin_us`, spins that long first, giving the core away at each turn: where ranks
-    share cores, that is how the rank that has work gets it soonest. Then, or at once where answers take longer (a radio
-    link, slow environments), sleeps for a sixteenth of the quiet so far, but 20 us at least, and at most
-    `sleep_max_us`, or `idle_max_us` once it has been quiet for 100 ms. `sleeps` and `slept_s` count the sleeps.
+    While quiets usually end within `spin_us`, spins that long first, giving the core away at each
+    turn: where ranks share cores, that is how the rank that has work gets it soonest. Then, or at
+    once where answers take longer (a radio link, slow environments), sleeps for a sixteenth of the
+    quiet so far, but 20 us at least, and at most `sleep_max_us`, or `idle_max_us` once it has been
+    quiet for 100 ms. `sleeps` and `slept_s` count the sleeps.
     """
 
     def __init__(
@@ -46,7 +51,7 @@ class Waiter:
             self._quiet_since = None
 
     def pause(self, deadline: float) -> bool:
-        """Gives the core away once, or sleeps once, until `deadline` (of perf_counter); False if that is past."""
+        """Gives the core away or sleeps, once; False if `deadline` (perf_counter) is past."""
         now = time.perf_counter()
         if now >= deadline:
             return False

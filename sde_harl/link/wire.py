@@ -1,11 +1,16 @@
-"""The frames that cross the link: a little-endian header, the payload, a CRC-32. Nothing here trusts the sender.
+"""The frames that cross the link: a little-endian header, the payload, a CRC-32.
+
+Nothing here trusts the sender.
 
 frames.c makes and checks the bytes, and its first comment shows their layout:
 
-    frame_of(header, payload) -> bytes: builds the frame of a header and a payload. OverflowError if a field doesn't fit.
-    seal(frame, header): writes a header and the CRC around the payload that a Frame's data holds.
-    unpack(source, frame, run_id) -> Message: checks a received frame. `run_id` None accepts any run: an executor does
-        not know its run before the WELCOME. A HELLO with run id 0 is always accepted, for the same reason. Raises
+    frame_of(header, payload) -> bytes
+        Builds the frame of a header and a payload. Raises OverflowError where a field doesn't fit.
+    seal(frame, header)
+        Writes a header and the CRC around the payload that a Frame's data holds.
+    unpack(source, frame, run_id) -> Message
+        Checks a received frame. `run_id` None accepts any run: an executor does not know its run
+        before the WELCOME. A HELLO with run id 0 is always accepted, for the same reason. Raises
         WireError with the reason short, magic, protocol, length, crc, kind or run.
 """
 
@@ -31,7 +36,7 @@ Fields = Tuple[int, int, int, int, int, int, int]
 
 
 class WireError(ValueError):
-    """A frame or payload that must not be acted on; `reason` is a short slug for the fault counters."""
+    """A frame or payload that must not be acted on; `reason` is a slug for the fault counters."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -70,7 +75,8 @@ class Header(NamedTuple):
 
     def in_run(self, run_id: int) -> Fields:
         """Returns the fields with a run's id, for `frame_of` and `seal`."""
-        # A plain tuple: building another Header takes four times as long, and every frame passes here.
+        # A plain tuple: building another Header takes four times as long, and every frame passes
+        # here.
         return (
             self.kind,
             self.agent,
@@ -104,7 +110,8 @@ def new_frame(size: int) -> Frame:
     return Frame(data=data, payload=data[HEADER_BYTES : HEADER_BYTES + size])
 
 
-# frames.c builds these types itself: calling back into Python for each frame would cost as much as the frame.
+# frames.c builds these types itself: calling back into Python for each frame would cost as much as
+# the frame.
 _frames.use(Message, Header, (None, *Kind), WireError, crc32)
 
 

@@ -1,6 +1,7 @@
 """What a decision is made of as it crosses the link: latents of split policies, actions of devices.
 
-N agents, n of one executor, E environments of one slot, Z latent, A choices, D numbers of an action, H memory.
+N agents, n of one executor, E environments of one slot, Z latent, A choices, D numbers of an
+action, H memory.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ class ReceivedLatents(NamedTuple):
     values: np.ndarray
     """(N, E, Z) decoded; 0 where there are none."""
     ages: np.ndarray | None = None
-    """(N, E) int32, decisions since the latents were made; NO_LATENT where there are none. None where all are 0."""
+    """(N, E) int32, decisions since the latents were made; NO_LATENT where there are none. None
+    where all are 0."""
     fallback: np.ndarray | None = None
-    """(N, E) bool, where there are none and the agent acts by its fallback head; None where nowhere."""
+    """(N, E) bool, where there are none and the agent acts by its fallback head; None where
+    nowhere."""
 
 
 class DeviceActions(NamedTuple):
@@ -41,7 +44,8 @@ class DeviceActions(NamedTuple):
     memory: np.ndarray
     """(N, E, H) that the actions were chosen with; H = 0 where it was not asked for."""
     ages: np.ndarray | None = None
-    """(N, E) int32: 0, or NO_LATENT where no answer came and nobody knows what the agent did. None where all came."""
+    """(N, E) int32: 0, or NO_LATENT where no answer came and nobody knows what the agent did. None
+    where all came."""
 
     @classmethod
     def empty(cls, available: np.ndarray, size: int, *, dtype: str, memory: int) -> DeviceActions:
@@ -67,7 +71,10 @@ class ActionsMessage(NamedTuple):
 
 
 def pack_actions(actions: np.ndarray, log_probs: np.ndarray, memory: np.ndarray | None) -> bytes:
-    """Returns a DEVICE_ACTIONS payload; arrays as in `ActionsMessage`, `memory` None where it was not asked for."""
+    """Returns a DEVICE_ACTIONS payload of arrays as in `ActionsMessage`.
+
+    `memory` is None where it was not asked for.
+    """
     payload = actions.tobytes() + log_probs.tobytes()
     if memory is None:
         return payload
@@ -75,9 +82,10 @@ def pack_actions(actions: np.ndarray, log_probs: np.ndarray, memory: np.ndarray 
 
 
 def unpack_actions(payload: memoryview, agents: int, expected: DeviceActions) -> ActionsMessage:
-    """Takes apart the answer of an executor with so many agents; shapes and types are those of `expected`.
+    """Takes apart the answer of an executor that has so many `agents`.
 
-    Raises WireError("length").
+    Sizes and types are those of `expected`, which has all agents of the run. Raises
+    WireError("length").
     """
     shape = (agents, *expected.actions.shape[1:])
     memory_shape = (agents, *expected.memory.shape[1:])

@@ -45,7 +45,7 @@ class Hello(NamedTuple):
 
     @classmethod
     def from_json(cls, payload: memoryview) -> Hello:
-        """Reads a HELLO. Raises WireError("hello") where a field is missing, too many or of another type."""
+        """Reads a HELLO. Raises WireError("hello") unless it has exactly the expected fields."""
         fields = parse_json(payload)
         if set(fields) != set(cls._fields):
             raise WireError("hello")
@@ -61,7 +61,7 @@ class Hello(NamedTuple):
         return cls(**fields)
 
     def check_version(self, rank: int) -> None:
-        """Raises UserError unless executor `rank` runs the same version of sde_harl as this process."""
+        """Raises UserError unless executor `rank` has the same version of sde_harl."""
         if self.package != __version__:
             raise UserError(
                 f"executor {rank} ({self.host}) has sde_harl {self.package}, "

@@ -32,12 +32,13 @@ class Resources(NamedTuple):
     """Bytes of its own frames, as `received_bytes`."""
     received_bytes: int
     carried_sent_bytes: int
-    """Bytes that its network interfaces carried (meters/network.py), as what follows; -1: unknown."""
+    """Bytes that its interfaces carried (meters/network.py), as what follows; -1: unknown."""
     carried_received_bytes: int
     carried_sent_packets: int
     carried_received_packets: int
     joules: float = math.nan
-    """Energy of its whole host since some earlier moment; here and below NaN where it has no sensor."""
+    """Energy of its whole host since some earlier moment; here and below NaN where it has no
+    sensor."""
     gpu_joules: float = math.nan
     idle_w: float = math.nan
     """Power of its host before the run began."""
@@ -76,7 +77,7 @@ def pack_meter(resources: Resources, timings: NDArray[np.integer[Any]]) -> bytes
 
 
 def unpack_meter(payload: memoryview) -> tuple[Resources, NDArray[np.uint32]]:
-    """Returns the resources and the (k, 3) timings in ns of a METER payload. Raises WireError("meter")."""
+    """Returns the resources and the (k, 3) timings in ns of a METER. Raises WireError("meter")."""
     if len(payload) < METER_BYTES or (len(payload) - METER_BYTES) % TIMING_BYTES:
         raise WireError("meter")
     resources = Resources._make(RESOURCES.unpack_from(payload))

@@ -112,7 +112,7 @@ class SessionSpec(NamedTuple):
 
     @classmethod
     def from_json(cls, payload: memoryview) -> SessionSpec:
-        """Reads a WELCOME. Raises WireError("welcome") unless it has exactly the expected fields."""
+        """Reads a WELCOME. Raises WireError unless it has exactly the expected fields."""
         received = parse_json(payload)
         if set(received) != {WIRE_NAMES.get(name, name) for name in cls._fields}:
             raise WireError("welcome")

@@ -10,7 +10,7 @@ AGENT = np.dtype("<u2")
 
 
 def pack_tables(agents: list[int], tables: bytes) -> bytes:
-    """Returns a TABLES payload: a count of agents, the agents, and their tables (codec/tables.py)."""
+    """Returns a TABLES payload: a count of agents, the agents, and their tables."""
     return np.array([len(agents), *agents], AGENT).tobytes() + tables
 
 

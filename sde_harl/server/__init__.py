@@ -1,1 +1,1 @@
-"""Rank 0's side of the wire: it sends observations and actions, waits for answers and counts what they cost."""
+"""Rank 0's side of the wire: sends observations and actions, waits for answers, counts costs."""

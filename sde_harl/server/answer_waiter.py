@@ -21,7 +21,8 @@ POLL_S = 0.1
 class AnswerWaiter:
     """Takes in what executors send until something has come, or it is too late.
 
-    All methods that wait raise UserError where an executor is given up and the run may not go on without it.
+    All methods that wait raise UserError where an executor is given up and the run may not go on
+    without it.
     """
 
     def __init__(
@@ -60,7 +61,10 @@ class AnswerWaiter:
         return True
 
     def note_missed(self, questions: dict[int, list[Question]], since_ns: int, what: str) -> None:
-        """Notes questions of `since_ns`, by rank, that have no answer in time; `what` says what is missing."""
+        """Notes questions, by rank, that were not answered in time.
+
+        They were asked at `since_ns`; `what` says, for users, what the executor has not done.
+        """
         now = now_ns()
         for rank, each in questions.items():
             if self._membership.missed(rank, each, now_ns=now, since_ns=since_ns):
@@ -92,7 +96,7 @@ class AnswerWaiter:
         self._receiver.returned.clear()
 
     def _note_losses(self) -> None:
-        """Stops waiting for executors whose processes have ended, or that have said that they can't go on."""
+        """Stops waiting for executors that have ended, or have said that they can't go on."""
         transport = self._transport
         membership = self._membership
         parted = self._receiver.parted

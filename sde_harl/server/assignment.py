@@ -10,7 +10,8 @@ def assign_agents(
 ) -> dict[int, tuple[int, ...]]:
     """Returns the agents of each executor rank: pinned ones first, each other one where fewest are.
 
-    `pinned` maps agents to ranks. Raises UserError where an executor would have no agent, or a pin names none.
+    `pinned` maps agents to ranks. Raises UserError where an executor would have no agent, or a pin
+    names none.
     """
     if executors > agents:
         raise UserError(

@@ -18,7 +18,7 @@ FRACTIONS = ("ideal_bits", "age")
 
 
 class Decisions(NamedTuple):
-    """What was sent since the last report, one row a decision of one slot (K) and one column an agent (N)."""
+    """Holds what was sent since the last report: a row is a decision (K), a column an agent (N)."""
 
     step: np.ndarray
     """(K,)."""
@@ -37,7 +37,8 @@ class Decisions(NamedTuple):
     decision_ns: np.ndarray
     """(K,) from the observations to the actions, on the server's clock."""
     age: np.ndarray
-    """(K, N) mean decisions between the latents used and the observations they stand for; NaN where none could be used."""
+    """(K, N) mean decisions between the latents used and the observations they stand for; NaN where
+    none could be used."""
     missed: np.ndarray
     """(K, N) environments whose latents had not come by the deadline."""
     idle: np.ndarray
@@ -45,7 +46,8 @@ class Decisions(NamedTuple):
     fallback: np.ndarray
     """(K, N) environments in which it acted by its fallback head because it had no latent."""
     answers: np.ndarray
-    """(K, N) answers that `payload_bytes` counts: this decision's, if it came in time, and `late` ones."""
+    """(K, N) answers that `payload_bytes` counts: this decision's, if it came in time, and `late`
+    ones."""
     late: np.ndarray
     """(K, N) answers to earlier decisions that came since the slot's last one."""
     device_ns: np.ndarray

@@ -39,10 +39,10 @@ class FallbackActions:
         )
 
     def act(self, obs: np.ndarray, available: np.ndarray) -> np.ndarray:
-        """Returns the heads' actions (N, E, D) on observations (N, E, O) with available (N, E, A) bool.
+        """Returns the heads' actions (N, E, D) on observations (N, E, O); available (N, E, A) bool.
 
-        Agents that have actuators of their own get the order to act by their heads instead: rank 0 has not seen what
-        they see.
+        Agents that have actuators of their own get the order to act by their heads instead: rank 0
+        has not seen what they see.
         """
         assert self._policy, "nothing has been published"
         if self._session.actions:

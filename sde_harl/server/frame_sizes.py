@@ -1,4 +1,4 @@
-"""How large frames can get, either way. Both ends make room for the largest and refuse what is larger.
+"""How large frames can get. Both ends make room for the largest and refuse what is larger.
 
 n agents of one executor, E environments of one slot, Z latent, D numbers of an action, H memory.
 """
@@ -32,7 +32,7 @@ NUMBER_BYTES = 4
 def largest_sent(
     session: SessionSpec, settings: PoolSettings, executors: Mapping[int, tuple[int, ...]]
 ) -> int:
-    """Returns the bytes of the largest frame, of any kind, that the server sends to any executor."""
+    """Returns the bytes of the largest frame that the server sends to any executor."""
     payloads = [_largest_sent(session, settings, agents) for agents in executors.values()]
     return OVERHEAD + max(LEAST_BYTES, *payloads)
 
@@ -56,12 +56,17 @@ def _largest_sent(session: SessionSpec, settings: PoolSettings, agents: tuple[in
 
 
 def largest_received(
-    session: SessionSpec, settings: PoolSettings, *, most_agents: int, decisions: int
+    session: SessionSpec,
+    settings: PoolSettings,
+    executors: Mapping[int, tuple[int, ...]],
+    *,
+    decisions: int,
 ) -> int:
-    """Returns the bytes of the largest frame that an executor with `most_agents` may send by now.
+    """Returns the bytes of the largest frame that any executor may send by now.
 
     That is latents, actions, or a report on so many `decisions` since the last one.
     """
+    most_agents = max(map(len, executors.values()))
     memory = 0
     if session.on_device:
         memory = session.on_device.memory
@@ -77,7 +82,8 @@ def largest_received(
 def answer_overhead(executors: Mapping[int, tuple[int, ...]], *, as_one: bool) -> np.ndarray:
     """Returns (N,) bytes of an agent's answer beside its payload.
 
-    That is a frame's overhead, or where an executor answers for all its agents `as_one`, the agent's share of it.
+    That is a frame's overhead, or where an executor answers for all its agents `as_one`, the
+    agent's share of it.
     """
     overhead = np.full(sum(map(len, executors.values())), OVERHEAD)
     if as_one:

@@ -1,11 +1,15 @@
-"""A radio link between devices and server, emulated on its latents: for training under age and loss in one process.
+"""A radio link between devices and server, emulated on the latents that cross it.
 
-It does what the program's own link would do over such a radio, in MPI over TCP: nothing is lost for good, but a lost
-message comes with its retransmission, and the messages behind it wait for it, because TCP keeps the order. A message is
-sent again when the next one is acknowledged (RACK, RFC 8985; Linux's default), or when the timer has run out.
+So that a policy can be trained for late and lost latents in one process.
 
-Every environment is a deployment of its own: it has its own links and its own clock. The clock goes on while the server
-waits for latents and stands still otherwise, as it does where rank 0 steps the environments.
+It does what the program's own link would do over such a radio, in MPI over TCP: nothing is lost for
+good, but a lost message comes with its retransmission, and the messages behind it wait for it,
+because TCP keeps the order. A message is sent again when the next one is acknowledged (RACK, RFC
+8985; Linux's default), or when the timer has run out.
+
+Every environment is a deployment of its own: it has its own links and its own clock. The clock goes
+on while the server waits for latents and stands still otherwise, as it does where rank 0 steps the
+environments.
 
 N agents, E environments of one slot, Z latent, K messages that may still be used.
 """
@@ -24,8 +28,8 @@ from sde_harl.server.settings import PoolSettings
 
 RETRY_MS = 200.0
 """Linux's shortest retransmission timer (TCP_RTO_MIN); it doubles with every further loss."""
-# A lost message comes three ways after the next one was sent: the next one's way there, its acknowledgement's way back,
-# and its own way again.
+# A lost message comes three ways after the next one was sent: the next one's way there, its
+# acknowledgement's way back, and its own way again.
 WAYS_AGAIN = 3.0
 
 
@@ -42,7 +46,11 @@ class EmulatedLink:
         seed: int,
         first_environment: int,
     ) -> None:
-        """`sizes`: N, E, Z. `max_age`: as in `PoolSettings`. `first_environment`: the first one's number in the run."""
+        """Makes links that nothing has crossed.
+
+        `sizes`: N, E, Z. `max_age` as in `PoolSettings`. `first_environment`: the number in the run
+        of the slot's first.
+        """
         agents, rows, _ = sizes
         self._profile = profile
         self._seed = seed
@@ -54,16 +62,18 @@ class EmulatedLink:
         self._last = np.zeros((agents, rows))
         # Where a message was lost and waits for its timer.
         self._lost = np.zeros((agents, rows), np.bool_)
-        # The last K messages, each in the place of its number modulo K: contents, when they come, and numbers.
+        # The last K messages, each in the place of its number modulo K: contents, when they come,
+        # and numbers.
         kept = max_age + 1
         self._values = np.zeros((kept, *sizes), np.float32)
         self._comes = np.full((kept, agents, rows), np.inf)
         self._numbers = np.full(kept, -1)
 
     def pass_on(self, latents: ReceivedLatents, number: int, began: np.ndarray) -> ReceivedLatents:
-        """Returns what is there by the deadline of decision `number` where the devices send `latents`.
+        """Returns what is there by the deadline where the devices send `latents`.
 
-        `began` (E,): the decision that each environment's episode began with; nothing before it may be used.
+        `number` is the decision's. `began` (E,): the decision that each environment's episode began
+        with; nothing before it may be used.
         """
         comes = self._send(latents, number)
         ages = self._ages(number, began)
@@ -92,7 +102,7 @@ class EmulatedLink:
         return comes
 
     def _ages(self, number: int, began: np.ndarray) -> np.ndarray:
-        """Returns (N, E) the age of the newest message that is here in time; K where there is none."""
+        """Returns (N, E) the age of the newest message that is here; K where there is none."""
         kept = len(self._numbers)
         here = self._comes <= self._now + self._deadline_ms  # (K, N, E)
         here &= (self._numbers[:, None] >= began)[:, None]
@@ -105,14 +115,14 @@ class EmulatedLink:
         return self._values[(number - ages) % len(self._numbers), agents, rows]
 
     def _send_again(self, radio: np.ndarray, arrives: np.ndarray) -> None:
-        """Sends lost messages again where a new one `arrives` (N, E), which shows that they are lost."""
+        """Sends lost messages again where a new one `arrives` (N, E) and shows the loss."""
         again = np.where(self._lost & arrives, self._now + WAYS_AGAIN * radio, np.inf)
         self._last = np.minimum(self._last, again)
         self._comes = np.where(np.isinf(self._comes), np.inf, np.minimum(self._comes, again))
         self._lost = ~arrives
 
     def _draw(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns (N, E) ms on the way, and ms that the retransmission's timer takes (0: not lost)."""
+        """Returns (N, E) ms on the way, and ms until the timer sends again (0: not lost)."""
         profile = self._profile
         shape = self._last.shape
         draw = Draw(
@@ -132,7 +142,7 @@ class EmulatedLink:
         return np.maximum(radio, 0.0), RETRY_MS * (2.0**losses - 1.0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the clocks and the messages on their way; draws depend on the decision's number alone."""
+        """Returns the clocks and the messages on their way."""
         return {
             "now": self._now.copy(),
             "last": self._last.copy(),

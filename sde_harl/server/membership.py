@@ -1,12 +1,12 @@
-"""Which executors take part: what each still owes an answer to, who is absent, and who has been silent for how long."""
+"""Which executors take part: what each still has to answer, and which are absent."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
-# Longer than a radio link's worst retransmissions, so that those are waited for; short, because until then every
-# decision waits for its whole deadline.
+# Longer than a radio link's worst retransmissions, so that those are waited for; short, because
+# until then every decision waits for its whole deadline.
 ABSENT_NS = 1_000_000_000
 """Silence after which an executor is asked nothing more until it has answered."""
 REPORT = -1
@@ -20,14 +20,19 @@ class Question(NamedTuple):
     number: int
     """Number of the slot's decision, or of the report."""
     agent: int
-    """The agent that the answer is for; where one answer is for all agents of an executor, the first of them."""
+    """The agent that the answer is for; where one answer is for all agents of an executor, the
+    first of them."""
 
 
 class Membership:
     """Keeps the questions that were not answered in time, and derives from them who is absent."""
 
     def __init__(self, ranks: Iterable[int], absent: set[int], failure_timeout_ns: int) -> None:
-        """`absent` is the transport's own set: nobody waits for ranks in it, and nothing is sent to them."""
+        """Starts with nothing owed.
+
+        `absent` is the transport's own set: nobody waits for ranks in it, and nothing is sent to
+        them.
+        """
         self.absent = absent
         self.lost: set[int] = set()
         """Those of `absent` that never come back: their process has ended, or they have said so."""
@@ -40,7 +45,10 @@ class Membership:
     def missed(
         self, rank: int, questions: Iterable[Question], *, now_ns: int, since_ns: int
     ) -> bool:
-        """Notes questions of `since_ns` that have no answer; returns True if the executor is absent from now on."""
+        """Notes questions that have no answer; returns True if the executor is absent from now on.
+
+        They were asked at `since_ns`.
+        """
         owed = self._owed[rank]
         for question in questions:
             owed[question] = since_ns
@@ -56,10 +64,13 @@ class Membership:
         return question in self._owed[rank]
 
     def heard(self, rank: int, question: Question) -> bool:
-        """Settles a question that was answered; returns True if the executor was absent and now owes nothing more."""
+        """Settles a question that was answered; returns True if the executor is back.
+
+        That is, it was absent and now owes nothing more.
+        """
         owed = self._owed[rank]
-        # MPI keeps the order of what one rank sends, so an earlier question about the same slot will have no answer
-        # any more, and before a report no question at all.
+        # MPI keeps the order of what one rank sends, so an earlier question about the same slot
+        # will have no answer any more, and before a report no question at all.
         for each in list(owed):
             is_older = each.slot == question.slot and each.number < question.number
             if question.slot == REPORT or is_older:

@@ -78,7 +78,10 @@ class Publisher:
             self._transport.send(rank, tables, pack_tables(users, coded))
 
     def flat_weights(self, agents: Iterable[int]) -> np.ndarray:
-        """Returns the weights of some agents as they travel: one float32 vector, equal arrays of all agents stacked."""
+        """Returns the weights of some agents as they travel, one float32 vector.
+
+        The same array of all agents lies together, stacked.
+        """
         columns = zip(*(self._model.weights[agent] for agent in agents))
         flat: np.ndarray = np.concatenate([np.stack(arrays).ravel() for arrays in columns])
         return flat

@@ -53,13 +53,14 @@ class Questioner:
         self._waiter.note_missed(busy, slot.asked_ns, "took no observations")
 
     def await_answers(self, slot: Slot, missed: str, max_age: int) -> np.ndarray | None:
-        """Waits for the answers until the deadline; returns the ages (N, E) of what there is, None if all have come.
+        """Waits for the answers until the deadline; returns the ages (N, E) of what there is.
 
-        `missed` says what an executor has not done that does not answer. Raises UserError where an executor is given
-        up and the run may not go on without it.
+        Returns None if all have come. `missed` says what an executor has not done that does not
+        answer. Raises UserError where an executor is given up and the run may not go on without it.
         """
         executors = len(self._executors)
-        # Where nobody could be asked there is no answer to wait for, but an executor may come back meanwhile.
+        # Where nobody could be asked there is no answer to wait for, but an executor may come back
+        # meanwhile.
         nobody_asked = len(slot.left_out) == executors
 
         def is_done() -> bool:

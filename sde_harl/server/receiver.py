@@ -1,4 +1,4 @@
-"""What executors send: every field is checked before anything is done; what is wrong is counted and dropped.
+"""Taking in what executors send. Every field is checked first; wrong messages are counted.
 
 N agents, n of one executor, E environments of one slot, Z latent.
 """
@@ -66,12 +66,13 @@ class Receiver:
         """Version of the published model; answers made with another one are not used."""
         self.hosts: dict[int, Hello] = {}
         self.returned: list[int] = []
-        """Ranks that were absent and have answered all they owed; whoever reads the list empties it."""
+        """Ranks that were absent and have answered all they owed; whoever reads the list empties
+        it."""
         self.parted: dict[int, str] = {}
         """Ranks that have said they can't go on, and why; whoever reads it empties it."""
 
     def receive(self, message: Message) -> None:
-        """Acts on one frame of an executor. Raises UserError where it has another version of the package."""
+        """Acts on one message of an executor. Raises UserError if its package differs."""
         kind = message.header.kind
         try:
             if kind is LATENTS:
@@ -116,13 +117,13 @@ class Receiver:
             self._settle(message)
 
     def _decode(self, slot: Slot, message: Message) -> float:
-        """Decodes an agent's latents into their place in the slot; returns their ideal size in bits."""
+        """Decodes an agent's latents into their place in the slot; returns their ideal bits."""
         agent = message.header.agent
         place = slot.latents[agent, : slot.rows, : self._latent_sizes[agent]]
         return self.codecs[agent].decode(message.payload, place)
 
     def _refresh(self, slot: Slot, message: Message) -> None:
-        """Takes late latents as the last ones of their agent, if it has none younger and they can be decoded."""
+        """Takes late latents as their agent's last ones, if usable and none are younger."""
         header = message.header
         decision = None
         if (
@@ -136,7 +137,7 @@ class Receiver:
         self._settle(message)
 
     def _on_device_actions(self, message: Message) -> None:
-        """Takes an executor's answer for all its agents: all of it is right, or none of it is used."""
+        """Takes an executor's answer for all its agents: all of it, or nothing if any is wrong."""
         slot, is_late = self._find_question(message)
         agents = self._executors[message.source]
         payload = message.payload
@@ -173,9 +174,10 @@ class Receiver:
             done.memory[agents] = answer.memory
 
     def _find_question(self, message: Message) -> tuple[Slot, bool]:
-        """Returns the slot whose question was answered, and whether the slot has gone on without the answer.
+        """Returns the slot whose question was answered, and whether it has gone on without.
 
-        Raises WireError where nobody asked, and where an answer that is waited for was made with another version.
+        Raises WireError where nobody asked, and where an answer that is waited for was made with
+        another version.
         """
         header = message.header
         source = message.source

@@ -42,8 +42,8 @@ class ReportCollector:
     def collect(self, log: DecisionLog) -> PoolReport:
         """Returns everything since the last report, and empties the log of decisions.
 
-        An executor that doesn't report in time is left out. Raises UserError where it is given up and the run may not
-        go on without it.
+        An executor that doesn't report in time is left out. Raises UserError where it is given up
+        and the run may not go on without it.
         """
         number = self._reports.begin()
         asked = set(self._executors) - self._transport.absent

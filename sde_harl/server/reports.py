@@ -1,6 +1,7 @@
-"""The reports that executors are asked for now and then: what they have used and how long their answers took.
+"""The executors' reports: what they have used and how long their answers took.
 
-N agents, n of one executor, K decisions since the last report, k of those that the executor was asked about.
+N agents, n of one executor, K decisions since the last report, k of those that the executor was
+asked about.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ class Report(NamedTuple):
 
     resources: Resources
     timings: np.ndarray
-    """(k, n, 3) uint32 ns for each decision and agent of the executor: local net, encode, round trip."""
+    """(k, n, 3) uint32 ns for each decision and agent of the executor: local net, encode, round
+    trip."""
 
 
 class PoolReport(NamedTuple):
@@ -45,7 +47,7 @@ class Reports:
 
     def __init__(self) -> None:
         self.number = 0
-        """Number of the reports that are waited for; an answer to another number is late or wrong."""
+        """Number of the reports that are waited for; another one is late or wrong."""
         self.received: dict[int, Report] = {}
 
     def begin(self) -> int:
@@ -57,7 +59,7 @@ class Reports:
     def device_ns(
         self, decisions: DecisionLog, executors: Mapping[int, tuple[int, ...]]
     ) -> np.ndarray:
-        """Returns the executors' times (K, N, 3) uint32 of all decisions of a log; 0 where they are unknown."""
+        """Returns the executors' times (K, N, 3) uint32 of a log's decisions; 0 where unknown."""
         agents = sum(map(len, executors.values()))
         times = np.zeros((len(decisions), agents, 3), np.uint32)
         for rank, report in self.received.items():

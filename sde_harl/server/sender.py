@@ -27,11 +27,11 @@ class Frames(NamedTuple):
 
     fan: Fan
     places: dict[int, list[tuple[int, np.ndarray]]]
-    """By rank: each agent and where its (E, O_i) observations or (E, D) actions go in the payload."""
+    """By rank: each agent, and where its (E, O_i) observations or (E, D) actions go."""
 
 
 class Sender:
-    """Keeps frames by slot and rows: one is written again only when the slot's last one has left."""
+    """Keeps frames by slot and rows, and writes one again when the slot's last one has left."""
 
     def __init__(
         self,
@@ -53,8 +53,8 @@ class Sender:
             self._obs_sizes = (0,) * agents
         self._action_dtype = np.dtype(settings.action_dtype)
         self._action_sizes = (settings.action_size,) * agents
-        # An executor that answers in time has taken what it was sent before: with a deadline there is nothing to wait
-        # for, and waiting would make the decision late.
+        # An executor that answers in time has taken what it was sent before: with a deadline there
+        # is nothing to wait for, and waiting would make the decision late.
         self._failure_timeout_s = settings.failure_timeout_s
         if settings.deadline_s:
             self._failure_timeout_s = 0.0
@@ -115,7 +115,7 @@ class Sender:
     def _new(
         self, rows: int, widths: tuple[int, ...], dtype: np.dtype, tails: dict[int, int]
     ) -> Frames:
-        """Makes frames for (E, width) numbers of each agent, and behind them the `tails` bytes of each rank."""
+        """Makes frames of (E, width) numbers of each agent, then each rank's `tails` bytes."""
         numbers = {
             rank: rows * sum(widths[agent] for agent in agents)
             for rank, agents in self._executors.items()

@@ -1,4 +1,4 @@
-"""One slot: a part of the environments that decides on its own turn, and what was last heard of each agent for it.
+"""One slot: a part of the environments, its decision on the way, its agents' last latents.
 
 N agents, E environments of the slot, Z latent.
 """
@@ -18,7 +18,7 @@ from sde_harl.server.settings import PoolSettings
 
 
 class Counts:
-    """Counts what a slot's decision took, one number an agent; the fields are explained in `Decisions`."""
+    """Counts what a slot's decision took, one number an agent; `Decisions` explains the fields."""
 
     __slots__ = (
         "payload_bytes",
@@ -57,7 +57,11 @@ class Slot:
         latent: int,
         answers_as_one: bool,
     ) -> None:
-        """`executors` maps ranks to agents; `answers_as_one`: one answer of an executor is for all its agents."""
+        """Makes a slot that has not decided yet.
+
+        `executors` maps ranks to agents; `answers_as_one`: one answer of an executor is for all its
+        agents.
+        """
         self._executors = executors
         self._answers_as_one = answers_as_one
         agents = sum(map(len, executors.values()))
@@ -68,7 +72,7 @@ class Slot:
         self.began = np.zeros(rows, np.int64)
         """The decision that each environment's episode began with."""
         self.device_actions: DeviceActions | None = None
-        """What policies on devices do, filled as their answers come; None where policies are split."""
+        """What policies on devices do, filled as answers come; None where policies are split."""
         self.number = -1
         """Counts the slot's decisions."""
         self.step = -1
@@ -93,7 +97,10 @@ class Slot:
             self.forget()
 
     def forget(self, environments: np.ndarray | None = None) -> None:
-        """Begins episodes with the next decision, in some environments or in all: nothing older may be used."""
+        """Begins episodes with the next decision, in some environments or in all.
+
+        Nothing older may be used for them.
+        """
         if environments is None:
             self.began[:] = self.number + 1
         else:
@@ -132,7 +139,10 @@ class Slot:
         self.missing.discard(agent)
 
     def arrived_late(self, agent: int, *, payload_bytes: int, decision: int | None) -> None:
-        """Notes an answer to an earlier question; its latents are now the last ones, unless `decision` is None."""
+        """Notes an answer to an earlier question.
+
+        `decision` is the number of that question if its latents are now the agent's last ones.
+        """
         self.counts.payload_bytes[agent] += payload_bytes
         self.counts.answers[agent] += 1
         self.counts.late[agent] += 1
@@ -140,7 +150,7 @@ class Slot:
             self.decision_of[agent] = decision
 
     def substitute(self, agents: Iterable[int], max_age: int) -> np.ndarray:
-        """Returns the ages (N, E) of the latents where `agents` have not answered; zeroes what may not be used."""
+        """Returns ages (N, E) where `agents` have not answered; zeroes unusable latents."""
         ages = np.zeros((len(self.latents), self.rows), np.int32)
         for agent in agents:
             decision = self.decision_of[agent]
@@ -172,7 +182,7 @@ class Slot:
         return counts
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what the next decision depends on: the last latents and the numbers of decisions."""
+        """Returns what the next decision depends on: last latents and numbers of decisions."""
         return {
             "number": self.number,
             "rows": self.rows,

@@ -227,7 +227,7 @@ def test_a_run_that_may_not_go_on_ends_at_the_failure_timeout() -> None:
 def test_without_a_deadline_a_decision_waits_for_the_failure_timeout() -> None:
     held = Held(failure_timeout_s=0.02)
     settings = held.pool._settings._replace(deadline_s=0.0)
-    held.pool._questioner._settings = settings
+    held.pool._parts.questioner._settings = settings
     held.decide()
     held.stopped = True
     assert ages_of(held.decide(), 0) == [1] * ROWS

@@ -22,7 +22,10 @@ def make_handler(
     timings: Timings,
     senses: Senses | None,
 ) -> Handler:
-    """Returns the handler for a session; `nets` makes local nets, `senses` are the agents' own sensors, if any."""
+    """Returns the handler for a session.
+
+    `nets` makes local nets; `senses` are the agents' own sensors, if they have any.
+    """
     if session.on_device:
         on_device = OnDeviceHandler(
             transport, session, session.on_device, nets=nets, timings=timings

@@ -23,33 +23,34 @@ class Handler(ABC):
         """Takes the weights of a published model. Raises ValueError where they don't fit."""
 
     def set_tables(self, agents: list[int], tables: memoryview) -> None:
-        """Takes the coding tables that some agents share. Raises ValueError where they don't fit."""
+        """Takes tables that some agents code with. Raises ValueError where they don't fit."""
         raise WireError("kind")  # the server sends none to agents that code nothing
 
     @abstractmethod
     def answer(self, message: Message) -> np.ndarray | None:
         """Answers the server's observations (a SENSOR message).
 
-        Returns the actions (n, E, D) that the agents do at once; None where the server decides them.
+        Returns the actions (n, E, D) that the agents do at once; None where the server decides
+        them.
         """
 
     def act(self, message: Message) -> None:
         """Takes the actions that the server has decided (an ACTIONS message)."""
         raise WireError("kind")  # the server sends none to agents that decide themselves
 
-    # What follows matters only to agents that can act while the server is silent.
+    # What follows matters only to agents with sensors: all others inherit it as it is.
 
     def wait_s(self, most_s: float) -> float:
-        """Returns how long the server's next message may be waited for before `act_if_due`, at most `most_s`."""
+        """Returns the seconds to wait for the server's next message, at most `most_s`."""
         return most_s
 
-    def act_if_due(self) -> None:
-        """Acts without the server if it has been silent for too long. Raises UserError as sensors do."""
+    def act_if_due(self) -> None:  # noqa: B027
+        """Acts without the server if that is due. Raises UserError where a sensor fails."""
 
-    def pause(self) -> None:
+    def pause(self) -> None:  # noqa: B027
         """Waits with acting for the next observations: the server is busy with something else."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Lets go of the agents' sensors, if they have any."""
 
 

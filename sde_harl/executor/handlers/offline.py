@@ -1,4 +1,4 @@
-"""Agents with sensors, actuators and fallback heads: they go on acting while the server is silent."""
+"""Agents with sensors, actuators and fallback heads, which act while the server is silent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Policies that run on this executor's device from end to end: they decide, and the server is sent what they did.
+"""Policies that run on this executor's device from end to end.
+
+They decide and act at once; the server is sent what they did.
 
 n agents of the executor, E environments of one slot, D numbers of an action, H memory.
 """
@@ -48,8 +50,8 @@ class OnDeviceHandler(Handler):
         self._observations = ObservationReader(session.shape)
         self._agent_indices = np.array(session.agents, np.int32)
         self._policy: OnDevicePolicy
-        # Memory by slot and by greedy or not: greedy play is an evaluation, during which the environments that are
-        # learnt from stand still and must not be forgotten.
+        # Memory by slot and by greedy or not: greedy play is an evaluation, during which the
+        # environments that are learnt from stand still and must not be forgotten.
         self._memory: dict[tuple[int, bool], np.ndarray] = {}
 
     def load(self, flat: np.ndarray) -> None:
@@ -100,7 +102,7 @@ class OnDeviceHandler(Handler):
         return decision.actions
 
     def _recall(self, key: tuple[int, bool], begins: np.ndarray) -> np.ndarray:
-        """Returns the memory (n, E, H), zero where an episode `begins` (E,) and before anything was seen."""
+        """Returns the memory (n, E, H), zero where an episode `begins` (E,) and at the start."""
         memory = self._memory.get(key)
         if memory is None or memory.shape[1] != len(begins):
             return np.zeros((len(self._agents), len(begins), self._shape.memory), np.float32)

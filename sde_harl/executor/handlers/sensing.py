@@ -10,7 +10,7 @@ from sde_harl.link.wire import Message, WireError
 
 
 class SensingHandler(Handler):
-    """Reads the agents' sensors where the server asks, and does with their actuators what was decided."""
+    """Reads the agents' sensors when the server asks, and does what was decided with actuators."""
 
     def __init__(self, inner: Handler, senses: Senses) -> None:
         self._inner = inner

@@ -1,4 +1,4 @@
-"""Policies that are split: this executor computes the local nets and sends coded latents, the server decides.
+"""Policies that are split: this executor sends coded latents, the server decides.
 
 n agents of the executor, E environments of one slot, Z latent.
 """
@@ -74,7 +74,7 @@ class SplitHandler(Handler):
             )
 
     def encode(self, observations: memoryview, rows: int) -> np.ndarray:
-        """Returns the latents (n, E, Z) of observations as they lie in a message. Raises WireError."""
+        """Returns the latents (n, E, Z) of a message's observations. Raises WireError."""
         self.latents = self._nets(self._observations.read(observations, rows))
         return self.latents
 
@@ -85,7 +85,8 @@ class SplitHandler(Handler):
         send = self._transport.send
         before = now_ns()
         local_ns = before - started
-        # Each agent's latents leave as soon as they are coded, so that the server decodes them meanwhile.
+        # Each agent's latents leave as soon as they are coded, so that the server decodes them
+        # meanwhile.
         for row, agent in enumerate(self._agents):
             payload = self._codecs[row].encode(latents[row, :, : self._sizes[row]])
             coded = now_ns()
