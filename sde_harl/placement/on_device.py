@@ -18,7 +18,7 @@ from sde_harl.protocol.requests import ActRequest
 
 
 class OnDevice(Placement):
-    """The devices run whole policies and keep their memory; rank 0 checks and records."""
+    """The devices run all of the policy and keep its memory; rank 0 checks and records."""
 
     sends_latents = False
 
@@ -51,13 +51,13 @@ class OnDevice(Placement):
             decision = SlotDecision(
                 actions=done.actions,
                 log_probs=done.log_probs,
-                # Of size 0, so that whoever records latents needs no case for none.
+                # Of size 0, so that the collector records latents in any placement.
                 latents=np.zeros((*available.shape[:2], 0), np.float32),
                 ages=done.ages,
                 memory=done.memory,
             )
-            # A device that runs whole policies has no fallback head: what it did is unknown,
-            # but rank 0 must step the environments, so that its agents do nothing there.
+            # Such a device has no fallback head. If its answer is missing, nobody knows what its
+            # agents did, but the environments must be stepped: there its agents do nothing.
             return self.fill_gaps(decision, now, None)
 
     def deliver(self, actions: NDArray[Any]) -> None:

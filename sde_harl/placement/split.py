@@ -47,7 +47,7 @@ class Split(Placement):
         with self._stages("policy"):
             started = now_ns()
             available = now.available_actions.swapaxes(0, 1)
-            # act() returns a new array, so `before` stays valid for whoever records it.
+            # act() returns a new array, so `before` stays as it was until it is recorded.
             before = self._memory
             chosen = policy.act(latents.values, available, draw, before)
             self._memory = chosen.memory

@@ -69,13 +69,13 @@ class Checkpoint(NamedTuple):
 
 
 def save(path: Path, state: State) -> None:
-    """Writes a checkpoint, the whole file or none.
+    """Writes a checkpoint, all of the file or nothing.
 
     Raises UserError, naming the file, where it can't be written, and TypeError for a state that
     holds anything but tensors, numbers and strings.
     """
     flat = {name: _own(value) for name, value in flatten(state).items()}
-    # Renamed when it is complete: a kill must not leave half a file under the name of a whole one.
+    # Renamed when it is complete: a kill must not leave half a file under this name.
     part = path.with_name(f"{path.name}.part")
     try:
         with part.open("wb") as file:
@@ -137,7 +137,7 @@ def _read(path: Path) -> dict[Any, Any]:
         raise UserError(
             f"{path}: not a checkpoint, or one with more than tensors in it; refused"
         ) from error
-    # All that torch was seen to raise for files that were cut or are something else.
+    # torch.load raises all of these for files that were cut short or are something else.
     except (
         RuntimeError,
         EOFError,

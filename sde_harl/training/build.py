@@ -58,7 +58,7 @@ class TrainingParts:
 
 
 def build(config: Config, transport: Transport) -> TrainingParts:
-    """Returns the parts of a run, after the executors behind `transport` were told theirs.
+    """Returns the parts of a run, after the handshake with the executors behind `transport`.
 
     Raises UserError for everything that the user can mend.
     """

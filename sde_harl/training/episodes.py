@@ -1,4 +1,4 @@
-"""Episodes: one row for each that ended, and the recording of whole ones for /trajectories.
+"""Episodes: a row for each that ended, and the recording of every step of some (/trajectories).
 
 N agents, E environments of a slot, T steps of an episode, O observation, D numbers of an action.
 """

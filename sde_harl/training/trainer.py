@@ -67,7 +67,7 @@ class Trainer:
     def _train(self) -> None:
         config = self.config
         self.publish()
-        # A row of what the start has cost, so that it can be told from what follows.
+        # A row of what the start has cost, so that later rows can be compared with it.
         self._report(train=True)
         # Without training a run is one evaluation, of what it has loaded.
         if not config.train.steps:
