@@ -13,6 +13,7 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 # Good: it runs, its Python is new enough, and it was made for this folder (a venv can't be moved).
 GOOD_VENV := grep -qF '$(VENV)' .venv/bin/activate 2>/dev/null && \
 	.venv/bin/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+C_SOURCES := $(wildcard sde_harl/*/*.c sde_harl/*/*/*.c)
 ifneq ($(wildcard $(STAMP)),)
 $(shell $(GOOD_VENV) || rm -f $(STAMP))
 endif
@@ -33,7 +34,7 @@ help:
 venv: $(STAMP)
 
 # The stamp is written last, so that an install that was cut short is taken up again.
-$(STAMP): pyproject.toml setup.py Makefile sde_harl/codec/rans.c sde_harl/link/frames.c sde_harl/policy/inference/blocks.c
+$(STAMP): pyproject.toml setup.py Makefile $(C_SOURCES)
 	@rm -f $@
 	@command -v cc gcc clang >/dev/null || { \
 		echo 'error: no C compiler (Debian: apt install gcc libc6-dev python3-dev)' >&2; exit 1; }

@@ -58,7 +58,7 @@ package() {
     rm -rf "$site/sde_harl"
     cp -r sde_harl "$site/"
     local name source
-    for name in codec/_rans link/_frames policy/inference/_blocks; do
+    for name in codec/_rans draws/_philox link/_frames policy/inference/_blocks; do
         source=sde_harl/${name/_/}.c
         aarch64-linux-gnu-gcc -O2 -ffp-contract=off -shared -fPIC -I"$root/usr/include/python3.11" -I"$root/usr/include" "$source" \
             -o "$site/sde_harl/$name.cpython-311-aarch64-linux-gnu.so"

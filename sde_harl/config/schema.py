@@ -240,9 +240,9 @@ class LinkProfile:
 
 PROFILES = {
     "none": LinkProfile(),
-    "good": LinkProfile(0.0, 1.0, 0.5),
-    "lossy": LinkProfile(0.01, 2.0, 1.0),
-    "poor": LinkProfile(0.05, 8.0, 4.0),
+    "good": LinkProfile(loss=0.0, delay_ms=1.0, jitter_ms=0.5),
+    "lossy": LinkProfile(loss=0.01, delay_ms=2.0, jitter_ms=1.0),
+    "poor": LinkProfile(loss=0.05, delay_ms=8.0, jitter_ms=4.0),
 }
 """Links by name. They are examples, not measurements."""
 

@@ -93,7 +93,9 @@ class World:
 @lru_cache(maxsize=None)
 def world() -> World:
     """Returns this process's world."""
-    return World(make_game(EnvConfig("pettingzoo", factory=os.environ[WORLD])), itertools.count())
+    return World(
+        make_game(EnvConfig(name="pettingzoo", factory=os.environ[WORLD])), itertools.count()
+    )
 
 
 class Robot:

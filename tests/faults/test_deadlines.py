@@ -269,24 +269,33 @@ def passed(link: EmulatedLink, count: int) -> Iterator[np.ndarray]:
 
 
 def test_a_delay_within_the_deadline_ages_nothing() -> None:
-    assert not any(ages.any() for ages in passed(emulated(LinkProfile(0.0, 9.0, 1.0), 10.1, 3), 20))
+    assert not any(
+        ages.any()
+        for ages in passed(
+            emulated(LinkProfile(loss=0.0, delay_ms=9.0, jitter_ms=1.0), 10.1, 3), 20
+        )
+    )
 
 
 def test_a_delay_of_some_deadlines_is_that_many_steps_of_age() -> None:
     """Each decision waits 10 ms, and 25 ms are on the way: decision k sees what was sent two decisions before."""
-    ages = list(passed(emulated(LinkProfile(0.0, 25.0, 0.0), 10.0, 3), 6))
+    ages = list(passed(emulated(LinkProfile(loss=0.0, delay_ms=25.0, jitter_ms=0.0), 10.0, 3), 6))
     assert [each[0, 0] for each in ages] == [NO_LATENT, NO_LATENT, 2, 2, 2, 2]
     assert all((each == each[0, 0]).all() for each in ages)
     assert all(
         (each == NO_LATENT).all()
-        for each in passed(emulated(LinkProfile(0.0, 25.0, 0.0), 10.0, 1), 6)
+        for each in passed(
+            emulated(LinkProfile(loss=0.0, delay_ms=25.0, jitter_ms=0.0), 10.0, 1), 6
+        )
     )
 
 
 def runs_of_misses(loss: float, deadline: float) -> list[int]:
     """Lengths of the runs of decisions, 20,000 on each of 8 links of 1 ms, for which an agent's latents were late."""
     runs, run = [], np.zeros((2, 4), int)
-    for ages in passed(emulated(LinkProfile(loss, 1.0, 0.0), deadline, 30), 20_000):
+    for ages in passed(
+        emulated(LinkProfile(loss=loss, delay_ms=1.0, jitter_ms=0.0), deadline, 30), 20_000
+    ):
         runs += run[(ages == 0) & (run > 0)].tolist()
         run = np.where(ages == 0, 0, run + 1)
     return runs
@@ -311,12 +320,15 @@ def test_a_loss_lasts_until_a_message_behind_it_arrives() -> None:
 
 
 def test_an_emulated_link_repeats_with_its_seed() -> None:
-    one, other = (list(passed(emulated(LinkProfile(0.2, 5.0, 5.0), 6.0, 4), 50)) for _ in range(2))
+    one, other = (
+        list(passed(emulated(LinkProfile(loss=0.2, delay_ms=5.0, jitter_ms=5.0), 6.0, 4), 50))
+        for _ in range(2)
+    )
     assert np.array_equal(one, other)
 
 
 def test_the_emulated_link_sees_no_message_that_the_real_one_lost() -> None:
-    link = emulated(LinkProfile(0.0, 0.0, 0.0), 10.0, 3)
+    link = emulated(LinkProfile(loss=0.0, delay_ms=0.0, jitter_ms=0.0), 10.0, 3)
     gone = np.zeros((2, 4), np.int32)
     gone[1] = NO_LATENT
     latents = link.pass_on(

@@ -31,7 +31,7 @@ from sde_harl.run import loopback
 from sde_harl.training.build import build
 from sde_harl.training.trainer import Trainer
 
-SEEKERS = EnvConfig("pettingzoo", factory="odd_envs:Seekers")
+SEEKERS = EnvConfig(name="pettingzoo", factory="odd_envs:Seekers")
 GAME = spec(((4,), (4,), (4,)), 5 * 6 * 2)._replace(obs_images=((5, 6, 2),) * 3, obs_dtype="uint8")
 
 
@@ -135,7 +135,7 @@ def test_an_image_stays_bytes_until_a_convolution_sees_it() -> None:
 def test_channels_that_come_first_are_laid_last() -> None:
     last, first = (
         make(SEEKERS, num_envs=2, seed=1),
-        make(EnvConfig("pettingzoo", factory="odd_envs:ChannelsFirst"), num_envs=2, seed=1),
+        make(EnvConfig(name="pettingzoo", factory="odd_envs:ChannelsFirst"), num_envs=2, seed=1),
     )
     assert (first.spec.obs_images, first.spec.obs_dtype) == (last.spec.obs_images, "float32")
     assert (first.spec.state_image, first.spec.state_dtype) == ((5, 5, 2), "float32")
@@ -147,7 +147,7 @@ def test_channels_that_come_first_are_laid_last() -> None:
 def test_worker_processes_play_the_same_images() -> None:
     here, there = (
         make(SEEKERS, num_envs=4, seed=3),
-        make(EnvConfig("pettingzoo", factory=SEEKERS.factory, workers=2), num_envs=4, seed=3),
+        make(EnvConfig(name="pettingzoo", factory=SEEKERS.factory, workers=2), num_envs=4, seed=3),
     )
     assert here.spec == there.spec
     for one, other in zip(play(here, 12), play(there, 12), strict=True):

@@ -246,10 +246,10 @@ def test_pixels_stay_bytes() -> None:
 
 
 SPECS = [
-    EnvConfig("mpe", "simple_speaker_listener"),
-    EnvConfig("mamujoco", "Reacher-2x1"),
-    EnvConfig("pettingzoo", factory="odd_envs:Corridor"),
-    EnvConfig("pettingzoo", factory="odd_envs:Seekers"),
+    EnvConfig(name="mpe", map="simple_speaker_listener"),
+    EnvConfig(name="mamujoco", map="Reacher-2x1"),
+    EnvConfig(name="pettingzoo", factory="odd_envs:Corridor"),
+    EnvConfig(name="pettingzoo", factory="odd_envs:Seekers"),
 ]
 
 
@@ -295,7 +295,7 @@ def test_a_field_that_is_wrong_is_named(name: str) -> None:
 def test_devices_count_decisions_and_know_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "spec.json"
     path.write_text(to_json(SPEC))
-    env = make(EnvConfig("devices", spec=str(path), steps=3), num_envs=1, seed=1)
+    env = make(EnvConfig(name="devices", spec=str(path), steps=3), num_envs=1, seed=1)
     assert env.spec == SPEC._replace(name="devices/a.b", episode_limit=3, has_win=False)
     steps = played(env, 6)
     assert [bool(step.truncated[0]) for step in steps[1:]] == [False, False, True] * 2
@@ -307,16 +307,18 @@ def test_devices_count_decisions_and_know_nothing_else(tmp_path: Path) -> None:
     assert all(
         step.available_actions.all() and step.active.all() and not step.obs.any() for step in steps
     )
-    assert make(EnvConfig("devices", spec=str(path)), num_envs=1, seed=1).spec.episode_limit == 7
+    assert (
+        make(EnvConfig(name="devices", spec=str(path)), num_envs=1, seed=1).spec.episode_limit == 7
+    )
     path.write_text(to_json(SPEC._replace(episode_limit=0)))
     with pytest.raises(UserError, match="env.steps"):
-        make(EnvConfig("devices", spec=str(path)), num_envs=1, seed=1)
+        make(EnvConfig(name="devices", spec=str(path)), num_envs=1, seed=1)
     for text in ("", "[]", "{}", "[" * 10**5):
         path.write_text(text)
         with pytest.raises(UserError, match="env.spec: .*spec.json: not a run's"):
-            make(EnvConfig("devices", spec=str(path)), num_envs=1, seed=1)
+            make(EnvConfig(name="devices", spec=str(path)), num_envs=1, seed=1)
     with pytest.raises(UserError, match="env.spec: .*can't be read"):
-        make(EnvConfig("devices", spec=str(tmp_path)), num_envs=1, seed=1)
+        make(EnvConfig(name="devices", spec=str(tmp_path)), num_envs=1, seed=1)
 
 
 # ---- whole runs
@@ -479,7 +481,7 @@ def test_robots_in_a_world_of_their_own_earn_what_the_evaluation_did(
     with h5py.File(trained / "run.h5") as written:
         episodes = {name: written["episodes"][name][:] for name in ("train", "seed", "return")}
     evaluated = ~episodes["train"]
-    game = make_game(EnvConfig("pettingzoo", factory="mpe2.simple_spread_v3:parallel_env"))
+    game = make_game(EnvConfig(name="pettingzoo", factory="mpe2.simple_spread_v3:parallel_env"))
     world = pettingzoo_robot.World(game, iter([*episodes["seed"][evaluated].tolist(), 0]))
     monkeypatch.setattr(pettingzoo_robot, "world", lambda: world)
     sensor = "sde_harl.examples.pettingzoo_robot:Robot"

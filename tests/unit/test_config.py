@@ -332,9 +332,12 @@ def test_what_is_written_is_read_back(values: dict[str, Any]) -> None:
     ("raw", "profile"),
     [
         ("none", LinkProfile()),
-        ("lossy", LinkProfile(0.01, 2.0, 1.0)),
-        ({"loss": 0.1}, LinkProfile(0.1)),
-        ({"loss": "1e-2", "delay_ms": 2, "jitter_ms": 1}, LinkProfile(0.01, 2.0, 1.0)),
+        ("lossy", LinkProfile(loss=0.01, delay_ms=2.0, jitter_ms=1.0)),
+        ({"loss": 0.1}, LinkProfile(loss=0.1)),
+        (
+            {"loss": "1e-2", "delay_ms": 2, "jitter_ms": 1},
+            LinkProfile(loss=0.01, delay_ms=2.0, jitter_ms=1.0),
+        ),
     ],
 )
 def test_a_link_has_a_name_or_numbers(raw: Any, profile: LinkProfile) -> None:

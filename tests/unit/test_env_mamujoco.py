@@ -24,7 +24,7 @@ MAPS = [
 
 @pytest.mark.parametrize("name", MAPS)
 def test_every_partition_equals_gymnasium_robotics(name: str) -> None:
-    env = make(EnvConfig("mamujoco", name, agent_obsk=1), num_envs=1, seed=1)
+    env = make(EnvConfig(name="mamujoco", map=name, agent_obsk=1), num_envs=1, seed=1)
     robot, partition = name.split("-")
     twin: Any = mamujoco_v1.parallel_env(scenario=robot, agent_conf=partition, agent_obsk=1)
     step, spec = env.reset(), env.spec
@@ -52,12 +52,14 @@ def test_every_partition_equals_gymnasium_robotics(name: str) -> None:
 
 def test_sizes_follow_the_partition_and_the_neighbourhood() -> None:
     specs = [
-        make(EnvConfig("mamujoco", "HalfCheetah-6x1", agent_obsk=k), num_envs=1, seed=1).spec
+        make(
+            EnvConfig(name="mamujoco", map="HalfCheetah-6x1", agent_obsk=k), num_envs=1, seed=1
+        ).spec
         for k in (0, 1)
     ]
     assert [spec.obs_sizes for spec in specs] == [(7,) * 6, (9, 9, 8, 9, 9, 8)]
     assert specs[0].unit_types == ("",) * 6
-    humanoid = make(EnvConfig("mamujoco", "Humanoid-9|8"), num_envs=1, seed=1).spec
+    humanoid = make(EnvConfig(name="mamujoco", map="Humanoid-9|8"), num_envs=1, seed=1).spec
     assert (
         humanoid.action_sizes == ((9,), (8,)) and humanoid.continuous and humanoid.state_size == 348
     )
@@ -66,7 +68,7 @@ def test_sizes_follow_the_partition_and_the_neighbourhood() -> None:
 
 
 def test_agents_that_see_the_whole_robot_know_their_number() -> None:
-    env = make(EnvConfig("mamujoco", "HalfCheetah-2x3", agent_obsk=-1), num_envs=2, seed=1)
+    env = make(EnvConfig(name="mamujoco", map="HalfCheetah-2x3", agent_obsk=-1), num_envs=2, seed=1)
     assert env.spec.obs_sizes == (17 + 2, 17 + 2) and env.spec.state_size == 17
     for step in (env.reset(), *play(env, 3)):
         for i, number in enumerate(np.eye(2)):
@@ -75,9 +77,9 @@ def test_agents_that_see_the_whole_robot_know_their_number() -> None:
 
 
 def test_the_time_limit_truncates_and_a_fall_terminates() -> None:
-    limited = play(make(EnvConfig("mamujoco", "Reacher-2x1"), num_envs=2, seed=1), 101)
+    limited = play(make(EnvConfig(name="mamujoco", map="Reacher-2x1"), num_envs=2, seed=1), 101)
     assert [i for i, step in enumerate(limited) if step.truncated.all()] == [50, 100]
-    fallen = play(make(EnvConfig("mamujoco", "Hopper-3x1"), num_envs=2, seed=1), 200)
+    fallen = play(make(EnvConfig(name="mamujoco", map="Hopper-3x1"), num_envs=2, seed=1), 200)
     assert any(step.terminated.any() for step in fallen) and not any(
         step.truncated.any() for step in fallen
     )
@@ -88,7 +90,7 @@ def test_an_unknown_partition_names_the_valid_ones(name: str) -> None:
     with pytest.raises(
         UserError, match=rf"env\.map: unknown value '{name}'; choose one of: .*Walker2d-2x3"
     ):
-        make(EnvConfig("mamujoco", name), num_envs=1, seed=1)
+        make(EnvConfig(name="mamujoco", map=name), num_envs=1, seed=1)
 
 
 def test_mujoco_warns_in_our_log(
@@ -96,7 +98,7 @@ def test_mujoco_warns_in_our_log(
 ) -> None:
     """By itself it prints, and appends to a file in the working directory."""
     monkeypatch.chdir(tmp_path)
-    env: Any = make(EnvConfig("mamujoco", "HalfCheetah-6x1"), num_envs=1, seed=1)
+    env: Any = make(EnvConfig(name="mamujoco", map="HalfCheetah-6x1"), num_envs=1, seed=1)
     env.reset()
     assert capfd.readouterr() == ("", "") and not list(tmp_path.iterdir())
     single = env._games[0]._env.single_agent_env.unwrapped

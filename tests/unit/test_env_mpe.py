@@ -16,7 +16,7 @@ from sde_harl.envs.base import EnvSpec, EnvStep, VectorEnv
 from sde_harl.envs.mpe import SCENARIOS
 from sde_harl.envs.registry import make
 
-SPREAD = EnvConfig("mpe", "simple_spread")
+SPREAD = EnvConfig(name="mpe", map="simple_spread")
 
 
 class Twin:
@@ -58,7 +58,9 @@ def assert_obs(padded: NDArray[np.float32], expected: list[NDArray[np.float32]])
 @pytest.mark.parametrize("continuous", [False, True], ids=["discrete", "continuous"])
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_equal_to_mpe2_over_whole_episodes(scenario: str, continuous: bool) -> None:
-    env = make(EnvConfig("mpe", scenario, continuous_actions=continuous), num_envs=1, seed=1)
+    env = make(
+        EnvConfig(name="mpe", map=scenario, continuous_actions=continuous), num_envs=1, seed=1
+    )
     twin = Twin(scenario, continuous)
     rng = np.random.default_rng(0)
     step = env.reset()
@@ -78,7 +80,7 @@ def test_equal_to_mpe2_over_whole_episodes(scenario: str, continuous: bool) -> N
 
 def world(scenario: str) -> Any:
     """mpe2's world inside the only game of a vector."""
-    vector: Any = make(EnvConfig("mpe", scenario), num_envs=1, seed=1)
+    vector: Any = make(EnvConfig(name="mpe", map=scenario), num_envs=1, seed=1)
     vector.reset()
     return vector._games[0]
 
@@ -125,7 +127,9 @@ def crowd(spec: EnvSpec, obs: NDArray[np.float32], rng: np.random.Generator) -> 
 @pytest.mark.parametrize("continuous", [False, True], ids=["discrete", "continuous"])
 def test_the_compiled_spread_equals_mpe2_step_by_step(continuous: bool) -> None:
     """Each episode goes its way in both, from the same start, to the end."""
-    config = EnvConfig("mpe", "simple_spread", "jax", continuous_actions=continuous)
+    config = EnvConfig(
+        name="mpe", map="simple_spread", backend="jax", continuous_actions=continuous
+    )
     env: Any = make(config, num_envs=4, seed=1)
     assert env.spec == make(replace(config, backend="auto"), num_envs=1, seed=1).spec
     twins = [Twin("simple_spread", continuous) for _ in range(4)]
@@ -154,7 +158,7 @@ def test_the_compiled_spread_equals_mpe2_step_by_step(continuous: bool) -> None:
 @pytest.mark.usefixtures("compile_cache")
 def test_the_compiled_spread_starts_as_mpe2_does() -> None:
     """All positions uniform over the square: mean 0, variance 1/3."""
-    env: Any = make(EnvConfig("mpe", "simple_spread", "jax"), num_envs=500, seed=1)
+    env: Any = make(EnvConfig(name="mpe", map="simple_spread", backend="jax"), num_envs=500, seed=1)
     env.reset()
     places = np.stack([env._state.games.agents, env._state.games.landmarks])
     assert np.abs(places).max() <= 1 and not np.asarray(env._state.games.speeds).any()
@@ -165,7 +169,7 @@ def test_the_compiled_spread_starts_as_mpe2_does() -> None:
 @pytest.mark.usefixtures("compile_cache")
 def test_large_arrays_of_the_compiled_spread_tell_what_small_ones_do() -> None:
     """Observations of 500 games come from JAX one by one, those of 4 in one array with all else."""
-    config = EnvConfig("mpe", "simple_spread", "jax")
+    config = EnvConfig(name="mpe", map="simple_spread", backend="jax")
     many, few = make(config, num_envs=500, seed=1), make(config, num_envs=4, seed=1)
     for large, small in zip(play(many, 30), play(few, 30), strict=True):
         first = {name: field[:4] for name, field in large._asdict().items()}
@@ -187,7 +191,7 @@ def test_continuous_actions_are_clipped(backend: str) -> None:
 
 
 def test_sizes_differ_between_agents() -> None:
-    env = make(EnvConfig("mpe", "simple_speaker_listener"), num_envs=2, seed=1)
+    env = make(EnvConfig(name="mpe", map="simple_speaker_listener"), num_envs=2, seed=1)
     assert env.spec.obs_sizes == (3, 11) and env.spec.action_sizes == ((3,), (5,))
     assert env.spec.unit_types == ("speaker", "listener")
     step = env.reset()
@@ -205,7 +209,7 @@ def test_truncates_after_25_steps() -> None:
 
 def test_continuous_sizes() -> None:
     spec = make(
-        EnvConfig("mpe", "simple_reference", continuous_actions=True), num_envs=2, seed=1
+        EnvConfig(name="mpe", map="simple_reference", continuous_actions=True), num_envs=2, seed=1
     ).spec
     assert spec.continuous and spec.action_sizes == ((15,), (15,))
 

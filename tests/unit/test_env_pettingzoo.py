@@ -14,8 +14,8 @@ from sde_harl.envs.base import EnvStep
 from sde_harl.envs.registry import make
 from sde_harl.errors import UserError
 
-CORRIDOR = EnvConfig("pettingzoo", factory="odd_envs:Corridor")
-TORQUE = EnvConfig("pettingzoo", factory="odd_envs:Torque")
+CORRIDOR = EnvConfig(name="pettingzoo", factory="odd_envs:Corridor")
+TORQUE = EnvConfig(name="pettingzoo", factory="odd_envs:Torque")
 
 
 def walk(*choices: tuple[int, int, int]) -> list[EnvStep]:

@@ -14,7 +14,7 @@ from playing import STOP, play, shoot_first
 from sde_harl.config.schema import EnvConfig
 from sde_harl.envs.registry import make
 
-SMAX = EnvConfig("smac", "3m", "smax")
+SMAX = EnvConfig(name="smac", map="3m", backend="smax")
 pytestmark = pytest.mark.usefixtures("compile_cache")
 
 

@@ -25,8 +25,8 @@ from sde_harl.envs.registry import make
 from sde_harl.envs.vector.worker_protocol import WorkerSetup, setup_from_json
 from sde_harl.errors import UserError
 
-SPREAD = EnvConfig("mpe", "simple_spread")
-CORRIDOR = EnvConfig("pettingzoo", factory="odd_envs:Corridor")
+SPREAD = EnvConfig(name="mpe", map="simple_spread")
+CORRIDOR = EnvConfig(name="pettingzoo", factory="odd_envs:Corridor")
 
 
 def workers_of(env: Any) -> list[psutil.Process]:
@@ -51,7 +51,7 @@ def test_the_same_games_whatever_the_number_of_workers(config: EnvConfig, worker
 
 
 def test_games_are_dealt_over_processes_that_end_with_the_vector() -> None:
-    env = make(EnvConfig("pettingzoo", factory="odd_envs:Pid", workers=3), num_envs=7, seed=1)
+    env = make(EnvConfig(name="pettingzoo", factory="odd_envs:Pid", workers=3), num_envs=7, seed=1)
     seen = env.reset().obs[:, 0]
     pids = (seen[:, 0] + 1000 * seen[:, 1]).astype(int).tolist()
     started = workers_of(env)
@@ -81,7 +81,7 @@ def test_seeds_are_those_of_the_step_in_hand() -> None:
 )
 def test_a_worker_that_fails_is_named_and_the_others_end(factory: str, reason: str) -> None:
     env = make(
-        EnvConfig("pettingzoo", factory=f"odd_envs:{factory}", workers=2),
+        EnvConfig(name="pettingzoo", factory=f"odd_envs:{factory}", workers=2),
         num_envs=5,
         seed=1,
         first_env=10,
@@ -114,9 +114,11 @@ def test_a_game_that_cannot_be_made_is_named_and_leaves_no_worker() -> None:
     with pytest.raises(
         UserError, match=r"^environment worker 0 .* failed: RuntimeError: no licence$"
     ):
-        make(EnvConfig("pettingzoo", factory="odd_envs:refusing", workers=2), num_envs=4, seed=1)
+        make(
+            EnvConfig(name="pettingzoo", factory="odd_envs:refusing", workers=2), num_envs=4, seed=1
+        )
     with pytest.raises(UserError, match=r"^env\.map: unknown value 'spread'; choose one of: "):
-        make(EnvConfig("mpe", "spread", workers=2), num_envs=4, seed=1)
+        make(EnvConfig(name="mpe", map="spread", workers=2), num_envs=4, seed=1)
     assert psutil.Process().children() == before
 
 
@@ -125,7 +127,7 @@ import time
 import numpy as np
 from sde_harl.config.schema import EnvConfig
 from sde_harl.envs.registry import make
-env = make(EnvConfig("pettingzoo", factory="odd_envs:Stuck", workers=2), num_envs=4, seed=1)
+env = make(EnvConfig(name="pettingzoo", factory="odd_envs:Stuck", workers=2), num_envs=4, seed=1)
 env.reset()
 env.send(np.zeros((4, 2, 2), np.int32))
 print("ready", flush=True)

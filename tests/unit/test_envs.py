@@ -21,8 +21,8 @@ from sde_harl.envs.settings import Requirements
 from sde_harl.envs.vector import games
 from sde_harl.errors import UserError
 
-SMAX = EnvConfig("smac", "3m", "smax")
-SPREAD = EnvConfig("mpe", "simple_spread")
+SMAX = EnvConfig(name="smac", map="3m", backend="smax")
+SPREAD = EnvConfig(name="mpe", map="simple_spread")
 CASES = [
     SMAX,
     SPREAD,
@@ -30,11 +30,11 @@ CASES = [
     replace(SPREAD, continuous_actions=True),
     replace(SPREAD, backend="jax"),
     replace(SPREAD, backend="jax", continuous_actions=True),
-    EnvConfig("mpe", "simple_reference"),
-    EnvConfig("mpe", "simple_speaker_listener"),
-    EnvConfig("mamujoco", "Reacher-2x1"),
-    EnvConfig("pettingzoo", factory="odd_envs:Corridor"),
-    EnvConfig("pettingzoo", factory="odd_envs:Torque"),
+    EnvConfig(name="mpe", map="simple_reference"),
+    EnvConfig(name="mpe", map="simple_speaker_listener"),
+    EnvConfig(name="mamujoco", map="Reacher-2x1"),
+    EnvConfig(name="pettingzoo", factory="odd_envs:Corridor"),
+    EnvConfig(name="pettingzoo", factory="odd_envs:Torque"),
 ]
 
 
@@ -254,9 +254,12 @@ def test_recv_needs_a_send(config: EnvConfig) -> None:
             r"env\.backend: starcraft2 is not built yet; use smax",
         ),
         (replace(SMAX, backend="smx"), r"env\.backend: .*choose one of: smax, "),
-        (EnvConfig("mpe", "simple_reference", "jax"), r"env\.map: .*choose one of: simple_spread"),
-        (EnvConfig("mpe", "simple_spred"), r"env\.map: .*choose one of: simple_spread, "),
-        (EnvConfig("smak", "3m"), r"env\.name: .*choose one of: smac, "),
+        (
+            EnvConfig(name="mpe", map="simple_reference", backend="jax"),
+            r"env\.map: .*choose one of: simple_spread",
+        ),
+        (EnvConfig(name="mpe", map="simple_spred"), r"env\.map: .*choose one of: simple_spread, "),
+        (EnvConfig(name="smak", map="3m"), r"env\.name: .*choose one of: smac, "),
     ],
 )
 def test_what_a_user_can_mend_is_named(config: EnvConfig, message: str) -> None:
@@ -299,7 +302,7 @@ def test_auto_backend_says_which_and_why(
     lay_out_smac(tmp_path, *packages)
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     monkeypatch.setenv("SC2PATH", str(tmp_path if game else tmp_path / "nowhere"))
-    chosen, line = resolve_backend(EnvConfig("smac", "3m"))
+    chosen, line = resolve_backend(EnvConfig(name="smac", map="3m"))
     assert chosen == backend
     assert re.search(reason, line) and "\n" not in line
 
