@@ -38,7 +38,12 @@ EXTRAS = {
 HOST = re.compile(r"[\w.-]+( slots=[1-9]\d*)?( max_slots=[1-9]\d*)?")
 
 
-IN_C = {"sde_harl.codec._rans", "sde_harl.link._frames", "sde_harl.policy.inference._blocks"}
+IN_C = {
+    "sde_harl.codec._rans",
+    "sde_harl.draws._philox",
+    "sde_harl.link._frames",
+    "sde_harl.policy.inference._blocks",
+}
 
 
 def requirements() -> dict[str, list[Requirement]]:
