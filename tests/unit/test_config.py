@@ -322,6 +322,8 @@ def test_what_is_written_is_read_back(values: dict[str, Any]) -> None:
         "executor.device": "cpu",
     }
     values |= {"roles.source": "config"} if values.get("policy.groups") else {}
+    # A policy that is whole on its device has no fallback head, and no memory over a lossy link.
+    values |= {"policy.fallback_head": False, "policy.recurrent": False} if whole else {}
     values |= {"train.envs": values.get("train.slots", 2) * values.get("train.envs", 2)}
     config = build({key: Value(value, "here") for key, value in values.items()})
     assert {key: get(config, key) for key in values} == values
