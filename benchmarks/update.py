@@ -180,11 +180,11 @@ def learning(name: str, rounds: int) -> list[Row]:
     floors["whole"] = sum(floors.values())
     return [
         Row(
-            f"update/{name}/{part}",
-            value / steps,
-            "us/step",
-            floors[part] / steps,
-            value / floors[part],
+            name=f"update/{name}/{part}",
+            value=value / steps,
+            unit="us/step",
+            floor=floors[part] / steps,
+            ratio=value / floors[part],
         )
         for part, value in parts.items()
     ]
@@ -194,7 +194,10 @@ def diversity(rounds: int) -> Row:
     """Returns the row of the intrinsic reward."""
     algorithm, rollout = problem("happo", replace(POLICY, groups=((0, 1, 2),)))
     intrinsic = Diversity(
-        algorithm.policy, GAME, DiversityConfig(coef=0.1), torch.Generator().manual_seed(0)
+        policy=algorithm.policy,
+        spec=GAME,
+        config=DiversityConfig(coef=0.1),
+        generator=torch.Generator().manual_seed(0),
     )
     calls = {
         "reward": lambda: intrinsic.reward(rollout),

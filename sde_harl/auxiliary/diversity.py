@@ -49,6 +49,7 @@ class Diversity:
 
     def __init__(
         self,
+        *,
         policy: SplitPolicy,
         spec: EnvSpec,
         config: DiversityConfig,
@@ -61,7 +62,13 @@ class Diversity:
         groups = [net for net in policy.groups if len(net.members) > 1]
         _check_usable(groups, spec, config)
         self._config = config
-        self._groups = [(net, Predictors(net.members, spec, config, generator)) for net in groups]
+        self._groups = [
+            (
+                net,
+                Predictors(members=net.members, spec=spec, config=config, generator=generator),
+            )
+            for net in groups
+        ]
 
     def reward(self, rollout: Rollout) -> Intrinsic:
         """Trains the predictors on a rollout, then returns the rollout's intrinsic reward."""

@@ -87,7 +87,9 @@ def sampled_kl(net: GroupNet, experience: GroupExperience, beta1: float) -> Tens
     log_mean = by_member.logsumexp(0) - math.log(n)  # (n, B), log p(a)
     own = by_member.diagonal().T  # (n, B), log pi_i(a_i)
     own_outputs = outputs.unflatten(1, (n, -1)).diagonal().permute(2, 0, 1)  # (n, B, A)
-    sharpened = _sharpened(net, own_outputs, experience.available_actions, beta1)
+    sharpened = _sharpened(
+        net, own_outputs, available_actions=experience.available_actions, beta1=beta1
+    )
     sharp = sharpened.log_probs(experience.actions).sum(-1)  # (n, B), log pi~_i(a_i)
     return torch.exp(sharp - own) * (sharp - log_mean)
 
@@ -128,7 +130,7 @@ def _state_for_each(state: RecurrentState | None, n: int) -> RecurrentState | No
 
 
 def _sharpened(
-    net: GroupNet, outputs: Tensor, available_actions: Tensor, beta1: float
+    net: GroupNet, outputs: Tensor, *, available_actions: Tensor, beta1: float
 ) -> Distribution:
     """Returns the policy that is proportional to the one of `outputs` to the power of beta1."""
     if net.log_std is None:

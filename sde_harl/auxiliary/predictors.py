@@ -48,7 +48,7 @@ class PredictorPair(nn.Module):
         """Takes O, A, n and W. The last layer's gain is 0: untrained nets predict no change."""
         super().__init__()
         widths = [obs + action, width, width, obs]
-        weights, biases = stack(1, widths, [RELU_GAIN, RELU_GAIN, 0.0], generator)
+        weights, biases = stack(1, widths, gains=[RELU_GAIN, RELU_GAIN, 0.0], generator=generator)
         self.weights = nn.ParameterList([nn.Parameter(each.repeat(2, 1, 1)) for each in weights])
         self.biases = nn.ParameterList([nn.Parameter(each.repeat(2, 1, 1)) for each in biases])
         # Added to q's first layer, which is what a one-hot identity at its input would do.
@@ -69,6 +69,7 @@ class Predictors:
 
     def __init__(
         self,
+        *,
         members: tuple[int, ...],
         spec: EnvSpec,
         config: DiversityConfig,

@@ -89,7 +89,9 @@ class Decoder(nn.Module):
     def __init__(self, size_in: int, size_out: int, generator: torch.Generator) -> None:
         super().__init__()
         widths = [size_in + SIZE, WIDTH, WIDTH, size_out]
-        self.weights, self.biases = stack(1, widths, [RELU_GAIN, RELU_GAIN, 1.0], generator)
+        self.weights, self.biases = stack(
+            1, widths, gains=[RELU_GAIN, RELU_GAIN, 1.0], generator=generator
+        )
         self.log_scale = nn.Parameter(torch.zeros(size_out))
 
     def forward(self, inputs: Tensor, embedded: Tensor) -> Tensor:

@@ -68,7 +68,9 @@ def build_learned(
     )
     diversity = None
     if config.diversity.coef:
-        diversity = Diversity(policy, spec, config.diversity, generator)
+        diversity = Diversity(
+            policy=policy, spec=spec, config=config.diversity, generator=generator
+        )
     # It draws nothing from the generator: with it the policies learn as without.
     fallback = None
     if config.policy.fallback_head:

@@ -200,7 +200,12 @@ def episodes(game: EnvSpec, steps: int, envs: int) -> Rollout:
 
 def predictors(game: EnvSpec, **config: float) -> Predictors:
     members = tuple(range(len(game.agents)))
-    return Predictors(members, game, DiversityConfig(**config), torch.Generator().manual_seed(0))
+    return Predictors(
+        members=members,
+        spec=game,
+        config=DiversityConfig(**config),
+        generator=torch.Generator().manual_seed(0),
+    )
 
 
 @pytest.mark.parametrize(
@@ -277,7 +282,7 @@ def test_the_team_earns_the_mean_over_the_living() -> None:
     )
     rollout = episodes(game, 3, 4)
     rollout.active_masks[0, :, 0], rollout.active_masks[:, 2, 1] = False, False
-    diversity = Diversity(policy, game, config, generator)
+    diversity = Diversity(policy=policy, spec=game, config=config, generator=generator)
     net, told = diversity._groups[0]
     obs, actions = (
         torch.from_numpy(each[[0, 2]]).flatten(1, 2) for each in (rollout.obs, rollout.actions)
@@ -313,7 +318,7 @@ def test_what_can_earn_nothing_is_refused() -> None:
         spec=game, policy=PolicyConfig(), codec=CodecConfig(), share=False, generator=generator
     )
     with pytest.raises(UserError, match="diversity.coef.*policy.groups"):
-        Diversity(alone, game, DiversityConfig(coef=0.1), generator)
+        Diversity(policy=alone, spec=game, config=DiversityConfig(coef=0.1), generator=generator)
     joints = spec(((2,), (2,)), 4, continuous=True)
     together = SplitPolicy(
         spec=joints,
@@ -323,7 +328,12 @@ def test_what_can_earn_nothing_is_refused() -> None:
         generator=generator,
     )
     with pytest.raises(UserError, match="diversity.beta1.*continuous"):
-        Diversity(together, joints, DiversityConfig(coef=0.1, beta1=0.5), generator)
+        Diversity(
+            policy=together,
+            spec=joints,
+            config=DiversityConfig(coef=0.1, beta1=0.5),
+            generator=generator,
+        )
 
 
 KEYS, COST = 3, 0.3
@@ -348,7 +358,11 @@ def keys(seed: int, coef: float, updates: int = 80, apart: float = 0.0) -> float
     (net,) = algorithm.policy.groups
     net.head_bias.data[:, 0, :KEYS] += apart * torch.eye(KEYS)
     config, generator = DiversityConfig(coef=coef), torch.Generator().manual_seed(seed)
-    diversity = Diversity(algorithm.policy, game, config, generator) if coef else None
+    diversity = (
+        Diversity(policy=algorithm.policy, spec=game, config=config, generator=generator)
+        if coef
+        else None
+    )
     rollout, reward = new_rollout(game, 256), 0.0
     see(rollout, np.broadcast_to(np.array([1.0, -1.0], np.float32), (KEYS, 256, 2)))
     for _ in range(updates):

@@ -80,7 +80,12 @@ class CriticTrainer:
         # leave.
         threads = torch.get_num_threads()
         spare = max(1, min(threads, (os.cpu_count() or 1) - threads))
-        self._thread = ThreadPoolExecutor(1, "critic", _set_up_thread, (spare,))
+        self._thread = ThreadPoolExecutor(
+            max_workers=1,
+            thread_name_prefix="critic",
+            initializer=_set_up_thread,
+            initargs=(spare,),
+        )
 
     @torch.no_grad()
     def estimate(self, rollout: Rollout) -> CriticEstimate:

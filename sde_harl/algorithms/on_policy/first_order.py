@@ -89,7 +89,7 @@ class FirstOrder(OnPolicy):
         rates: list[Tensor] = []
         for part, minibatch in list(enumerate(minibatches)) * self._algo.epochs:
             output = minibatch.forward(net)
-            loss, report = self._loss(net, output.outputs, minibatch, weights[part])
+            loss, report = self._loss(net, output.outputs, batch=minibatch, weights=weights[part])
             reports.append(report)
             # The entropy model costs as much as the policy. So the rate is taken once an epoch, in
             # its first minibatch, and weighted for all of them.
@@ -118,7 +118,7 @@ class FirstOrder(OnPolicy):
         return [batch.take(part) for part in minibatch_slices(sequences, count)]
 
     def _loss(
-        self, net: GroupNet, outputs: Tensor, batch: GroupBatch, weights: Tensor
+        self, net: GroupNet, outputs: Tensor, *, batch: GroupBatch, weights: Tensor
     ) -> tuple[Tensor, PolicyReport]:
         """Returns the loss without the rate, from outputs (n, B, A) and row weights (n, B)."""
         distribution = net.distribution(outputs, batch.available_actions)
