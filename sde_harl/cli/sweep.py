@@ -1,16 +1,17 @@
-"""Run a configuration with every combination of listed values, one run after the other.
+"""Runs an experiment with every combination of the values you list, one run after the other.
 
-    sde-harl sweep CONFIG.yaml policy.local_blocks=0,1,2,3,4,5,10 [key=value ...]
-    sde-harl sweep CONFIG.yaml key=a,b --mpirun "mpirun -np 9 --hostfile hostfiles/localhost"
+    sde-harl sweep EXPERIMENT policy.local_blocks=0,1,2,3,4,5,10 [key=value ...]
+    sde-harl sweep EXPERIMENT key=a,b --mpirun "mpirun -np 9 --hostfile hostfiles/localhost"
 
-Any key=value may list several values; commas inside brackets part nothing (policy.groups=[[0,1],[2]]). Started again,
-it goes on where it stopped: a run that is recorded to its end, with the very same configuration, is not run again. A
-run that fails is named, and the others go on. policy.local_blocks = policy.blocks is run with codec.name=none.
+Any key=value may list several values. Commas inside brackets don't separate values
+(policy.groups=[[0,1],[2]]). Start the same command again to go on where it stopped: a run with the
+same configuration that was recorded to its end is not repeated. If a run fails, the others go on.
+Where policy.local_blocks reaches policy.blocks, the run gets codec.name=none.
 
-Runs are stored as always, record.exp telling their values; <record.dir>/sweeps/<record.exp>/ holds sweep.json, which
-names the finished ones' folders (the programs in analysis/ take it in place of run files), and a log of each: give
-every sweep a record.exp of its own.
-train.steps=0 measures untrained policies: what they cost, not what they win.
+Each run is stored as usual, with its values in record.exp. The folder
+<record.dir>/sweeps/<record.exp>/ holds a log of each run, and sweep.json, which names the folders of
+the finished ones. The programs in analysis/ take this folder in place of run files. Give every sweep
+its own record.exp. train.steps=0 measures what untrained policies cost, not what they win.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from sde_harl.cli.trials import SweepPlan, Trial, finished, plan, result, write_index
+from sde_harl.cli.trials import Result, SweepPlan, Trial, finished, plan, result, write_index
 from sde_harl.config.wording import shown
 from sde_harl.errors import ExitCode, UserError
 from sde_harl.link.mpi import launched_ranks
@@ -40,153 +41,196 @@ from sde_harl.run import STOPS
 RUNS_FAILED = 1
 POLL_S = 0.2
 GRACE_S = 30.0
-"""A run that is told to stop saves what it has; then it is killed."""
-WIDTH = 120  # where the output is no terminal
+"""Time for a run to save itself when it is stopped. Then it is killed."""
+WIDTH = 120  # of the table where the output is no terminal
 
 
-class Done(NamedTuple):
-    """What became of a trial: its run's folder, or why there is none."""
+class Outcome(NamedTuple):
+    """The end of a trial."""
 
     folder: Path | None
+    """The run's folder. None for a run that isn't finished."""
     state: str
+    """Text for the user: finished, or why it isn't."""
 
 
 class Sweep:
-    """The trials of one sweep and the folder that tells of them."""
+    """Plays the trials of one sweep, and keeps its folder up to date."""
 
     def __init__(self, plan: SweepPlan, launcher: list[str]) -> None:
-        self._folder, self._trials = plan
+        self._folder = plan.folder
+        self._trials = plan.trials
         self._launcher = launcher
-        self.done: dict[str, Done] = {}
-        self._taken_s: list[float] = []
+        self.outcomes: dict[str, Outcome] = {}
+        self._durations_s: list[float] = []
         self._folder.mkdir(parents=True, exist_ok=True)
 
     def run(self) -> None:
-        """Every trial that was not run before; sweep.json is true after each."""
+        """Plays each trial that was not finished before. Updates sweep.json after each."""
         for trial in self._trials:
             folder = finished(trial.config)
             if folder:
-                self.done[trial.name] = Done(folder, "finished before")
+                self.outcomes[trial.name] = Outcome(folder=folder, state="finished before")
         self._write_index()
         for number, trial in enumerate(self._trials, start=1):
-            if trial.name not in self.done:
-                self._say(number, trial, f"starts{self._left()}")
-                started = time.monotonic()
-                self.done[trial.name] = done = self._play(number, trial)
-                self._taken_s.append(time.monotonic() - started)
-                self._write_index()
-                self._say(number, trial, done.state)
+            if trial.name not in self.outcomes:
+                self._play(number, trial)
 
-    def _play(self, number: int, trial: Trial) -> Done:
-        """One run in a process of its own."""
+    def _play(self, number: int, trial: Trial) -> None:
+        self._say(number, trial, f"starts{self._time_left()}")
+        started = time.monotonic()
+        outcome = self._outcome(number, trial)
+        self.outcomes[trial.name] = outcome
+        self._durations_s.append(time.monotonic() - started)
+        self._write_index()
+        self._say(number, trial, outcome.state)
+
+    def _outcome(self, number: int, trial: Trial) -> Outcome:
+        log = self._folder / f"{trial.name}.log"
+        code = self._run_process(number, trial, log)
+        if code:
+            return Outcome(folder=None, state=f"failed: {reason(log, code)}")
+        # The exit code is not enough: mpirun may end with 0 although a host died.
+        folder = finished(trial.config)
+        if folder is None:
+            return Outcome(folder=None, state=f"failed: its record is short of its steps ({log})")
+        return Outcome(folder=folder, state="finished")
+
+    def _run_process(self, number: int, trial: Trial, log: Path) -> int:
+        """Runs a trial in a process of its own, prints what it says, and returns its exit code."""
         words = [*self._launcher, sys.executable, "-m", "sde_harl.run", *trial.words]
-        path = self._folder / f"{trial.name}.log"
-        with path.open("w") as log, path.open() as said:
-            try:
-                # Its own session: Ctrl-C is ours, and the run is told in the way that leaves it time to save.
-                process = subprocess.Popen(
-                    words,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
-            except OSError as error:
-                raise UserError(
-                    f"--mpirun: {shown(words[0])} can't be started: {error.strerror}"
-                ) from error
+        with log.open("w") as output, log.open() as lines:
+            process = start(words, output)
             try:
                 while process.poll() is None:
                     time.sleep(POLL_S)
-                    self._pass_on(number, trial, said)
-                self._pass_on(number, trial, said)
+                    self._pass_on(number, trial, lines)
+                # What it wrote between the last look and its end.
+                self._pass_on(number, trial, lines)
             finally:
                 stop(process)
-        if process.returncode:
-            return Done(None, f"failed: {why(path, process.returncode)}")
-        folder = finished(trial.config)
-        return (
-            Done(folder, "finished")
-            if folder
-            else Done(None, f"failed: its record is short of its steps ({path})")
-        )
+        return process.returncode
 
-    def _pass_on(self, number: int, trial: Trial, said: TextIO) -> None:
-        for line in said:
+    def _pass_on(self, number: int, trial: Trial, lines: TextIO) -> None:
+        for line in lines:
             self._say(number, trial, line.rstrip())
 
     def _say(self, number: int, trial: Trial, text: str) -> None:
         print(f"[{number}/{len(self._trials)} {trial.name}] {text}", flush=True)
 
-    def _left(self) -> str:
-        """How long it may take from here, by the runs so far; nothing before the first."""
-        if not self._taken_s:
+    def _time_left(self) -> str:
+        """Returns an estimate from the runs so far. Returns nothing before the first run."""
+        if not self._durations_s:
             return ""
-        seconds = sum(self._taken_s) / len(self._taken_s) * (len(self._trials) - len(self.done))
+        mean_s = sum(self._durations_s) / len(self._durations_s)
+        seconds = mean_s * (len(self._trials) - len(self.outcomes))
         return f" (about {math.ceil(seconds / 60)} min to the sweep's end)"
 
     def _write_index(self) -> None:
-        runs = {name: done.folder for name, done in self.done.items() if done.folder}
-        failed = {name: done.state for name, done in self.done.items() if not done.folder}
-        write_index(self._folder, runs, failed)
+        runs: dict[str, Path] = {}
+        failed: dict[str, str] = {}
+        for name, outcome in self.outcomes.items():
+            if outcome.folder:
+                runs[name] = outcome.folder
+            else:
+                failed[name] = outcome.state
+        write_index(self._folder, runs=runs, failed=failed)
 
     def summary(self) -> Table:
-        """A line a trial."""
+        """Returns a table with a line for each trial."""
         table = Table(box=box.SIMPLE_HEAD)
-        for name in ("run", "state", "steps", "return", "win rate", "bytes/decision"):
-            table.add_column(name, justify="left" if name in ("run", "state") else "right")
+        for name in ("run", "state"):
+            table.add_column(name)
+        for name in ("steps", "return", "win rate", "bytes/decision"):
+            table.add_column(name, justify="right")
+        missing = Outcome(folder=None, state="not finished")
         for trial in self._trials:
-            done = self.done.get(trial.name, Done(None, "not finished"))
-            table.add_row(trial.name, done.state, *_cells(done.folder))
+            outcome = self.outcomes.get(trial.name, missing)
+            table.add_row(trial.name, outcome.state, *_cells(outcome.folder))
         return table
 
 
+def start(words: list[str], output: TextIO) -> subprocess.Popen[bytes]:
+    """Starts a run. Raises UserError where its launcher can't be started."""
+    try:
+        # A session of its own: Ctrl-C must reach this process alone, because mpirun, which would get
+        # it too, kills its ranks before they have saved. `stop` tells the run in another way.
+        return subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    except OSError as error:
+        launcher = shown(words[0])
+        raise UserError(f"--mpirun: {launcher} can't be started: {error.strerror}") from error
+
+
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a run that still goes on; SIGUSR1, because mpirun kills its ranks soon after any other signal."""
+    """Ends a run that still goes on. It gets GRACE_S to save itself, then it is killed."""
     if process.poll() is not None:
         return
+    # Not SIGTERM: mpirun kills its ranks soon after any signal but SIGUSR1.
     process.send_signal(signal.SIGUSR1)
     try:
         process.wait(GRACE_S)
-    except (subprocess.TimeoutExpired, KeyboardInterrupt):  # a second Ctrl-C won't wait
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):  # a second Ctrl-C doesn't wait
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
-def why(log: Path, code: int) -> str:
-    """The run's own last line of error where it printed one, and where to read more."""
-    errors = [
-        line for line in log.read_text(errors="replace").splitlines() if line.startswith("error: ")
-    ]
-    return f"{errors[-1] if errors else f'exit code {code}'} ({log})"
+def reason(log: Path, code: int) -> str:
+    """Returns why a run failed: its last error line if it printed one, and where to read more."""
+    lines = log.read_text(errors="replace").splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    cause = f"exit code {code}"
+    if errors:
+        cause = errors[-1]
+    return f"{cause} ({log})"
 
 
 def _cells(folder: Path | None) -> list[str]:
+    """Returns a run's last evaluation as cells of the table."""
     if folder is None:
         return ["-"] * 4
-    last = result(folder)
-    figures = ((last.return_mean, ".2f"), (last.win_rate, ".1%"), (last.bytes_per_decision, ".1f"))
+    last: Result = result(folder)
     return [
         f"{last.step:,}",
-        *("-" if math.isnan(value) else format(value, form) for value, form in figures),
+        _cell(last.return_mean, ".2f"),
+        _cell(last.win_rate, ".1%"),
+        _cell(last.bytes_per_decision, ".1f"),
     ]
+
+
+def _cell(value: float, form: str) -> str:
+    if math.isnan(value):
+        return "-"
+    return format(value, form)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sde-harl sweep",
+        usage="%(prog)s EXPERIMENT key=a,b,c [key=value ...] [--mpirun COMMAND]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--mpirun",
+        default="",
+        metavar="COMMAND",
+        help="command that starts each run, with its options; without it, each is one process",
+    )
+    return parser
 
 
 def main(argv: list[str]) -> int:
     """Runs the sweep and prints its table. Returns the exit code, 1 where a run failed."""
     for number in STOPS:
         signal.signal(number, signal.default_int_handler)
-    parser = argparse.ArgumentParser(
-        prog="sde-harl sweep",
-        usage="%(prog)s CONFIG.yaml key=a,b,c [key=value ...] [--mpirun WORDS]",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--mpirun", default="", metavar="WORDS", help="what starts each run, with its options"
-    )
-    options, words = parser.parse_known_args(argv)
+    options, words = _parser().parse_known_args(argv)
     if launched_ranks()[1] > 1:
         raise UserError(
             "a sweep is started without mpirun; it starts its runs: --mpirun 'mpirun -np 9'"
@@ -194,15 +238,17 @@ def main(argv: list[str]) -> int:
     asked = plan(words)
     if not options.mpirun and any(trial.config.placement.mode != "local" for trial in asked.trials):
         print("no --mpirun: every run is one process, whatever placement.mode says")
-    made = Sweep(asked, shlex.split(options.mpirun))
-    console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
+    sweep = Sweep(asked, shlex.split(options.mpirun))
+    width = None
+    if not sys.stdout.isatty():
+        width = WIDTH
+    console = Console(width=width, highlight=False)
     try:
-        made.run()
+        sweep.run()
     finally:
-        console.print(made.summary())
-        print(
-            f"{asked.folder / SWEEP_INDEX} names the runs; the same command goes on with those not finished"
-        )
-    if any(done.folder is None for done in made.done.values()):
+        console.print(sweep.summary())
+        index = asked.folder / SWEEP_INDEX
+        print(f"{index} names the runs; the same command goes on with those not finished")
+    if any(outcome.folder is None for outcome in sweep.outcomes.values()):
         return RUNS_FAILED
     return ExitCode.DONE

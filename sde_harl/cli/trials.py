@@ -1,4 +1,4 @@
-"""The runs of a sweep: what each is called, what it is asked to be, and whether it has been run before."""
+"""The runs of a sweep: their names, their configurations, and whether each was run before."""
 
 from __future__ import annotations
 
@@ -17,33 +17,41 @@ from sde_harl.config.wording import shown
 from sde_harl.errors import UserError
 from sde_harl.record.reader import SWEEP_INDEX, open_run
 
-OPENING, CLOSING = "[{(", "]})"
+OPENING = "[{("
+CLOSING = "]})"
 SWEEP_WIDE = ("record.dir", "record.exp")
-"""Keys that tell where a sweep's runs go: one value each."""
-LOCAL_BLOCKS, CODEC = "policy.local_blocks", "codec.name"
+"""Keys that decide where a sweep's runs are stored. They have one value for the whole sweep."""
+LOCAL_BLOCKS = "policy.local_blocks"
+CODEC = "codec.name"
+
+Values = dict[str, str]
+"""One value for each key that a sweep varies, as typed."""
 
 
 class Trial(NamedTuple):
     """One run of a sweep."""
 
     name: str
-    """The values that it is about: policy.local_blocks=3,seed=1."""
+    """The values that set it apart: policy.local_blocks=3,seed=1."""
     words: list[str]
     """The run's command line."""
     config: Config
-    """What they amount to."""
+    """The configuration that the command line gives."""
 
 
 class SweepPlan(NamedTuple):
     """A sweep before it runs."""
 
     folder: Path
-    """Where its index and its logs go."""
+    """Folder of its index and its logs."""
     trials: list[Trial]
 
 
 class Result(NamedTuple):
-    """The last evaluation of a finished run; NaN where there was none, or winning means nothing."""
+    """The last evaluation of a finished run.
+
+    A figure is NaN where there was no evaluation, or where the game has no winner.
+    """
 
     step: int
     return_mean: float
@@ -52,14 +60,15 @@ class Result(NamedTuple):
 
 
 def plan(argv: list[str]) -> SweepPlan:
-    """A run for each combination of the values that `argv` lists (key=a,b,c), the last key's varying fastest.
+    """Returns a run for each combination of the values listed in `argv` (key=a,b,c).
 
-    All are checked here, before the first one starts: raises UserError as `command.parse` does, and where no key has
-    several values or two runs would be one and the same.
+    The values of the last key vary fastest. All runs are checked here, before the first one starts:
+    raises UserError as `arguments.parse` does, where no key has several values, and where a key of
+    SWEEP_WIDE has.
     """
-    lists = {word.partition("=")[0]: listed(word) for word in argv if _is_setting(word)}
+    lists = {_key(word): listed(word) for word in argv if _is_setting(word)}
     varied = {key: values for key, values in lists.items() if len(values) > 1}
-    fixed = [word for word in argv if not _is_setting(word) or word.partition("=")[0] not in varied]
+    fixed = [word for word in argv if not (_is_setting(word) and _key(word) in varied)]
     if not varied:
         raise UserError(
             "nothing to sweep over: give a key several values, as in policy.local_blocks=0,1,2"
@@ -69,22 +78,41 @@ def plan(argv: list[str]) -> SweepPlan:
             raise UserError(
                 f"{key}: one value for the whole sweep, got {len(varied[key])} (command line)"
             )
-    combinations = [dict(zip(varied, values)) for values in itertools.product(*varied.values())]
-    base = _parsed([*fixed, *_words(_completed(fixed, combinations[0]))]).record
-    named = {_name(values): values for values in (_completed(fixed, each) for each in combinations)}
+    combinations = _combinations(fixed, varied)
+    # All runs store their results in the same place, so any one tells where.
+    first = next(iter(combinations.values()))
+    record = _parsed([*fixed, *_words(first)]).record
     trials = [
-        _trial(name, [*fixed, *_words(values)], base.exp, values) for name, values in named.items()
+        _trial(name, fixed=fixed, values=values, exp=record.exp)
+        for name, values in combinations.items()
     ]
-    return SweepPlan(Path(base.dir) / "sweeps" / base.exp, trials)
+    return SweepPlan(folder=Path(record.dir) / "sweeps" / record.exp, trials=trials)
+
+
+def _combinations(fixed: list[str], varied: dict[str, list[str]]) -> dict[str, Values]:
+    """Returns the values of each run by its name."""
+    named: dict[str, Values] = {}
+    for combination in itertools.product(*varied.values()):
+        values = _with_codec(fixed, dict(zip(varied, combination)))
+        # With all blocks on the device, runs of several codecs are one and the same run.
+        named[_name(values)] = values
+    return named
 
 
 def listed(word: str) -> list[str]:
-    """The values of key=a,b,c: commas inside brackets part nothing. Raises UserError for an empty or a double one."""
+    """Returns the values of key=a,b,c. Commas inside brackets don't separate values.
+
+    Raises UserError for an empty value in a list, and for a value given twice.
+    """
     key, _, text = word.partition("=")
-    values, depth = [""], 0
+    values = [""]
+    depth = 0
     for letter in text:
-        depth += (letter in OPENING) - (letter in CLOSING)
-        if letter == "," and not depth:
+        if letter in OPENING:
+            depth += 1
+        elif letter in CLOSING:
+            depth -= 1
+        if letter == "," and depth == 0:
             values.append("")
         else:
             values[-1] += letter
@@ -97,58 +125,92 @@ def listed(word: str) -> list[str]:
 
 
 def finished(config: Config) -> Path | None:
-    """The folder of the newest run of exactly this configuration whose record reaches its end; None where none does.
+    """Returns the folder of the newest finished run of exactly this configuration, or None.
 
-    The record decides, not an exit code: mpirun may end with 0 although a host died.
+    A run is finished if its record reaches its last step. An exit code says less: mpirun may end with
+    0 although a host died.
     """
     record = config.record
-    pattern = f"*/*/{glob.escape(config.algo.name)}/{glob.escape(record.exp)}/seed-{config.seed}-*"
-    folders = sorted(
-        Path(record.dir).glob(pattern), key=lambda each: each.stat().st_mtime, reverse=True
-    )
-    return next((folder for folder in folders if _is_whole(folder, config)), None)
+    algo = glob.escape(config.algo.name)
+    exp = glob.escape(record.exp)
+    folders = Path(record.dir).glob(f"*/*/{algo}/{exp}/seed-{config.seed}-*")
+    newest_first = sorted(folders, key=lambda folder: folder.stat().st_mtime, reverse=True)
+    return next((folder for folder in newest_first if _is_finished(folder, config)), None)
+
+
+def _is_finished(folder: Path, config: Config) -> bool:
+    written = folder / "config.yaml"
+    if not written.is_file() or written.read_text(encoding="utf-8") != to_yaml(config):
+        return False
+    # Evaluation is the last thing that a run does, if it evaluates at all.
+    last = "training"
+    if config.eval.episodes:
+        last = "evaluations"
+    try:
+        table = open_run(folder / "run.h5").table(last)
+    except UserError:
+        return False  # the run was killed before it first wrote to disk
+    return bool(table) and int(table["step"][-1]) >= config.train.steps
 
 
 def result(folder: Path) -> Result:
-    """What a finished run's last evaluation found."""
+    """Returns the last evaluation of a finished run."""
     table = open_run(folder / "run.h5").table("evaluations")
     if not table:
-        return Result(0, math.nan, math.nan, math.nan)
-    return Result(int(table["step"][-1]), *(float(table[key][-1]) for key in Result._fields[1:]))
+        nan = math.nan
+        return Result(step=0, return_mean=nan, win_rate=nan, bytes_per_decision=nan)
+    return Result(
+        step=int(table["step"][-1]),
+        return_mean=float(table["return_mean"][-1]),
+        win_rate=float(table["win_rate"][-1]),
+        bytes_per_decision=float(table["bytes_per_decision"][-1]),
+    )
 
 
 def write_index(sweep: Path, runs: dict[str, Path], failed: dict[str, str]) -> None:
-    """sweep.json of a sweep's folder: name -> run folder, seen from there, and of failed runs the reason."""
+    """Writes sweep.json: the folder of each finished run, and the reason of each failed one."""
     content = {
+        # Relative, so that a folder of results can be moved or copied.
         "runs": {name: os.path.relpath(folder, sweep) for name, folder in runs.items()},
         "failed": failed,
     }
+    # Replaced at once: a sweep killed in the middle of writing leaves the older index, not half a one.
     part = sweep / f"{SWEEP_INDEX}.part"
     part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     part.replace(sweep / SWEEP_INDEX)
 
 
+def _key(word: str) -> str:
+    return word.partition("=")[0]
+
+
 def _is_setting(word: str) -> bool:
-    """As command.py tells them from files."""
+    """Returns whether a word is key=value. arguments.py tells settings from files the same way."""
     key, equals, _ = word.partition("=")
     return bool(equals) and not key.startswith("-") and "/" not in key
 
 
-def _completed(fixed: list[str], values: dict[str, str]) -> dict[str, str]:
-    """With all blocks on the device there is nothing to code: that end of a sweep over splits gets codec.name=none."""
+def _with_codec(fixed: list[str], values: Values) -> Values:
+    """Adds codec.name=none where all blocks are on the device, for nothing is coded there.
+
+    So a sweep over policy.local_blocks can reach policy.blocks with one command line.
+    """
     if LOCAL_BLOCKS not in values:
         return values
-    blocks = _parsed(
-        [*fixed, *_words(values), f"{LOCAL_BLOCKS}=0", f"{CODEC}=float32"]
-    ).policy.blocks
-    return values | {CODEC: "none"} if values[LOCAL_BLOCKS] == str(blocks) else values
+    # Parsed with a valid pair of local blocks and codec: only policy.blocks is asked for.
+    probe = [*fixed, *_words(values), f"{LOCAL_BLOCKS}=0", f"{CODEC}=float32"]
+    blocks = _parsed(probe).policy.blocks
+    if values[LOCAL_BLOCKS] != str(blocks):
+        return values
+    return {**values, CODEC: "none"}
 
 
-def _trial(name: str, words: list[str], exp: str, values: dict[str, str]) -> Trial:
-    """Runs that differ by their seed alone are one experiment, as everywhere."""
+def _trial(name: str, *, fixed: list[str], values: Values, exp: str) -> Trial:
+    """Returns the run of a combination. Runs that differ only by seed are one experiment."""
     marks = _name({key: value for key, value in values.items() if key != "seed"})
-    words = [*words, f"record.exp={','.join(filter(None, (exp, marks)))}"]
-    return Trial(name, words, _parsed(words))
+    exp = ",".join(filter(None, (exp, marks)))
+    words = [*fixed, *_words(values), f"record.exp={exp}"]
+    return Trial(name=name, words=words, config=_parsed(words))
 
 
 def _parsed(words: list[str]) -> Config:
@@ -158,22 +220,10 @@ def _parsed(words: list[str]) -> Config:
     return config
 
 
-def _name(values: dict[str, str]) -> str:
-    """Fit for a file: a path among the values loses its slashes."""
+def _name(values: Values) -> str:
+    """Returns a combination's name. It is part of file names, so slashes of paths are replaced."""
     return ",".join(_words(values)).replace("/", "+")
 
 
-def _words(values: dict[str, str]) -> list[str]:
+def _words(values: Values) -> list[str]:
     return [f"{key}={value}" for key, value in values.items()]
-
-
-def _is_whole(folder: Path, config: Config) -> bool:
-    written = folder / "config.yaml"
-    if not written.is_file() or written.read_text(encoding="utf-8") != to_yaml(config):
-        return False
-    try:
-        run = open_run(folder / "run.h5")
-        table = run.table("evaluations" if config.eval.episodes else "training")
-    except UserError:
-        return False  # a run that was killed before its first flush
-    return bool(table) and int(table["step"][-1]) >= config.train.steps
