@@ -1,4 +1,4 @@
-"""What computes the local nets on this host: numpy, or torch where it is asked for."""
+"""Choosing what computes the local nets on this host: numpy, or torch if asked for."""
 
 from __future__ import annotations
 

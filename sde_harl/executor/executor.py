@@ -65,7 +65,7 @@ class Executor:
         self._idle_watts = NOTHING
         self._has_parted = False
         self.farewell: str | None = None
-        """Why the server ended the run ("" when all was well), once it has."""
+        """The reason for which the server ended the run, "" when all was well; None before."""
         self.is_killed = False
         """True where the server ends this process too, because it can't reach all others."""
         hello = describe_host(self._energy)
@@ -74,8 +74,8 @@ class Executor:
     def handle(self, message: Message) -> None:
         """Does what one message of the server says; an ill-formed one raises ValueError.
 
-        Where this host can't do it, the server is told why; after that only its goodbye is listened
-        to.
+        Where this host can't do it, it tells the server why; after that it listens only to the
+        goodbye.
         """
         if self._has_parted and message.header.kind is not Kind.BYE:
             return
@@ -107,8 +107,9 @@ class Executor:
         self._handler.close()
 
     def _part(self, error: UserError) -> None:
-        """Tells the server why this executor can't go on, in one line."""
+        """Tells the server why this executor can't go on."""
         self._has_parted = True
+        # In one line, as the server prints it, whatever the sensor's message looks like.
         self._transport.send(SERVER, Header(kind=Kind.BYE), " ".join(str(error).split()).encode())
 
     def _do(self, message: Message) -> None:
@@ -124,6 +125,7 @@ class Executor:
     def _do_rarely(self, message: Message) -> None:
         """Handles the kinds that come between decisions."""
         kind = message.header.kind
+        # Before a slow one of these: the server will ask nothing meanwhile.
         self._handler.pause()
         if kind is Kind.WEIGHTS:
             # A copy: the message's own bytes are overwritten by the next one.
@@ -144,6 +146,7 @@ class Executor:
         """Becomes what the server says. Raises UserError where this host can't."""
         self._transport.run_id = session.run_id
         self._transport.set_frame_bytes(receive=session.frame_bytes, send=LARGEST_SENT)
+        # Looked for before the pause for the idle power, so a missing torch is reported at once.
         nets = find_nets(session.torch_device)
         self._idle_watts = self._energy.idle_watts(session.idle_s)
         self._handler = make_handler(
@@ -223,7 +226,8 @@ def serve(transport: Transport, sensor: str = NO_SENSOR, idle_s: float = 3600.0)
             heard_ns = now_ns()
             executor.handle(message)
             if executor.farewell is not None:
-                break
+                break  # nothing that came behind the goodbye matters
+        # After the messages, for an answer that is here is better than acting alone.
         executor.act_if_due()
         if now_ns() - heard_ns >= idle_s * 1e9:
             executor.close()

@@ -40,6 +40,7 @@ class ObservationReader:
         agents = len(self._sizes)
         if self._is_as_sent:
             return np.ndarray((agents, rows, self._padded_size), FLOAT32, payload)
+        # Images travel as bytes; the division by 255 is part of the published weights.
         values = np.frombuffer(payload, self._dtype).astype(FLOAT32, copy=False)
         if not self._is_padded:
             return values.reshape(agents, rows, self._padded_size)

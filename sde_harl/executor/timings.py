@@ -13,18 +13,22 @@ class Timings:
         # By slot: rows that wait for the server's answer, each with the time when it was sent.
         self._waiting: dict[int, list[tuple[list[int], int]]] = {}
 
-    def sent(self, slot: int, *, local_ns: int, encode_ns: int, at_ns: int) -> None:
-        """Adds one agent's latents, sent at `at_ns`."""
-        row = [local_ns, encode_ns, 0]
-        self._rows.append(row)
-        self._waiting.setdefault(slot, []).append((row, at_ns))
+    def sent(self, slot: int, local_ns: int, agents: list[tuple[int, int]]) -> None:
+        """Adds a slot's latents: for each agent the ns of coding them, and when they were sent."""
+        waiting = self._waiting.setdefault(slot, [])
+        for encode_ns, at_ns in agents:
+            row = [local_ns, encode_ns, 0]
+            self._rows.append(row)
+            waiting.append((row, at_ns))
 
     def decided(self, agents: int, local_ns: int) -> None:
         """Adds a decision taken on the device: nothing is coded, and the server does not answer."""
+        # The same list for all agents is safe here: nothing fills in a round trip later.
         self._rows += [[local_ns, 0, 0]] * agents
 
     def answered(self, slot: int, at_ns: int) -> None:
         """Completes the slot's rows: the server's actions came at `at_ns`."""
+        # All rows that wait: an answer that never came leaves its row to the next one.
         for row, sent_ns in self._waiting.pop(slot, ()):
             row[2] = at_ns - sent_ns
 

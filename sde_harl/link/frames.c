@@ -1,7 +1,7 @@
-/* Frames to bytes and back: the Python module sde_harl.link._frames, which wire.py gives its types to and re-exports.
+/* Frames to bytes and back: the Python module sde_harl.link._frames. wire.py hands it its types and re-exports it.
  *
- * In C because a device that codes in microseconds would else spend more on the thirty bytes around a payload than on the
- * payload: every frame is checked, whoever sent it. Layout, all little-endian:
+ * In C, because a device codes a payload in microseconds, and in Python the 32 bytes around it would take longer than
+ * the payload itself. Every frame is checked, whoever sent it. Layout, all little-endian:
  *
  *     magic "SDEH", u8 protocol, u8 kind, u16 agent, u32 run, u32 step, u16 slot, u16 environments, u32 version,
  *     u32 length of the payload, the payload, u32 CRC-32 of all before it
@@ -13,15 +13,15 @@
 
 enum { HEAD = 28, TAIL = 4, FIELDS = 7, RUN_FIELD = 2, HELLO = 1 };
 static const uint8_t START[5] = {'S', 'D', 'E', 'H', 6};
-static const uint32_t WHOLE = 0x2144DF1C; /* the CRC-32 of anything that ends with its own CRC-32 */
+static const uint32_t WHOLE = 0x2144DF1C; /* the CRC-32 of any data that ends with its own CRC-32 */
 static const int AT[FIELDS] = {5, 6, 8, 12, 16, 18, 20};
 static const int WIDTH[FIELDS] = {1, 2, 4, 4, 2, 2, 4};
 enum { LENGTH_AT = 24 };
 
-static PyTypeObject *header_type;  /* a named tuple of FIELDS */
+static PyTypeObject *header_type;  /* a named tuple of the FIELDS numbers, in this order */
 static PyTypeObject *message_type; /* a named tuple: source, header, payload */
-static PyObject *kinds;           /* tuple: kind by number, None where there is none */
-static PyObject *wire_error;      /* exception, made from a reason */
+static PyObject *kinds;           /* a tuple: the kind of each number, None where there is none */
+static PyObject *wire_error;      /* the exception type, called with a reason */
 static PyObject *crc32;           /* zlib's */
 
 static uint32_t load(const uint8_t *at, int width) {
@@ -47,7 +47,8 @@ static PyObject *refuse(const char *reason) {
 
 /* ---- the CRC ---- */
 
-/* zlib's CRC-32 of `size` bytes that come after what left the register at `state`; 0, or -1 with an exception. */
+/* Computes zlib's CRC-32 of `size` bytes, with the CRC's register at `state` before them. Returns 0, or -1 with an
+ * exception set. zlib takes and returns the register inverted. */
 static int sum_after(uint32_t state, const uint8_t *data, Py_ssize_t size, uint32_t *sum) {
     PyObject *bytes = PyMemoryView_FromMemory((char *)data, size, PyBUF_READ);
     PyObject *before = bytes ? PyLong_FromUnsignedLong(~state & UINT32_MAX) : NULL;
@@ -71,9 +72,9 @@ __attribute__((target("pclmul"))) static __m128i fold(__m128i lane, __m128i by, 
     return _mm_xor_si128(_mm_xor_si128(low, high), next);
 }
 
-/* Folds all whole blocks of the data into one, which, from a register of 0, leaves the same register as they do from all ones:
- * Gopal et al., "Fast CRC Computation for Generic Polynomials Using PCLMULQDQ", Intel 2009, with x^n mod P for the distances
- * of four blocks and of one. Returns the number of bytes folded. */
+/* Folds all complete blocks of the data into one block. With the register at 0 before it, that block leaves the register as
+ * the data would with all ones before it: Gopal et al., "Fast CRC Computation for Generic Polynomials Using PCLMULQDQ",
+ * Intel 2009. `far` and `near` are x^n mod P for the distances of four blocks and of one. Returns the bytes folded. */
 __attribute__((target("pclmul"))) static Py_ssize_t fold_blocks(const uint8_t *data, Py_ssize_t size, uint8_t *block) {
     const __m128i far = _mm_set_epi64x(0x01c6e41596, 0x0154442bd4), near = _mm_set_epi64x(0x00ccaa009e, 0x01751997d0);
     const __m128i *at = (const __m128i *)data, *end = (const __m128i *)(data + size / BLOCK * BLOCK);
@@ -93,7 +94,8 @@ __attribute__((target("pclmul"))) static Py_ssize_t fold_blocks(const uint8_t *d
     return (const uint8_t *)end - data;
 }
 
-/* 0 and *sum, or -1 with an exception. Observations are long frames, and zlib takes a tenth of their way. */
+/* Computes the CRC-32 of the data. Returns 0, or -1 with an exception set. Long frames (observations) are folded, because
+ * zlib's CRC takes a tenth of the time that they are on their way. */
 static int sum_of(const uint8_t *data, Py_ssize_t size, uint32_t *sum) {
     if (size < WORTH_FOLDING || !__builtin_cpu_supports("pclmul"))
         return sum_after(UINT32_MAX, data, size, sum);
@@ -110,7 +112,7 @@ static int sum_of(const uint8_t *data, Py_ssize_t size, uint32_t *sum) {
 
 /* ---- reading ---- */
 
-/* The reason to refuse a frame before its CRC is known to be right; NULL if there is none. */
+/* Returns the reason to refuse a frame, as far as it shows before the CRC; NULL if there is none. */
 static const char *fault_of(const uint8_t *data, Py_ssize_t size) {
     if (size < HEAD + TAIL)
         return "short";
@@ -140,7 +142,7 @@ static PyObject *header_of(const uint8_t *data, PyObject *kind) {
     return header;
 }
 
-/* Steals the references; any may be NULL, with an exception. */
+/* Makes a message. Takes over the references; any may be NULL, with an exception set, and then NULL is returned. */
 static PyObject *message_of(PyObject *source, PyObject *header, PyObject *payload) {
     PyObject *message = source && header && payload ? message_type->tp_alloc(message_type, 3) : NULL;
     if (!message) {
@@ -153,7 +155,7 @@ static PyObject *message_of(PyObject *source, PyObject *header, PyObject *payloa
     return message;
 }
 
-/* The message of a frame whose bytes are right; `run` None accepts every run. */
+/* Returns the message of a frame whose CRC is right, or refuses its kind or run; `run` None accepts every run. */
 static PyObject *checked(PyObject *source, PyObject *frame, const uint8_t *data, Py_ssize_t size, PyObject *run) {
     PyObject *kind = data[5] < PyTuple_GET_SIZE(kinds) ? PyTuple_GET_ITEM(kinds, data[5]) : Py_None;
     if (kind == Py_None)
@@ -162,7 +164,7 @@ static PyObject *checked(PyObject *source, PyObject *frame, const uint8_t *data,
         unsigned long wanted = PyLong_AsUnsignedLong(run), got = load(data + AT[RUN_FIELD], 4);
         if (PyErr_Occurred())
             return NULL;
-        if (got != wanted && !(data[5] == HELLO && got == 0)) /* who says hello can't know the run yet */
+        if (got != wanted && !(data[5] == HELLO && got == 0)) /* a HELLO's sender doesn't know the run yet */
             return refuse("run");
     }
     PyObject *header = header_of(data, kind);
@@ -192,7 +194,7 @@ static PyObject *unpack(PyObject *self, PyObject *const *args, Py_ssize_t count)
 
 /* ---- writing ---- */
 
-/* Writes the header; 0, or -1 with OverflowError if a field does not fit its width. */
+/* Writes the header. Returns 0, or -1 with OverflowError set if a field does not fit its width. */
 static int write_head(uint8_t *data, PyObject *header, Py_ssize_t length) {
     if (!PyTuple_Check(header) || PyTuple_GET_SIZE(header) != FIELDS || (uint64_t)length > UINT32_MAX) {
         PyErr_SetString(PyExc_TypeError, "a header is a tuple of seven fields, its payload below 4 GiB");
@@ -213,7 +215,7 @@ static int write_head(uint8_t *data, PyObject *header, Py_ssize_t length) {
     return 0;
 }
 
-/* Writes the CRC behind `size` bytes; 0, or -1 with an exception. */
+/* Writes the CRC behind `size` bytes. Returns 0, or -1 with an exception set. */
 static int write_tail(uint8_t *data, Py_ssize_t size) {
     uint32_t sum = 0;
     int failed = sum_of(data, size, &sum);
@@ -270,7 +272,7 @@ static PyObject *use(PyObject *self, PyObject *args) {
         PyErr_SetString(PyExc_TypeError, "a message and a header are named tuples");
         return NULL;
     }
-    /* for as long as the process lives */
+    /* These references are kept for as long as the process lives. */
     Py_INCREF(message), Py_INCREF(header), Py_INCREF(all), Py_INCREF(error), Py_INCREF(sum);
     message_type = message, header_type = header, kinds = all, wire_error = error, crc32 = sum;
     Py_RETURN_NONE;

@@ -15,6 +15,7 @@ from sde_harl.link.faults import Faults
 from sde_harl.link.waiting import Waiter
 from sde_harl.link.wire import (
     OVERHEAD,
+    Fields,
     Frame,
     Header,
     Message,
@@ -88,7 +89,10 @@ class Transport(ABC):
         `dest` has taken none of its last 64 messages for a minute, and ValueError for a frame
         larger than the other end has room for.
         """
-        frame = frame_of(header.in_run(self.run_id or 0), payload)
+        fields: Fields = header
+        if header.run_id != self.run_id:  # answers have the run of their question
+            fields = header.in_run(self.run_id or 0)
+        frame = frame_of(fields, payload)
         if len(frame) > self._send_bytes:
             raise self._no_room(dest, len(frame))
         self.sent[dest] += 1

@@ -44,7 +44,7 @@ class WireError(ValueError):
 
 
 class Kind(IntEnum):
-    """What a frame is for; docs/architecture.md describes the payloads."""
+    """The kinds of frames; docs/architecture.md describes the payloads."""
 
     HELLO = 1
     WELCOME = 2
@@ -58,13 +58,16 @@ class Kind(IntEnum):
     DEVICE_ACTIONS = 10
 
 
+_new_tuple = tuple.__new__
+
+
 class Header(NamedTuple):
     """Describes a frame's payload; the fields are in wire order."""
 
     kind: Kind
     agent: int = 0
     run_id: int = 0
-    """Filled in by the transport that sends the frame."""
+    """The transport that sends the frame fills it in."""
     step: int = 0
     """Number of the decision in its slot; of a METER, number of the report."""
     slot: int = 0
@@ -73,10 +76,23 @@ class Header(NamedTuple):
     version: int = 0
     """Version of the published model that the payload was made with."""
 
+    def answer(self, kind: Kind, agent: int) -> Header:
+        """Returns the header of an answer to this one: the same run, step, slot, rows and model."""
+        # Not by keyword, which takes three times as long: an executor makes one for every answer.
+        fields = (
+            kind,
+            agent,
+            self.run_id,
+            self.step,
+            self.slot,
+            self.environments,
+            self.version,
+        )
+        return _new_tuple(Header, fields)
+
     def in_run(self, run_id: int) -> Fields:
         """Returns the fields with a run's id, for `frame_of` and `seal`."""
-        # A plain tuple: building another Header takes four times as long, and every frame passes
-        # here.
+        # A plain tuple, which takes a quarter of the time of another Header.
         return (
             self.kind,
             self.agent,

@@ -1,4 +1,4 @@
-"""What a decision is made of as it crosses the link: latents of split policies, actions of devices.
+"""Latents of split policies and actions of devices, as rank 0 gets them.
 
 N agents, n of one executor, E environments of one slot, Z latent, A choices, D numbers of an
 action, H memory.

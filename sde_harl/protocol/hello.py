@@ -35,7 +35,7 @@ class Hello(NamedTuple):
     cores: int
     pid: int
     energy: str
-    """What the host's energy sensor covers, or why there is none."""
+    """Scope of the host's energy sensor, or why there is none."""
     gpu_energy: str
     """The same of the GPUs' sensor."""
 

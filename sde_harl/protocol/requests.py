@@ -1,4 +1,4 @@
-"""What policies on devices are asked beside their observations: the tail of a SENSOR payload.
+"""The tail of a SENSOR payload: what policies on devices need beside their observations.
 
 n agents of one executor, E environments of one slot, A choices of an action.
 """
@@ -35,6 +35,7 @@ class ActRequest(NamedTuple):
     def to_bytes(self, agents: list[int]) -> bytes:
         """Returns the request to some of the agents, or to all in their order."""
         available = self.available
+        # One executor that holds all agents, as in one process, needs no copy.
         if len(agents) != len(available):
             available = available[agents]
         flags = self.greedy * GREEDY | self.send_memory * SEND_MEMORY
@@ -52,6 +53,7 @@ def read_request(
 ) -> ActRequest:
     """Reads what `ActRequest.to_bytes` wrote; `payload` is `request_bytes` long."""
     shape = (agents, rows, sum(on_device.branches))
+    # Views of the message, which is not overwritten before it has been answered.
     available: np.ndarray = np.ndarray(shape, np.bool_, payload)
     begins: np.ndarray = np.ndarray(rows, np.bool_, payload, prod(shape))
     step, flags = STEP_AND_FLAGS.unpack(payload[-STEP_AND_FLAGS.size :])

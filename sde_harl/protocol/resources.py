@@ -1,4 +1,4 @@
-"""What an executor has used and how long its answers took: the METER's payload.
+"""The METER's payload: what an executor has used and how long its answers took.
 
 k answers since the last report, one row for each decision and agent.
 """
@@ -16,7 +16,7 @@ from sde_harl.link.wire import WireError
 
 
 class Resources(NamedTuple):
-    """What one executor has used since its start: the head of a METER payload, 152 bytes."""
+    """Counts what an executor has used since its start: the head of a METER, 152 bytes."""
 
     cpu_s: float
     rss_bytes: int
@@ -84,6 +84,7 @@ def unpack_meter(payload: memoryview) -> tuple[Resources, NDArray[np.uint32]]:
     if not _is_plausible(resources):
         raise WireError("meter")
     timings = np.frombuffer(payload, TIMINGS, offset=METER_BYTES).reshape(-1, TIMINGS_A_ROW)
+    # A copy in the host's byte order, which outlives the message.
     return resources, timings.astype(np.uint32)
 
 

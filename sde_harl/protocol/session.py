@@ -1,4 +1,4 @@
-"""What an executor is told once, in the WELCOME, before anything else."""
+"""The WELCOME: what the server tells an executor once, before anything else."""
 
 from __future__ import annotations
 
@@ -87,6 +87,7 @@ class SessionSpec(NamedTuple):
         actions = self.actions
         if actions is not None:
             actions = actions._replace(numbers=tuple(actions.numbers[agent] for agent in agents))
+        # Everything else is the same on all executors, the padded size of observations too.
         return self._replace(
             run_id=run_id,
             agents=agents,

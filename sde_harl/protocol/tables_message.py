@@ -23,6 +23,7 @@ def unpack_tables(payload: memoryview) -> tuple[list[int], memoryview]:
     """Returns the agents and the tables' bytes of a TABLES payload. Raises WireError("tables")."""
     if len(payload) < tables_head(0):
         raise WireError("tables")
+    # The count comes from the wire: it is checked before anything is read by it.
     count = int(np.frombuffer(payload, AGENT, 1)[0])
     if not count or len(payload) < tables_head(count):
         raise WireError("tables")

@@ -49,6 +49,7 @@ class AnswerWaiter:
             left_s = (until_ns - now_ns()) * 1e-9
             for message in self._transport.wait(min(left_s, POLL_S)):
                 self._receiver.receive(message)
+            # What follows is rare, and each test is one look at an empty container.
             if self._receiver.returned:
                 self._take_back()
             if self._receiver.parted or not self._transport.lost <= self._membership.lost:
@@ -69,6 +70,7 @@ class AnswerWaiter:
         for rank, each in questions.items():
             if self._membership.missed(rank, each, now_ns=now, since_ns=since_ns):
                 self._note(rank, "absent", f"{what}; its agents do without it until it answers")
+        # All ranks, not only those of `questions`: any may have been silent for too long by now.
         for rank in self._membership.timed_out(now):
             if not self._settings.survives_losses:
                 raise self.give_up(rank, what)
@@ -111,6 +113,7 @@ class AnswerWaiter:
         # They still run, so they hear the goodbye at the end.
         transport.parted |= parted.keys()
         parted.clear()
+        # Even a run that goes on without some executors has nothing to do without all.
         if len(membership.lost) == len(self._executors):
             raise UserError("no executor is left")
         for slot in self._slots:

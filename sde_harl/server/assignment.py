@@ -28,6 +28,7 @@ def assign_agents(
         hands[rank - 1].append(agent)
     for agent in range(agents):
         if agent not in pinned:
+            # min returns the first of equals, so that agents are dealt in turn.
             min(hands, key=len).append(agent)
     for rank, hand in enumerate(hands, start=1):
         if not hand:

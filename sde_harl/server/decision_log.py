@@ -103,7 +103,7 @@ class DecisionLog:
     def take(self, device_ns: np.ndarray) -> Decisions:
         """Returns the decisions as arrays and empties the log; `device_ns` as in `Decisions`."""
         decisions = self._decisions
-        self._decisions = []
+        self._decisions = []  # a new list: the old one is read below
         return Decisions(
             step=np.array([each.step for each in decisions], np.int64),
             environments=np.array([each.rows for each in decisions], np.int64),

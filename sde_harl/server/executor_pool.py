@@ -89,7 +89,7 @@ class ExecutorPool:
 
     @property
     def hosts(self) -> dict[int, Hello]:
-        """What executors have said of themselves, by rank."""
+        """The executors' hosts, by rank."""
         return self._parts.receiver.hosts
 
     @property
@@ -110,7 +110,7 @@ class ExecutorPool:
             missing = set(self._executors) - set(self.hosts)
             self._transport.absent |= missing
             raise waiter.give_up(min(missing), "did not say hello")
-        # Frames of another run that still hang about in the network are refused by this number.
+        # Drawn anew for each run, whatever its seed: frames of another run are refused by it.
         self._transport.run_id = secrets.randbits(32)
         self._parts.publisher.welcome(self._transport.run_id, self._max_sent)
         self._make_room()
@@ -139,9 +139,8 @@ class ExecutorPool:
 
     def sense(self, slot: int, step: int, obs: np.ndarray) -> None:
         """Hands observations (N, E, O) to the executors, in place of the devices' own sensors."""
-        self._parts.questioner.ask(
-            self._slots[slot], obs, step=step, version=self.version, request=None
-        )
+        state = self._slots[slot]
+        self._parts.questioner.ask(state, obs, step=step, version=self.version, request=None)
 
     def latents(self, slot: int) -> ReceivedLatents:
         """Waits for a slot's latents until the deadline; older ones may stand for missing ones.
@@ -187,20 +186,12 @@ class ExecutorPool:
         0, their age is NO_LATENT. Raises UserError as `latents`.
         """
         state = self._slots[slot]
-        memory = 0
-        if request.send_memory and self._session.on_device:
-            memory = self._session.on_device.memory
-        state.device_actions = DeviceActions.empty(
-            request.available,
-            self._settings.action_size,
-            dtype=self._settings.action_dtype,
-            memory=memory,
-        )
         self._parts.questioner.ask(state, obs, step=step, version=self.version, request=request)
         ages = self._parts.questioner.await_answers(state, "sent no actions", NO_OLD_ACTIONS)
         if ages is not None:
             state.count_ages(ages)
         self._log.add(state, self.version, 0)
+        assert state.device_actions
         return state.device_actions._replace(ages=ages)
 
     # ---- what it has cost

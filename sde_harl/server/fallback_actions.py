@@ -1,4 +1,4 @@
-"""What agents do without a latent, seen from rank 0, which plays the environments for the devices.
+"""The fallback heads at rank 0, which plays the environments and so acts for the devices.
 
 N agents, E environments, O observation, A choices, D numbers of an action.
 """
@@ -42,12 +42,13 @@ class FallbackActions:
         """Returns the heads' actions (N, E, D) on observations (N, E, O); available (N, E, A) bool.
 
         Agents that have actuators of their own get the order to act by their heads instead: rank 0
-        has not seen what they see.
+        has not read their sensors.
         """
         assert self._policy, "nothing has been published"
         if self._session.actions:
             shape = (*obs.shape[:2], self._settings.action_size)
             return fallback_orders(shape, self._settings.continuous)
+        # Observations are transposed views of the environments' arrays, and may be bytes.
         latents = self._policy.local(np.ascontiguousarray(obs, np.float32))
         return self._policy.act(latents, available)
 

@@ -65,6 +65,7 @@ class EmulatedLink:
         # The last K messages, each in the place of its number modulo K: contents, when they come,
         # and numbers.
         kept = max_age + 1
+        # A time of infinity: nothing is there, or the real link has not brought it.
         self._values = np.zeros((kept, *sizes), np.float32)
         self._comes = np.full((kept, agents, rows), np.inf)
         self._numbers = np.full(kept, -1)
@@ -105,7 +106,7 @@ class EmulatedLink:
         """Returns (N, E) the age of the newest message that is here; K where there is none."""
         kept = len(self._numbers)
         here = self._comes <= self._now + self._deadline_ms  # (K, N, E)
-        here &= (self._numbers[:, None] >= began)[:, None]
+        here &= (self._numbers[:, None] >= began)[:, None]  # not of an earlier episode
         ages: np.ndarray = np.where(here, (number - self._numbers)[:, None, None], kept).min(0)
         return ages  # (N, E)
 

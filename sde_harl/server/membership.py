@@ -88,6 +88,7 @@ class Membership:
         owed = self._owed[rank]
         if not owed:
             return 0
+        # A dict keeps its order: the first is the oldest.
         return now_ns - next(iter(owed.values()))
 
     def timed_out(self, now_ns: int) -> list[int]:

@@ -74,7 +74,12 @@ def connect(
         publisher=publisher,
         waiter=waiter,
         questioner=Questioner(
-            transport, settings, executors=executors, sender=sender, waiter=waiter
+            transport,
+            session,
+            settings=settings,
+            executors=executors,
+            sender=sender,
+            waiter=waiter,
         ),
         collector=ReportCollector(
             transport, settings, executors=executors, reports=reports, waiter=waiter

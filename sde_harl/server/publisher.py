@@ -15,7 +15,7 @@ from sde_harl.protocol.tables_message import pack_tables
 
 
 class Model(NamedTuple):
-    """What executors compute with: their local nets and coding tables."""
+    """Holds what executors compute with: their local nets and coding tables."""
 
     version: int
     weights: list[list[np.ndarray]]
@@ -52,6 +52,7 @@ class Publisher:
     def publish(self, model: Model) -> None:
         """Sends a model to all executors that are there; the others get it when they are back."""
         self._model = model
+        # Nothing may be sent to absent executors: one that has stopped reading would fill the link.
         self._behind = set(self._executors) & self._transport.absent
         for rank in set(self._executors) - self._behind:
             self._send_model(rank)

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from sde_harl.link.transport import Transport
+from sde_harl.protocol.actions import DeviceActions
 from sde_harl.protocol.requests import ActRequest
+from sde_harl.protocol.session import SessionSpec
 from sde_harl.server.answer_waiter import AnswerWaiter
 from sde_harl.server.sender import Sender
 from sde_harl.server.settings import PoolSettings
@@ -23,14 +25,16 @@ class Questioner:
     def __init__(
         self,
         transport: Transport,
-        settings: PoolSettings,
+        session: SessionSpec,
         *,
+        settings: PoolSettings,
         executors: Mapping[int, tuple[int, ...]],
         sender: Sender,
         waiter: AnswerWaiter,
     ) -> None:
         """`executors` maps ranks to agents."""
         self._transport = transport
+        self._on_device = session.on_device
         self._settings = settings
         self._executors = executors
         self._sender = sender
@@ -41,6 +45,8 @@ class Questioner:
     ) -> None:
         """Begins a decision: sends observations (N, E, O) to every executor that can take them."""
         slot.begin(step, obs.shape[1])
+        if request:
+            slot.device_actions = self._room_for_actions(request)
         left_out = self._sender.sense(slot, obs, version=version, request=request)
         if not left_out:
             return
@@ -51,6 +57,19 @@ class Questioner:
             if rank not in self._transport.absent
         }
         self._waiter.note_missed(busy, slot.asked_ns, "took no observations")
+
+    def _room_for_actions(self, request: ActRequest) -> DeviceActions:
+        """Returns arrays for the answers to a request, all 0."""
+        assert self._on_device
+        memory = 0
+        if request.send_memory:
+            memory = self._on_device.memory
+        return DeviceActions.empty(
+            request.available,
+            self._settings.action_size,
+            dtype=self._settings.action_dtype,
+            memory=memory,
+        )
 
     def await_answers(self, slot: Slot, missed: str, max_age: int) -> np.ndarray | None:
         """Waits for the answers until the deadline; returns the ages (N, E) of what there is.

@@ -54,7 +54,6 @@ class Receiver:
         self._slots = slots
         self._membership = membership
         self._reports = reports
-        self._latent_sizes = session.shape.latent_sizes()
         self.agents_of = {rank: np.array(agents) for rank, agents in executors.items()}
         self._actions: ActionCheck | None = None
         if session.on_device:
@@ -66,14 +65,15 @@ class Receiver:
         """Version of the published model; answers made with another one are not used."""
         self.hosts: dict[int, Hello] = {}
         self.returned: list[int] = []
-        """Ranks that were absent and have answered all they owed; whoever reads the list empties
+        """Ranks that were absent and have answered all they owed; the reader of the list empties
         it."""
         self.parted: dict[int, str] = {}
-        """Ranks that have said they can't go on, and why; whoever reads it empties it."""
+        """Ranks that have said they can't go on, and why; the reader empties it."""
 
     def receive(self, message: Message) -> None:
         """Acts on one message of an executor. Raises UserError if its package differs."""
         kind = message.header.kind
+        # The kinds of every decision come first.
         try:
             if kind is LATENTS:
                 self._on_latents(message)
@@ -100,27 +100,23 @@ class Receiver:
     def _on_latents(self, message: Message) -> None:
         """Takes the answer of one agent whose policy is split."""
         slot, is_late = self._find_question(message)
-        if slot.device_actions is not None:
+        if slot.device_actions is not None:  # this run's executors send no latents
             raise WireError("kind")
         if is_late:
             self._refresh(slot, message)
             return
         started = now_ns()
-        bits = self._decode(slot, message)
+        agent = message.header.agent
+        bits = self.codecs[agent].decode(message.payload, slot.places[agent])
         slot.arrived(
-            message.header.agent,
+            agent,
             payload_bytes=len(message.payload),
             ideal_bits=bits,
             decode_ns=now_ns() - started,
         )
+        # Most executors owe nothing, so that most answers settle nothing.
         if message.source in self._membership.owing:
             self._settle(message)
-
-    def _decode(self, slot: Slot, message: Message) -> float:
-        """Decodes an agent's latents into their place in the slot; returns their ideal bits."""
-        agent = message.header.agent
-        place = slot.latents[agent, : slot.rows, : self._latent_sizes[agent]]
-        return self.codecs[agent].decode(message.payload, place)
 
     def _refresh(self, slot: Slot, message: Message) -> None:
         """Takes late latents as their agent's last ones, if usable and none are younger."""
@@ -131,7 +127,7 @@ class Receiver:
             and header.environments == slot.rows
             and header.step > slot.decision_of[header.agent]
         ):
-            self._decode(slot, message)
+            self.codecs[header.agent].decode(message.payload, slot.places[header.agent])
             decision = header.step
         slot.arrived_late(header.agent, payload_bytes=len(message.payload), decision=decision)
         self._settle(message)
@@ -185,9 +181,11 @@ class Receiver:
         if header.slot >= len(self._slots):
             raise WireError("agent")
         slot = self._slots[header.slot]
+        # The usual case is looked at first: it needs no `Question`.
         if header.step == slot.number and agent in slot.missing:
             if agent not in self._executors[source]:
                 raise WireError("agent")
+            # Another version has other medians: its latents would be decoded to wrong numbers.
             if header.version != self.version:
                 raise WireError("version")
             if header.environments != slot.rows:
@@ -231,7 +229,12 @@ class Receiver:
         self.hosts[rank] = hello
 
     def _on_bye(self, message: Message) -> None:
-        reason = bytes(message.payload[:LONGEST_REASON]).decode("utf-8", "replace")
-        if not reason.isprintable():  # it is printed on a terminal
-            reason = ascii(reason)
-        self.parted[message.source] = reason
+        self.parted[message.source] = _read_reason(message.payload)
+
+
+def _read_reason(payload: memoryview) -> str:
+    """Returns the reason in a BYE, fit to be printed on a terminal."""
+    reason = bytes(payload[:LONGEST_REASON]).decode("utf-8", "replace")
+    if reason.isprintable():
+        return reason
+    return ascii(reason)

@@ -36,7 +36,6 @@ class PoolReport(NamedTuple):
 def read_report(payload: memoryview, agents: int) -> Report:
     """Reads a METER payload of an executor with so many agents. Raises WireError("meter")."""
     resources, timings = unpack_meter(payload)
-    agents = max(agents, 1)
     if len(timings) % agents:
         raise WireError("meter")
     return Report(resources=resources, timings=timings.reshape(-1, agents, 3))

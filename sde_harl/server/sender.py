@@ -1,4 +1,4 @@
-"""What rank 0 sends at every decision: observations and actions, written into frames that are kept.
+"""Sending observations and actions at every decision, in frames that are kept.
 
 N agents, E environments of one slot, O observation, D numbers of an action.
 """
@@ -74,6 +74,7 @@ class Sender:
 
         def write(rank: int) -> None:
             for agent, place in places[rank]:
+                # Without the padding, which is as long as the largest observation of the run.
                 place[:] = obs[agent, :, : place.shape[1]]
             if request:
                 tail = request.to_bytes(list(self._executors[rank]))

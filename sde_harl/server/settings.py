@@ -1,4 +1,4 @@
-"""What rank 0 has to know of its executors, beside what it tells them (protocol/session.py)."""
+"""The settings that only rank 0 needs; protocol/session.py has those that executors get."""
 
 from __future__ import annotations
 
@@ -53,6 +53,7 @@ class PoolSettings(NamedTuple):
     @property
     def decision_timeout_s(self) -> float:
         """Time that a decision waits for its latents at most."""
+        # A deadline beyond the failure timeout would never be reached.
         return min(self.deadline_s or self.failure_timeout_s, self.failure_timeout_s)
 
     @property

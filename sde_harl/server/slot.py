@@ -44,6 +44,16 @@ class Counts:
         self.answers = [0] * agents
         self.late = [0] * agents
 
+    def note_ages(self, agent: int, ages: np.ndarray, fallback: int) -> None:
+        """Counts the ages (E,) of an agent's latents; in `fallback` environments its head acts."""
+        known = ages[ages != NO_LATENT]
+        self.age[agent] = float("nan")
+        if len(known):  # numpy's mean of nothing would warn
+            self.age[agent] = float(known.mean())
+        self.missed[agent] = int((ages != 0).sum())
+        self.fallback[agent] = fallback
+        self.idle[agent] = len(ages) - len(known) - fallback
+
 
 class Slot:
     """Holds the decision that is being made in one slot."""
@@ -54,7 +64,7 @@ class Slot:
         executors: Mapping[int, tuple[int, ...]],
         *,
         rows: int,
-        latent: int,
+        latent_sizes: tuple[int, ...],
         answers_as_one: bool,
     ) -> None:
         """Makes a slot that has not decided yet.
@@ -64,20 +74,23 @@ class Slot:
         """
         self._executors = executors
         self._answers_as_one = answers_as_one
-        agents = sum(map(len, executors.values()))
+        self._latent_sizes = latent_sizes
+        agents = len(latent_sizes)
         self.index = index
-        self.latents = np.zeros((agents, rows, latent), np.float32)
+        self.latents = np.zeros((agents, rows, max(latent_sizes)), np.float32)
         """The last ones of each agent, those of decision `decision_of[agent]`."""
         self.decision_of = [NO_LATENT] * agents
         self.began = np.zeros(rows, np.int64)
         """The decision that each environment's episode began with."""
         self.device_actions: DeviceActions | None = None
-        """What policies on devices do, filled as answers come; None where policies are split."""
+        """Actions of policies on devices, filled as they come; None where policies are split."""
         self.number = -1
         """Counts the slot's decisions."""
         self.step = -1
         """The environments' step, which an evaluation doesn't count."""
         self.rows = rows
+        self.places = self._make_places()
+        """Each agent's own part of `latents`, (rows, its size), which its codec decodes into."""
         self.asked_ns = 0
         self.missing: set[int] = set()
         """Agents whose answers are waited for."""
@@ -93,8 +106,14 @@ class Slot:
         self.left_out = ()
         self.asked_ns = now_ns()
         if rows != self.rows:
+            # An evaluation has environments of its own: the latents belong to others now.
             self.rows = rows
+            self.places = self._make_places()
             self.forget()
+
+    def _make_places(self) -> list[np.ndarray]:
+        # Made once: slicing for every answer would take longer than most checks of an answer.
+        return [self.latents[i, : self.rows, :size] for i, size in enumerate(self._latent_sizes)]
 
     def forget(self, environments: np.ndarray | None = None) -> None:
         """Begins episodes with the next decision, in some environments or in all.
@@ -108,6 +127,7 @@ class Slot:
 
     def leave_out(self, ranks: Iterable[int]) -> None:
         """Stops waiting for these ranks' agents."""
+        # A new set, because the decision log keeps the one of the last decision.
         self.left_out = {*self.left_out, *ranks}
         for rank in ranks:
             self.missing.difference_update(self._executors[rank])
@@ -131,6 +151,7 @@ class Slot:
     def arrived(self, agent: int, *, payload_bytes: int, ideal_bits: float, decode_ns: int) -> None:
         """Notes that an agent's answer is here."""
         counts = self.counts
+        # Added, because late answers to earlier decisions count in the same place.
         counts.payload_bytes[agent] += payload_bytes
         counts.answers[agent] += 1
         counts.ideal_bits[agent] = ideal_bits
@@ -143,6 +164,7 @@ class Slot:
 
         `decision` is the number of that question if its latents are now the agent's last ones.
         """
+        # Counted for the decision that is being made: the row of its own is written already.
         self.counts.payload_bytes[agent] += payload_bytes
         self.counts.answers[agent] += 1
         self.counts.late[agent] += 1
@@ -164,16 +186,11 @@ class Slot:
 
     def count_ages(self, ages: np.ndarray, fallback: np.ndarray | None = None) -> None:
         """Counts the ages (N, E) of the latents in use, and where fallback heads act (N, E)."""
-        counts = self.counts
         for agent in np.flatnonzero(ages.any(1)).tolist():
-            known = ages[agent][ages[agent] != NO_LATENT]
-            counts.age[agent] = float("nan")
-            if len(known):
-                counts.age[agent] = float(known.mean())
+            acts_alone = 0
             if fallback is not None:
-                counts.fallback[agent] = int(fallback[agent].sum())
-            counts.missed[agent] = int((ages[agent] != 0).sum())
-            counts.idle[agent] = self.rows - len(known) - counts.fallback[agent]
+                acts_alone = int(fallback[agent].sum())
+            self.counts.note_ages(agent, ages[agent], acts_alone)
 
     def end(self) -> Counts:
         """Returns what the decision took; what comes from now on counts for the next."""
@@ -202,6 +219,7 @@ class Slot:
         self.began[:] = state["began"]
         self.number = int(state["number"])
         self.rows = int(state["rows"])
+        self.places = self._make_places()
         self.decision_of = [int(each) for each in state["decision_of"]]
 
 
@@ -214,7 +232,7 @@ def make_slots(
             index,
             executors,
             rows=settings.rows,
-            latent=session.shape.latent_max(),
+            latent_sizes=session.shape.latent_sizes(),
             # Policies on devices send what all agents of an executor did as one message.
             answers_as_one=session.on_device is not None,
         )

@@ -1,4 +1,4 @@
-"""What an executor does with a decision: one module for each placement of the policies."""
+"""Handlers do an executor's part of a decision: one module for each placement of the policies."""
 
 from __future__ import annotations
 

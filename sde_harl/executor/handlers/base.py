@@ -1,4 +1,4 @@
-"""What an executor asks of a handler. The executor doesn't know where the policies run.
+"""The interface between an executor and a placement: the executor doesn't know where policies run.
 
 n agents of the executor, E environments of one slot, D numbers of an action.
 """

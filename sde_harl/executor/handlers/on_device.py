@@ -14,7 +14,7 @@ from sde_harl.executor.handlers.base import Handler
 from sde_harl.executor.observations import ObservationReader
 from sde_harl.executor.timings import Timings
 from sde_harl.link.transport import Transport
-from sde_harl.link.wire import Header, Kind, Message, WireError
+from sde_harl.link.wire import Kind, Message, WireError
 from sde_harl.meters.timing import now_ns
 from sde_harl.policy.inference.local_nets import MakeNets
 from sde_harl.policy.inference.on_device import OnDevicePolicy
@@ -85,20 +85,13 @@ class OnDeviceHandler(Handler):
         if decision.memory is not None:
             self._memory[header.slot, request.greedy] = decision.memory
         self._timings.decided(agents, now_ns() - started)
+        # The memory before the decision, from which learning starts: only this device knows it.
         sent_memory = None
         if request.send_memory:
             sent_memory = before
-        answer = Header(
-            kind=DEVICE_ACTIONS,
-            agent=self._agents[0],
-            step=header.step,
-            slot=header.slot,
-            environments=rows,
-            version=header.version,
-        )
-        self._transport.send(
-            SERVER, answer, pack_actions(decision.actions, decision.log_probs, sent_memory)
-        )
+        answer = header.answer(DEVICE_ACTIONS, self._agents[0])
+        done = pack_actions(decision.actions, decision.log_probs, sent_memory)
+        self._transport.send(SERVER, answer, done)
         return decision.actions
 
     def _recall(self, key: tuple[int, bool], begins: np.ndarray) -> np.ndarray:
@@ -106,5 +99,6 @@ class OnDeviceHandler(Handler):
         memory = self._memory.get(key)
         if memory is None or memory.shape[1] != len(begins):
             return np.zeros((len(self._agents), len(begins), self._shape.memory), np.float32)
+        # In place: the last decision's memory is needed only as the start of this one.
         memory[:, begins] = 0.0
         return memory

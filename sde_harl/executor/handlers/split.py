@@ -13,7 +13,7 @@ from sde_harl.executor.handlers.base import Handler
 from sde_harl.executor.observations import ObservationReader
 from sde_harl.executor.timings import Timings
 from sde_harl.link.transport import Transport
-from sde_harl.link.wire import Header, Kind, Message
+from sde_harl.link.wire import Kind, Message
 from sde_harl.meters.timing import now_ns
 from sde_harl.policy.inference.fallback_head import FallbackPolicy
 from sde_harl.policy.inference.local_nets import MakeNets, Nets
@@ -42,6 +42,8 @@ class SplitHandler(Handler):
         self._timings = timings
         self._observations = ObservationReader(session.shape)
         self._sizes = session.shape.latent_sizes()
+        # Where each agent's own latents lie in the padded array, as an index made once.
+        self._places = [(row, slice(None), slice(size)) for row, size in enumerate(self._sizes)]
         self._codecs: dict[int, Codec] = {}
         plain = PLAIN.get(session.codec)
         if plain:  # entropy coders come with their tables
@@ -85,24 +87,16 @@ class SplitHandler(Handler):
         send = self._transport.send
         before = now_ns()
         local_ns = before - started
+        sent: list[tuple[int, int]] = []
         # Each agent's latents leave as soon as they are coded, so that the server decodes them
         # meanwhile.
         for row, agent in enumerate(self._agents):
-            payload = self._codecs[row].encode(latents[row, :, : self._sizes[row]])
+            payload = self._codecs[row].encode(latents[self._places[row]])
             coded = now_ns()
-            answer = Header(
-                kind=LATENTS,
-                agent=agent,
-                step=header.step,
-                slot=header.slot,
-                environments=header.environments,
-                version=header.version,
-            )
-            send(SERVER, answer, payload)
-            self._timings.sent(
-                header.slot, local_ns=local_ns, encode_ns=coded - before, at_ns=coded
-            )
+            send(SERVER, header.answer(LATENTS, agent), payload)
+            sent.append((coded - before, coded))
             before = coded
+        self._timings.sent(header.slot, local_ns, sent)
 
     def act(self, message: Message) -> None:
         # The server steps the environments: the executor only notes how long the answer took.
