@@ -1,10 +1,13 @@
-"""Latency of one decision of 8 agents on 9 ranks of this machine, against a floor measured in the same run.
+"""Latency of one decision of 8 agents on 9 ranks, against a floor measured in the same run.
 
-`decision/ranks9/batchB/p50`: from handing observations of B rows an agent to the fleet until the actions are sent;
-real fleet, executors, entropy codec and acting policy, in the shapes of configs/smac.yaml on 3s5z. The floor moves the
-same bytes (observations down, coded latents up, actions down) by bare nonblocking MPI calls on buffers made beforehand,
-waits by the same waiting policy, and computes the same nets in between; it codes, heads, checks and notes nothing.
-Blocks of decisions and of floor rounds alternate, so that a slow moment of the machine hits both.
+`decision/ranks9/batchB/p50` is the time from handing observations of B rows an agent to the
+executor pool until the actions are sent. Pool, executors, entropy codec and acting policy are the
+program's own, in the shapes of configs/smac.yaml on 3s5z.
+
+The floor moves the same bytes (observations down, coded latents up, actions down) by bare
+nonblocking MPI calls on buffers made beforehand. It waits by the same rules and computes the same
+nets in between, but it codes, checks and records nothing. Blocks of decisions and of floor rounds
+alternate, so that a slow moment of the machine hits both.
 
 Starts itself under mpirun. `--quick` measures little, to see that it works.
 """
@@ -42,60 +45,80 @@ from sde_harl.protocol.session import SessionSpec
 from sde_harl.server.executor_pool import ExecutorPool
 from sde_harl.server.settings import PoolSettings
 
-AGENTS, OBS, WIDTH, LATENT, ACTIONS = 8, 205, 64, 32, 13
-LOCAL_BLOCKS, SERVER_BLOCKS = 2, 2
-SHAPE = LocalShape((OBS,) * AGENTS, OBS, WIDTH, LATENT, LOCAL_BLOCKS, True)
-ALONE = SHAPE._replace(obs_sizes=(OBS,))
+AGENTS = 8
+OBS = 205
+WIDTH = 64
+LATENT = 32
+ACTIONS = 13
+LOCAL_BLOCKS = 2
+SERVER_BLOCKS = 2
+SHAPE = LocalShape(
+    obs_sizes=(OBS,) * AGENTS,
+    obs=OBS,
+    width=WIDTH,
+    latent=LATENT,
+    local_blocks=LOCAL_BLOCKS,
+    feature_norm=True,
+)
+ONE_AGENT = SHAPE._replace(obs_sizes=(OBS,))
+AGENT_INDICES = np.arange(AGENTS, dtype=np.int32)
 RANKS = AGENTS + 1
 BATCHES = (1, 32)
 WARM_UP = 1  # blocks
 QUANTILES = (50, 95, 99)
 SAMPLE = 512  # rows that the latents are measured on
 SPREAD = np.linspace(0.2, 1.2, LATENT).astype(np.float32)
-"""Standard deviations of the latents, in quantisation steps: 1.5 bits an element, as with a trained rate."""
+"""Standard deviations of the latents, in quantisation steps.
+
+They take 1.5 bits an element, as latents do whose rate is trained."""
 
 
 class Length(NamedTuple):
+    """How much is measured."""
+
     blocks: int
     rounds: int
-    """Of one block."""
+    """Decisions, or rounds of the floor, of one block."""
 
 
-FULL, QUICK = Length(40, 50), Length(3, 10)
+FULL = Length(blocks=40, rounds=50)
+QUICK = Length(blocks=3, rounds=10)
 
 
 @cache
 def device_weights(agent: int) -> list[np.ndarray]:
-    """One agent's local net in wire order; its latents have the deviations of SPREAD."""
+    """Returns one agent's local net in wire order; its latents have the deviations of SPREAD."""
     generator = np.random.default_rng(agent)
-    shapes = [each[1:] for each in local_parameter_shapes(ALONE)]
+    shapes = [each[1:] for each in local_parameter_shapes(ONE_AGENT)]
     arrays = [generator.normal(0, each[0] ** -0.5, each).astype(np.float32) for each in shapes]
-    arrays[-2] *= SPREAD / local_nets(arrays)(observations(SAMPLE)[agent : agent + 1])[0].std(0)
+    sample = observations(SAMPLE)[agent : agent + 1]
+    # The last block is linear: scaling its weights scales the latents.
+    arrays[-2] *= SPREAD / local_nets(arrays)(sample)[0].std(0)
     return arrays
 
 
 def local_nets(arrays: list[np.ndarray]) -> LocalNets:
-    return LocalNets(ALONE, np.concatenate([each.ravel() for each in arrays]))
+    return LocalNets(ONE_AGENT, np.concatenate([each.ravel() for each in arrays]))
 
 
 def latents_of(agent: int, rows: int) -> np.ndarray:
-    """(E, Z) of one agent's observations."""
-    latents: np.ndarray = local_nets(device_weights(agent))(observations(rows)[agent : agent + 1])[
-        0
-    ]
+    """Returns the latents (E, Z) of one agent's observations."""
+    obs = observations(rows)[agent : agent + 1]
+    latents: np.ndarray = local_nets(device_weights(agent))(obs)[0]
     return latents
 
 
 @cache
 def observations(rows: int) -> np.ndarray:
-    """(N, E, O) as the collector hands them over: the environments' (E, N, O), seen the other way round."""
+    """Returns observations (N, E, O) as the collector hands them over."""
+    # A transposed view of the environments' (E, N, O), which is slower to read than an array.
     obs = np.random.default_rng(rows).normal(size=(rows, AGENTS, OBS)).astype(np.float32)
     return obs.swapaxes(0, 1)
 
 
 @cache
 def tables_of(agent: int) -> Tables:
-    """Integer tables that fit the agent's latents: Gaussians, cut where less than a millionth is left."""
+    """Returns tables that fit the agent's latents: Gaussians, cut at five deviations."""
     medians = np.median(latents_of(agent, SAMPLE), axis=0).astype(np.float32)
     reach = np.ceil(5 * SPREAD).astype(np.int32)
     lengths = 2 * reach + 3  # symbols -reach..reach, the escape symbol, the end
@@ -154,29 +177,38 @@ def settings() -> PoolSettings:
     )
 
 
+def draw_at(step: int) -> Draw:
+    """Returns the random numbers that actions are sampled with."""
+    return Draw(
+        seed=0,
+        purpose=Purpose.ACTING,
+        step=step,
+        first_environment=0,
+        agents=AGENT_INDICES,
+    )
+
+
 class Server:
-    """Rank 0 of the real thing."""
+    """Rank 0 of the program."""
 
     def __init__(self, transport: MpiEnd, policy: ActingPolicy) -> None:
         self.pool = ExecutorPool(transport, session(), settings())
         self._policy = policy
-        self._agents = np.arange(AGENTS, dtype=np.int32)
         self._step = 0
         self.pool.handshake()
         agents = range(AGENTS)
-        self.pool.publish(
-            1, [device_weights(agent) for agent in agents], [tables_of(agent) for agent in agents]
-        )
+        weights = [device_weights(agent) for agent in agents]
+        self.pool.publish(1, weights, [tables_of(agent) for agent in agents])
 
     def block(self, rounds: int, obs: np.ndarray, available: np.ndarray) -> list[int]:
-        """ns of each decision."""
+        """Returns the ns of each decision."""
         taken = []
         for _ in range(rounds):
             self._step += 1
             started = now_ns()
             self.pool.sense(0, self._step, obs)
             latents = self.pool.latents(0).values
-            draw = Draw(0, Purpose.ACTING, self._step, 0, self._agents)
+            draw = draw_at(self._step)
             decision = self._policy.act(latents, available, draw)
             self.pool.act(0, decision.actions, policy_ns=0)
             taken.append(now_ns() - started)
@@ -188,43 +220,48 @@ class Floor:
     """One rank's end of the floor, for blocks of one batch."""
 
     def __init__(self, comm: Any, rows: int) -> None:
-        from mpi4py import MPI  # only now: the transport says how MPI is started
+        from mpi4py import MPI  # after the link has set how MPI is started
 
-        self._comm, self._test_all = comm, MPI.Request.Testall
+        self._comm = comm
+        self._test_all = MPI.Request.Testall
         self._waiter = Waiter()
         payloads = [
             len(EntropyCoder(tables_of(agent)).encode(latents_of(agent, rows)))
             for agent in range(AGENTS)
         ]
-        self._features = [bytearray(size) for size in payloads]
-        self._sensors = [np.ascontiguousarray(each) for each in observations(rows)]
+        self._coded = [bytearray(size) for size in payloads]
+        self._obs = [np.ascontiguousarray(each) for each in observations(rows)]
         self._latents = np.zeros((AGENTS, rows, LATENT), np.float32)
         self._available = everything(rows)
 
     def serve(self, rounds: int, policy: ActingPolicy) -> list[int]:
-        """Rank 0: ns of each round."""
-        comm, generator, taken = self._comm, np.random.default_rng(0), []
-        for _ in range(rounds):
+        """Runs rank 0; returns the ns of each round."""
+        comm = self._comm
+        taken = []
+        for step in range(rounds):
             started = now_ns()
-            coming = [comm.Irecv(each, rank) for rank, each in enumerate(self._features, start=1)]
-            going = [comm.Isend(each, rank) for rank, each in enumerate(self._sensors, start=1)]
+            coming = [comm.Irecv(each, rank) for rank, each in enumerate(self._coded, start=1)]
+            going = [comm.Isend(each, rank) for rank, each in enumerate(self._obs, start=1)]
             self._wait(coming)
-            actions = policy.act(self._latents, self._available, generator).actions
+            actions = policy.act(self._latents, self._available, draw_at(step)).actions
             going += [comm.Isend(each, rank) for rank, each in enumerate(actions, start=1)]
             taken.append(now_ns() - started)
             self._wait(going)
         return taken
 
     def follow(self, rounds: int, agent: int, nets: LocalNets) -> None:
-        """Any other rank."""
-        comm, feature, sensor = self._comm, self._features[agent], self._sensors[agent]
-        actions = np.empty((len(sensor), 1), np.int32)
+        """Runs any other rank, which has one agent."""
+        comm = self._comm
+        obs = self._obs[agent]
+        actions = np.empty((len(obs), 1), np.int32)
         for _ in range(rounds):
-            sensed, told = comm.Irecv(sensor, 0), comm.Irecv(actions, 0)
-            self._wait([sensed])
-            nets(sensor[None])
-            going = comm.Isend(feature, 0)
-            self._wait([told, going])
+            # Both receives are posted at once, so that neither message waits for this process.
+            receiving_obs = comm.Irecv(obs, 0)
+            receiving_actions = comm.Irecv(actions, 0)
+            self._wait([receiving_obs])
+            nets(obs[None])
+            going = comm.Isend(self._coded[agent], 0)
+            self._wait([receiving_actions, going])
 
     def _wait(self, requests: list[Any]) -> None:
         while not self._test_all(requests):
@@ -233,16 +270,18 @@ class Floor:
 
 
 def everything(rows: int) -> np.ndarray:
-    """(N, E, A): every action is available."""
+    """Returns (N, E, A) bool: every action is available."""
     return np.ones((AGENTS, rows, ACTIONS), bool)
 
 
 def lead(transport: MpiEnd, comm: Any, length: Length) -> list[Row]:
-    """Rank 0: all blocks of both kinds, and what they tell."""
+    """Runs rank 0: all blocks of both kinds; returns the quantiles."""
     policy = acting_policy()
-    server, rows = Server(transport, policy), []
+    server = Server(transport, policy)
+    rows = []
     for batch in BATCHES:
-        floor, taken = Floor(comm, batch), np.empty((2, length.blocks + WARM_UP, length.rounds))
+        floor = Floor(comm, batch)
+        taken = np.empty((2, length.blocks + WARM_UP, length.rounds))
         for block in range(length.blocks + WARM_UP):
             taken[0, block] = server.block(length.rounds, observations(batch), everything(batch))
             taken[1, block] = floor.serve(length.rounds, policy)
@@ -257,12 +296,14 @@ def lead(transport: MpiEnd, comm: Any, length: Length) -> list[Row]:
 
 
 def follow(transport: MpiEnd, comm: Any, length: Length) -> None:
-    """The other ranks: executor in the server's blocks, which end with its request to report; then the floor's."""
-    executor, agent = Executor(transport), transport.rank - 1
+    """Runs the other ranks: an executor in the server's blocks, then the floor's."""
+    executor = Executor(transport)
+    agent = transport.rank - 1
     nets = local_nets(device_weights(agent))
     for batch in BATCHES:
         floor = Floor(comm, batch)
         for _ in range(length.blocks + WARM_UP):
+            # A block of the server's ends with its request for a report.
             kind = None
             while kind != Kind.METER:
                 for message in transport.wait(1.0):
@@ -272,12 +313,12 @@ def follow(transport: MpiEnd, comm: Any, length: Length) -> None:
 
 
 def mpirun(ranks: int, words: list[str]) -> subprocess.CompletedProcess[bytes]:
-    """Run `python words...` on so many ranks of this machine, as root too and with fewer cores than ranks."""
-    launcher = shutil.which(
-        "mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    )
+    """Runs `python words...` on so many ranks of this machine."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    launcher = shutil.which("mpirun", path=path)
     if launcher is None:
         sys.exit("no mpirun on the path")
+    # Open MPI refuses to run as root, and more ranks than cores, unless it is told otherwise.
     root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     env = {**os.environ, **root, "PRTE_MCA_rmaps_default_mapping_policy": ":OVERSUBSCRIBE"}
     command = [launcher, "-np", str(ranks), sys.executable, *words]
@@ -296,7 +337,9 @@ def main(argv: list[str]) -> int:
         return mpirun(RANKS, [str(Path(__file__).resolve()), *argv]).returncode
     if size != RANKS:
         sys.exit(f"benchmarks/decision.py: {size} ranks were started, {RANKS} are measured")
-    length = QUICK if quick else FULL
+    length = FULL
+    if quick:
+        length = QUICK
     transport = join()
     from mpi4py import MPI
 
