@@ -1,8 +1,8 @@
 """The program: `sde-harl run EXPERIMENT [key=value ...]`, alone or under mpirun.
 
-`python -m sde_harl.run ...` is the same. Each process runs the role of its rank: rank 0 is the server
-and the learner, every other rank is an executor. An executor reads no file, because rank 0 sends
-it what it needs. From its own command line it takes only its sensor (executor/sensors.py).
+`python -m sde_harl.run ...` is the same. Each process runs the role of its rank: rank 0 is the
+server and the learner, every other rank is an executor. An executor reads no file, because rank 0
+sends it what it needs. From its own command line it takes only its sensor (executor/sensors.py).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import sys
 import traceback
 from types import FrameType
 
-# The acting nets are small and the environments keep the cores busy, so a BLAS thread for each core
-# would only get in their way. numpy's BLAS reads this once, when numpy is first imported: below.
+# The acting nets are small and the environments keep the cores busy, so a BLAS thread for each
+# core would only get in their way. BLAS reads this once, when numpy is first imported: below.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from sde_harl.errors import ExitCode, UserError
@@ -25,8 +25,8 @@ from sde_harl.link import mpi
 from sde_harl.link.loopback import Loopback
 from sde_harl.link.transport import Transport
 
-# Signals that save and end the run. mpirun turns Ctrl-C into SIGTERM and kills its ranks soon after.
-# SIGUSR1 it only passes on, so that there is time to save.
+# Signals that save and end the run. mpirun turns Ctrl-C into SIGTERM and kills its ranks soon
+# after. SIGUSR1 it only passes on, so that there is time to save.
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 # glibc's mallopt, from malloc.h. 32 MiB is the largest mmap threshold that it accepts.

@@ -1,6 +1,9 @@
-"""Before a run: is every host of a hostfile there, and fit for it? `sde-harl doctor HOSTFILE`
+"""Checks before a run whether each host of a hostfile is there and ready.
 
-Asks each host the way a run would, with an mpirun from the first host to it, and prints a table and what is wrong.
+    sde-harl doctor HOSTFILE [--timeout SECONDS] [-- OPTIONS OF MPIRUN]
+
+Each host is asked the way a run would reach it: by an mpirun from the first host to it. Prints a
+table of the hosts, and an error or a warning for each problem.
 """
 
 from __future__ import annotations
@@ -12,10 +15,10 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from rich import box
 from rich.console import Console
@@ -24,34 +27,52 @@ from rich.table import Table
 from sde_harl.cli.probe import MARK, Host, Probe, from_json
 from sde_harl.errors import ExitCode, UserError
 
-AT_ONCE = 4  # mpiruns side by side
+MOST_AT_ONCE = 4  # mpiruns side by side
 LINE = re.compile(r"(?P<name>[\w.:-]+)(\s+(slots|max_slots)\s*=\s*\d+)*")
+# With Open MPI's defaults, a job of x86-64 and ARM hosts fails at its start.
 MIXED = "add to mpirun: --pmixmca gds hash --mca pml ob1 --mca btl tcp,self"
-CLOCK_S = 1.0
-COLUMNS = ("host", "arch", "cores", "memory", "Open MPI", "sde_harl", "python", "numpy", "interface", "round trip us",
-           "clock ms", "coder")  # fmt: skip
+MOST_CLOCK_S = 1.0
+WIDTH = 170  # of the table where the output is no terminal
+COLUMNS = (
+    "host",
+    "arch",
+    "cores",
+    "memory",
+    "Open MPI",
+    "sde_harl",
+    "python",
+    "numpy",
+    "interface",
+    "round trip us",
+    "clock ms",
+    "coder",
+)
+RIGHT = ("cores", "memory", "round trip us", "clock ms")
 
 
 class Unreached(NamedTuple):
-    """Why a host could not be asked."""
+    """A host that could not be asked."""
 
     reason: str
 
 
 class Finding(NamedTuple):
-    """Something about a host; an error keeps a run from going well, a warning may."""
+    """A problem with a host. An error prevents a run; a warning may not."""
 
-    level: str
+    level: Literal["error", "warning"]
     host: str
     text: str
 
 
 Answers = dict[str, "Probe | Unreached"]
-"""By the hostfile's names; the first is the server's."""
+"""Answers by the names in the hostfile. The first host is the server."""
 
 
 def read_hosts(path: Path) -> list[str]:
-    """Names in a hostfile's order, each once. Raises UserError."""
+    """Returns the names of a hostfile in their order, each once.
+
+    Raises UserError for a file that can't be read, a bad line, and a file without hosts.
+    """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -59,40 +80,27 @@ def read_hosts(path: Path) -> list[str]:
     names: dict[str, None] = {}
     for number, line in enumerate(lines, start=1):
         text = line.partition("#")[0].strip()
+        if not text:
+            continue
         found = LINE.fullmatch(text)
-        if text and not found:
+        if found is None:
             raise UserError(f"{path}:{number}: expected NAME slots=N, got {text[:60]!r}")
-        if found:
-            names[found["name"]] = None
+        names[found["name"]] = None
     if not names:
         raise UserError(f"{path}: no hosts")
     return [*names]
 
 
 def ask(server: str, host: str, options: list[str], timeout_s: float) -> Probe | Unreached:
-    """What `host` says through an mpirun from `server`, which is killed if it takes longer."""
-    launcher = shutil.which(
-        "mpirun", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
-    )
-    if not launcher:
-        raise UserError("mpirun is not installed")
-    pair = [server] if host == server else [server, host]
-    hosts = ",".join(f"{name}:1" for name in pair)
-    command = [
-        launcher,
-        *options,
-        "-np",
-        str(len(pair)),
-        "--host",
-        hosts,
-        sys.executable,
-        "-m",
-        "sde_harl.cli.probe",
-    ]
+    """Returns what `host` answers through an mpirun from `server`. A slower one is killed."""
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        _command(server, host, options),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         start_new_session=True,
-    )  # fmt: skip
+    )
     try:
         out, err = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
@@ -101,138 +109,208 @@ def ask(server: str, host: str, options: list[str], timeout_s: float) -> Probe |
         return Unreached(
             f"no answer in {timeout_s:g} s: is it on, reachable by ssh, and not behind a firewall?"
         )
-    said = [line[len(MARK) :] for line in out.splitlines() if line.startswith(MARK)]
+    # mpirun and a host's shell may print lines of their own.
+    marked = [line[len(MARK) :] for line in out.splitlines() if line.startswith(MARK)]
     try:
-        return from_json(said[-1])
+        return from_json(marked[-1])
     except (IndexError, ValueError):
-        return Unreached(
-            f"mpirun ended with {process.returncode}: {_first_words(err) or 'and said nothing'}"
-        )
+        cause = _first_words(err) or "and said nothing"
+        return Unreached(f"mpirun ended with {process.returncode}: {cause}")
+
+
+def _command(server: str, host: str, options: list[str]) -> list[str]:
+    """Returns the mpirun that probes `host`. Raises UserError where mpirun is not installed."""
+    # First the mpirun beside this Python, which is the one that its mpi4py was installed with.
+    search = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
+    launcher = shutil.which("mpirun", path=search)
+    if not launcher:
+        raise UserError("mpirun is not installed")
+    names = [server]
+    if host != server:
+        names.append(host)
+    hosts = ",".join(f"{name}:1" for name in names)
+    where = ["-np", str(len(names)), "--host", hosts]
+    return [launcher, *options, *where, sys.executable, "-m", "sde_harl.cli.probe"]
 
 
 def _first_words(text: str) -> str:
-    """The first line of mpirun's that is more than a rule."""
+    """Returns the first line of mpirun's that is more than a rule of dashes."""
     lines = (line.strip() for line in text.splitlines())
     return next((line[:160] for line in lines if line.strip("-")), "")
 
 
 def examine(answers: Answers) -> list[Finding]:
-    """What is wrong with these hosts, beside the first."""
-    reached = {name: answer for name, answer in answers.items() if isinstance(answer, Probe)}
-    findings = [
-        Finding("error", name, each.reason)
-        for name, each in answers.items()
-        if isinstance(each, Unreached)
-    ]
+    """Returns the problems of all hosts. Each is compared with the server."""
+    findings: list[Finding] = []
+    reached: dict[str, Probe] = {}
+    for name, answer in answers.items():
+        if isinstance(answer, Unreached):
+            findings.append(Finding(level="error", host=name, text=answer.reason))
+        else:
+            reached[name] = answer
     if not reached:
         return findings
-    first = next(iter(reached.values())).server
+    # Every answer describes the server too, so it is known even where it alone did not answer.
+    server = next(iter(reached.values())).server
     for name, probe in reached.items():
-        findings += [Finding(level, name, text) for level, text in _faults(probe, first)]
+        findings += _version_errors(name, host=probe.host, server=server)
+        findings += _warnings(name, probe=probe, server=server)
     return findings
 
 
-def _faults(probe: Probe, first: Host) -> Iterable[tuple[str, str]]:
-    host = probe.host
-    for what, theirs, ours in (
-        ("sde_harl", host.package, first.package),
-        ("Open MPI", host.mpi, first.mpi),
-    ):
+def _version_errors(name: str, *, host: Host, server: Host) -> Iterator[Finding]:
+    versions = (
+        ("sde_harl", host.package, server.package),
+        ("Open MPI", host.mpi, server.mpi),
+    )
+    for what, theirs, ours in versions:
         if theirs != ours:
-            yield "error", f"{what} is {theirs}, on {first.host} {ours}: install the same"
+            text = f"{what} is {theirs}, on {server.host} {ours}: install the same"
+            yield Finding(level="error", host=name, text=text)
     if not host.coder:
-        yield (
-            "error",
-            "its rANS coder makes other bytes than it must: build it anew (pip install --no-deps -e .)",
+        text = (
+            "its rANS coder makes other bytes than it must: build it anew"
+            " (pip install --no-deps -e .)"
         )
-    if host.arch != first.arch:
-        yield "warning", f"{host.arch} beside {first.arch}: {MIXED}"
+        yield Finding(level="error", host=name, text=text)
+
+
+def _warnings(name: str, *, probe: Probe, server: Host) -> Iterator[Finding]:
+    host = probe.host
+    if host.arch != server.arch:
+        yield Finding(level="warning", host=name, text=f"{host.arch} beside {server.arch}: {MIXED}")
     if host.bridges and not host.chosen:
-        names = ", ".join(host.bridges)
-        yield (
-            "warning",
-            f"MPI may take {names} for the network, and hang: --mca btl_tcp_if_include NETWORK/BITS",
+        text = (
+            f"MPI may take {', '.join(host.bridges)} for the network, and hang:"
+            " --mca btl_tcp_if_include NETWORK/BITS"
         )
-    if abs(probe.clock_s) > CLOCK_S:
-        yield (
-            "warning",
-            f"its clock is {probe.clock_s:+.1f} s off: times in its logs will mislead, measurements won't",
+        yield Finding(level="warning", host=name, text=text)
+    if abs(probe.clock_s) > MOST_CLOCK_S:
+        # Durations are always measured on one host, so they stay right.
+        text = (
+            f"its clock is {probe.clock_s:+.1f} s off: times in its logs will mislead,"
+            " measurements won't"
         )
+        yield Finding(level="warning", host=name, text=text)
 
 
 def table(answers: Answers) -> Table:
-    """A line a host."""
+    """Returns a table with a line for each host."""
     made = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in COLUMNS:
-        made.add_column(
-            name,
-            justify="right" if name in ("cores", "memory", "round trip us", "clock ms") else "left",
-        )
+        if name in RIGHT:
+            made.add_column(name, justify="right")
+        else:
+            made.add_column(name)
     for name, answer in answers.items():
-        made.add_row(
-            *(_cells(answers, name, answer) if isinstance(answer, Probe) else [name, "no answer"])
-        )
+        if isinstance(answer, Unreached):
+            made.add_row(name, "no answer")
+        else:
+            made.add_row(*_cells(answers, name, answer))
     return made
 
 
 def _cells(answers: Answers, name: str, probe: Probe) -> list[str]:
-    host, apart = probe.host, probe.round_trip_us > 0
-    interfaces = host.interfaces
-    if not apart:  # what it talks over shows in what it is asked for about the others
-        others = (each.server.interfaces for each in answers.values() if isinstance(each, Probe))
-        interfaces = sorted({interface for each in others for interface in each})
-    link = [f"{probe.round_trip_us:,.0f}", f"{probe.clock_s * 1e3:+.1f}"] if apart else ["-", "-"]
+    """Returns the line of a host that answered, in the order of COLUMNS."""
+    host = probe.host
+    round_trip = "-"
+    clock = "-"
+    if probe.round_trip_us > 0:  # 0 for the server itself
+        round_trip = f"{probe.round_trip_us:,.0f}"
+        clock = f"{probe.clock_s * 1e3:+.1f}"
+    coder = "BAD"
+    if host.coder:
+        coder = "good"
     return [
-        name, host.arch, str(host.cores), f"{host.memory_bytes / 1e9:.1f} GB", host.mpi.replace("Open MPI v", ""),
-        host.package, host.python, host.numpy, ", ".join(interfaces) or "none (one host)", *link,
-        "good" if host.coder else "BAD",
-    ]  # fmt: skip
+        name,
+        host.arch,
+        str(host.cores),
+        f"{host.memory_bytes / 1e9:.1f} GB",
+        host.mpi.replace("Open MPI v", ""),
+        host.package,
+        host.python,
+        host.numpy,
+        ", ".join(_interfaces(answers, probe)) or "none (one host)",
+        round_trip,
+        clock,
+        coder,
+    ]
+
+
+def _interfaces(answers: Answers, probe: Probe) -> list[str]:
+    """Returns the network interfaces that a host used."""
+    if probe.round_trip_us > 0:
+        return probe.host.interfaces
+    # The server talks to nobody when it is asked about itself: take what it used with the others.
+    others = (each.server.interfaces for each in answers.values() if isinstance(each, Probe))
+    return sorted({interface for each in others for interface in each})
 
 
 def energy(answers: Answers) -> list[str]:
-    """What hosts' sensors cover, or why there are none; hosts that say the same share a line."""
-    said: dict[str, list[str]] = {}
+    """Returns what the hosts' energy sensors cover, or why not. Equal hosts share a line."""
+    hosts: dict[str, list[str]] = {}
     for name, answer in answers.items():
         if isinstance(answer, Probe):
-            for text in (
-                f"energy: {answer.host.energy}",
-                f"GPU's energy: {answer.host.gpu_energy}",
-            ):
-                said.setdefault(text, []).append(name)
-    return [f"{', '.join(names)}: {text}" for text, names in said.items()]
+            hosts.setdefault(f"energy: {answer.host.energy}", []).append(name)
+            hosts.setdefault(f"GPU's energy: {answer.host.gpu_energy}", []).append(name)
+    return [f"{', '.join(names)}: {text}" for text, names in hosts.items()]
 
 
 def diagnose(
     names: list[str], question: Callable[[str], Probe | Unreached], console: Console
 ) -> int:
-    """Ask every host, print the table and the findings; the exit code."""
-    with ThreadPoolExecutor(AT_ONCE) as pool, console.status(f"asking {len(names)} hosts"):
+    """Asks every host, prints the table and the problems, and returns the exit code."""
+    with ThreadPoolExecutor(MOST_AT_ONCE) as pool, console.status(f"asking {len(names)} hosts"):
         answers: Answers = dict(zip(names, pool.map(question, names)))
     findings = examine(answers)
     console.print(table(answers))
-    for line in energy(answers):
+    lines = energy(answers)
+    lines += [f"{level}: {host}: {text}" for level, host, text in findings]
+    for line in lines:
+        # Texts of other hosts are printed as they are: no markup, no colours, no line breaks.
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    for level, host, text in findings:
-        console.print(f"{level}: {host}: {text}", markup=False, highlight=False, soft_wrap=True)
     bad = {finding.host for finding in findings if finding.level == "error"}
-    console.print(
-        f"{len(names) - len(bad)} of {len(names)} hosts are fit for a run", highlight=False
+    ready = len(names) - len(bad)
+    console.print(f"{ready} of {len(names)} hosts are fit for a run", highlight=False)
+    if bad:
+        return ExitCode.USER_ERROR
+    return ExitCode.DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sde-harl doctor",
+        usage="%(prog)s HOSTFILE [--timeout SECONDS] [-- OPTIONS OF MPIRUN]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Example: sde-harl doctor HOSTFILE -- --mca btl_tcp_if_include 192.168.1.0/24",
     )
-    return ExitCode.USER_ERROR if bad else ExitCode.DONE
+    parser.add_argument("hostfile", type=Path, metavar="HOSTFILE", help="one host a line")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="how long to wait for each host (30)",
+    )
+    return parser
 
 
 def main(argv: list[str]) -> int:
-    """Returns the exit code: 0 where a run can start, 2 where something has to be mended first."""
-    parser = argparse.ArgumentParser(prog="sde-harl doctor", description=__doc__)
-    parser.add_argument("hostfile", type=Path, metavar="HOSTFILE")
-    parser.epilog = (
-        "What stands behind -- is given to mpirun: -- --mca btl_tcp_if_include 192.168.1.0/24"
-    )
-    parser.add_argument(
-        "--timeout", type=float, default=30.0, metavar="SECONDS", help="for each host (30)"
-    )
-    at = argv.index("--") if "--" in argv else len(argv)
-    args, options = parser.parse_args(argv[:at]), argv[at + 1 :]
+    """Checks the hosts. Returns the exit code: 0 if a run can start, 2 if there is an error."""
+    ours = argv
+    options: list[str] = []
+    if "--" in argv:
+        at = argv.index("--")
+        ours = argv[:at]
+        options = argv[at + 1 :]
+    args = _parser().parse_args(ours)
     names = read_hosts(args.hostfile)
-    console = Console(width=None if sys.stdout.isatty() else 170)
-    return diagnose(names, lambda host: ask(names[0], host, options, args.timeout), console)
+    width = None
+    if not sys.stdout.isatty():
+        width = WIDTH
+
+    def question(host: str) -> Probe | Unreached:
+        return ask(names[0], host, options, timeout_s=args.timeout)
+
+    return diagnose(names, question, Console(width=width))

@@ -9,9 +9,9 @@ same configuration that was recorded to its end is not repeated. If a run fails,
 Where policy.local_blocks reaches policy.blocks, the run gets codec.name=none.
 
 Each run is stored as usual, with its values in record.exp. The folder
-<record.dir>/sweeps/<record.exp>/ holds a log of each run, and sweep.json, which names the folders of
-the finished ones. The programs in analysis/ take this folder in place of run files. Give every sweep
-its own record.exp. train.steps=0 measures what untrained policies cost, not what they win.
+<record.dir>/sweeps/<record.exp>/ holds a log of each run, and sweep.json, which names the folders
+of the finished ones. The programs in analysis/ take this folder in place of run files. Give every
+sweep its own record.exp. train.steps=0 measures what untrained policies cost, not what they win.
 """
 
 from __future__ import annotations
@@ -153,8 +153,8 @@ class Sweep:
 def start(words: list[str], output: TextIO) -> subprocess.Popen[bytes]:
     """Starts a run. Raises UserError where its launcher can't be started."""
     try:
-        # A session of its own: Ctrl-C must reach this process alone, because mpirun, which would get
-        # it too, kills its ranks before they have saved. `stop` tells the run in another way.
+        # A session of its own, so that Ctrl-C reaches this process alone: mpirun would kill its
+        # ranks before they have saved. `stop` tells the run in another way.
         return subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL,

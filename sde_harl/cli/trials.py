@@ -62,7 +62,7 @@ class Result(NamedTuple):
 def plan(argv: list[str]) -> SweepPlan:
     """Returns a run for each combination of the values listed in `argv` (key=a,b,c).
 
-    The values of the last key vary fastest. All runs are checked here, before the first one starts:
+    The values of the last key vary fastest. All runs are checked before the first one starts:
     raises UserError as `arguments.parse` does, where no key has several values, and where a key of
     SWEEP_WIDE has.
     """
@@ -127,8 +127,8 @@ def listed(word: str) -> list[str]:
 def finished(config: Config) -> Path | None:
     """Returns the folder of the newest finished run of exactly this configuration, or None.
 
-    A run is finished if its record reaches its last step. An exit code says less: mpirun may end with
-    0 although a host died.
+    A run is finished if its record reaches its last step. An exit code says less: mpirun may end
+    with 0 although a host died.
     """
     record = config.record
     algo = glob.escape(config.algo.name)
@@ -174,7 +174,7 @@ def write_index(sweep: Path, runs: dict[str, Path], failed: dict[str, str]) -> N
         "runs": {name: os.path.relpath(folder, sweep) for name, folder in runs.items()},
         "failed": failed,
     }
-    # Replaced at once: a sweep killed in the middle of writing leaves the older index, not half a one.
+    # Replaced at once: a sweep that is killed while it writes leaves the older index whole.
     part = sweep / f"{SWEEP_INDEX}.part"
     part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     part.replace(sweep / SWEEP_INDEX)

@@ -1,7 +1,8 @@
-"""The command line: what a run is asked to be, out of layers that are each read and named here.
+"""The command line of a run. Reads the layers of its configuration and names them in errors.
 
-Layers, later ones win: schema.py's defaults, presets/algorithms/<algo.name>.yaml, presets/environments/<env.name>.yaml,
-the experiment's file, the command line in our spelling (section.key=value, --section.key value) or in HARL's (--lr 3e-4).
+The layers, later ones win: the defaults of schema.py, presets/algorithms/<algo.name>.yaml,
+presets/environments/<env.name>.yaml, the experiment's file, and the command line. A key is spelt
+section.key=value, --section.key value, or as a flag of HARL's (--lr 3e-4).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import ast
 import inspect
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,12 +24,12 @@ from sde_harl.errors import UserError
 
 PRESETS = Path(__file__).with_name("presets")
 FOLDERS = {"algo": "algorithms", "env": "environments"}
-"""Section -> the folder of PRESETS that holds the defaults of each of its names."""
+"""Folders of PRESETS with the defaults of each algorithm and each environment."""
 
 USAGE = """usage:
   sde-harl run EXPERIMENT [key=value ...]                      in one process, or under mpirun:
   mpirun -np 9 sde-harl run smac train.steps=200000
-  sde-harl run EXPERIMENT --print-config                       show all keys with their values, and stop
+  sde-harl run EXPERIMENT --print-config                       show all keys and values, and stop
   sde-harl run --algo happo --env smac --exp_name test --seed 2 [--key value ...]   HARL's spelling
   sde-harl run --load_config FILE.json [key=value ...]         a file of HARL's
 
@@ -38,28 +40,34 @@ python -m sde_harl.run is the same as sde-harl run.
 
 
 class Request(NamedTuple):
-    """What the command line asks for: a run, or a text to print."""
+    """A command line: the configuration of a run, or a text to print instead of a run."""
 
     config: Config | None
     text: str = ""
-    """What to print, of a run before it starts."""
+    """Text to print, before the run if there is one."""
 
 
 def parse(argv: list[str]) -> Request:
-    """Read the command line and the files it names. Raises UserError that names the key and the file."""
+    """Reads the command line and the files it names. Raises UserError that names key and source."""
     if "--help" in argv or "-h" in argv:
-        return Request(None, help_text())
-    files, given = _arguments([each for each in argv if each != "--print-config"])
-    if not files and not {"env.name", "algo.name"} & set(given):
+        return Request(config=None, text=help_text())
+    words = _words([each for each in argv if each != "--print-config"])
+    if not words.files and not {"env.name", "algo.name"} & set(words.given):
         raise UserError(
             "no configuration: give an experiment, or --algo and --env; --help tells more"
         )
-    if len(files) > 1:
-        raise UserError(f"one configuration file at a time, got {' and '.join(map(shown, files))}")
-    layer, note = _experiment(files[0]) if files else ({}, "")
-    layers = layer | given
-    config = build(_defaults("algo", layers) | _defaults("env", layers) | layers)
-    return Request(None, to_yaml(config)) if "--print-config" in argv else Request(config, note)
+    if len(words.files) > 1:
+        files = " and ".join(map(shown, words.files))
+        raise UserError(f"one configuration file at a time, got {files}")
+    layers: Layer = {}
+    note = ""
+    if words.files:
+        layers, note = _experiment(words.files[0])
+    layers = {**layers, **words.given}
+    config = build({**_defaults("algo", layers), **_defaults("env", layers), **layers})
+    if "--print-config" in argv:
+        return Request(config=None, text=to_yaml(config))
+    return Request(config=config, text=note)
 
 
 def help_text() -> str:
@@ -98,31 +106,54 @@ def _meanings(owner: type) -> dict[str, str]:
     }
 
 
-def _arguments(argv: list[str]) -> tuple[list[str], Layer]:
-    """Configuration files, and the keys given on the command line; the last of two wins."""
+class _Words(NamedTuple):
+    """The command line, taken apart."""
+
+    files: list[str]
+    given: Layer
+    """Keys and their values. Of a key given twice, the last."""
+
+
+def _words(argv: list[str]) -> _Words:
+    """Takes a command line apart into experiments and keys."""
     files: list[str] = []
     given: Layer = {}
     words = iter(argv)
     for word in words:
         name, equals, text = word.partition("=")
         if word.startswith("-"):
-            key = "" if name == "--load_config" else _key_of_flag(name)
-            value = text if equals else next(words, None)
-            if value is None or (not equals and value.startswith("--")):
-                raise UserError(f"{name}: needs a value (command line)")
-            if key:
-                given[key] = _value(key, value)
-            else:
+            key = _key_of_flag(name)
+            value = text
+            if not equals:
+                value = _following(name, words)
+            if key is None:
                 files.append(value)
+            else:
+                given[key] = _value(key, value)
         elif equals and "/" not in name:
             given[name] = _value(name, text)
         else:
+            # A path may hold an equals sign: runs of a sweep are stored under key=value.
             files.append(word)
-    return files, given
+    return _Words(files=files, given=given)
 
 
-def _key_of_flag(flag: str) -> str:
-    """Our key for --section.key, or for a flag of HARL's."""
+def _following(flag: str, words: Iterator[str]) -> str:
+    """Returns the word behind a flag. Raises UserError where it is another flag, or missing."""
+    value = next(words, "--")
+    # One dash may begin a negative number.
+    if value.startswith("--"):
+        raise UserError(f"{flag}: needs a value (command line)")
+    return value
+
+
+def _key_of_flag(flag: str) -> str | None:
+    """Returns our key for --section.key or a flag of HARL's. None for the one that names a file.
+
+    Raises UserError for any other flag.
+    """
+    if flag == "--load_config":
+        return None
     name = flag[2:]
     if flag.startswith("--") and "." in name:
         return name
@@ -135,10 +166,11 @@ def _key_of_flag(flag: str) -> str:
 
 
 def _value(key: str, text: str) -> Value:
-    """A value as the shell passed it: text stays as it is (010, null, 1:30), all else is YAML."""
+    """Reads a value as the shell passed it. For keys that hold text, it stays as it is."""
     if key in KEYS and KEYS[key].kind is not str:
-        return Value(load(text, f"{key} (command line)"), "command line")
-    return Value(text, "command line")
+        return Value(value=load(text, f"{key} (command line)"), source="command line")
+    # YAML would make other things of 010, null and 1:30.
+    return Value(value=text, source="command line")
 
 
 def shipped_experiments() -> dict[str, Path]:
@@ -186,21 +218,29 @@ def _text(path: Path) -> str:
         raise UserError(f"{name}: can't read the configuration: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{name}: not a text file") from error
-    except ValueError as error:
+    except ValueError as error:  # a null character, for one
         raise UserError(f"{name}: not a file's name") from error
 
 
 def _defaults(section: str, layers: Layer) -> Layer:
-    """The defaults file of the algorithm or environment that `layers` name. Raises UserError if it names another."""
+    """Returns the defaults of the algorithm or the environment that `layers` name.
+
+    Raises UserError where there is none of that name, and where its file names another.
+    """
     own = f"{section}.name"
-    asked = layers.get(own) or Value(getattr(Config(), section).name, "default")
-    name = str(asked.value) if isinstance(asked.value, (str, int)) else ""
+    default = Value(value=getattr(Config(), section).name, source="default")
+    asked = layers.get(own, default)
+    name = ""
+    if isinstance(asked.value, (str, int)):
+        name = str(asked.value)
     folder = PRESETS / FOLDERS[section]
+    # Compared with the list, never joined to the path as it is: a name may hold ../
     valid = sorted(path.stem for path in folder.glob("*.yaml"))
     if name not in valid:
         hint = did_you_mean(name, valid)
         raise UserError(
-            f"{own}: unknown {brief(asked.value)} ({asked.source}){hint}; there are: {', '.join(valid)}"
+            f"{own}: unknown {brief(asked.value)} ({asked.source}){hint};"
+            f" there are: {', '.join(valid)}"
         )
     layer = _read(folder / f"{name}.yaml")
     for key in {"algo.name", "env.name"} & set(layer):

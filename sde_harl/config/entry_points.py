@@ -1,4 +1,4 @@
-"""Functions of the user's own, named in a configuration or on a command line as module:function."""
+"""Functions of the user's own, named as module:function in a configuration or a command line."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ NAMED = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")
 
 
 def function(key: str, spelt: str) -> Callable[..., Any]:
-    """The function that "module:function" names, as the value of config key `key`.
+    """Returns the function that `spelt`, the value of key `key`, names as module:function.
 
-    Its module is imported, which runs it: call this only with what the user of this process has written. Raises
-    UserError where there is no such function, and whatever the module raises.
+    Importing its module runs that module's code. So call this only with what the user of this
+    process has written, never with what another rank has sent. Raises UserError where there is no
+    such function, and whatever the module itself raises.
     """
     match = NAMED.fullmatch(spelt)
     if match is None:

@@ -1,11 +1,13 @@
-"""HARL's spelling of a run: its flags, and the JSON files that it writes and ships in tuned_configs.
+"""HARL's spelling of a run: its flags, and the JSON files that it writes and ships (tuned_configs).
 
-Its sections are main_args (what the command line gave), algo_args (a section a topic) and env_args.
+Its files have three sections: main_args (its command line), algo_args (with a section for each
+topic) and env_args.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -13,6 +15,8 @@ from typing import Any, NamedTuple
 from sde_harl.config.layers import Layer, Value
 from sde_harl.config.wording import brief, shown
 from sde_harl.errors import UserError
+
+SECTIONS = ("main_args", "algo_args", "env_args")
 
 HARL_KEYS = {
     "algo": "algo.name",
@@ -64,17 +68,17 @@ HARL_KEYS = {
     "eval_episodes": "eval.episodes",
     "log_dir": "record.dir",
 }
-"""HARL's flag -> our key."""
+"""Our key for each flag of HARL's that means the same."""
 
 UNSUPPORTED = {
     "hidden_sizes": "use policy.blocks and policy.width",
     "agent_conf": "use env.map, as in HalfCheetah-2x3",
-    "agent_obsk": "use env.agent_obsk; HARL's agents see as with -1, whatever they are told",
+    "agent_obsk": "use env.agent_obsk; HARL's agents always see as with -1",
 }
-"""HARL's flag that has no key of ours -> what to give instead."""
+"""What to give instead of a flag of HARL's that has no key here."""
 
 ENVIRONMENTS = {"pettingzoo_mpe": "mpe"}
-"""HARL's name of a benchmark -> ours, where they differ."""
+"""Our name for each benchmark that HARL calls otherwise."""
 
 FIXED: dict[str, tuple[Any, ...]] = {
     "weight_decay": (0,),
@@ -92,7 +96,7 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "use_render": (False,),
     "load_config": ("",),
 }
-"""Keys of its files that have no key of ours, and the values that say what happens here anyway."""
+"""Keys of its files that can't be set here, with the values that describe what happens here."""
 
 IGNORED = (
     "cuda",
@@ -101,7 +105,7 @@ IGNORED = (
     "n_eval_rollout_threads",
     "render_episodes",
 )
-"""Keys of its files that change nothing that is learnt."""
+"""Keys of its files that don't change what is learnt."""
 
 
 class Entry(NamedTuple):
@@ -113,100 +117,116 @@ class Entry(NamedTuple):
     """File and section."""
 
 
-def experiment(text: str, source: str) -> tuple[Layer, str]:
-    """The flat keys of HARL's file, and a line that names what of it is ignored (or nothing).
+class Experiment(NamedTuple):
+    """The contents of a file of HARL's."""
 
-    Raises UserError that names every key that can't be followed.
-    """
+    layer: Layer
+    note: str
+    """A line to print that names the ignored keys, or nothing."""
+
+
+def experiment(text: str, source: str) -> Experiment:
+    """Reads a file of HARL's. Raises UserError that names every key that can't be followed."""
     entries = list(_entries(text, source))
     given = {entry.name: entry.value for entry in entries}
     layer: Layer = {}
     refused: list[str] = []
+    ignored: list[str] = []
     for entry in entries:
         if entry.name in TRANSLATED:
             translated = TRANSLATED[entry.name](entry, given)
-            layer |= translated
-            refused += [] if translated else [f"{entry.name} {brief(entry.value)}"]
+            layer.update(translated)
+            if not translated:
+                refused.append(f"{entry.name} {brief(entry.value)}")
         elif entry.name in HARL_KEYS:
-            layer[HARL_KEYS[entry.name]] = Value(entry.value, entry.where)
-        elif entry.name in FIXED and entry.value not in FIXED[entry.name]:
-            refused.append(
-                f"{entry.name} {brief(entry.value)} (only {brief(FIXED[entry.name][0])})"
-            )
-        elif entry.name not in FIXED and entry.name not in IGNORED:
+            layer[HARL_KEYS[entry.name]] = Value(value=entry.value, source=entry.where)
+        elif entry.name in IGNORED:
+            ignored.append(entry.name)
+        elif entry.name not in FIXED:
             refused.append(shown(entry.name))
+        elif entry.value not in FIXED[entry.name]:
+            only = brief(FIXED[entry.name][0])
+            refused.append(f"{entry.name} {brief(entry.value)} (only {only})")
     if refused:
         raise UserError(f"{source}: not supported: {', '.join(refused)}")
-    ignored = [entry.name for entry in entries if entry.name in IGNORED]
-    return layer, f"ignored of {source}: {', '.join(ignored)}" if ignored else ""
+    note = ""
+    if ignored:
+        note = f"ignored of {source}: {', '.join(ignored)}"
+    return Experiment(layer=layer, note=note)
 
 
 def _entries(text: str, source: str) -> Iterator[Entry]:
-    """The keys of all sections. Raises UserError where the text is no such file."""
-    try:
-        tree = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{source}: not valid JSON: {shown(str(error))}") from error
-    sections = ("main_args", "algo_args", "env_args")
-    if (
-        not isinstance(tree, dict)
-        or set(tree) != set(sections)
-        or not all(isinstance(tree[k], dict) for k in sections)
-    ):
-        raise UserError(
-            f"{source}: not a configuration of HARL's: it has sections {', '.join(sections)}"
-        )
+    """Yields the keys of all sections. Raises UserError where the text is no such file."""
+    tree = _tree(text, source)
     for topic, keys in tree["algo_args"].items():
         if not isinstance(keys, dict):
             raise UserError(
                 f"{source}: algo_args.{shown(topic)}: keys are expected, got {brief(keys)}"
             )
-        yield from (
-            Entry(name, value, f"{source}: algo_args.{topic}") for name, value in keys.items()
-        )
+        for name, value in keys.items():
+            yield Entry(name=name, value=value, where=f"{source}: algo_args.{topic}")
     for section in ("main_args", "env_args"):
-        yield from (
-            Entry(name, value, f"{source}: {section}") for name, value in tree[section].items()
+        for name, value in tree[section].items():
+            yield Entry(name=name, value=value, where=f"{source}: {section}")
+
+
+def _tree(text: str, source: str) -> dict[str, dict[str, Any]]:
+    """Returns the sections of a file. Raises UserError where they are not HARL's."""
+    try:
+        tree = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{source}: not valid JSON: {shown(str(error))}") from error
+    if (
+        not isinstance(tree, dict)
+        or set(tree) != set(SECTIONS)
+        or not all(isinstance(section, dict) for section in tree.values())
+    ):
+        raise UserError(
+            f"{source}: not a configuration of HARL's: it has sections {', '.join(SECTIONS)}"
         )
+    return tree
 
 
 def _environment(entry: Entry, given: dict[str, Any]) -> Layer:
-    name = (
-        ENVIRONMENTS.get(entry.value, entry.value) if isinstance(entry.value, str) else entry.value
-    )
-    return {"env.name": Value(name, entry.where)}
+    name = entry.value
+    if isinstance(name, str):
+        name = ENVIRONMENTS.get(name, name)
+    return {"env.name": Value(value=name, source=entry.where)}
 
 
 def _scenario(entry: Entry, given: dict[str, Any]) -> Layer:
-    """Versions are the benchmark package's business here; a robot's partition is a key of its own there."""
-    partition = f"-{given['agent_conf']}" if "agent_conf" in given else ""
-    return {"env.map": Value(re.sub(r"[_-]v\d+$", "", str(entry.value)) + partition, entry.where)}
+    """Returns the map. A robot's partition, a key of its own in HARL, is part of it."""
+    # Which version of a scenario is played depends here on the benchmark's package.
+    name = re.sub(r"[_-]v\d+$", "", str(entry.value))
+    if "agent_conf" in given:
+        name += f"-{given['agent_conf']}"
+    return {"env.map": Value(value=name, source=entry.where)}
 
 
 def _partition(entry: Entry, given: dict[str, Any]) -> Layer:
-    """Goes with the robot, without which it says nothing."""
-    return (
-        _scenario(Entry("scenario", given["scenario"], entry.where), given)
-        if "scenario" in given
-        else {}
-    )
+    """Returns the map. Without a robot, a partition says nothing."""
+    if "scenario" not in given:
+        return {}
+    scenario = Entry(name="scenario", value=given["scenario"], where=entry.where)
+    return _scenario(scenario, given)
 
 
 def _agent_obsk(entry: Entry, given: dict[str, Any]) -> Layer:
-    """Its agents see the whole robot and their number, whatever this says (MujocoMulti.get_obs)."""
-    return {"env.agent_obsk": Value(-1, entry.where)}
+    # Its agents see the whole robot and their number, whatever this key says (MujocoMulti.get_obs).
+    return {"env.agent_obsk": Value(value=-1, source=entry.where)}
 
 
 def _hidden_sizes(entry: Entry, given: dict[str, Any]) -> Layer:
-    """All sizes must be the same. Its policies are not split."""
+    """Returns the networks, whose sizes must all be the same. HARL's policies are not split."""
     sizes = entry.value
     if not isinstance(sizes, list) or not sizes or any(size != sizes[0] for size in sizes):
         return {}
-    blocks, width = Value(len(sizes), entry.where), Value(sizes[0], entry.where)
+    blocks = Value(value=len(sizes), source=entry.where)
+    width = Value(value=sizes[0], source=entry.where)
     return {
         "policy.local_blocks": blocks,
-        "codec.name": Value("none", entry.where),
-        "policy.layer_norm": Value(True, entry.where),
+        "codec.name": Value(value="none", source=entry.where),
+        "policy.layer_norm": Value(value=True, source=entry.where),
         "policy.blocks": blocks,
         "policy.width": width,
         "policy.critic_blocks": blocks,
@@ -215,11 +235,11 @@ def _hidden_sizes(entry: Entry, given: dict[str, Any]) -> Layer:
 
 
 def _eval_interval(entry: Entry, given: dict[str, Any]) -> Layer:
-    """HARL counts rollouts."""
+    """Returns the interval in steps. HARL counts rollouts."""
     factors = [entry.value, given.get("episode_length"), given.get("n_rollout_threads")]
     if not all(isinstance(factor, int) for factor in factors):
         return {}
-    return {"eval.interval": Value(factors[0] * factors[1] * factors[2], entry.where)}
+    return {"eval.interval": Value(value=math.prod(factors), source=entry.where)}
 
 
 TRANSLATED: dict[str, Callable[[Entry, dict[str, Any]], Layer]] = {
@@ -230,6 +250,5 @@ TRANSLATED: dict[str, Callable[[Entry, dict[str, Any]], Layer]] = {
     "hidden_sizes": _hidden_sizes,
     "eval_interval": _eval_interval,
 }
-"""Keys of its files whose values are said otherwise here, not at all where the layer is empty.
-
-The second argument holds all keys of the file."""
+"""Functions for keys whose values are spelt otherwise here. The second argument holds all keys of
+the file. An empty layer means that the value can't be followed."""
