@@ -94,9 +94,7 @@ def find(runs: list[Run], args: argparse.Namespace) -> program.Findings:
         show_left_out(members, console)
 
     return program.Findings(
-        rows=[asdict(row) for row in rows],
-        show=show_all,
-        plot=lambda target: plot(groups, target),
+        rows=[asdict(row) for row in rows], show=show_all, plot=lambda target: plot(groups, target)
     )
 
 

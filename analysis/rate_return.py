@@ -157,9 +157,7 @@ def find(runs: list[Run], args: argparse.Namespace) -> program.Findings:
         show_left_out(points, console)
 
     return program.Findings(
-        rows=[asdict(row) for row in rows],
-        show=show_all,
-        plot=lambda target: plot(rows, target),
+        rows=[asdict(row) for row in rows], show=show_all, plot=lambda target: plot(rows, target)
     )
 
 

@@ -85,11 +85,7 @@ def measure(batch: int, model: LatentModel, z: np.ndarray) -> list[Row]:
 
 def speed(name: str, ours_ns: float, theirs_ns: float) -> Row:
     return Row(
-        name=name,
-        value=ours_ns / 1e3,
-        unit="us",
-        floor=theirs_ns / 1e3,
-        ratio=theirs_ns / ours_ns,
+        name=name, value=ours_ns / 1e3, unit="us", floor=theirs_ns / 1e3, ratio=theirs_ns / ours_ns
     )
 
 

@@ -132,11 +132,7 @@ def tables_of(agent: int) -> Tables:
         row[1 : 2 * span + 2] = bounds
         row[2 * span + 2] = TOTAL
     return Tables(
-        version=1,
-        cdf=cdf,
-        lengths=lengths.astype(np.int32),
-        offsets=-reach,
-        medians=medians,
+        version=1, cdf=cdf, lengths=lengths.astype(np.int32), offsets=-reach, medians=medians
     )
 
 

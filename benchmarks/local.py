@@ -32,12 +32,7 @@ BATCHES = (1, 32, 256)
 
 def measure(width: int, batch: int, device: str, seconds: float) -> Row:
     shape = LocalShape(
-        obs_sizes=(OBS,),
-        obs=OBS,
-        width=width,
-        latent=width,
-        local_blocks=BLOCKS,
-        feature_norm=True,
+        obs_sizes=(OBS,), obs=OBS, width=width, latent=width, local_blocks=BLOCKS, feature_norm=True
     )
     rng = np.random.default_rng(0)
     flat = rng.normal(0, width**-0.5, sum(map(prod, local_parameter_shapes(shape)))).astype(

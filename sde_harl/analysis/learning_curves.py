@@ -14,11 +14,7 @@ from sde_harl.record.reader import Run
 from sde_harl.record.schema import Array
 
 # The first column that has values is taken: a win rate says more than a return.
-MEASURES = {
-    "win_rate": "win rate",
-    "return_mean": "return",
-    "return": "return",
-}
+MEASURES = {"win_rate": "win rate", "return_mean": "return", "return": "return"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -181,7 +181,4 @@ def _sent(decisions: Columns) -> _Sent:
     # One message without a probability would make the sum too small.
     if np.isfinite(bits).all() and (bits >= 0).all():
         model_bits = float(bits.sum()) / count
-    return _Sent(
-        bytes=float(decisions["payload_bytes"].sum()) / count,
-        model_bits=model_bits,
-    )
+    return _Sent(bytes=float(decisions["payload_bytes"].sum()) / count, model_bits=model_bits)

@@ -19,10 +19,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sde_harl.buffers.rollout import Rollout
@@ -66,14 +67,14 @@ class Lesson(NamedTuple):
 class SampledRows(NamedTuple):
     """Random sequences of a rollout, as indices into it."""
 
-    chunk: np.ndarray
+    chunk: NDArray[np.int64]
     """(S,), which chunk of L steps."""
-    env: np.ndarray
+    env: NDArray[np.int64]
     """(S,)."""
-    times: np.ndarray
+    times: NDArray[np.int64]
     """(S, L)."""
 
-    def of(self, array: np.ndarray) -> Tensor:
+    def of(self, array: NDArray[Any]) -> Tensor:
         """Returns (N, B, ...), these rows of an array (N, T, E, ...)."""
         return torch.from_numpy(array[:, self.times, self.env[:, None]]).flatten(1, 2)
 
@@ -124,7 +125,7 @@ class Distillation:
             self._optimizer.step()
         return {name: float(value) for name, value in scalars.items()}
 
-    def arrays(self) -> list[list[np.ndarray]]:
+    def arrays(self) -> list[list[NDArray[np.float32]]]:
         """Returns weight and bias of each agent's head as its device holds them, in wire order."""
         # A device's latents are in the quantiser's steps; the scale is folded into the weights.
         weight = self._weight.detach().numpy() / np.float32(self._policy.groups[0].scale)

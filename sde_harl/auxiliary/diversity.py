@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from sde_harl.auxiliary.policy_kl import rollout_kl
 from sde_harl.auxiliary.predictors import Predictors
@@ -35,7 +36,7 @@ from sde_harl.policy.split_policy import SplitPolicy
 class Intrinsic(NamedTuple):
     """The intrinsic reward of a rollout."""
 
-    rewards: np.ndarray
+    rewards: NDArray[np.float32]
     """(T, E) float32 to add to the team's reward: beta times r_int's mean over living agents."""
     scalars: dict[str, float]
     """To log: the means over steps of both parts and of `rewards`.
@@ -63,10 +64,7 @@ class Diversity:
         _check_usable(groups, spec, config)
         self._config = config
         self._groups = [
-            (
-                net,
-                Predictors(members=net.members, spec=spec, config=config, generator=generator),
-            )
+            (net, Predictors(members=net.members, spec=spec, config=config, generator=generator))
             for net in groups
         ]
 

@@ -25,10 +25,11 @@ of an action, H numbers of memory.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sde_harl.buffers.rollout import Rollout
@@ -55,7 +56,7 @@ class GroupExperience(NamedTuple):
 
 
 @torch.no_grad()
-def rollout_kl(net: GroupNet, rollout: Rollout, beta1: float) -> np.ndarray:
+def rollout_kl(net: GroupNet, rollout: Rollout, beta1: float) -> NDArray[np.float32]:
     """Returns (n, T, E), the sampled KL of a group's agents at every step of a rollout."""
     n = len(net.members)
     steps, envs = rollout.ended.shape
@@ -98,7 +99,7 @@ def _experience(net: GroupNet, rollout: Rollout, envs: slice) -> GroupExperience
     """Returns a group's rows in some environments, as sequences that are as long as the rollout."""
     members = list(net.members)
 
-    def rows(array: np.ndarray) -> Tensor:
+    def rows(array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(array[members][:, :, envs]).transpose(1, 2).flatten(1, 2)
 
     actions = rows(rollout.actions)

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sde_harl.auxiliary.optimizer_state import load_optimizer_state, optimizer_state
@@ -108,7 +109,7 @@ class Predictors:
             self._optimizer.step()
 
     @torch.no_grad()
-    def reward(self, rollout: Rollout, beta1: float) -> np.ndarray:
+    def reward(self, rollout: Rollout, beta1: float) -> NDArray[np.float32]:
         """Returns (n, T, E), beta1 log q(o'|o, a, id) - log p(o'|o, a).
 
         It is 0 where nothing is predicted.
@@ -132,12 +133,12 @@ class Predictors:
         self._net.load_state_dict(state["net"])
         load_optimizer_state(self._optimizer, state["optimizer"])
 
-    def _index(self, rollout: Rollout) -> np.ndarray:
+    def _index(self, rollout: Rollout) -> NDArray[np.int64]:
         """Returns (3, R): agent in the group, time and environment of rows with a next one."""
         alive = rollout.active_masks[self._members]  # (n, T, E)
         return np.stack(np.nonzero(alive[:, :-1] & alive[:, 1:] & ~rollout.ended[:-1]))
 
-    def _errors(self, rollout: Rollout, index: np.ndarray) -> Tensor:
+    def _errors(self, rollout: Rollout, index: NDArray[np.int64]) -> Tensor:
         """Returns (2, R), the mean squared errors of q and p over an agent's own features."""
         place, time, env = index
         agent = self._members[place]
@@ -149,9 +150,10 @@ class Predictors:
         actions = self._encoded(rollout.actions[agent, time, env])  # (R, A)
         change = self._net(torch.cat((obs, actions), -1), who)  # (2, R, O)
         squares = (change - (next_obs - obs)).square()
-        return torch.linalg.vecdot(squares, self._feature_weights[who])
+        errors: Tensor = torch.linalg.vecdot(squares, self._feature_weights[who])
+        return errors
 
-    def _encoded(self, actions: np.ndarray) -> Tensor:
+    def _encoded(self, actions: NDArray[Any]) -> Tensor:
         """Returns actions (R, D) as (R, A): one-hot in each branch, or the numbers as they are."""
         if not self._branches:
             return torch.from_numpy(actions)

@@ -11,6 +11,7 @@ policy's memory.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sde_harl.envs.base import EnvSpec
 from sde_harl.policy.critic_input import CriticInput
@@ -84,6 +85,7 @@ class Rollout:
         self.truncated = np.zeros((steps, envs), bool)  # (T, E)
 
     @property
-    def ended(self) -> np.ndarray:
+    def ended(self) -> NDArray[np.bool_]:
         """Returns (T, E) bool, True where an episode ended with the step."""
-        return self.terminated | self.truncated
+        ended: NDArray[np.bool_] = self.terminated | self.truncated
+        return ended

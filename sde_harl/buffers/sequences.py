@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sde_harl.policy.gru import RecurrentState
@@ -25,10 +26,11 @@ def flatten_rows(x: Tensor, length: int) -> Tensor:
     if length == 1:
         return x.flatten(1, 2)  # (k, T * E, ...): a view, which the general way below would copy
     chunks = x.unflatten(1, (-1, length)).transpose(2, 3)  # (k, T / L, E, L, ...)
-    return chunks.flatten(1, 3)  # (k, B, ...)
+    rows: Tensor = chunks.flatten(1, 3)  # (k, B, ...)
+    return rows
 
 
-def keep_masks(ended: np.ndarray) -> Tensor:
+def keep_masks(ended: NDArray[np.bool_]) -> Tensor:
     """Returns (1, T + 1, E) float32 masks of the memory, from `ended` (T, E).
 
     A mask is 0.0 where an episode begins, which is one step after another has ended. The first
@@ -41,7 +43,7 @@ def keep_masks(ended: np.ndarray) -> Tensor:
     return torch.from_numpy(keep)
 
 
-def chunk_states(memory: Tensor, ended: np.ndarray, length: int) -> RecurrentState:
+def chunk_states(memory: Tensor, ended: NDArray[np.bool_], length: int) -> RecurrentState:
     """Returns the recurrent state of every chunk of a rollout.
 
     memory: (k, T / L, E, H) before the first step of each chunk. ended: (T, E).
@@ -57,7 +59,8 @@ def take_sequences(rows: Tensor, sequences: slice | Tensor, length: int) -> Tens
         return rows[:, sequences.start * length : sequences.stop * length]
     if length == 1:
         return rows[:, sequences]
-    return rows.unflatten(1, (-1, length))[:, sequences].flatten(1, 2)
+    taken: Tensor = rows.unflatten(1, (-1, length))[:, sequences].flatten(1, 2)
+    return taken
 
 
 def minibatch_slices(sequences: int, count: int) -> list[slice]:

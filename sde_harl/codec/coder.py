@@ -8,7 +8,10 @@ payload: a string has to end where its symbols do.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from sde_harl.codec._rans import LIMIT, Coder
 from sde_harl.codec.tables import Tables, check
@@ -45,10 +48,13 @@ class EntropyCoder:
         if pack < 0:
             raise ValueError(f"pack {pack} is negative")
         self._pack = pack
-        arrays = (tables.cdf, tables.lengths, tables.offsets, tables.medians)
-        self._coder = Coder(*map(np.ascontiguousarray, arrays))  # C takes no keywords
+        arrays: list[NDArray[Any]] = [
+            np.ascontiguousarray(each)
+            for each in (tables.cdf, tables.lengths, tables.offsets, tables.medians)
+        ]
+        self._coder = Coder(*arrays)  # C takes no keywords
 
-    def encode(self, z: np.ndarray) -> bytes:
+    def encode(self, z: NDArray[np.float32]) -> bytes:
         """Returns the payload of latents z, float32 (R, Z).
 
         Raises ValueError on a wrong shape or a value that is not finite.
@@ -59,7 +65,7 @@ class EntropyCoder:
         strings = [self._coder.encode(z[at : at + pack]) for at in range(0, len(z), pack)]
         return np.array([len(s) for s in strings], "<u4").tobytes() + b"".join(strings)
 
-    def decode(self, payload: bytes | memoryview, out: np.ndarray) -> float:
+    def decode(self, payload: bytes | memoryview, out: NDArray[np.float32]) -> float:
         """Fills `out`, float32 (R, Z), with a payload's latents: symbols plus medians.
 
         Returns the payload's ideal size in bits by the tables, escape codes included. Raises

@@ -65,7 +65,8 @@ class LatentModel(nn.Module):
 
     def medians(self) -> Tensor:
         """Returns the elements' medians, float32 (n, Z), detached."""
-        medians = self.bottleneck.quantiles[:, 0, 1].detach().reshape(self._sets, self.latent)
+        quantiles: Tensor = self.bottleneck.quantiles  # (k Z, 1, 3): the median is the second
+        medians = quantiles[:, 0, 1].detach().reshape(self._sets, self.latent)
         # Adding zero makes a -0.0 the 0.0 that a decoder's symbol plus median gives.
         return (medians + 0.0).expand(self.agents, -1)
 
@@ -203,7 +204,7 @@ class _Replace(torch.autograd.Function):
 
 
 def _straight_through(z: Tensor, rounded: Tensor) -> Tensor:
-    result: Tensor = _Replace.apply(z, rounded)
+    result: Tensor = _Replace.apply(z, rounded)  # type: ignore[no-untyped-call]  # torch's
     return result
 
 

@@ -6,7 +6,10 @@ back. All values are little-endian. A value that is not finite raises ValueError
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 FLOAT16_MAX = np.float32(65504)
 UNKNOWN_BITS = -1.0
@@ -19,10 +22,10 @@ class Float32:
     def __init__(self, latent: int) -> None:
         self.latent = latent
 
-    def encode(self, z: np.ndarray) -> bytes:
+    def encode(self, z: NDArray[np.float32]) -> bytes:
         return _checked(z, self.latent).astype("<f4").tobytes()
 
-    def decode(self, payload: bytes | memoryview, out: np.ndarray) -> float:
+    def decode(self, payload: bytes | memoryview, out: NDArray[np.float32]) -> float:
         _check_size(payload, 4 * out.size)
         out[:] = _finite(np.frombuffer(payload, "<f4")).reshape(out.shape)
         return UNKNOWN_BITS
@@ -34,10 +37,10 @@ class Float16:
     def __init__(self, latent: int) -> None:
         self.latent = latent
 
-    def encode(self, z: np.ndarray) -> bytes:
+    def encode(self, z: NDArray[np.float32]) -> bytes:
         return np.clip(_checked(z, self.latent), -FLOAT16_MAX, FLOAT16_MAX).astype("<f2").tobytes()
 
-    def decode(self, payload: bytes | memoryview, out: np.ndarray) -> float:
+    def decode(self, payload: bytes | memoryview, out: NDArray[np.float32]) -> float:
         _check_size(payload, 2 * out.size)
         out[:] = _finite(np.frombuffer(payload, "<f2")).reshape(out.shape)
         return UNKNOWN_BITS
@@ -52,15 +55,15 @@ class Int8:
     def __init__(self, latent: int) -> None:
         self.latent = latent
 
-    def encode(self, z: np.ndarray) -> bytes:
+    def encode(self, z: NDArray[np.float32]) -> bytes:
         z = _checked(z, self.latent)
-        scale = np.abs(z).max(axis=1, keepdims=True) / np.float32(127)
+        scale: NDArray[Any] = np.abs(z).max(axis=1, keepdims=True) / np.float32(127)
         scale[scale == 0] = 1
         # Where the scale is a denormal number, its rounding can leave quotients above 127.
         steps = np.clip(np.rint(z / scale), -127, 127).astype(np.int8)
         return scale.astype("<f4").tobytes() + steps.tobytes()
 
-    def decode(self, payload: bytes | memoryview, out: np.ndarray) -> float:
+    def decode(self, payload: bytes | memoryview, out: NDArray[np.float32]) -> float:
         rows = len(out)
         _check_size(payload, rows * (4 + self.latent))
         scale = np.frombuffer(payload, "<f4", rows).astype(np.float32)[:, None]
@@ -71,7 +74,7 @@ class Int8:
         return UNKNOWN_BITS
 
 
-def _checked(z: np.ndarray, latent: int) -> np.ndarray:
+def _checked(z: NDArray[np.float32], latent: int) -> NDArray[Any]:
     """Returns z as float32; raises ValueError where it isn't finite latents (R, latent)."""
     if z.ndim != 2 or z.shape[1] != latent or len(z) == 0:
         raise ValueError(f"latents of shape {z.shape} where (rows, {latent}) is expected")
@@ -83,7 +86,7 @@ def _check_size(payload: bytes | memoryview, expected: int) -> None:
         raise ValueError(f"payload of {len(payload)} bytes where {expected} are expected")
 
 
-def _finite(z: np.ndarray) -> np.ndarray:
+def _finite(z: NDArray[Any]) -> NDArray[Any]:
     if not np.isfinite(z).all():
         raise ValueError("a latent is not finite")
     return z

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy as np
+    from numpy.typing import NDArray
 
     from sde_harl.codec.tables import Tables
 
@@ -22,13 +23,13 @@ if TYPE_CHECKING:
 class Codec(Protocol):
     """Codes the latents of one agent, R rows of Z elements."""
 
-    def encode(self, z: np.ndarray) -> bytes:
+    def encode(self, z: NDArray[np.float32]) -> bytes:
         """Returns the payload of latents z, float32 (R, Z).
 
         Raises ValueError on a wrong shape or a value that is not finite.
         """
 
-    def decode(self, payload: bytes | memoryview, out: np.ndarray) -> float:
+    def decode(self, payload: bytes | memoryview, out: NDArray[np.float32]) -> float:
         """Fills `out`, float32 (R, Z), with a payload's latents as the policy gets them.
 
         Returns the payload's ideal size in bits, negative where the codec has no probability model.

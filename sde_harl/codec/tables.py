@@ -13,6 +13,7 @@ import struct
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 PRECISION = 16
 """Bits of a frequency."""
@@ -41,13 +42,13 @@ class Tables(NamedTuple):
 
     version: int
     """Number of the published model that they belong to."""
-    cdf: np.ndarray
+    cdf: NDArray[np.int32]
     """int32 (C, L)."""
-    lengths: np.ndarray
+    lengths: NDArray[np.int32]
     """int32 (C,)."""
-    offsets: np.ndarray
+    offsets: NDArray[np.int32]
     """int32 (C,), zero or negative."""
-    medians: np.ndarray
+    medians: NDArray[np.float32]
     """float32 (C,), in steps of the quantiser; integers are distances from them."""
 
     def first_channels(self, count: int) -> Tables:
@@ -141,12 +142,12 @@ def _check_types(tables: Tables) -> None:
         raise ValueError("tables: wrong element types")
 
 
-def _check_lengths(lengths: np.ndarray) -> None:
+def _check_lengths(lengths: NDArray[np.int32]) -> None:
     if lengths.min() < MIN_LENGTH or lengths.max() > MAX_LENGTH:
         raise ValueError(f"tables: row lengths {lengths.min()}..{lengths.max()} are impossible")
 
 
-def _check_frequencies(cdf: np.ndarray, lengths: np.ndarray) -> None:
+def _check_frequencies(cdf: NDArray[np.int32], lengths: NDArray[np.int32]) -> None:
     """Raises ValueError where a row's used entries don't rise from 0 to TOTAL."""
     if lengths.max() > cdf.shape[1]:
         raise ValueError(f"tables: a row of {lengths.max()} entries where {cdf.shape[1]} are held")
@@ -157,13 +158,13 @@ def _check_frequencies(cdf: np.ndarray, lengths: np.ndarray) -> None:
         raise ValueError("tables: a row does not rise from 0 to 65536")
 
 
-def _inner(lengths: np.ndarray, longest: int) -> np.ndarray:
+def _inner(lengths: NDArray[np.int32], longest: int) -> NDArray[np.bool_]:
     """Returns bool (C, L), True for entries between the two ends of their row."""
     column = np.arange(longest)
     return (column > 0) & (column < lengths[:, None] - 1)
 
 
-def _dense(inner: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def _dense(inner: NDArray[np.uint16], lengths: NDArray[np.int32]) -> NDArray[np.int32]:
     """Returns the rows (C, L) with these inner entries, one row's after the other's."""
     longest = int(lengths.max())
     cdf = np.zeros((len(lengths), longest), np.int32)

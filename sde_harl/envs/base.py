@@ -89,7 +89,7 @@ class EnvSpec(NamedTuple):
         """
         if self.continuous:
             return np.zeros((*available.shape[:-1], len(self.branches)), np.float32)
-        columns = []
+        columns: list[NDArray[np.int64]] = []
         for branch in np.split(available, np.cumsum(self.branches)[:-1], -1):
             noop = min(self.noop, branch.shape[-1] - 1)
             columns.append(np.where(branch[..., noop], noop, branch.argmax(-1)))

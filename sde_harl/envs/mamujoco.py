@@ -42,8 +42,11 @@ WHOLE_ROBOT = -1
 
 log = logging.getLogger(__name__)
 
+# Some releases of PettingZoo have types and make this class generic, others don't.
+_Wrapper: Any = BaseParallelWrapper
 
-class WholeRobot(BaseParallelWrapper):  # type: ignore[type-arg]
+
+class WholeRobot(_Wrapper):  # type: ignore[misc]  # the base's type is Any
     """Shows every agent the robot's state (S,) and the agent's number, one-hot (N,).
 
     Observations are (S + N,), as in HARL's MAMuJoCo (MujocoMulti.get_obs): policies that share

@@ -113,7 +113,8 @@ class MpeGame(Game):
         return self._mixed(own=own, shared=self._scenario.global_reward(self._world))
 
     def _mixed(self, *, own: float, shared: float) -> float:
-        return shared * (1 - self._local_ratio) + own * self._local_ratio
+        mixed: float = shared * (1 - self._local_ratio) + own * self._local_ratio
+        return mixed
 
 
 class SpreadGame(MpeGame):

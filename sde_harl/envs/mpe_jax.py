@@ -164,9 +164,5 @@ def make(env_config: EnvConfig, *, num_envs: int, seed: int, first_env: int) -> 
         raise unknown_value("env.map", env_config.map, ["simple_spread"])
     set_up()  # before CompiledVector, which computes with JAX
     return CompiledVector(
-        Spread,
-        env_config.continuous_actions,
-        num_envs=num_envs,
-        seed=seed,
-        first_env=first_env,
+        Spread, env_config.continuous_actions, num_envs=num_envs, seed=seed, first_env=first_env
     )

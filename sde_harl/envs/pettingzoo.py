@@ -153,7 +153,8 @@ class ParallelGame(Game):
         if self.spec.state_image:
             height, width, _ = self.spec.state_image
             images = out.obs.reshape(len(out.obs), height, width, -1)  # (N, H, W, C)
-            return np.concatenate(images, -1).ravel()
+            joined: NDArray[Any] = np.concatenate(images, -1).ravel()
+            return joined
         return np.concatenate([row[:size] for row, size in zip(out.obs, self.spec.obs_sizes)])
 
 

@@ -103,8 +103,7 @@ class Energy:
         after = self.joules()
         elapsed_s = time.perf_counter() - started_s  # a pause may last longer than asked
         return Joules(
-            host=(after.host - before.host) / elapsed_s,
-            gpu=(after.gpu - before.gpu) / elapsed_s,
+            host=(after.host - before.host) / elapsed_s, gpu=(after.gpu - before.gpu) / elapsed_s
         )
 
 

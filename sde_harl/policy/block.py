@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sde_harl.policy.inference import _blocks
+from sde_harl.policy.inference.arrays import FloatArray
 from sde_harl.policy.inference.local_nets import NORM_EPS
 
 
@@ -26,7 +27,9 @@ def block(x: Tensor, weight: Tensor, bias: Tensor, *, layer_norm: bool) -> Tenso
     """
     products = torch.bmm(x, weight.expand(len(x), -1, -1))
     if products.dtype is torch.float32:
-        activated: Tensor = _Activation.apply(products, bias, layer_norm)[0]
+        activated: Tensor = _Activation.apply(  # type: ignore[no-untyped-call]  # torch's
+            products, bias, layer_norm
+        )[0]
         return activated
     # blocks.c computes in float32; float64 is for tests, which check gradients by differences.
     y = torch.relu(products + bias)
@@ -70,15 +73,20 @@ class _Activation(torch.autograd.Function):
         if of_y is None or of_factor is not None or torch.is_grad_enabled():
             of_x = _differentiable(y=y, stats=stats, factor=factor, of_y=of_y, of_factor=of_factor)
             return of_x, of_x.sum_to_size(bias.shape), None
-        # Written over the gradient of y, which the next layer's product has made and nobody else
+        # Written over the gradient of y, which the next layer's product has made and no other code
         # holds: one array less to read and write.
         of_x = of_y.contiguous()
         of_bias = torch.zeros_like(bias)
-        known = None
-        if stats.numel():
-            known = stats.numpy()
-        _blocks.gradients(of_x.numpy(), y.numpy(), known, of_bias.numpy())
+        _blocks.gradients(of_x.numpy(), y.numpy(), _or_none(stats), of_bias.numpy())
         return of_x, of_bias, None
+
+
+def _or_none(stats: Tensor) -> FloatArray | None:
+    """Returns the statistics as blocks.c takes them: None without normalisation."""
+    if not stats.numel():
+        return None
+    array: FloatArray = stats.numpy()
+    return array
 
 
 def _differentiable(

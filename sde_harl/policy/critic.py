@@ -13,15 +13,7 @@ from sde_harl.config.schema import PolicyConfig
 from sde_harl.policy.block import block
 from sde_harl.policy.critic_input import CriticInput
 from sde_harl.policy.gru import Gru, RecurrentState
-from sde_harl.policy.layers import (
-    RELU_GAIN,
-    UNIT,
-    ConvLayer,
-    FeatureNorm,
-    affine,
-    normalise,
-    stack,
-)
+from sde_harl.policy.layers import RELU_GAIN, UNIT, ConvLayer, FeatureNorm, affine, normalise, stack
 from sde_harl.policy.shapes import conv_shape
 
 

@@ -6,9 +6,10 @@ critic is shown for each of them.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sde_harl.envs.base import EnvSpec
 
@@ -33,7 +34,7 @@ class CriticInput(NamedTuple):
         """W."""
         return max(self.sizes)
 
-    def __call__(self, state: np.ndarray, obs: np.ndarray) -> np.ndarray:
+    def __call__(self, state: NDArray[Any], obs: NDArray[Any]) -> NDArray[Any]:
         """Returns the inputs (V, E, W) of states (E, S) and observations (E, N, O)."""
         if self.kind == "EP":
             return state[None]  # (1, E, S)
@@ -44,17 +45,15 @@ class CriticInput(NamedTuple):
         if not self.image:
             return np.concatenate([shared, own], -1)  # (N, E, S + O)
         images = [each.reshape(*own.shape[:2], *self.image[:2], -1) for each in (shared, own)]
-        return np.concatenate(images, -1).reshape(*own.shape[:2], -1)  # (N, E, H W C)
+        joined: NDArray[Any] = np.concatenate(images, -1).reshape(*own.shape[:2], -1)
+        return joined  # (N, E, H W C)
 
 
 def make_critic_input(kind: str, spec: EnvSpec) -> CriticInput:
     """Returns the input of a `kind`, one of KINDS, in an environment."""
     if kind == "EP":
         return CriticInput(
-            kind=kind,
-            sizes=(spec.state_size,),
-            image=spec.state_image,
-            dtype=spec.state_dtype,
+            kind=kind, sizes=(spec.state_size,), image=spec.state_image, dtype=spec.state_dtype
         )
     own: tuple[int, ...] = ()
     if len(set(spec.obs_images)) == 1:

@@ -106,7 +106,8 @@ class GroupNet(nn.Module):
         self.local_weights, self.local_biases = local_stack(
             self.shape, k, on_device=self.on_device, generator=generator
         )
-        self._make_trunk(policy, k=k, generator=generator)
+        self._make_trunk(policy, generator=generator)
+        self._make_gru(policy, k=k, generator=generator)
         self._make_heads(spec, policy, k=k, generator=generator)
         # Not persistent: it follows from the spec, and a checkpoint holds what was learnt.
         self.register_buffer("dimensions", _dimensions(spec, members), persistent=False)
@@ -116,8 +117,8 @@ class GroupNet(nn.Module):
                 n, self.shape.latent_max(), scale=self.scale, share=codec.share_tables
             )
 
-    def _make_trunk(self, policy: PolicyConfig, *, k: int, generator: torch.Generator) -> None:
-        """Makes the group's blocks, the agents' identities, and the GRU if there is one."""
+    def _make_trunk(self, policy: PolicyConfig, *, generator: torch.Generator) -> None:
+        """Makes the group's blocks and the agents' identities."""
         size_in = self.shape.latent_max()
         if self.trunk_conv:
             size_in = self.trunk_conv.shape.size_out()
@@ -127,14 +128,16 @@ class GroupNet(nn.Module):
             1, widths, [RELU_GAIN] * blocks, generator=generator
         )
         self.identity: nn.Parameter | None = None
-        memories = k
         if not self.on_device:
             # Zero: at first the agents of a group behave alike.
             self.identity = nn.Parameter(torch.zeros(len(self.members), 1, policy.width))
-            memories = 1  # the GRU is a part of the trunk, which the group shares
+
+    def _make_gru(self, policy: PolicyConfig, *, k: int, generator: torch.Generator) -> None:
         self.gru: Gru | None = None
+        if not self.on_device:
+            k = 1  # the GRU is a part of the trunk, which the group shares
         if policy.recurrent:
-            self.gru = Gru(k=memories, size_in=policy.width, size=policy.width, generator=generator)
+            self.gru = Gru(k=k, size_in=policy.width, size=policy.width, generator=generator)
 
     def _make_heads(
         self, spec: EnvSpec, policy: PolicyConfig, *, k: int, generator: torch.Generator
@@ -159,7 +162,7 @@ class GroupNet(nn.Module):
 
         `recurrent_state` is given where the policy is recurrent. Where `substituted` latents took
         the place of a row's own, the trunk learns to act on them and no gradient reaches the local
-        net, whose latent nobody saw.
+        net, whose latent no trunk acted on.
         """
         latents = self.encode(features)
         decoded = self.quantise(latents)
@@ -175,9 +178,7 @@ class GroupNet(nn.Module):
         and this are the torch twin of `LocalNets`.
         """
         if not self.shape.local_blocks:
-            gain = self.local_weights[0] * self.unit
-            scaled = features * gain + self.local_biases[0]
-            return scaled * (self.normalise.mask * self.scale)
+            return self._scaled(features)
         if self.conv:
             x = self.conv(features)
         else:
@@ -189,6 +190,13 @@ class GroupNet(nn.Module):
             return block(x, last_weight, last_bias, layer_norm=self.shape.layer_norm)
         # No ReLU: the quantiser is the last local block's non-linearity.
         return affine(x, last_weight, last_bias)
+
+    def _scaled(self, features: Tensor) -> Tensor:
+        """Returns the latents where observations themselves are sent: (n, B, O)."""
+        gain = self.local_weights[0] * self.unit
+        scaled: Tensor = features * gain + self.local_biases[0]
+        # Masked, because the shift would fill the padding of smaller observations.
+        return scaled * (self.normalise.mask * self.scale)
 
     def quantise(self, latents: Tensor) -> Tensor:
         """Returns what the server decodes, (n, B, Z), with the gradient of `latents`."""

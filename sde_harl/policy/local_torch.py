@@ -9,8 +9,11 @@ n agents of one executor, E environments, O observation, Z latent.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sde_harl.errors import UserError
@@ -25,7 +28,7 @@ class TorchLocalNets:
     def __init__(
         self,
         shape: LocalShape,
-        weights: np.ndarray,
+        weights: NDArray[np.float32],
         *,
         on_device: bool = False,
         device: str = "cpu",
@@ -47,14 +50,14 @@ class TorchLocalNets:
             self._last = self._layers.pop()
         self._sizes = np.array(shape.obs_sizes, np.int32)
 
-    def __call__(self, obs: np.ndarray) -> np.ndarray:
+    def __call__(self, obs: NDArray[Any]) -> NDArray[np.float32]:
         """Returns latents (n, E, Z) of observations (n, E, O), as `LocalNets` does."""
         features = obs
         if self._shape.feature_norm:
             features = normalise_own(obs, self._sizes)
         with torch.inference_mode():
             x = torch.tensor(features, device=self._device)
-            latents: np.ndarray = self._latents(x).cpu().numpy()
+            latents: NDArray[np.float32] = self._latents(x).cpu().numpy()
         return latents
 
     def _latents(self, x: Tensor) -> Tensor:
@@ -73,7 +76,7 @@ class TorchLocalNets:
         return affine(x, weight, bias)
 
 
-def _tensors(arrays: list[np.ndarray], device: str) -> list[Tensor]:
+def _tensors(arrays: list[NDArray[np.float32]], device: str) -> list[Tensor]:
     """Returns copies of the arrays on a device; raises UserError where torch can't use it."""
     try:
         return [torch.tensor(each, device=device) for each in arrays]

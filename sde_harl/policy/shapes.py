@@ -15,7 +15,7 @@ inference/conv.py.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -57,7 +57,7 @@ class LocalShape(NamedTuple):
     obs_sizes: tuple[int, ...]
     """(n,) observation size of each agent."""
     obs: int
-    """O, the padded observation size of the whole run: the same on every executor, because a
+    """O, the padded observation size of the run: the same on every executor, because a
     matrix product of another width may add its terms in another order and round differently."""
     width: int
     latent: int
@@ -69,7 +69,7 @@ class LocalShape(NamedTuple):
     pixels: bool = False
     """True where observations are bytes, 0 to 255; False where they are float32."""
 
-    def obs_dtype(self) -> np.dtype:
+    def obs_dtype(self) -> np.dtype[Any]:
         """Returns the type of observations on the wire."""
         if self.pixels:
             return np.dtype("u1")
@@ -141,7 +141,7 @@ def role_groups(
 
 
 def runs_on_device(policy: PolicyConfig) -> bool:
-    """Returns True where all blocks are local: the device then computes the whole policy."""
+    """Returns True where all blocks are local: the device then computes all of the policy."""
     return policy.local_blocks == policy.blocks
 
 
@@ -153,12 +153,8 @@ def conv_shape(images: tuple[tuple[int, ...], ...], policy: PolicyConfig) -> Con
     """
     if not images or not policy.conv_channels:
         return None
-    _check_alike(images)
+    _check_images(images, policy.conv_kernel)
     height, width, channels = images[0]
-    if policy.conv_kernel > min(height, width):
-        raise UserError(
-            f"policy.conv_kernel: {policy.conv_kernel} is larger than images of {height}x{width}"
-        )
     return ConvShape(
         height=height,
         width=width,
@@ -169,37 +165,42 @@ def conv_shape(images: tuple[tuple[int, ...], ...], policy: PolicyConfig) -> Con
     )
 
 
-def _check_alike(images: tuple[tuple[int, ...], ...]) -> None:
-    """Raises UserError where the images' shapes differ: the agents' convolutions are one product."""
+def _check_images(images: tuple[tuple[int, ...], ...], kernel: int) -> None:
+    """Raises UserError where the images differ in shape, or are smaller than the kernel."""
+    # The convolutions of all agents are computed as one product.
     if len(set(images)) > 1:
         shapes = ", ".join("x".join(map(str, image)) for image in sorted(set(images)))
         raise UserError(
             f"policy.conv_channels: the agents' images differ ({shapes}); "
             "0 takes them as plain numbers"
         )
+    height, width, _ = images[0]
+    if kernel > min(height, width):
+        raise UserError(f"policy.conv_kernel: {kernel} is larger than images of {height}x{width}")
 
 
 def local_shape(*, agents: tuple[int, ...], spec: EnvSpec, policy: PolicyConfig) -> LocalShape:
     """Returns the shape of the local nets of `agents` (indices into spec.agents)."""
-    latent = policy.latent or policy.width
-    if runs_on_device(policy):
-        latent = policy.width  # nothing is sent, so nothing is made narrower
     conv = conv_shape(spec.obs_images, policy)
-    device_conv = None
-    if policy.local_blocks:  # without a local block the images themselves are sent
-        device_conv = conv
     return LocalShape(
         obs_sizes=tuple(spec.obs_sizes[agent] for agent in agents),
         obs=max(spec.obs_sizes),
         width=policy.width,
-        latent=latent,
+        latent=_latent_size(policy),
         local_blocks=policy.local_blocks,
         # HARL's CNNBase normalises no features either; bytes are divided by 255 instead.
         feature_norm=policy.feature_norm and not conv,
         layer_norm=policy.layer_norm,
-        conv=device_conv,
+        # Without a local block the images themselves are sent to the server's convolution.
+        conv=conv if policy.local_blocks else None,
         pixels=spec.obs_dtype == "uint8",
     )
+
+
+def _latent_size(policy: PolicyConfig) -> int:
+    if runs_on_device(policy):
+        return policy.width  # nothing is sent, so nothing is made narrower
+    return policy.latent or policy.width
 
 
 def on_device_shape(*, spec: EnvSpec, policy: PolicyConfig, seed: int) -> OnDeviceShape | None:

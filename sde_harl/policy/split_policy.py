@@ -1,7 +1,7 @@
 """The split policy of a run in torch: all role groups, and their export to numpy for acting.
 
-Nobody needs a gradient to act, and numpy's calls cost less than torch's where rows are few. So what
-the groups have learnt is exported after each update: every agent's device is sent its local net and
+Acting needs no gradient, and numpy's calls cost less than torch's where rows are few. So what the
+groups have learnt is exported after each update: every agent's device is sent its local net and
 its tables, and the server acts with an `ActingPolicy` of all agents.
 
 N agents of the run, n of a group, k sets of parameters (n, or 1 where they are shared), Z latent,
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sde_harl.codec.tables import Tables
@@ -57,17 +58,17 @@ class SplitPolicy(nn.Module):
             for members in role_groups(policy.groups, agents=len(agents), share=share)
         ]
         # The ModuleList registers the groups' parameters. It is typed as a list of plain modules,
-        # so everybody uses `groups`, which is the same list.
+        # so all code uses `groups`, which is the same list.
         self.nets = nn.ModuleList(self.groups)
         # Agents in the order of the groups -> agents in their own order.
         self._order = np.argsort([agent for net in self.groups for agent in net.members])
 
-    def local_parameters(self) -> list[list[np.ndarray]]:
+    def local_parameters(self) -> list[list[NDArray[np.float32]]]:
         """Returns for each agent what its device holds, in wire order (policy/shapes.py).
 
         This is the local net, and where the policy runs on its device all behind it too.
         """
-        by_agent: dict[int, list[np.ndarray]] = {}
+        by_agent: dict[int, list[NDArray[np.float32]]] = {}
         for net in self.groups:
             # Copied, since the arrays are sent while the next update changes the parameters.
             arrays = [_for_each_agent(net, each).copy() for each in _device_parameters(net)]
@@ -96,23 +97,30 @@ class SplitPolicy(nn.Module):
 
         Where the policies run on their devices, it holds GRUs and heads without a trunk.
         """
-        trunk = []
-        for blocks in zip(*(net.trunk() for net in self.groups)):  # the k-th block of every group
-            weights, biases = zip(*blocks)
-            trunk.append((self._stacked(weights), self._stacked(biases)))
-        std = None
-        if all(net.log_std is not None for net in self.groups):
-            std = self._stacked([net.std() for net in self.groups])
         return ActingPolicy(
-            trunk=trunk,
+            trunk=self._trunk_arrays(),
             head_weight=self._stacked([net.head_weight for net in self.groups]),
             head_bias=self._stacked([net.head_bias for net in self.groups]),
             branches=self._branches,
-            std=std,
+            std=self._deviations(),
             gru=self._gru_arrays(),
             layer_norm=self.shape.layer_norm,
             conv=self._conv_arrays(),
         )
+
+    def _trunk_arrays(self) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Returns weight (N, in, W) and bias (N, 1, W) of each trunk block."""
+        trunk = []
+        for blocks in zip(*(net.trunk() for net in self.groups)):  # the k-th block of every group
+            weights, biases = zip(*blocks)
+            trunk.append((self._stacked(weights), self._stacked(biases)))
+        return trunk
+
+    def _deviations(self) -> NDArray[np.float32] | None:
+        """Returns (N, 1, D) of continuous actions; None where actions are choices."""
+        if any(net.log_std is None for net in self.groups):
+            return None
+        return self._stacked([net.std() for net in self.groups])
 
     def _gru_arrays(self) -> GruArrays | None:
         """Returns the GRUs of all agents; None where the policy is not recurrent."""
@@ -136,20 +144,20 @@ class SplitPolicy(nn.Module):
             shape=layers[0].shape, weight=self._stacked(weights), bias=self._stacked(biases)
         )
 
-    def _stacked(self, parts: Sequence[Tensor]) -> np.ndarray:
+    def _stacked(self, parts: Sequence[Tensor]) -> NDArray[np.float32]:
         """Returns (N, in, out), in the order of the agents, of one tensor (n or 1, ...) a group.
 
         What agents share is repeated for each: one batched product over all agents is faster than a
         product for each group.
         """
         arrays = [_for_each_agent(net, part) for net, part in zip(self.groups, parts)]
-        stacked: np.ndarray = np.concatenate(arrays)[self._order]
+        stacked: NDArray[np.float32] = np.concatenate(arrays)[self._order]
         return stacked
 
 
-def _for_each_agent(net: GroupNet, parameter: Tensor) -> np.ndarray:
+def _for_each_agent(net: GroupNet, parameter: Tensor) -> NDArray[np.float32]:
     """Returns a view (n, in, out) of a parameter (n or 1, in, out) of a group."""
-    array: np.ndarray = parameter.expand(len(net.members), -1, -1).detach().numpy()
+    array: NDArray[np.float32] = parameter.expand(len(net.members), -1, -1).detach().numpy()
     return array
 
 

@@ -26,12 +26,7 @@ class Metrics:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        *,
-        tensorboard: bool,
-        total_steps: int,
-        stream: TextIO | None = None,
+        self, folder: Path, *, tensorboard: bool, total_steps: int, stream: TextIO | None = None
     ) -> None:
         self._folder = folder
         self._board: SummaryWriter | None = None

@@ -162,9 +162,7 @@ EVALUATIONS = {
         "f8", "1", "share of decisions in which an agent did nothing, because it had no latents"
     ),
     "fallback": Column(
-        "f8",
-        "1",
-        "share of decisions that the fallback head made, because there were no latents",
+        "f8", "1", "share of decisions that the fallback head made, because there were no latents"
     ),
 }
 

@@ -64,7 +64,9 @@ def random_actions(spec: EnvSpec, available: NDArray[np.bool_], draw: Draw) -> N
     """Returns actions (E, N, D), int32 or float32, drawn from the `available` ones (E, N, A)."""
     environments, _, numbers = available.shape
     if spec.continuous:
-        return draw.standard_normal(environments, numbers).swapaxes(0, 1) * available
+        normal = draw.standard_normal(environments, numbers).swapaxes(0, 1)  # (E, N, D)
+        actions: NDArray[np.float32] = normal * available
+        return actions
     # Each of K independent uniform numbers is the largest with probability 1/K. Numbers are above
     # 0, and those of what isn't available are made 0.
     numbers_drawn = draw.uniform(environments, numbers).swapaxes(0, 1) * available  # (E, N, A)

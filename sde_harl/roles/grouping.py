@@ -92,10 +92,7 @@ def _learnt(roles: RolesConfig, envs: Sequence[VectorEnv], seed: int) -> Roles:
     embedding = embed(experience, agents, number)
     clustering = cluster(embedding.mu, roles.count, number)
     return Roles(
-        source="learnt",
-        groups=clustering.groups,
-        embedding=embedding,
-        scores=clustering.scores,
+        source="learnt", groups=clustering.groups, embedding=embedding, scores=clustering.scores
     )
 
 

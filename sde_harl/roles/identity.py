@@ -100,7 +100,8 @@ class Decoder(nn.Module):
         x = torch.cat([inputs, embedded], -1).flatten(0, 1)[None]  # (1, I * B, O + A + Z)
         for each in inner:
             x = torch.relu(affine(x, *each))
-        return affine(x, *last)[0].unflatten(0, inputs.shape[:2])
+        predicted: Tensor = affine(x, *last)[0].unflatten(0, inputs.shape[:2])
+        return predicted
 
     def loss(self, minibatch: Minibatch, embedded: Tensor, varies: Tensor) -> Tensor:
         """Returns the mean -log p, up to a constant; e (I, B, Z), varies (I, O + 1).

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sde_harl.algorithms.on_policy.critic_trainer import CriticTrainer
@@ -80,7 +81,7 @@ class OnPolicy(ABC):
     def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
         """Learns from one rollout; returns scalars to log.
 
-        `progress` in [0, 1] of the whole run drives the decay of the learning rates.
+        `progress` of the run, 0 to 1, drives the decay of the learning rates.
         """
         if self._algo.lr_decay:
             self.decay(1.0 - progress)
@@ -106,6 +107,7 @@ class OnPolicy(ABC):
         """
         change = distribution.log_probs(batch.actions) - batch.log_probs  # (n, B, D)
         if self._algo.action_aggregation == "prod":
+            # The sum over one number would copy the array.
             return torch.exp(change.sum(-1) if change.shape[-1] > 1 else change[..., 0])
         # The mean of ratios, as 1 plus the mean of what they differ from 1: an agent's padding has
         # the change 0, which adds nothing to the sum, and the divisor counts only the numbers of
@@ -130,7 +132,9 @@ class OnPolicy(ABC):
             if trainer:
                 trainer.load_state_dict(state["rate_trainers"][str(index)])
 
-    def _update_policies(self, rollout: Rollout, advantages: np.ndarray) -> dict[str, float]:
+    def _update_policies(
+        self, rollout: Rollout, advantages: NDArray[np.float32]
+    ) -> dict[str, float]:
         """Updates the groups in turn, from advantages (V, T, E); returns their mean scalars."""
         normalised = _normalised(advantages, rollout.active_masks)
         m = flatten_rows(torch.from_numpy(normalised), rollout.chunk)  # (V, B), M of eq. 12
@@ -175,15 +179,18 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
-def _normalised(advantages: np.ndarray, active_masks: np.ndarray) -> np.ndarray:
+def _normalised(
+    advantages: NDArray[np.float32], active_masks: NDArray[np.bool_]
+) -> NDArray[np.float32]:
     """Returns advantages (V, T, E) with zero mean and unit variance over living agents' rows;
     active_masks (N, T, E).
 
-    A value of the whole team counts where any agent was alive. HARL normalises it anew for each
+    The team's value counts where any agent was alive. HARL normalises it anew for each
     agent, over that agent's rows alone; here it is done once, for M is one array that all groups
     multiply their ratios into.
     """
     if len(advantages) == 1:
         active_masks = active_masks.any(0, keepdims=True)  # (1, T, E)
     alive = advantages[active_masks]
-    return (advantages - alive.mean()) / (alive.std() + 1e-5)
+    normalised: NDArray[np.float32] = (advantages - alive.mean()) / (alive.std() + 1e-5)
+    return normalised

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 from sde_harl.algorithms.on_policy.gae import compute_gae
 from sde_harl.algorithms.on_policy.value_norm import ValueNorm
@@ -39,11 +40,11 @@ class CriticEstimate(NamedTuple):
 
     critic_inputs: Tensor
     """(V, T, E, W), normalised."""
-    advantages: np.ndarray
+    advantages: NDArray[np.float32]
     """(V, T, E) float32."""
-    returns: np.ndarray
+    returns: NDArray[np.float32]
     """(V, T, E), the critic's targets: advantages plus values (TD(lambda) returns)."""
-    values: np.ndarray
+    values: NDArray[np.float32]
     """(V, T, E), predicted before the update."""
     recurrent_state: RecurrentState | None
     """The memory of the rollout's sequences; None if the critic isn't recurrent."""
@@ -76,16 +77,7 @@ class CriticTrainer:
         self._memory: Tensor | None = None
         self._epochs = config.critic_epochs or config.epochs
         self._minibatches = config.critic_minibatches or config.minibatches
-        # The policies learn in the main thread meanwhile: the critic gets the cores that they
-        # leave.
-        threads = torch.get_num_threads()
-        spare = max(1, min(threads, (os.cpu_count() or 1) - threads))
-        self._thread = ThreadPoolExecutor(
-            max_workers=1,
-            thread_name_prefix="critic",
-            initializer=_set_up_thread,
-            initargs=(spare,),
-        )
+        self._thread = _start_thread()
 
     @torch.no_grad()
     def estimate(self, rollout: Rollout) -> CriticEstimate:
@@ -93,25 +85,13 @@ class CriticTrainer:
         inputs = self._normalised(rollout.critic_inputs)  # (V, T + 1, E, W)
         predictions, memories = self._predict(inputs, rollout.ended)
         values = self._denormalised(predictions)  # (V, T + 1, E)
-        advantages = compute_gae(
-            rewards=rollout.rewards,
-            values=values,
-            final_values=self._final_values(rollout, values, memories),
-            terminated=rollout.terminated,
-            truncated=rollout.truncated,
-            gamma=self._config.gamma,
-            gae_lambda=self._config.gae_lambda,
-        )
-        recurrent_state = None
-        if memories:
-            starts = memories.before[:, : -1 : rollout.chunk]  # (V, T / L, E, H)
-            recurrent_state = chunk_states(starts, rollout.ended, rollout.chunk)
+        advantages = self._advantages(rollout, values, memories)
         return CriticEstimate(
             critic_inputs=inputs[:, :-1],
             advantages=advantages,
             returns=advantages + values[:, :-1],
             values=values[:, :-1],
-            recurrent_state=recurrent_state,
+            recurrent_state=_sequence_states(rollout, memories),
             length=rollout.chunk,
         )
 
@@ -146,19 +126,20 @@ class CriticTrainer:
         self.value_norm.load_state_dict(state["value_norm"])
         self._memory = state.get("memory")
 
-    def _normalised(self, inputs: np.ndarray) -> Tensor:
+    def _normalised(self, inputs: NDArray[np.float32]) -> Tensor:
         """Returns (V, T + 1, E, W) of inputs of the same shape, normalised once for all epochs."""
         rows = torch.from_numpy(inputs).flatten(1, 2)  # (V, (T + 1) * E, W)
-        return self.critic.normalise(rows).unflatten(1, inputs.shape[1:3])
+        normalised: Tensor = self.critic.normalise(rows)
+        return normalised.view(inputs.shape)
 
-    def _denormalised(self, predictions: np.ndarray) -> np.ndarray:
+    def _denormalised(self, predictions: NDArray[np.float32]) -> NDArray[np.float32]:
         """Returns values in the units of the rewards."""
         mean, std = self.value_norm.statistics()
         return predictions * std + mean
 
     def _predict(
-        self, inputs: Tensor, ended: np.ndarray
-    ) -> tuple[np.ndarray, CriticMemories | None]:
+        self, inputs: Tensor, ended: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float32], CriticMemories | None]:
         """Returns predictions (V, T + 1, E), in the normaliser's units, of normalised inputs (V, T
         + 1, E, W).
 
@@ -169,23 +150,48 @@ class CriticTrainer:
         if not self.critic.gru:
             predictions = self.critic(inputs.flatten(1, 2))[0]  # (V, (T + 1) * E)
             return predictions.numpy().reshape(values, steps, envs), None
-        keep = keep_masks(ended)  # (1, T + 1, E)
         if self._memory is None:
             self._memory = torch.zeros(values, envs, self.critic.gru.size)
+        predictions, memories = self._predict_in_order(inputs, self._memory, keep_masks(ended))
+        self._memory = memories.before[:, -1].clone()  # a copy, so that the rest is freed
+        return predictions.numpy(), memories
+
+    def _predict_in_order(
+        self, inputs: Tensor, memory: Tensor, keep: Tensor
+    ) -> tuple[Tensor, CriticMemories]:
+        """Returns a recurrent critic's predictions (V, T + 1, E), and its memory around each step.
+
+        `memory` (V, E, H) is that before the first step; `keep` (1, T + 1, E) is 0.0 where an
+        episode begins.
+        """
+        steps, envs = inputs.shape[1:3]
         # The whole rollout is one sequence of T + 1 steps for each environment here, whatever the
         # length of a chunk.
-        state = RecurrentState(memory=self._memory, keep=keep.transpose(1, 2))
+        state = RecurrentState(memory=memory, keep=keep.transpose(1, 2))
         predictions, after = (
             each.unflatten(1, (envs, steps)).transpose(1, 2)  # (V, T + 1, E, ...)
             for each in self.critic(flatten_rows(inputs, steps), state)
         )
-        before = torch.cat((self._memory[:, None], after[:, :-1]), 1) * keep[..., None]
-        self._memory = before[:, -1].clone()
-        return predictions.numpy(), CriticMemories(before=before, after=after)
+        before = torch.cat((memory[:, None], after[:, :-1]), 1) * keep[..., None]
+        return predictions, CriticMemories(before=before, after=after)
+
+    def _advantages(
+        self, rollout: Rollout, values: NDArray[np.float32], memories: CriticMemories | None
+    ) -> NDArray[np.float32]:
+        """Returns the advantages (V, T, E) of a rollout with values (V, T + 1, E)."""
+        return compute_gae(
+            rewards=rollout.rewards,
+            values=values,
+            final_values=self._final_values(rollout, values, memories),
+            terminated=rollout.terminated,
+            truncated=rollout.truncated,
+            gamma=self._config.gamma,
+            gae_lambda=self._config.gae_lambda,
+        )
 
     def _final_values(
-        self, rollout: Rollout, values: np.ndarray, memories: CriticMemories | None
-    ) -> np.ndarray:
+        self, rollout: Rollout, values: NDArray[np.float32], memories: CriticMemories | None
+    ) -> NDArray[np.float32]:
         """Returns (V, T, E), the values of states that episodes were cut in; 0 where none was."""
         cut = rollout.truncated
         final_values = np.zeros_like(values[:, 1:])
@@ -208,28 +214,31 @@ class CriticTrainer:
         # Before the targets are normalised, so that a first rollout isn't learnt from in units of
         # 1.
         self.value_norm.update(estimate.returns)
-        mean, std = self.value_norm.statistics()
-        length = estimate.length
-        inputs, targets, old_values = (
-            take_sequences(flatten_rows(each, length), order, length)
-            for each in (
-                estimate.critic_inputs,
-                torch.from_numpy((estimate.returns - mean) / std).float(),
-                torch.from_numpy((estimate.values - mean) / std).float(),
-            )
-        )
+        rows = self._learning_rows(estimate, order)
         state = estimate.recurrent_state and estimate.recurrent_state.select(order)
         losses = []
         for part in minibatch_slices(sequences, self._minibatches) * self._epochs:
-            x, target, old = (
-                take_sequences(each, part, length) for each in (inputs, targets, old_values)
-            )
+            x, target, old = (take_sequences(each, part, estimate.length) for each in rows)
             values, _ = self.critic(x, state and state.select(part))
             losses.append(self._step(self._loss(values, target, old)))
         return {
             "value_loss": float(torch.stack(losses).mean()),
             "explained_variance": _explained_variance(estimate),
         }
+
+    def _learning_rows(self, estimate: CriticEstimate, order: slice | Tensor) -> list[Tensor]:
+        """Returns inputs (V, B, W), targets (V, B) and old values (V, B) in the given `order`.
+
+        Targets and old values are in the normaliser's units, as the critic predicts them.
+        """
+        mean, std = self.value_norm.statistics()
+        parts = (
+            estimate.critic_inputs,
+            torch.from_numpy((estimate.returns - mean) / std).float(),
+            torch.from_numpy((estimate.values - mean) / std).float(),
+        )
+        length = estimate.length
+        return [take_sequences(flatten_rows(each, length), order, length) for each in parts]
 
     def _step(self, loss: Tensor) -> Tensor:
         """Takes one step of Adam; returns the loss, detached."""
@@ -258,8 +267,18 @@ class CriticTrainer:
     def _error(self, values: Tensor, targets: Tensor) -> Tensor:
         """Returns each row's Huber loss or half its squared error."""
         if self._config.use_huber:
-            return F.huber_loss(values, targets, reduction="none", delta=self._config.huber_delta)
-        return 0.5 * F.mse_loss(values, targets, reduction="none")
+            delta = self._config.huber_delta
+            return functional.huber_loss(values, targets, reduction="none", delta=delta)
+        return 0.5 * functional.mse_loss(values, targets, reduction="none")
+
+
+def _sequence_states(rollout: Rollout, memories: CriticMemories | None) -> RecurrentState | None:
+    """Returns the memory that the rollout's sequences begin with; None without any."""
+    if not memories:
+        return None
+    # The last step of `before` lies behind the rollout and starts no sequence.
+    starts = memories.before[:, : -1 : rollout.chunk]  # (V, T / L, E, H)
+    return chunk_states(starts, rollout.ended, rollout.chunk)
 
 
 def _explained_variance(estimate: CriticEstimate) -> float:
@@ -269,6 +288,16 @@ def _explained_variance(estimate: CriticEstimate) -> float:
     """
     unexplained = np.var(estimate.returns - estimate.values)
     return float(1.0 - unexplained / max(np.var(estimate.returns), 1e-8))
+
+
+def _start_thread() -> ThreadPoolExecutor:
+    """Returns a pool of one thread for the critic's updates."""
+    # The policies learn in the main thread meanwhile: the critic gets the cores that they leave.
+    threads = torch.get_num_threads()
+    spare = max(1, min(threads, (os.cpu_count() or 1) - threads))
+    return ThreadPoolExecutor(
+        max_workers=1, thread_name_prefix="critic", initializer=_set_up_thread, initargs=(spare,)
+    )
 
 
 def _set_up_thread(threads: int) -> None:

@@ -126,15 +126,13 @@ class FirstOrder(OnPolicy):
         weights = weights.flatten()  # (n * B,): a dot product is faster than a product and a sum
         objective = self.objective(ratio, batch.advantages).flatten() @ weights
         entropy = distribution.entropy().flatten() @ weights
-        with torch.no_grad():
-            error = (ratio - 1.0).abs_().flatten()
-            outside = (error > self._algo.clip_coef).float()
-            report = PolicyReport(
-                policy_loss=-objective.detach(),
-                entropy=entropy.detach(),
-                clip_fraction=outside @ weights,
-                ratio_error=error @ weights,
-            )
+        error = (ratio.detach() - 1.0).abs_().flatten()
+        report = PolicyReport(
+            policy_loss=-objective.detach(),
+            entropy=entropy.detach(),
+            clip_fraction=(error > self._algo.clip_coef).float() @ weights,
+            ratio_error=error @ weights,
+        )
         return -objective - self._algo.entropy_coef * entropy, report
 
     def _step(self, index: int, loss: Tensor, rate_trainer: RateTrainer | None) -> Tensor:

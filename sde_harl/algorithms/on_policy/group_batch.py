@@ -6,10 +6,10 @@ head, D numbers of an action, Z latent; V values of a state (1, or N).
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sde_harl.buffers.rollout import Rollout
@@ -77,7 +77,7 @@ def gather_group(
     """
     members = _member_index(net)
 
-    def rows(array: np.ndarray) -> Tensor:
+    def rows(array: NDArray[Any]) -> Tensor:
         return flatten_rows(torch.from_numpy(array[members]), rollout.chunk)
 
     available_actions = rows(rollout.available_actions)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -24,7 +25,7 @@ class ValueNorm:
         # as Adam does with its moments.
         self._moments = np.zeros(3)
 
-    def update(self, returns: np.ndarray) -> None:
+    def update(self, returns: NDArray[np.float32]) -> None:
         """Takes in a batch of returns of any shape."""
         mean = returns.mean(dtype=np.float64)
         mean_square = np.square(returns, dtype=np.float64).mean()

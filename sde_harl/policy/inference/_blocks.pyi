@@ -1,15 +1,18 @@
 import numpy as np
+from numpy.typing import NDArray
+
+from sde_harl.policy.inference.arrays import BoolArray, FloatArray
 
 def activate(
-    x: np.ndarray, bias: np.ndarray, eps: float | None, stats: np.ndarray | None
+    x: FloatArray, bias: FloatArray, eps: float | None, stats: FloatArray | None
 ) -> None: ...
-def gradients(dy: np.ndarray, y: np.ndarray, stats: np.ndarray | None, db: np.ndarray) -> None: ...
-def normalise(x: np.ndarray, sizes: np.ndarray, eps: float, y: np.ndarray) -> None: ...
+def gradients(dy: FloatArray, y: FloatArray, stats: FloatArray | None, db: FloatArray) -> None: ...
+def normalise(x: FloatArray, sizes: NDArray[np.int32], eps: float, y: FloatArray) -> None: ...
 def choose(
-    outputs: np.ndarray,
-    available: np.ndarray,
-    race: np.ndarray | None,
-    edges: np.ndarray,
-    actions: np.ndarray,
-    log_probs: np.ndarray,
+    outputs: FloatArray,
+    available: BoolArray,
+    race: FloatArray | None,
+    edges: NDArray[np.int32],
+    actions: NDArray[np.int32],
+    log_probs: FloatArray,
 ) -> None: ...

@@ -2,9 +2,9 @@
 
     latents (N, E, Z) -> trunk -> [GRU] -> heads -> outputs (N, E, A) -> actions (N, E, D)
 
-All agents are stacked, so that each layer is one batched product. Numpy, because nobody needs a
-gradient to act and torch's calls cost more where rows are few. A policy that runs on its device
-uses the same class there, without a trunk.
+All agents are stacked, so that each layer is one batched product. It is numpy, because acting needs
+no gradient and torch's calls cost more where rows are few. A policy that runs on its device uses
+the same class there, without a trunk.
 
 N agents, E environments, Z latent, W width of a block, A outputs of a head, D numbers of an action,
 H numbers of memory.
@@ -13,46 +13,48 @@ H numbers of memory.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Tuple
+from typing import Any, NamedTuple, Tuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sde_harl.draws.counters import Draw
 from sde_harl.policy.inference import _blocks
+from sde_harl.policy.inference.arrays import BoolArray, FloatArray
 from sde_harl.policy.inference.conv import ConvArrays
 from sde_harl.policy.inference.local_nets import affine, block, normalise
 
 _HALF_LOG_2PI = np.float32(0.5 * math.log(2 * math.pi))
 
 # typing.Tuple, since an executor may run Python 3.8, where `tuple` takes no brackets at run time.
-Chosen = Tuple[np.ndarray, np.ndarray]
+Chosen = Tuple[NDArray[Any], FloatArray]
 """`Decision.actions` and `Decision.log_probs`."""
 
 
 class Decision(NamedTuple):
     """The actions of all agents in all environments at one step."""
 
-    actions: np.ndarray
+    actions: NDArray[Any]
     """(N, E, D) int32, or float32 if continuous; 0 in an agent's padding."""
-    log_probs: np.ndarray
+    log_probs: FloatArray
     """(N, E, D) float32 log-probability of each number of an agent's action; 0 in its padding."""
-    memory: np.ndarray | None = None
+    memory: FloatArray | None = None
     """(N, E, H) for the next decision, the caller's to change; None if not recurrent."""
 
 
 class GruArrays(NamedTuple):
     """The recurrent layers of all agents; policy/gru.py has the torch twin."""
 
-    weight_in: np.ndarray
+    weight_in: FloatArray
     """(N, W, 3 H): reset, update, new."""
-    bias_in: np.ndarray
+    bias_in: FloatArray
     """(N, 1, 3 H)."""
-    weight_memory: np.ndarray
+    weight_memory: FloatArray
     """(N, H, 3 H)."""
-    bias_memory: np.ndarray
+    bias_memory: FloatArray
     """(N, 1, 3 H)."""
 
-    def __call__(self, x: np.ndarray, memory: np.ndarray) -> np.ndarray:
+    def __call__(self, x: FloatArray, memory: FloatArray) -> FloatArray:
         """Returns the memory (N, E, H) after x (N, E, W)."""
         inputs = np.matmul(x, self.weight_in) + self.bias_in  # (N, E, 3 H)
         past = np.matmul(memory, self.weight_memory) + self.bias_memory  # (N, E, 3 H)
@@ -63,7 +65,8 @@ class GruArrays(NamedTuple):
         update = both[..., size:]
         new = np.tanh(inputs[..., 2 * size :] + reset * past[..., 2 * size :])
         # The same as (1 - update) new + update memory, with one product less.
-        return new + update * (memory - new)
+        after: FloatArray = new + update * (memory - new)
+        return after
 
 
 class ActingPolicy:
@@ -72,11 +75,11 @@ class ActingPolicy:
     def __init__(
         self,
         *,
-        trunk: list[tuple[np.ndarray, np.ndarray]],
-        head_weight: np.ndarray,
-        head_bias: np.ndarray,
+        trunk: list[tuple[FloatArray, FloatArray]],
+        head_weight: FloatArray,
+        head_bias: FloatArray,
         branches: tuple[int, ...],
-        std: np.ndarray | None = None,
+        std: FloatArray | None = None,
         gru: GruArrays | None = None,
         layer_norm: bool = False,
         conv: ConvArrays | None = None,
@@ -98,8 +101,8 @@ class ActingPolicy:
         self._edges = np.cumsum((0, *branches), dtype=np.int32)
 
     def outputs(
-        self, latents: np.ndarray, memory: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray | None]:
+        self, latents: FloatArray, memory: FloatArray | None = None
+    ) -> tuple[FloatArray, FloatArray | None]:
         """Returns outputs (N, E, A) of decoded latents (N, E, Z), and the memory after them.
 
         Outputs are logits, or means if actions are continuous.
@@ -121,10 +124,10 @@ class ActingPolicy:
 
     def act(
         self,
-        latents: np.ndarray,
-        available: np.ndarray,
+        latents: FloatArray,
+        available: BoolArray,
         draw: Draw | None,
-        memory: np.ndarray | None = None,
+        memory: FloatArray | None = None,
     ) -> Decision:
         """Samples actions, or takes the most likely ones where `draw` is None.
 
@@ -135,7 +138,7 @@ class ActingPolicy:
         actions, log_probs = self._choose(outputs, available, draw)
         return Decision(actions=actions, log_probs=log_probs, memory=memory)
 
-    def _choose(self, outputs: np.ndarray, available: np.ndarray, draw: Draw | None) -> Chosen:
+    def _choose(self, outputs: FloatArray, available: BoolArray, draw: Draw | None) -> Chosen:
         """Returns actions and their log-probabilities, (N, E, D) each."""
         if self._std is not None:
             return _gaussian(outputs, available, draw, std=self._std)
@@ -143,7 +146,11 @@ class ActingPolicy:
 
 
 def _categorical(
-    outputs: np.ndarray, available: np.ndarray, draw: Draw | None, *, edges: np.ndarray
+    outputs: FloatArray,
+    available: BoolArray,
+    draw: Draw | None,
+    *,
+    edges: NDArray[np.int32],
 ) -> Chosen:
     """Chooses in each of the branches of `outputs` (N, E, A) between `edges` (D + 1,).
 
@@ -162,7 +169,11 @@ def _categorical(
 
 
 def _gaussian(
-    means: np.ndarray, available: np.ndarray, draw: Draw | None, *, std: np.ndarray
+    means: FloatArray,
+    available: BoolArray,
+    draw: Draw | None,
+    *,
+    std: FloatArray,
 ) -> Chosen:
     """Adds noise of deviation `std` (N, 1, D) to means (N, E, D); without one, takes the means."""
     if draw:
@@ -170,5 +181,6 @@ def _gaussian(
     else:
         noise = np.zeros_like(means)
     # The noise is (action - mean) / std, so no action is needed to know its log-probability.
+    # Padding is False in `available`, which makes both of its numbers 0.
     log_probs = np.float32(-0.5) * noise * noise - np.log(std) - _HALF_LOG_2PI
     return (means + std * noise) * available, log_probs * available

@@ -9,11 +9,13 @@ n agents, E environments, H, W, C height, width and channels of an image, K kern
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
 
+from sde_harl.policy.inference.arrays import FloatArray
 from sde_harl.policy.shapes import ConvShape
 
 
@@ -21,12 +23,12 @@ class ConvArrays(NamedTuple):
     """The convolutions of all agents."""
 
     shape: ConvShape
-    weight: np.ndarray
+    weight: FloatArray
     """(n, K K C, F)."""
-    bias: np.ndarray
+    bias: FloatArray
     """(n, 1, F)."""
 
-    def __call__(self, images: np.ndarray) -> np.ndarray:
+    def __call__(self, images: NDArray[Any]) -> FloatArray:
         """Returns (n, E, size_out) of images (n, E, H W C)."""
         agents, envs = images.shape[:2]
         windows = self._windows(images).reshape(agents, -1, self.shape.size_window())
@@ -34,9 +36,10 @@ class ConvArrays(NamedTuple):
         x = np.matmul(windows, self.weight)  # (n, E positions, F)
         x += self.bias
         np.maximum(x, 0.0, out=x)
-        return x.reshape(agents, envs, -1)
+        result: FloatArray = x.reshape(agents, envs, -1)
+        return result
 
-    def _windows(self, images: np.ndarray) -> np.ndarray:
+    def _windows(self, images: NDArray[Any]) -> NDArray[Any]:
         """Returns a view of all windows of images (n, E, H W C)."""
         agents, envs = images.shape[:2]
         channels = self.shape.channels

@@ -18,11 +18,13 @@ n agents of one executor, E environments, O the largest observation of the run, 
 from __future__ import annotations
 
 from math import prod
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sde_harl.policy.inference import _blocks
+from sde_harl.policy.inference.arrays import FloatArray
 from sde_harl.policy.inference.conv import ConvArrays
 from sde_harl.policy.shapes import LocalShape, local_parameter_shapes
 
@@ -30,7 +32,7 @@ NORM_EPS = 1e-5
 """Added to the variance in layer normalisation, as in torch."""
 
 
-def split(shapes: list[tuple[int, ...]], weights: np.ndarray) -> list[np.ndarray]:
+def split(shapes: list[tuple[int, ...]], weights: FloatArray) -> list[FloatArray]:
     """Returns the arrays of these shapes, views of a flat float32 vector that holds all of them.
 
     Raises ValueError where the vector's length or a value is not right: it came over the link.
@@ -45,8 +47,8 @@ def split(shapes: list[tuple[int, ...]], weights: np.ndarray) -> list[np.ndarray
 
 
 def split_above(
-    shape: LocalShape, above: list[tuple[int, ...]], weights: np.ndarray
-) -> tuple[np.ndarray, list[np.ndarray]]:
+    shape: LocalShape, above: list[tuple[int, ...]], weights: FloatArray
+) -> tuple[FloatArray, list[FloatArray]]:
     """Returns the local nets' parameters, still flat, and the arrays above them, of shapes `above`.
 
     Raises ValueError where the length or a value of the latter is not right.
@@ -55,12 +57,12 @@ def split_above(
     return weights[:count], split(above, weights[count:])
 
 
-def observation_mask(obs_sizes: tuple[int, ...], obs: int) -> np.ndarray:
+def observation_mask(obs_sizes: tuple[int, ...], obs: int) -> FloatArray:
     """Returns (n, O) float32: 1 where an agent's observation has the feature, 0 in its padding."""
     return (np.arange(obs) < np.asarray(obs_sizes)[:, None]).astype(np.float32)
 
 
-def normalise(x: np.ndarray) -> np.ndarray:
+def normalise(x: FloatArray) -> FloatArray:
     """Returns the layer normalisation of x (n, E, W), written over x."""
     share = np.float32(1.0 / x.shape[-1])
     # np.mean and np.var take three times as long on few rows.
@@ -69,7 +71,7 @@ def normalise(x: np.ndarray) -> np.ndarray:
     return x
 
 
-def normalise_own(x: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+def normalise_own(x: NDArray[Any], sizes: NDArray[np.int32]) -> FloatArray:
     """Returns x (n, E, O) normalised over each agent's own features; padding is 0.
 
     `sizes`: (n,) int32 features of each agent.
@@ -80,14 +82,20 @@ def normalise_own(x: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return result
 
 
-def affine(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+def affine(x: FloatArray, weight: FloatArray, bias: FloatArray) -> FloatArray:
     """Returns x (n, E, in) times weight (n, in, out) plus bias (n, 1, out): (n, E, out)."""
     x = np.matmul(x, weight)
-    x += bias  # in place: the product is nobody else's
+    x += bias  # in place: no other code holds the product
     return x
 
 
-def block(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, *, layer_norm: bool) -> np.ndarray:
+def block(
+    x: FloatArray,
+    weight: FloatArray,
+    bias: FloatArray,
+    *,
+    layer_norm: bool,
+) -> FloatArray:
     """Returns `affine`, then ReLU, then layer normalisation if asked: (n, E, out)."""
     x = np.matmul(x, weight)
     eps = None
@@ -100,7 +108,7 @@ def block(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, *, layer_norm: bo
 class Nets(Protocol):
     """Local nets: `LocalNets`, or its twin in torch."""
 
-    def __call__(self, obs: np.ndarray) -> np.ndarray:
+    def __call__(self, obs: NDArray[Any]) -> FloatArray:
         """Returns latents (n, E, Z) of observations (n, E, O), before quantisation.
 
         Returns the inputs of the heads (n, E, W) where the policy runs on its device.
@@ -111,14 +119,14 @@ class MakeNets(Protocol):
     """The constructor of `LocalNets`, or of its twin in torch."""
 
     def __call__(
-        self, shape: LocalShape, weights: np.ndarray, *, on_device: bool = False
+        self, shape: LocalShape, weights: FloatArray, *, on_device: bool = False
     ) -> Nets: ...
 
 
 class LocalNets:
     """Local nets of an executor's agents, stacked."""
 
-    def __init__(self, shape: LocalShape, weights: np.ndarray, *, on_device: bool = False) -> None:
+    def __init__(self, shape: LocalShape, weights: FloatArray, *, on_device: bool = False) -> None:
         """`weights`: float32 vector of all parameters in wire order.
 
         `on_device`: the policy runs on the device, so the last block has a ReLU like the others.
@@ -131,20 +139,21 @@ class LocalNets:
         if shape.conv:
             weight, bias = self._layers.pop(0)
             self._conv = ConvArrays(shape=shape.conv, weight=weight, bias=bias)
-        self._last: tuple[np.ndarray, np.ndarray] | None = None
+        self._last: tuple[FloatArray, FloatArray] | None = None
         if not on_device:
             self._last = self._layers.pop()
         self._sizes = np.array(shape.obs_sizes, np.int32)
 
-    def __call__(self, obs: np.ndarray) -> np.ndarray:
+    def __call__(self, obs: NDArray[Any]) -> FloatArray:
         """Returns latents (n, E, Z) of observations (n, E, O), as `Nets` says."""
-        x = obs
+        x: NDArray[Any] = obs
         if self._shape.feature_norm:
             x = normalise_own(obs, self._sizes)
         if not self._shape.local_blocks:
             assert self._last
             gain, shift = self._last
-            return x * gain[:, None] + shift
+            scaled: FloatArray = x * gain[:, None] + shift
+            return scaled
         if self._conv:
             x = self._conv(x)
         for weight, bias in self._layers:

@@ -2,18 +2,22 @@
 
 It is the local net with all blocks, the GRU if it is recurrent, and the agent's head. Actions are
 drawn by seed, step, environment and agent alone, so that an agent decides the same whichever device
-it is on and whoever else is there.
+it is on and whichever agents are beside it.
 
-n agents of one executor, E environments, W width of a block, H memory, A outputs of a head, D numbers
-of an action.
+n agents of one executor, E environments, W width of a block, H memory, A outputs of a head, D
+numbers of an action.
 """
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Iterator
+from typing import Any
+
+from numpy.typing import NDArray
 
 from sde_harl.draws.counters import Draw
 from sde_harl.policy.inference.acting import ActingPolicy, Decision, GruArrays
+from sde_harl.policy.inference.arrays import BoolArray, FloatArray
 from sde_harl.policy.inference.local_nets import LocalNets, MakeNets, split_above
 from sde_harl.policy.shapes import LocalShape, OnDeviceShape, on_device_parameter_shapes
 
@@ -26,7 +30,7 @@ class OnDevicePolicy:
         *,
         shape: LocalShape,
         on_device: OnDeviceShape,
-        weights: np.ndarray,
+        weights: FloatArray,
         nets: MakeNets = LocalNets,
     ) -> None:
         """`weights`: float32 vector of all parameters in wire order; `nets` makes the local nets.
@@ -40,10 +44,10 @@ class OnDevicePolicy:
 
     def act(
         self,
-        obs: np.ndarray,
-        available: np.ndarray,
+        obs: NDArray[Any],
+        available: BoolArray,
         draw: Draw | None,
-        memory: np.ndarray | None = None,
+        memory: FloatArray | None = None,
     ) -> Decision:
         """Decides on observations (n, E, O); takes the most likely actions where `draw` is None.
 
@@ -54,22 +58,18 @@ class OnDevicePolicy:
 
 
 def _upper_policy(
-    shape: LocalShape, on_device: OnDeviceShape, parts: list[np.ndarray]
+    shape: LocalShape, on_device: OnDeviceShape, parts: list[FloatArray]
 ) -> ActingPolicy:
     """Returns what follows the local nets: GRUs and heads of these arrays, in wire order.
 
     It is the same class as at the server. Its trunk is empty, since the local net has all blocks.
     """
-    # Biases and deviations travel as (n, ...); here they are (n, 1, ...), alike for all environments.
+    # Biases and deviations travel as (n, ...). Here they are (n, 1, ...): the same for all
+    # environments.
     arrays = iter([part.reshape(len(part), -1, part.shape[-1]) for part in parts])
     gru = None
     if on_device.memory:
-        gru = GruArrays(
-            weight_in=next(arrays),
-            bias_in=next(arrays),
-            weight_memory=next(arrays),
-            bias_memory=next(arrays),
-        )
+        gru = _take_gru(arrays)
     return ActingPolicy(
         trunk=[],
         head_weight=next(arrays),
@@ -78,4 +78,15 @@ def _upper_policy(
         std=next(arrays, None),
         gru=gru,
         layer_norm=shape.layer_norm,
+    )
+
+
+def _take_gru(arrays: Iterator[FloatArray]) -> GruArrays:
+    """Takes the four arrays of the GRUs, which come first."""
+    # Python evaluates keyword arguments in the order in which they are written: the wire's.
+    return GruArrays(
+        weight_in=next(arrays),
+        bias_in=next(arrays),
+        weight_memory=next(arrays),
+        bias_memory=next(arrays),
     )
