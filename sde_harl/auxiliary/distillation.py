@@ -97,14 +97,7 @@ class Distillation:
         self._named = {"weight": self._weight, "bias": self._bias}
         self._optimizer = torch.optim.Adam(self._named.values(), LR, fused=True)
         # torch creates the moments at the first step; a checkpoint saved before it needs them too.
-        self._set_moments(
-            {
-                "step": torch.zeros(()),
-                "exp_avg": torch.zeros_like(each),
-                "exp_avg_sq": torch.zeros_like(each),
-            }
-            for each in self._named.values()
-        )
+        self._set_moments(_zero_moments(each) for each in self._named.values())
 
     def update(self, rollout: Rollout, step: int) -> dict[str, float]:
         """Learns from a rollout that ended with environment step `step`; returns scalars to log.
@@ -196,7 +189,7 @@ class Distillation:
         )
 
     def _sample(self, rollout: Rollout, step: int) -> SampledRows:
-        """Draws ROWS rows, as whole sequences; the same seed and step draw the same ones."""
+        """Draws ROWS rows, as complete sequences; the same seed and step draw the same ones."""
         length = rollout.chunk
         steps, envs = rollout.rewards.shape
         draws = generator(self._seed, Purpose.DISTILLATION, step)
@@ -230,6 +223,15 @@ class Distillation:
         servers = lesson.outputs.masked_fill(~available, MASKED_LOGIT).split(branches, -1)
         same = [one.argmax(-1) == other.argmax(-1) for one, other in zip(ours, servers)]
         return torch.stack(same).all(0)
+
+
+def _zero_moments(parameter: Tensor) -> dict[str, Tensor]:
+    """Returns Adam's state of a parameter before the first step, by MOMENTS."""
+    return {
+        "step": torch.zeros(()),
+        "exp_avg": torch.zeros_like(parameter),
+        "exp_avg_sq": torch.zeros_like(parameter),
+    }
 
 
 def _recurrent_state(rollout: Rollout, net: GroupNet, rows: SampledRows) -> RecurrentState | None:

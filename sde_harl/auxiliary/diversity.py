@@ -71,25 +71,30 @@ class Diversity:
     def reward(self, rollout: Rollout) -> Intrinsic:
         """Trains the predictors on a rollout, then returns the rollout's intrinsic reward."""
         config = self._config
-        policy_kl = np.zeros(rollout.active_masks.shape, np.float32)  # (N, T, E)
-        predictor = np.zeros(rollout.active_masks.shape, np.float32)  # (N, T, E)
-        for net, predictors in self._groups:
-            members = list(net.members)
-            predictors.learn(rollout)
-            policy_kl[members] = rollout_kl(net, rollout, config.beta1)
-            predictor[members] = predictors.reward(rollout, config.beta1)
+        policy_kl, predictor = self._parts(rollout)
         # The mean and not the sum over agents, so that beta means the same for teams of any size.
         living = rollout.active_masks / np.maximum(rollout.active_masks.sum(0), 1)  # (N, T, E)
         team_kl = np.einsum("nte,nte->te", policy_kl, living)
         team_predictor = np.einsum("nte,nte->te", predictor, living)
-        rewards = config.coef * (config.beta2 * team_kl + team_predictor)
-        rewards = rewards.astype(np.float32)
+        rewards = (config.coef * (config.beta2 * team_kl + team_predictor)).astype(np.float32)
         scalars = {
             "diversity/policy_kl": float(team_kl.mean()),
             "diversity/predictor": float(team_predictor.mean()),
             "diversity/reward": float(rewards.mean()),
         }
         return Intrinsic(rewards=rewards, scalars=scalars)
+
+    def _parts(self, rollout: Rollout) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Returns the policies' and the predictors' part of each agent's reward, (N, T, E) each."""
+        # 0 for agents that are alone in their groups.
+        policy_kl = np.zeros(rollout.active_masks.shape, np.float32)
+        predictor = np.zeros(rollout.active_masks.shape, np.float32)
+        for net, predictors in self._groups:
+            members = list(net.members)
+            predictors.learn(rollout)
+            policy_kl[members] = rollout_kl(net, rollout, self._config.beta1)
+            predictor[members] = predictors.reward(rollout, self._config.beta1)
+        return policy_kl, predictor
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the state of each group's predictors, groups of one agent not counted."""

@@ -61,7 +61,7 @@ def rollout_kl(net: GroupNet, rollout: Rollout, beta1: float) -> NDArray[np.floa
     n = len(net.members)
     steps, envs = rollout.ended.shape
     result = np.empty((n, steps, envs), np.float32)
-    # Whole environments at a time, since a recurrent policy needs all steps of one.
+    # All steps of some environments at a time, since a recurrent policy needs them in order.
     width = max(1, ROWS // (n * n * steps))
     for first in range(0, envs, width):
         part = slice(first, first + width)
@@ -77,14 +77,10 @@ def sampled_kl(net: GroupNet, experience: GroupExperience, beta1: float) -> Tens
     from before the rollout.
     """
     n = len(net.members)
-    # Normalised as i sees it and cut to j's size: what j couldn't observe must not reach its net.
-    shown = _to_each(net.normalise(experience.obs), n)  # (n, n * B, O)
-    if net.normalise.padded:
-        shown = shown * net.normalise.mask
-    outputs = net(shown, _state_for_each(experience.recurrent_state, n)).outputs  # (n, n * B, A)
+    outputs = _outputs_of_each(net, experience)
     policies = net.distribution(outputs, _to_each(experience.available_actions, n))
     log_probs = policies.log_probs(_to_each(experience.actions, n)).sum(-1)  # (n, n * B)
-    by_member = log_probs.unflatten(1, (n, -1))  # (j, i, B), log pi_j(a_i)
+    by_member: Tensor = log_probs.unflatten(1, (n, -1))  # (j, i, B), log pi_j(a_i)
     log_mean = by_member.logsumexp(0) - math.log(n)  # (n, B), log p(a)
     own = by_member.diagonal().T  # (n, B), log pi_i(a_i)
     own_outputs = outputs.unflatten(1, (n, -1)).diagonal().permute(2, 0, 1)  # (n, B, A)
@@ -95,27 +91,43 @@ def sampled_kl(net: GroupNet, experience: GroupExperience, beta1: float) -> Tens
     return torch.exp(sharp - own) * (sharp - log_mean)
 
 
+def _outputs_of_each(net: GroupNet, experience: GroupExperience) -> Tensor:
+    """Returns the outputs (n, n * B, A) of each member on the rows of all members."""
+    n = len(net.members)
+    # Normalised as i sees it and cut to j's size: what j couldn't observe must not reach its net.
+    shown = _to_each(net.normalise(experience.obs), n)  # (n, n * B, O)
+    if net.normalise.padded:
+        shown = shown * net.normalise.mask
+    outputs: Tensor = net(shown, _state_for_each(experience.recurrent_state, n)).outputs
+    return outputs
+
+
 def _experience(net: GroupNet, rollout: Rollout, envs: slice) -> GroupExperience:
     """Returns a group's rows in some environments, as sequences that are as long as the rollout."""
     members = list(net.members)
-
-    def rows(array: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(array[members][:, :, envs]).transpose(1, 2).flatten(1, 2)
-
-    actions = rows(rollout.actions)
+    actions = _rows(rollout.actions, members, envs)
     if not actions.is_floating_point():
-        actions = actions.long()
-    state = None
-    if net.gru:
-        memory = torch.from_numpy(rollout.memory[members][:, 0, envs])  # (n, E, H)
-        keep = keep_masks(rollout.ended[:, envs])[:, :-1]  # (1, T, E)
-        state = RecurrentState(memory=memory, keep=keep.transpose(1, 2))
+        actions = actions.long()  # torch gathers by int64 alone
     return GroupExperience(
-        obs=rows(rollout.obs),  # (n, E * T, O)
-        available_actions=rows(rollout.available_actions),
+        obs=_rows(rollout.obs, members, envs),
+        available_actions=_rows(rollout.available_actions, members, envs),
         actions=actions,
-        recurrent_state=state,
+        recurrent_state=_state_before(net, rollout, envs),
     )
+
+
+def _rows(array: NDArray[Any], members: list[int], envs: slice) -> Tensor:
+    """Returns (n, B, ...) of an array (N, T, E, ...): all steps of an environment side by side."""
+    return torch.from_numpy(array[members][:, :, envs]).transpose(1, 2).flatten(1, 2)
+
+
+def _state_before(net: GroupNet, rollout: Rollout, envs: slice) -> RecurrentState | None:
+    """Returns the memory from before the rollout; None if the policy has none."""
+    if not net.gru:
+        return None
+    memory = torch.from_numpy(rollout.memory[list(net.members)][:, 0, envs])  # (n, E, H)
+    keep = keep_masks(rollout.ended[:, envs])[:, :-1]  # (1, T, E)
+    return RecurrentState(memory=memory, keep=keep.transpose(1, 2))
 
 
 def _to_each(rows: Tensor, n: int) -> Tensor:

@@ -81,7 +81,7 @@ class Predictors:
         self._config = config
         self._generator = generator
         self._unit = UNIT[spec.obs_dtype]
-        self._branches = () if spec.continuous else spec.branches
+        self._branches = () if spec.continuous else spec.branches  # () marks plain numbers
         obs = max(spec.obs_sizes)
         self._net = PredictorPair(
             obs=obs,
@@ -91,10 +91,7 @@ class Predictors:
             generator=generator,
         )
         self._optimizer = torch.optim.Adam(self._net.parameters(), config.lr, fused=True)
-        sizes = np.array([spec.obs_sizes[agent] for agent in members])
-        # (n, O), a feature's weight in the mean over the agent's own features: 0.0 in its padding.
-        weights = (np.arange(obs) < sizes[:, None]) / sizes[:, None]
-        self._feature_weights = torch.from_numpy(weights.astype(np.float32))
+        self._feature_weights = _feature_weights([spec.obs_sizes[agent] for agent in members], obs)
 
     def learn(self, rollout: Rollout) -> None:
         """Takes some steps of Adam on random rows of a rollout."""
@@ -118,9 +115,8 @@ class Predictors:
         result = np.zeros((len(self._members), *rollout.ended.shape), np.float32)
         for first in range(0, index.shape[1], ROWS):
             rows = index[:, first : first + ROWS]
-            knowing, blind = self._errors(
-                rollout, rows
-            ).numpy()  # of q and p: minus their log-densities
+            # An error is a minus log-density, up to a constant: of q, which knows who acts, and p.
+            knowing, blind = self._errors(rollout, rows).numpy()
             result[tuple(rows)] = blind - beta1 * knowing
         return result
 
@@ -161,3 +157,10 @@ class Predictors:
         encoded = torch.zeros(len(actions), sum(self._branches))
         chosen = torch.from_numpy((actions + offsets).astype(np.int64))
         return encoded.scatter_(1, chosen, 1.0)
+
+
+def _feature_weights(sizes: list[int], obs: int) -> Tensor:
+    """Returns (n, O), each feature's weight in the mean over an agent's own: 0.0 in padding."""
+    own = np.array(sizes)[:, None]
+    weights = (np.arange(obs) < own) / own
+    return torch.from_numpy(weights.astype(np.float32))

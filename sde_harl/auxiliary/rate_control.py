@@ -45,7 +45,7 @@ class RateControl:
     def next(self, progress: float, sent: float) -> float:
         """Returns lambda of the next update.
 
-        progress: in [0, 1] of the whole run. sent: bytes per decision of the rollout just played.
+        progress: of the run, 0 to 1. sent: bytes per decision of the rollout just played.
         """
         if progress < self._warmup:
             # Nothing is controlled yet: bytes that a small lambda can't hold down would drive the

@@ -75,7 +75,7 @@ class Rollout:
         self.critic_inputs = np.zeros(
             (values, steps + 1, envs, critic_input.size), critic_input.dtype
         )  # (V, T + 1, E, W)
-        # The last state of an episode. Valid only where `truncated`: elsewhere nobody writes it.
+        # The last state of an episode. Valid only where `truncated`: elsewhere it is never written.
         self.final_critic_inputs = np.zeros(
             (values, steps, envs, critic_input.size), critic_input.dtype
         )  # (V, T, E, W)

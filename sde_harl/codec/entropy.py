@@ -1,6 +1,6 @@
 """The entropy model: how many bits every value of a latent costs, learnt beside the policy.
 
-Each latent element is rounded to a whole number of steps from its median, its symbol. The coder
+Each latent element is rounded to an integer, its symbol: the steps from its median. The coder
 writes a symbol of probability p in about -log2 p bits, so both ends of the link need the same
 probability of every symbol. The model learns them: it has a density for each element (CompressAI's
 EntropyBottleneck, a small monotone net that gives the cumulative distribution), and a symbol's
@@ -25,7 +25,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sde_harl.codec.bottleneck import Bottleneck
@@ -80,8 +82,8 @@ class LatentModel(nn.Module):
     def rate(self, z: Tensor, generator: torch.Generator) -> Tensor:
         """Returns the mean bits per latent element of z (n, R, Z), a scalar.
 
-        Uniform noise, drawn by `generator`, stands for the rounding, which has no gradient (Balle
-        et al. 2018, eq. 6). The gradient flows to z and to the densities.
+        Uniform noise, drawn by `generator`, takes the place of the rounding, which has no gradient
+        (Balle et al. 2018, eq. 6). The gradient flows to z and to the densities.
         """
         noise = torch.rand(z.shape, generator=generator, device=z.device) - 0.5
         by_set = (z + noise).reshape(self._sets, -1, self.latent)  # (k, n / k * R, Z)
@@ -128,34 +130,36 @@ class LatentModel(nn.Module):
         training has broken the model.
         """
         self._bound_quantiles()
-        bottleneck = self.bottleneck
+        arrays = zip(*self._integer_arrays(), self.medians().cpu().numpy())
+        built = [
+            Tables(
+                version=version,
+                cdf=cdf[:, : lengths.max()].copy(),
+                lengths=lengths.copy(),
+                offsets=offsets.copy(),
+                medians=medians.copy(),
+            )
+            for cdf, lengths, offsets, medians in arrays
+        ]
+        return built * (self.agents // self._sets)
+
+    def _integer_arrays(self) -> list[NDArray[np.int32]]:
+        """Returns frequencies (k, Z, L), row lengths (k, Z) and offsets (k, Z), as in `Tables`."""
         try:
-            bottleneck.update(force=True)
+            self.bottleneck.update(force=True)
         except ValueError as error:
             raise UserError(
                 f"codec: the entropy model's densities have broken down ({error}); lower its rates"
             ) from error
-        cdf, lengths, offsets = (
-            t.cpu().numpy().reshape(self._sets, self.latent, *t.shape[1:])
-            for t in (bottleneck._quantized_cdf, bottleneck._cdf_length, bottleneck._offset)
-        )
-        # CompressAI keeps the tables in its state. They are left out of ours: their shapes vary
-        # with the densities, so a checkpoint that holds them could not be loaded into a fresh
-        # model, and they follow from the densities and quantiles, which the checkpoint has.
+        arrays = []
         for name in ("_quantized_cdf", "_cdf_length", "_offset"):
-            setattr(bottleneck, name, torch.IntTensor())
-        medians = self.medians().cpu().numpy()
-        built = [
-            Tables(
-                version=version,
-                cdf=cdf[i, :, : lengths[i].max()].copy(),
-                lengths=lengths[i].copy(),
-                offsets=offsets[i].copy(),
-                medians=medians[i].copy(),
-            )
-            for i in range(self._sets)
-        ]
-        return built * (self.agents // self._sets)
+            made: Tensor = getattr(self.bottleneck, name)
+            arrays.append(made.cpu().numpy().reshape(self._sets, self.latent, *made.shape[1:]))
+            # CompressAI keeps the tables in its state. They are left out of ours: their shapes vary
+            # with the densities, so a checkpoint that holds them could not be loaded into a fresh
+            # model, and they follow from the densities and quantiles, which the checkpoint has.
+            setattr(self.bottleneck, name, torch.IntTensor())
+        return arrays
 
     @torch.no_grad()
     def _centre(self) -> None:

@@ -32,7 +32,7 @@ class Float32:
 
 
 class Float16:
-    """Sends R * Z float16, rounded to nearest even; larger values are clipped to float16's range."""
+    """Sends R * Z float16, rounded to nearest even, clipped to float16's range."""
 
     def __init__(self, latent: int) -> None:
         self.latent = latent
@@ -57,10 +57,10 @@ class Int8:
 
     def encode(self, z: NDArray[np.float32]) -> bytes:
         z = _checked(z, self.latent)
-        scale: NDArray[Any] = np.abs(z).max(axis=1, keepdims=True) / np.float32(127)
+        scale: NDArray[np.float32] = np.abs(z).max(axis=1, keepdims=True) / np.float32(127)
         scale[scale == 0] = 1
         # Where the scale is a denormal number, its rounding can leave quotients above 127.
-        steps = np.clip(np.rint(z / scale), -127, 127).astype(np.int8)
+        steps: NDArray[np.int8] = np.clip(np.rint(z / scale), -127, 127).astype(np.int8)
         return scale.astype("<f4").tobytes() + steps.tobytes()
 
     def decode(self, payload: bytes | memoryview, out: NDArray[np.float32]) -> float:

@@ -37,7 +37,7 @@ class Tables(NamedTuple):
 
     Row c holds `lengths[c]` entries, rising from 0 to 65536; the rest of the row is zero. Entries k
     and k + 1 bound the frequency of the integer `offsets[c] + k`; the last pair is that of the
-    escape symbol, which stands for all integers outside the table.
+    escape symbol, which is sent for all integers outside the table.
     """
 
     version: int
@@ -89,31 +89,48 @@ def from_bytes(buf: bytes | bytearray | memoryview) -> Tables:
 
     Raises ValueError on anything that is not exactly what `to_bytes` writes.
     """
-    data = memoryview(buf).cast("B")
-    if len(data) < _HEAD.size:
-        raise ValueError(f"tables: {len(data)} bytes are less than a header")
-    version, channels, digest = _HEAD.unpack_from(data)
-    body = data[_HEAD.size :]
-    # Before any array is made: a forged number of channels must not allocate memory.
-    if channels < 1 or channels * _PER_CHANNEL > len(body):
-        raise ValueError(f"tables: {channels} channels do not fit {len(data)} bytes")
-    lengths = np.frombuffer(body, "<i4", channels).astype(np.int32)
-    _check_lengths(lengths)
-    expected = channels * _PER_CHANNEL + 2 * int((lengths - 2).sum())
-    if len(body) != expected:
-        raise ValueError(f"tables: {len(body)} bytes where the lengths ask for {expected}")
-    if _digest(body) != digest:
+    head, body = _split_head(memoryview(buf).cast("B"))
+    channels = head.channels
+    lengths = _read_lengths(body, channels)
+    if _digest(body) != head.digest:
         raise ValueError("tables: the digest does not match")
-    inner = np.frombuffer(body, "<u2", -1, _PER_CHANNEL * channels)
     tables = Tables(
-        version=version,
-        cdf=_dense(inner, lengths),
+        version=head.version,
+        cdf=_dense(np.frombuffer(body, "<u2", -1, _PER_CHANNEL * channels), lengths),
         lengths=lengths,
         offsets=np.frombuffer(body, "<i4", channels, 4 * channels).astype(np.int32),
         medians=np.frombuffer(body, "<f4", channels, 8 * channels).astype(np.float32),
     )
     check(tables)
     return tables
+
+
+class _Head(NamedTuple):
+    version: int
+    channels: int
+    digest: bytes
+
+
+def _split_head(data: memoryview) -> tuple[_Head, memoryview]:
+    """Returns the header and the bytes behind it; raises ValueError where they can't fit."""
+    if len(data) < _HEAD.size:
+        raise ValueError(f"tables: {len(data)} bytes are less than a header")
+    head = _Head._make(_HEAD.unpack_from(data))
+    body = data[_HEAD.size :]
+    # Before any array is made: a forged number of channels must not allocate memory.
+    if head.channels < 1 or head.channels * _PER_CHANNEL > len(body):
+        raise ValueError(f"tables: {head.channels} channels do not fit {len(data)} bytes")
+    return head, body
+
+
+def _read_lengths(body: memoryview, channels: int) -> NDArray[np.int32]:
+    """Returns the row lengths (C,); raises ValueError where the body isn't as long as they say."""
+    lengths: NDArray[np.int32] = np.frombuffer(body, "<i4", channels).astype(np.int32)
+    _check_lengths(lengths)
+    expected = channels * _PER_CHANNEL + 2 * int((lengths - 2).sum())
+    if len(body) != expected:
+        raise ValueError(f"tables: {len(body)} bytes where the lengths ask for {expected}")
+    return lengths
 
 
 def check(tables: Tables) -> None:
@@ -153,7 +170,7 @@ def _check_frequencies(cdf: NDArray[np.int32], lengths: NDArray[np.int32]) -> No
         raise ValueError(f"tables: a row of {lengths.max()} entries where {cdf.shape[1]} are held")
     used = np.arange(1, cdf.shape[1]) < lengths[:, None]
     ends = cdf[np.arange(len(lengths)), lengths - 1]
-    # A frequency of 0 could be encoded by nobody: every difference is 1 at least.
+    # A symbol of frequency 0 can't be encoded: every difference is 1 at least.
     if cdf[:, 0].any() or (ends != TOTAL).any() or (np.diff(cdf, axis=1)[used] <= 0).any():
         raise ValueError("tables: a row does not rise from 0 to 65536")
 

@@ -1,9 +1,10 @@
 """Random draws that depend on (seed, purpose, environment, agent, step) and on nothing else.
 
-A generator that is drawn from again and again has a state: what it gives depends on who drew before. These draws come
-from a counter-based generator instead (Philox: Salmon et al., SC 2011), whose counter is made of what the draw is for.
-So it doesn't matter which process draws them, in which order or for how many environments at a time: placements agree
-by construction, and a run that is resumed at a step draws what it would have drawn.
+A usual generator has a state: its next number depends on all draws before. These draws come from a
+counter-based generator instead (Philox: Salmon et al., SC 2011), whose counter is made of the
+draw's purpose and place. So it doesn't matter which process draws them, in which order or for how
+many environments at a time: placements agree by construction, and a run that is resumed at a step
+draws the numbers that it would have drawn without the interruption.
 
 n agents, E environments, K numbers for each.
 """
@@ -20,7 +21,7 @@ from sde_harl.draws import _philox
 
 
 class Purpose(IntEnum):
-    """What a draw is for. Part of the generator's key, so that no two purposes share numbers.
+    """Names the uses of random numbers. It is part of the key, so no two uses share numbers.
 
     A new purpose takes a new number: changing one changes every run.
     """
@@ -48,7 +49,7 @@ class Draw(NamedTuple):
     """
 
     seed: int
-    """Of the run, 0 to 2^64 - 1."""
+    """Seed of the run, 0 to 2^64 - 1."""
     purpose: Purpose
     step: int
     """Vector steps of the environments so far, or whatever counts the draws of this purpose."""
@@ -58,19 +59,20 @@ class Draw(NamedTuple):
     """(n,) indices of the agents in the run."""
 
     def uniform(self, environments: int, count: int) -> NDArray[np.float32]:
-        """Numbers between 0 and 1, both excluded: (n, E, K)."""
+        """Returns numbers between 0 and 1, both excluded: (n, E, K)."""
         return self._filled(_philox.UNIFORM, environments, count)
 
     def standard_exponential(self, environments: int, count: int) -> NDArray[np.float32]:
-        """Numbers of density e^-x: (n, E, K)."""
+        """Returns numbers of density e^-x: (n, E, K)."""
         return self._filled(_philox.EXPONENTIAL, environments, count)
 
     def standard_normal(self, environments: int, count: int) -> NDArray[np.float32]:
-        """Numbers from N(0, 1): (n, E, K)."""
+        """Returns numbers from N(0, 1): (n, E, K)."""
         return self._filled(_philox.NORMAL, environments, count)
 
     def _filled(self, law: int, environments: int, count: int) -> NDArray[np.float32]:
         out = np.empty((len(self.agents), environments, count), np.float32)
+        # In C with its own logarithm: numpy's laws may round differently on another processor.
         _philox.fill(
             law, self.seed, self.purpose, self.step, self.first_environment, self.agents, out
         )
@@ -78,12 +80,14 @@ class Draw(NamedTuple):
 
 
 def generator(seed: int, purpose: Purpose, step: int = 0) -> np.random.Generator:
-    """A generator of numpy's for draws that belong to a step, but to no environment and no agent."""
+    """Returns numpy's generator for the draws of a step, where they belong to no environment."""
+    # Each step has 2^64 blocks of numbers to itself: draws count up the first word of the counter.
     counter = np.array([0, step, 0, 0], np.uint64)
     key = np.array([seed, purpose], np.uint64)
     return np.random.Generator(np.random.Philox(counter=counter, key=key))
 
 
 def derived_seed(seed: int, purpose: Purpose, step: int = 0) -> int:
-    """A seed for a library's own generator (torch's, scikit-learn's): 0 to 2^31 - 1."""
+    """Returns a seed for a library's own generator: 0 to 2^31 - 1."""
+    # scikit-learn takes no more than 32 bits, and torch's seeds are signed.
     return int(generator(seed, purpose, step).integers(2**31))

@@ -70,6 +70,7 @@ def as_groups(labels: Sequence[Hashable]) -> Groups:
 
 def _best_count(scores: tuple[Score, ...]) -> int:
     """Returns the number of groups with the least index, or 1 where none is good enough."""
+    # At equal scores `min` takes the first, which has the fewest groups.
     best = min(scores, key=lambda score: score.davies_bouldin, default=None)
     if best is None or best.davies_bouldin > APART:
         return 1
@@ -88,5 +89,6 @@ def _davies_bouldin(mu: NDArray[np.float32], labels: NDArray[np.int32]) -> float
     """Returns the index of the halves mu (N, H, Z), labelled as their agents (N,)."""
     from sklearn.metrics import davies_bouldin_score
 
+    # Halves of one agent lie side by side, so each label is repeated in place.
     points = mu.reshape(-1, mu.shape[-1])  # (N * H, Z)
     return float(davies_bouldin_score(points, labels.repeat(mu.shape[1])))

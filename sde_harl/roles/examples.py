@@ -58,6 +58,7 @@ def make_examples(experience: Experience) -> list[Examples]:
     next_obs = _by_agent(experience.next_obs)  # (N, E, T, O)
     active = _by_agent(experience.active)  # (N, E, T)
     rewards = experience.rewards.T  # (E, T)
+    # One scale for all agents, so that their embeddings can be compared.
     scales = Scales(
         obs_centre=obs[active].mean(0),
         obs=_deviation(obs[active]),
@@ -65,18 +66,17 @@ def make_examples(experience: Experience) -> list[Examples]:
         reward_centre=rewards.mean(),
         reward=_deviation(rewards.reshape(-1, 1)),
     )
-    found = []
-    for agent, alive in enumerate(active):
-        found.append(
-            _scaled(
-                obs=obs[agent][alive],
-                actions=actions[agent][alive],
-                next_obs=next_obs[agent][alive],
-                rewards=rewards[alive],
-                scales=scales,
-            )
+    return [
+        # Of the dead nothing is learnt: their actions have no effect.
+        _scaled(
+            obs=obs[agent][alive],
+            actions=actions[agent][alive],
+            next_obs=next_obs[agent][alive],
+            rewards=rewards[alive],
+            scales=scales,
         )
-    return found
+        for agent, alive in enumerate(active)
+    ]
 
 
 def _scaled(
@@ -88,9 +88,7 @@ def _scaled(
     scales: Scales,
 ) -> Examples:
     """Returns the examples of one agent's transitions, all of them (rows, ...)."""
-    varies = np.zeros(obs.shape[-1], bool)
-    if len(obs):  # numpy warns of the deviation of nothing
-        varies = obs.std(0) > VARIES
+    varies = _varying(obs)
     # What never varies is 0 in the inputs too: its value would tell the decoder who the agent is.
     scaled_obs = (obs - scales.obs_centre) / scales.obs * varies
     changes = (next_obs - obs) / scales.change
@@ -102,6 +100,14 @@ def _scaled(
         targets=torch.from_numpy(targets).float(),
         varies=torch.from_numpy(np.append(varies, True).astype(np.float32)),
     )
+
+
+def _varying(obs: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Returns (O,), True for the features of obs (rows, O) that vary; none does without rows."""
+    if not len(obs):  # numpy warns of the deviation of nothing
+        return np.zeros(obs.shape[-1], bool)
+    varies: NDArray[np.bool_] = obs.std(0) > VARIES
+    return varies
 
 
 def _by_agent(values: NDArray[Any]) -> NDArray[Any]:

@@ -33,7 +33,7 @@ class Experience(NamedTuple):
 
 
 def play_at_random(envs: Sequence[VectorEnv], steps: int, seed: int) -> Experience:
-    """Returns the experience of `steps` environment steps, rounded up to whole steps of all.
+    """Returns the experience of at least `steps` environment steps, equally many of each vector.
 
     The vectors are reset at the start. Discrete choices are uniform over the available ones.
     Continuous numbers are drawn from N(0, 1), whatever their bounds: environments clip them, and
@@ -43,19 +43,12 @@ def play_at_random(envs: Sequence[VectorEnv], steps: int, seed: int) -> Experien
     sizes = [env.num_envs for env in envs]
     firsts = [sum(sizes[:k]) for k in range(len(sizes))]
     agents = np.arange(len(spec.agents), dtype=np.int32)
+    draw = Draw(seed=seed, purpose=Purpose.RANDOM_PLAY, step=0, first_environment=0, agents=agents)
     now = [env.reset() for env in envs]
     moments: list[Experience] = []  # (E, ...) each
     for at in progress_range(-(-steps // sum(sizes)), "roles: random play"):
-        draws = [
-            Draw(
-                seed=seed,
-                purpose=Purpose.RANDOM_PLAY,
-                step=at,
-                first_environment=first,
-                agents=agents,
-            )
-            for first in firsts
-        ]
+        # By the environment's number in the run, so that the vectors' sizes change no action.
+        draws = [draw._replace(step=at, first_environment=first) for first in firsts]
         moments.append(_step_all(envs, now, draws))
     return _joined(moments, np.stack)
 
@@ -71,7 +64,8 @@ def random_actions(spec: EnvSpec, available: NDArray[np.bool_], draw: Draw) -> N
     # 0, and those of what isn't available are made 0.
     numbers_drawn = draw.uniform(environments, numbers).swapaxes(0, 1) * available  # (E, N, A)
     branches = np.split(numbers_drawn, np.cumsum(spec.branches)[:-1], -1)
-    return np.stack([branch.argmax(-1) for branch in branches], -1).astype(np.int32)
+    chosen: list[NDArray[np.int64]] = [branch.argmax(-1) for branch in branches]
+    return np.stack(chosen, -1).astype(np.int32)
 
 
 def _step_all(envs: Sequence[VectorEnv], now: list[EnvStep], draws: list[Draw]) -> Experience:

@@ -110,6 +110,7 @@ def _of_run(path: Path, spec: EnvSpec) -> Groups:
     """Returns the groups that another run had."""
     meta = open_run(path).meta
     key = f"roles.from: {path}"
+    # An agent's number means the same in both runs only if they have the same agents.
     agents, groups = (
         _parse_list(str(meta.get(name, "")), f"{key} has no list {name} in /meta")
         for name in ("agents", "groups")
@@ -140,7 +141,7 @@ def _parse_list(text: str, problem: str) -> list[Any]:
     """Returns the list that a JSON text holds; raises UserError with `problem` if it holds none."""
     try:
         value = json.loads(text)
-    except (ValueError, RecursionError):  # RecursionError: very deep nesting, by accident or not
+    except (ValueError, RecursionError):  # the latter for brackets nested thousands deep
         value = None
     if not isinstance(value, list):
         raise UserError(f"{problem}; is it of an earlier version?")

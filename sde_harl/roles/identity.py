@@ -55,8 +55,7 @@ LR = 3e-3
 EMBEDDING_LR = 2e-2
 WARM_UP = 50
 """Updates for which both learning rates rise. Then they fall linearly to 0: the noise of steps that
-are
-still large at the end would separate agents too."""
+are still large at the end would separate agents too."""
 LOG_SIGMA = -1.5
 """At the start. With the prior's deviation of 1, noise would hide mu from the decoder at first."""
 DEGREES = 3.0
@@ -97,6 +96,7 @@ class Decoder(nn.Module):
     def forward(self, inputs: Tensor, embedded: Tensor) -> Tensor:
         """Returns predictions (I, B, O + 1) of inputs (I, B, O + A) and e (I, B, Z)."""
         *inner, last = zip(self.weights, self.biases)
+        # One product for the rows of all identities, which share the decoder.
         x = torch.cat([inputs, embedded], -1).flatten(0, 1)[None]  # (1, I * B, O + A + Z)
         for each in inner:
             x = torch.relu(affine(x, *each))
@@ -109,6 +109,7 @@ class Decoder(nn.Module):
         For Student's t of nu degrees of freedom and scale s that is, for each target,
         (nu + 1) / 2 log(1 + error^2 / (nu s^2)) + log s.
         """
+        # As a logarithm, so that no step of Adam can make the scale negative.
         scale = self.log_scale.exp() + LEAST_SCALE
         errors = self(minibatch.inputs, embedded) - minibatch.targets
         squares = (errors / scale).square()
@@ -134,6 +135,7 @@ class IdentityModel(nn.Module):
     def loss(self) -> Tensor:
         """Returns the loss of a new minibatch."""
         minibatch = self._draw()
+        # Drawn beside mu and sigma, not from N(mu, sigma): so gradients reach both of them.
         noise = torch.randn(len(self.mu), BATCH, SIZE, generator=self._generator)
         embedded = self.mu[:, None] + noise * self.log_sigma.exp()[:, None]  # (I, B, Z)
         variance = (2 * self.log_sigma).exp()
