@@ -93,7 +93,7 @@ class Placement(ABC):
         if not unknown.any():
             return decision
         available = now.available_actions.swapaxes(0, 1)
-        # Some games forbid the no-op to the living: the first available action stands for it there.
+        # Some games forbid the no-op to living agents: there it is the first available action.
         instead = self._spec.idle(available)  # (N, E, D)
         if fallback is not None and fallback.any():
             heads = self._pool.fallback_actions(now.obs.swapaxes(0, 1), available)

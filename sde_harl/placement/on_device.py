@@ -56,8 +56,8 @@ class OnDevice(Placement):
                 ages=done.ages,
                 memory=done.memory,
             )
-            # Such a device has no fallback head. If its answer is missing, nobody knows what its
-            # agents did, but the environments must be stepped: there its agents do nothing.
+            # Such a device has no fallback head. If its answer is missing, rank 0 can't know what
+            # its agents did, but it must step the environments: there its agents do nothing.
             return self.fill_gaps(decision, now, None)
 
     def deliver(self, actions: NDArray[Any]) -> None:

@@ -63,12 +63,11 @@ def build(config: Config, transport: Transport) -> TrainingParts:
     Raises UserError for everything that the user can mend.
     """
     torch.set_num_threads(config.train.threads or os.cpu_count() or 1)
-    stages = Stages()
     backend, backend_line = resolve_backend(config.env)
     environments = Environments(config)
     envs = environments.make(first=0)
     spec = envs[0].spec
-    # A policy that is sure of its choices has many denormal numbers, which are slow.
+    # A policy that is sure of its actions has many denormal numbers, which are slow.
     torch.set_flush_denormal(True)
     algorithm_class = _find_algorithm(config, spec)
 
@@ -79,10 +78,10 @@ def build(config: Config, transport: Transport) -> TrainingParts:
     pool.handshake()
 
     roles = find_roles(config, envs)
-    learned = build_learned(
-        config, spec, algorithm_class, roles=roles, generator=_generator(config.seed)
-    )
+    generator = _generator(config.seed)
+    learned = build_learned(config, spec, algorithm_class, roles=roles, generator=generator)
 
+    stages = Stages()
     placement = find_placement(config.placement, config.policy)
     make_slots = functools.partial(_slots, placement=placement, pool=pool, stages=stages)
     latent_size = session.shape.latent_max() if placement.sends_latents else 0
@@ -97,8 +96,9 @@ def build(config: Config, transport: Transport) -> TrainingParts:
     # can't start leaves no folder behind.
     logger = RunLogger(config=config, spec=spec, pool=pool, backend=backend, roles=roles)
     players = f"{spec.name}, {config.algo.name}, {transport.size - 1} executor(s)"
-    for note in (backend_line, players, roles.line(), f"run folder {logger.folder}"):
-        logger.note(note)
+    for line in (backend_line, players, roles.line(), f"run folder {logger.folder}"):
+        logger.note(line)
+    # It makes its own environments at its first evaluation; a run without any never needs them.
     evaluator = Evaluator(
         config.eval.episodes,
         make_slots=lambda: make_slots(environments.make(first=FIRST_EVAL_ENV)),
@@ -138,7 +138,7 @@ def _rollout(
     config: Config, spec: EnvSpec, critic_input: CriticInput, *, latent_size: int
 ) -> Rollout:
     """Returns the arrays of one rollout."""
-    # Without memory every row stands alone: a chunk is one step.
+    # Without memory every step can be learnt by itself.
     chunk = 1
     memory_size = 0
     if config.policy.recurrent:
@@ -173,7 +173,7 @@ def _slots(
 def _checkpoints(
     config: Config, spec: EnvSpec, learned: Learned, *, counters: Counters
 ) -> Checkpoints:
-    """Returns the run's checkpoints, after its nets were loaded from another's where it says so."""
+    """Returns the run's checkpoints; loads another run's nets first if `train.load` names it."""
     checkpoints = Checkpoints(
         learned=learned, counters=counters, env=spec.name, algo=config.algo.name
     )

@@ -14,9 +14,10 @@ from sde_harl.training.counters import Counters
 from sde_harl.training.learned import Learned
 
 ENTROPY_MODEL = "latent_model"
-"""Is in the names of an entropy model's tensors. A checkpoint may have them where the reader has a
-plain codec."""
+"""Part of the names of an entropy model's tensors. A checkpoint may have such tensors although the
+run that reads it has a plain codec."""
 FALLBACK_HEAD = "fallback_head"
+"""The fallback heads' name in a checkpoint."""
 
 
 class Stateful(Protocol):
@@ -69,9 +70,27 @@ class Checkpoints:
         UserError where the nets are not of this configuration; nothing is changed then.
         """
         checkpoint = load(path)
+        parts = self._nets_in(checkpoint)
+        # All parts are checked before the first one changes.
+        states = {
+            name: checkpoint.take(name, part.state_dict(), spare=ENTROPY_MODEL)
+            for name, part in parts.items()
+        }
+        self._check_groups(checkpoint)
+        if self._learned.fallback and FALLBACK_HEAD not in parts and not learns:
+            raise UserError(
+                f"policy.fallback_head: expected false, for {path} has no fallback heads and "
+                "train.steps = 0"
+            )
+        # Backwards: only the fallback heads may still refuse their state, so they come first.
+        for name in reversed(parts):
+            _load_part(path, parts[name], states[name])
+
+    def _nets_in(self, checkpoint: Checkpoint) -> dict[str, Stateful]:
+        """Returns the parts to load from another run's checkpoint, by their names in it."""
         trainer = self._learned.algorithm.critic_trainer
-        # Of the algorithm's state only these two. Its optimisers, its memory and the counters are
-        # the other run's past.
+        # Only these two of the algorithm's parts: its optimisers, its memory and the counters
+        # belong to the other run's past.
         parts: dict[str, Stateful] = {
             "policy": self._learned.policy,
             "algorithm/critic_trainer/critic": trainer.critic,
@@ -81,20 +100,7 @@ class Checkpoints:
         if fallback and checkpoint.holds(FALLBACK_HEAD):
             # Their optimiser is part of their state: the policies that they imitate are the same.
             parts[FALLBACK_HEAD] = fallback
-        # All parts are checked before the first one changes.
-        states = {
-            name: checkpoint.take(name, part.state_dict(), spare=ENTROPY_MODEL)
-            for name, part in parts.items()
-        }
-        self._check_groups(checkpoint)
-        if fallback and FALLBACK_HEAD not in parts and not learns:
-            raise UserError(
-                f"policy.fallback_head: expected false, for {path} has no exit heads and "
-                "train.steps = 0"
-            )
-        # Backwards: the fallback heads alone may still refuse, so they come first.
-        for name in reversed(parts):
-            _load_part(path, parts[name], states[name])
+        return parts
 
     def _check_groups(self, checkpoint: Checkpoint) -> None:
         """Raises UserError for nets that were learnt in other role groups."""
@@ -116,5 +122,5 @@ def _load_part(path: Path, part: Stateful, state: State) -> None:
     try:
         part.load_state_dict(state)
     except ValueError as error:
-        # Of these parts only the fallback heads look at the numbers themselves.
-        raise UserError(f"train.load: {path}: its exit heads are damaged: {error}") from error
+        # Only the fallback heads check the numbers of their state.
+        raise UserError(f"train.load: {path}: its fallback heads are damaged: {error}") from error

@@ -54,7 +54,9 @@ class Collector:
 
     def _begin(self, env_slot: EnvSlot, t: int, *, policy: ActingPolicy, step: int) -> None:
         """Records what a slot's agents observe at step `t` of the rollout, and what they decide."""
-        rollout, rows, now = self.rollout, env_slot.rows, env_slot.step
+        rollout = self.rollout
+        rows = env_slot.rows
+        now = env_slot.step
         # Rollouts have the agents first, environments last but one: (E, N, O) -> (N, E, O).
         rollout.obs[:, t, rows] = now.obs.swapaxes(0, 1)
         rollout.available_actions[:, t, rows] = now.available_actions.swapaxes(0, 1)
@@ -86,7 +88,9 @@ class Collector:
     def _finish(self, env_slot: EnvSlot, t: int) -> Iterator[Episodes]:
         """Records what step `t` led to; yields the episodes that it ended, if any."""
         ended = env_slot.advance()
-        rollout, rows, now = self.rollout, env_slot.rows, env_slot.step
+        rollout = self.rollout
+        rows = env_slot.rows
+        now = env_slot.step
         rollout.rewards[t, rows] = now.rewards
         rollout.terminated[t, rows] = now.terminated
         rollout.truncated[t, rows] = now.truncated

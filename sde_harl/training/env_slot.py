@@ -6,6 +6,7 @@ N agents, E environments of the slot.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sde_harl.draws.counters import Draw
 from sde_harl.envs.base import EnvStep, VectorEnv
@@ -70,6 +71,10 @@ class EnvSlot:
         ended = np.flatnonzero(self._began)
         if not len(ended):
             return None
+        return self._end_episodes(ended)
+
+    def _end_episodes(self, ended: NDArray[np.intp]) -> Episodes:
+        """Returns the episodes that the last step ended; `ended` are environments of the slot."""
         self._placement.restart(ended)
         episodes = Episodes(
             environment=self.rows.start + ended,

@@ -83,19 +83,24 @@ class EpisodeRecorder:
         obs = np.stack([each[e] for each in self._obs[span]] + [step.final_obs[e]])  # (T + 1, N, O)
         actions = np.stack([each[:, e] for each in self._actions[span]])  # (T, N, D)
         rewards = np.array([each[e] for each in self._rewards[span]])
-        # Minari wants both flags for every step; only the last one can have any.
-        ends = np.zeros((2, len(rewards)), bool)
-        ends[:, -1] = step.terminated[e], step.truncated[e]
-        sizes = self._spec.obs_sizes
-        agents = list(enumerate(self._spec.agents))
         return Trajectory(
-            observations={agent: obs[:, i, : sizes[i]] for i, agent in agents},
-            actions={agent: self._unpadded(actions[:, i], i) for i, agent in agents},
+            observations=self._observations_by_agent(obs),
+            actions=self._actions_by_agent(actions),
             rewards=rewards,
-            terminations=ends[0],
-            truncations=ends[1],
+            terminations=_flags(len(rewards), step.terminated[e]),
+            truncations=_flags(len(rewards), step.truncated[e]),
             seed=seed,
         )
+
+    def _observations_by_agent(self, obs: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Returns each agent's own (T + 1, O_i), without the padding, from (T + 1, N, O)."""
+        sizes = self._spec.obs_sizes
+        return {agent: obs[:, i, : sizes[i]] for i, agent in enumerate(self._spec.agents)}
+
+    def _actions_by_agent(self, actions: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Returns each agent's own actions from (T, N, D)."""
+        agents = enumerate(self._spec.agents)
+        return {agent: self._unpadded(actions[:, i], i) for i, agent in agents}
 
     def _unpadded(self, actions: NDArray[Any], agent: int) -> NDArray[Any]:
         """Returns an agent's own numbers of (T, D); (T,) where it makes one discrete choice."""
@@ -105,3 +110,11 @@ class EpisodeRecorder:
         if len(sizes) == 1:
             return actions[:, 0]
         return actions[:, : len(sizes)]
+
+
+def _flags(steps: int, last: np.bool_) -> NDArray[np.bool_]:
+    """Returns a flag (T,) for each step of an episode: False for all but the last one."""
+    # Minari wants terminations and truncations of every step, though only the last can have one.
+    flags = np.zeros(steps, np.bool_)
+    flags[-1] = last
+    return flags

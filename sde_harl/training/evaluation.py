@@ -64,19 +64,24 @@ class GreedyPlay:
         envs = self._slots[-1].env_slot.rows.stop
         left = episodes // envs + (np.arange(envs) < episodes % envs)  # (all E) to be played
         counted: list[Episodes] = []
+        self._start()
+        while left.any():
+            for slot in self._slots:
+                counted += self._finish(slot, left)
+                self._begin(slot)
+        # Their last steps still run: environments can't be started again before they are waited
+        # for.
+        for slot in self._slots:
+            slot.env_slot.advance()
+        return Episodes.join(counted)
+
+    def _start(self) -> None:
+        """Resets all environments and takes the first decision in each slot."""
         # The same start for each evaluation, so that they play the same games.
         for slot in self._slots:
             slot.env_slot.reset()
         for slot in self._slots:
             self._begin(slot)
-        while left.any():
-            for slot in self._slots:
-                counted += self._finish(slot, left)
-                self._begin(slot)
-        # What was begun last: environments can't be started again before they are waited for.
-        for slot in self._slots:
-            slot.env_slot.advance()
-        return Episodes.join(counted)
 
     def _begin(self, slot: RecordedSlot) -> None:
         obs = slot.env_slot.step.obs

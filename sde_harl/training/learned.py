@@ -46,41 +46,50 @@ def build_learned(
     """Returns everything that learns. Raises UserError where parts don't fit the environment."""
     # The order of these constructors is the order in which they draw from the generator, so that
     # another order would give every run other weights.
-    share = config.algo.share_param
-    # The groups of the configuration may have been replaced, by types or by learnt roles.
-    nets = replace(config.policy, groups=roles.groups)
     policy = SplitPolicy(
-        spec=spec, policy=nets, codec=config.codec, share=share, generator=generator
+        spec=spec,
+        # Environment types or learnt roles may have replaced the configured groups.
+        policy=replace(config.policy, groups=roles.groups),
+        codec=config.codec,
+        share=config.algo.share_param,
+        generator=generator,
     )
     kind = "own" if algorithm_class.decentralised_critic else config.env.state_type
     critic_input = make_critic_input(kind, spec)
-    # Of one state all agents share a critic; what only its agent sees may need one for each.
-    one_critic = share or not algorithm_class.decentralised_critic
     critic = Critic(
-        critic_input=critic_input, policy=config.policy, share=one_critic, generator=generator
-    )
-    algorithm = algorithm_class(
-        policy=policy,
-        critic=critic,
-        algo=config.algo,
-        codec=config.codec,
+        critic_input=critic_input,
+        policy=config.policy,
+        # All agents share a critic of one state; critics of each agent's own view may differ.
+        share=config.algo.share_param or not algorithm_class.decentralised_critic,
         generator=generator,
     )
-    diversity = None
-    if config.diversity.coef:
-        diversity = Diversity(
-            policy=policy, spec=spec, config=config.diversity, generator=generator
-        )
-    # It draws nothing from the generator: with it the policies learn as without.
-    fallback = None
-    if config.policy.fallback_head:
-        fallback = Distillation(policy, spec, config.seed)
     return Learned(
         policy=policy,
-        algorithm=algorithm,
+        algorithm=algorithm_class(
+            policy=policy,
+            critic=critic,
+            algo=config.algo,
+            codec=config.codec,
+            generator=generator,
+        ),
         critic_input=critic_input,
         rate_control=RateControl(config.codec),
-        diversity=diversity,
-        fallback=fallback,
+        diversity=_diversity(config, spec, policy, generator=generator),
+        fallback=_fallback(config, spec, policy),
         generator=generator,
     )
+
+
+def _diversity(
+    config: Config, spec: EnvSpec, policy: SplitPolicy, *, generator: torch.Generator
+) -> Diversity | None:
+    if not config.diversity.coef:
+        return None
+    return Diversity(policy=policy, spec=spec, config=config.diversity, generator=generator)
+
+
+def _fallback(config: Config, spec: EnvSpec, policy: SplitPolicy) -> Distillation | None:
+    if not config.policy.fallback_head:
+        return None
+    # It gets no generator and draws from its own, so the policies learn the same as without it.
+    return Distillation(policy, spec, config.seed)

@@ -31,7 +31,7 @@ from sde_harl.training.usage import ServerUsage, by_rank
 
 
 class RunLogger:
-    """The record of one run. Whoever makes something happen calls its method."""
+    """Writes the record of one run; each kind of event has a method."""
 
     def __init__(
         self, *, config: Config, spec: EnvSpec, pool: ExecutorPool, backend: str, roles: Roles
@@ -55,7 +55,7 @@ class RunLogger:
             tensorboard=config.record.tensorboard,
             total_steps=config.train.steps,
         )
-        # Used as they are: methods of the same names would only pass their arguments on.
+        # Attributes, because methods of these names would only pass their arguments on.
         self.trajectory = self._file.trajectory
         self.note = self._metrics.note
         self._wait_until_flushed: Callable[[], None] | None = None
@@ -171,7 +171,7 @@ class RunLogger:
 
 def _make_folder(config: Config, spec: EnvSpec) -> Path:
     """Returns the run's new folder, with what is known of the run before it begins."""
-    # "smax/3m"
+    # A name is the environment's and the task's: "smax/3m".
     env, task = spec.name.split("/", 1)
     folder = make_run_folder(
         Path(config.record.dir),
@@ -182,7 +182,11 @@ def _make_folder(config: Config, spec: EnvSpec) -> Path:
         seed=config.seed,
     )
     (folder / "models").mkdir()
-    (folder / "config.yaml").write_text(to_yaml(config))
-    # Boards read it: they have the policies, but no environment that could tell its sizes.
-    (folder / "spec.json").write_text(to_json(spec) + "\n")
+    _write_settings(folder, config, spec)
     return folder
+
+
+def _write_settings(folder: Path, config: Config, spec: EnvSpec) -> None:
+    (folder / "config.yaml").write_text(to_yaml(config))
+    # Boards read the sizes from it: they have the policies, but no environment to ask.
+    (folder / "spec.json").write_text(to_json(spec) + "\n")

@@ -19,7 +19,7 @@ from sde_harl.roles.grouping import Roles
 from sde_harl.server.executor_pool import ExecutorPool
 
 EMULATED = "SDE_HARL_EMULATED"
-"""Environment variable of a run on emulated links or devices: names what they stand for."""
+"""Environment variable of a run on emulated links or devices: names the real ones."""
 
 PACKAGES = (
     "sde_harl",

@@ -32,7 +32,7 @@ def summarise_link(decisions: Decisions, latent_sizes: NDArray[Any]) -> dict[str
     fallback head acted. link/late: late messages. latent_sizes: (N,) elements of a latent.
     """
     agents = decisions.payload_bytes.shape[1]
-    # No decision at all: the shares are 0, not the result of a division by 0.
+    # At least 1: without a decision the shares are 0, not the result of a division by 0.
     made = max(int(decisions.environments.sum()) * agents, 1)
     return {
         "bytes_per_decision": decisions.bytes_per_decision(),

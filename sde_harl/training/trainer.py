@@ -65,19 +65,18 @@ class Trainer:
                 self._environments.close()
 
     def _train(self) -> None:
-        config = self.config
         self.publish()
         # A row of what the start has cost, so that later rows can be compared with it.
         self._report(train=True)
         # Without training a run is one evaluation, of what it has loaded.
-        if not config.train.steps:
+        if not self.config.train.steps:
             self._evaluate()
-        while self.counters.steps < config.train.steps:
+        while self.counters.steps < self.config.train.steps:
             before = self.counters.steps
             self.update()
-            if self._due(before, config.eval.interval):
+            if self._due(before, self.config.eval.interval):
                 self._evaluate()
-            if self._due(before, config.record.checkpoint_interval):
+            if self._due(before, self.config.record.checkpoint_interval):
                 self._save(str(self.counters.steps))
 
     def _due(self, before: int, interval: int) -> bool:
@@ -123,27 +122,36 @@ class Trainer:
 
     def _learn(self, sent: float) -> dict[str, float]:
         """Learns from the rollout; returns scalars to log. `sent`: its bytes per decision."""
-        rollout, learned = self.collector.rollout, self.learned
+        learned = self.learned
         # Every update draws from a generator that its step alone decides, so that a resumed run
         # draws the same numbers.
         seed = derived_seed(self.config.seed, Purpose.LEARNING, self.counters.steps)
         learned.generator.manual_seed(seed)
         progress = self.counters.steps / self.config.train.steps
-        scalars: dict[str, float] = {}
-        with self._stages("diversity"):
-            # Before the advantages are made, of which the intrinsic reward has to be a part.
-            if learned.diversity:
-                intrinsic = learned.diversity.reward(rollout)
-                rollout.rewards += intrinsic.rewards
-                scalars |= intrinsic.scalars
+        # Before the advantages are made, of which the intrinsic reward has to be a part.
+        scalars = self._add_intrinsic_reward()
         with self._stages("learn"):
             learned.algorithm.rate_coef = learned.rate_control.next(progress, sent)
-            scalars |= learned.algorithm.update(rollout, progress)
+            scalars |= learned.algorithm.update(self.collector.rollout, progress)
+        # After the policies' update: the fallback heads learn what the new policies do.
+        return scalars | self._distil()
+
+    def _add_intrinsic_reward(self) -> dict[str, float]:
+        """Adds the reward for diversity to the rollout's, if there is one; returns scalars."""
+        with self._stages("diversity"):
+            if not self.learned.diversity:
+                return {}
+            rollout = self.collector.rollout
+            intrinsic = self.learned.diversity.reward(rollout)
+            rollout.rewards += intrinsic.rewards
+            return intrinsic.scalars
+
+    def _distil(self) -> dict[str, float]:
+        """Teaches the fallback heads, if there are any; returns scalars."""
         with self._stages("distil"):
-            # After the policies' update: the fallback heads learn what the new policies do.
-            if learned.fallback:
-                scalars |= learned.fallback.update(rollout, self.counters.steps)
-        return scalars
+            if not self.learned.fallback:
+                return {}
+            return self.learned.fallback.update(self.collector.rollout, self.counters.steps)
 
     def _speed(self, elapsed: float) -> dict[str, float]:
         """Returns what else is logged of an update that took `elapsed` seconds."""

@@ -340,7 +340,7 @@ def test_a_checkpoint_without_them_is_learnt_from_but_not_played(
     with_them, without = (each.logger.folder / "models/last.pt" for each in pair.values())
     with pytest.raises(
         UserError,
-        match=r"^policy.fallback_head: expected false, for .*last.pt has no exit heads and train",
+        match=r"^policy.fallback_head: expected false, for .*last.pt has no fallback heads and train",
     ):
         made(tmp_path, "policy.fallback_head=true", f"train.load={without}", "train.steps=0")
     made(tmp_path, "policy.fallback_head=true", f"train.load={without}").logger.close()
@@ -357,7 +357,7 @@ def test_a_checkpoint_without_them_is_learnt_from_but_not_played(
     weight[0, 0, 0] = float("nan")
     save(tmp_path / "nan.pt", values)
     with pytest.raises(
-        UserError, match="train.load: .*nan.pt: its exit heads are damaged: not finite"
+        UserError, match="train.load: .*nan.pt: its fallback heads are damaged: not finite"
     ):
         made(tmp_path, "policy.fallback_head=true", f"train.load={tmp_path}/nan.pt")
 
