@@ -37,6 +37,7 @@ class OnDevice(Placement):
         The devices make their own `draw`, of the same seed and step: here it matters only whether
         there is one.
         """
+        # Environments come first in an EnvStep, agents in everything the policies take.
         available = now.available_actions.swapaxes(0, 1)
         with self._stages("devices"):
             request = ActRequest(

@@ -46,6 +46,7 @@ class Split(Placement):
             latents = self._pool.latents(self._slot)
         with self._stages("policy"):
             started = now_ns()
+            # Environments come first in an EnvStep, agents in everything the policies take.
             available = now.available_actions.swapaxes(0, 1)
             # act() returns a new array, so `before` stays as it was until it is recorded.
             before = self._memory

@@ -98,7 +98,6 @@ def build(config: Config, transport: Transport) -> TrainingParts:
     players = f"{spec.name}, {config.algo.name}, {transport.size - 1} executor(s)"
     for line in (backend_line, players, roles.line(), f"run folder {logger.folder}"):
         logger.note(line)
-    # It makes its own environments at its first evaluation; a run without any never needs them.
     evaluator = Evaluator(
         config.eval.episodes,
         make_slots=lambda: make_slots(environments.make(first=FIRST_EVAL_ENV)),
@@ -138,20 +137,16 @@ def _rollout(
     config: Config, spec: EnvSpec, critic_input: CriticInput, *, latent_size: int
 ) -> Rollout:
     """Returns the arrays of one rollout."""
-    # Without memory every step can be learnt by itself.
-    chunk = 1
-    memory_size = 0
-    if config.policy.recurrent:
-        chunk = config.algo.chunk
-        memory_size = config.policy.width
+    recurrent = config.policy.recurrent
     return Rollout(
         spec,
         steps=config.train.rollout,
         envs=config.train.envs,
         latent_size=latent_size,
         critic_input=critic_input,
-        chunk=chunk,
-        memory_size=memory_size,
+        # Without memory every step can be learnt by itself.
+        chunk=config.algo.chunk if recurrent else 1,
+        memory_size=config.policy.width if recurrent else 0,
     )
 
 

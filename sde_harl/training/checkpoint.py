@@ -77,11 +77,8 @@ class Checkpoints:
             for name, part in parts.items()
         }
         self._check_groups(checkpoint)
-        if self._learned.fallback and FALLBACK_HEAD not in parts and not learns:
-            raise UserError(
-                f"policy.fallback_head: expected false, for {path} has no fallback heads and "
-                "train.steps = 0"
-            )
+        if not learns:
+            self._check_fallback(checkpoint)
         # Backwards: only the fallback heads may still refuse their state, so they come first.
         for name in reversed(parts):
             _load_part(path, parts[name], states[name])
@@ -111,6 +108,14 @@ class Checkpoints:
             raise UserError(
                 f"train.load: {checkpoint.path} is of the role groups {shown(str(theirs))}, "
                 f"not {ours}"
+            )
+
+    def _check_fallback(self, checkpoint: Checkpoint) -> None:
+        """Raises UserError where fallback heads are to act that the checkpoint doesn't have."""
+        if self._learned.fallback and not checkpoint.holds(FALLBACK_HEAD):
+            raise UserError(
+                f"policy.fallback_head: expected false, for {checkpoint.path} has no fallback "
+                "heads and train.steps = 0"
             )
 
     def _groups(self) -> str:

@@ -96,8 +96,7 @@ class Collector:
         rollout.truncated[t, rows] = now.truncated
         # Read only where an episode was cut: its return is bootstrapped from its last state.
         if now.truncated.any():
-            rollout.final_critic_inputs[:, t, rows] = rollout.critic_input(
-                now.final_state, now.final_obs
-            )
+            final = rollout.critic_input(now.final_state, now.final_obs)
+            rollout.final_critic_inputs[:, t, rows] = final
         if ended is not None:
             yield ended
