@@ -18,7 +18,6 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -192,7 +191,7 @@ def learning(name: str, rounds: int) -> list[Row]:
 
 def diversity(rounds: int) -> Row:
     """Returns the row of the intrinsic reward."""
-    algorithm, rollout = problem("happo", replace(POLICY, groups=((0, 1, 2),)))
+    algorithm, rollout = problem("happo", POLICY.model_copy(update={"groups": ((0, 1, 2),)}))
     intrinsic = Diversity(
         policy=algorithm.policy,
         spec=GAME,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -126,11 +125,9 @@ def measure(config: Config, spec: EnvSpec) -> Iterator[PolicyCost]:
 
 
 def _variant(config: Config, local_blocks: int, codec: str) -> Config:
-    return replace(
-        config,
-        policy=replace(config.policy, local_blocks=local_blocks),
-        codec=replace(config.codec, name=codec),
-    )
+    policy = config.policy.model_copy(update={"local_blocks": local_blocks})
+    coded = config.codec.model_copy(update={"name": codec})
+    return config.model_copy(update={"policy": policy, "codec": coded})
 
 
 def _observations(config: Config, spec: EnvSpec) -> np.ndarray:

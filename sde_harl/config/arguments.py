@@ -7,8 +7,6 @@ section.key=value, --section.key value, or as a flag of HARL's (--lr 3e-4).
 
 from __future__ import annotations
 
-import ast
-import inspect
 import json
 import os
 from collections.abc import Iterator
@@ -16,7 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sde_harl.config.harl import HARL_KEYS, UNSUPPORTED, experiment
-from sde_harl.config.layers import KEYS, SECTIONS, Layer, Value, build, layer_of, to_yaml
+from sde_harl.config.keys import KEYS, Key
+from sde_harl.config.layers import Layer, Value, build, layer_of, to_yaml
 from sde_harl.config.schema import Config, LinkProfile
 from sde_harl.config.wording import brief, did_you_mean, shown
 from sde_harl.config.yaml_text import load
@@ -71,39 +70,24 @@ def parse(argv: list[str]) -> Request:
 
 
 def help_text() -> str:
-    """Usage, and every key with type, default and meaning."""
+    """Returns the usage, and each key with type, default and meaning."""
     lines = [
         USAGE.format(experiments=", ".join(shipped_experiments())),
         "keys (section.key=value; also as --section.key value):",
     ]
-    meanings = {section: _meanings(owner) for section, owner in {**SECTIONS, "": Config}.items()}
     for name, key in KEYS.items():
-        default = getattr(SECTIONS.get(key.section, Config)(), key.field.name)
-        spelt = (
-            default
-            if isinstance(default, str)
-            else "none"
-            if key.kind is LinkProfile
-            else json.dumps(default)
-        )
-        lines.append(
-            f"  {name:<28} {key.kind.__name__:<6} {spelt:<10} {meanings[key.section][key.field.name]}"
-        )
+        lines.append(f"  {name:<28} {key.kind.__name__:<6} {_default_text(key):<10} {key.help}")
     lines += ["", f"HARL's flags understood: {', '.join('--' + key for key in HARL_KEYS)}"]
     return "\n".join(lines)
 
 
-def _meanings(owner: type) -> dict[str, str]:
-    """The text under each field of a section's class."""
-    [definition] = ast.parse(inspect.getsource(owner)).body
-    assert isinstance(definition, ast.ClassDef)
-    return {
-        item.target.id: ast.literal_eval(below.value)
-        for item, below in zip(definition.body, definition.body[1:])
-        if isinstance(item, ast.AnnAssign)
-        and isinstance(item.target, ast.Name)
-        and isinstance(below, ast.Expr)
-    }
+def _default_text(key: Key) -> str:
+    """Returns a key's default as it is typed."""
+    if isinstance(key.default, str):
+        return key.default
+    if key.kind is LinkProfile:
+        return "none"
+    return json.dumps(key.default)
 
 
 class _Words(NamedTuple):

@@ -1,4 +1,4 @@
-"""Reads YAML safely: what PyYAML would accept silently, or fail on with a traceback, is an error line."""
+"""Reads YAML. What PyYAML accepts silently, or fails on with a traceback, is an error line here."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -49,7 +49,7 @@ def build_learned(
     policy = SplitPolicy(
         spec=spec,
         # Environment types or learnt roles may have replaced the configured groups.
-        policy=replace(config.policy, groups=roles.groups),
+        policy=config.policy.model_copy(update={"groups": roles.groups}),
         codec=config.codec,
         share=config.algo.share_param,
         generator=generator,

@@ -227,7 +227,8 @@ def test_an_executor_imports_nothing_heavy_and_stays_small() -> None:
     program = (
         "import sys, resource\n"
         "import sde_harl.run, sde_harl.executor.executor, sde_harl.codec.coder\n"
-        "heavy = {'torch', 'jax', 'h5py', 'compressai', 'scipy', 'rich', 'yaml'} & set(sys.modules)\n"
+        "heavy = {'torch', 'jax', 'h5py', 'compressai', 'scipy', 'rich', 'yaml', 'pydantic',\n"
+        "    'sde_harl.config.schema'} & set(sys.modules)\n"
         "print(heavy or 'light')"
     )
     ended = launch(1, "-c", program)

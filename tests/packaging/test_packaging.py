@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 
 import sde_harl
 from sde_harl.config.arguments import parse
-from sde_harl.config.layers import KEYS, SECTIONS
+from sde_harl.config.keys import KEYS, SECTIONS
 
 ROOT = Path(__file__).parents[2]
 TOP = {".ci", ".gitignore", ".pre-commit-config.yaml", "LICENSE", "Makefile", "pyproject.toml"}

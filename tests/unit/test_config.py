@@ -20,7 +20,8 @@ from sde_harl.config.arguments import (
     parse,
     shipped_experiments,
 )
-from sde_harl.config.layers import KEYS, Key, Value, build, from_yaml, layer_of, to_yaml
+from sde_harl.config.keys import KEYS, Key
+from sde_harl.config.layers import Value, build, from_yaml, layer_of, to_yaml
 from sde_harl.config.schema import Config, LinkProfile
 from sde_harl.envs.registry import ENVS
 from sde_harl.errors import UserError
@@ -55,7 +56,7 @@ def one_line(error: UserError) -> str:
 
 def get(config: Config, key: str) -> Any:
     section, field, _ = KEYS[key]
-    return getattr(getattr(config, section) if section else config, field.name)
+    return getattr(getattr(config, section) if section else config, field)
 
 
 @pytest.fixture
@@ -276,10 +277,10 @@ def test_print_config_shows_a_file_that_gives_the_same_run(tmp_path: Path) -> No
 
 def values_of(key: Key) -> st.SearchStrategy[Any]:
     """Values within the key's own type and bounds."""
-    if "choices" in key.field.metadata:
-        return st.sampled_from(key.field.metadata["choices"])
-    if "bounds" in key.field.metadata:
-        least, most, above = key.field.metadata["bounds"]
+    if key.choices:
+        return st.sampled_from(key.choices)
+    if key.kind in (int, float):
+        least, most, above = key.bounds
         if key.kind is int:
             return st.integers(int(least), int(min(most, 2**40)))
         return st.floats(max(least, above), min(most, 1e300), exclude_min=above >= least)
@@ -291,9 +292,7 @@ def values_of(key: Key) -> st.SearchStrategy[Any]:
             .filter(str.isprintable)
             .filter(lambda text: "/" not in text and text.strip("."))
         )
-    return st.sampled_from(
-        [(), ((1,), (2, 0))] if key.field.name == "groups" else [{}, {3: 1, 0: 2}]
-    )
+    return st.sampled_from([(), ((1,), (2, 0))] if key.field == "groups" else [{}, {3: 1, 0: 2}])
 
 
 PLAIN = {name: values_of(key) for name, key in KEYS.items() if key.kind is not LinkProfile}
@@ -567,7 +566,7 @@ FRAGMENTS += [
     HUGE,
 ]
 NAMES = st.sampled_from(
-    [*KEYS, *{key.section for key in KEYS.values()}, *(key.field.name for key in KEYS.values())]
+    [*KEYS, *{key.section for key in KEYS.values()}, *(key.field for key in KEYS.values())]
 )
 PIECES = st.lists(
     st.one_of(st.sampled_from(FRAGMENTS), NAMES, st.text(max_size=5)), max_size=12

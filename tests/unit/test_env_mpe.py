@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -131,7 +130,7 @@ def test_the_compiled_spread_equals_mpe2_step_by_step(continuous: bool) -> None:
         name="mpe", map="simple_spread", backend="jax", continuous_actions=continuous
     )
     env: Any = make(config, num_envs=4, seed=1)
-    assert env.spec == make(replace(config, backend="auto"), num_envs=1, seed=1).spec
+    assert env.spec == make(config.model_copy(update={"backend": "auto"}), num_envs=1, seed=1).spec
     twins = [Twin("simple_spread", continuous) for _ in range(4)]
     rng, step, touches = np.random.default_rng(0), env.reset(), 0
     for t in range(4 * 25):
@@ -180,7 +179,11 @@ def test_large_arrays_of_the_compiled_spread_tell_what_small_ones_do() -> None:
 @pytest.mark.parametrize("backend", ["mpe2", "jax"])
 @pytest.mark.usefixtures("compile_cache")
 def test_continuous_actions_are_clipped(backend: str) -> None:
-    game = make(replace(SPREAD, backend=backend, continuous_actions=True), num_envs=2, seed=1)
+    game = make(
+        SPREAD.model_copy(update={"backend": backend, "continuous_actions": True}),
+        num_envs=2,
+        seed=1,
+    )
     far = np.random.default_rng(0).uniform(-3, 3, (2, 3, 5)).astype(np.float32)
     seen = []
     for actions in (far, far.clip(0, 1)):
@@ -218,7 +221,9 @@ def test_continuous_sizes() -> None:
 def test_results_with_continuous_actions_are_kept_apart(backend: str) -> None:
     names = [
         make(
-            replace(SPREAD, backend=backend, continuous_actions=each), num_envs=2, seed=1
+            SPREAD.model_copy(update={"backend": backend, "continuous_actions": each}),
+            num_envs=2,
+            seed=1,
         ).spec.name
         for each in (False, True)
     ]

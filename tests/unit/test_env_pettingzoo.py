@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from odd_envs import LIMIT
@@ -111,7 +109,9 @@ def test_continuous_agents_are_clipped_and_have_the_environments_state() -> None
 @pytest.mark.parametrize("workers", [0, 1])
 def test_what_a_user_can_mend_is_named(factory: str, message: str, workers: int) -> None:
     with pytest.raises(UserError, match=message):
-        make(replace(CORRIDOR, factory=factory, workers=workers), num_envs=2, seed=1)
+        make(
+            CORRIDOR.model_copy(update={"factory": factory, "workers": workers}), num_envs=2, seed=1
+        )
 
 
 def test_actions_of_another_shape_are_refused() -> None:

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ def wait_until_gone(processes: list[psutil.Process]) -> None:
 @pytest.mark.parametrize("config", [SPREAD, CORRIDOR], ids=["mpe", "pettingzoo"])
 def test_the_same_games_whatever_the_number_of_workers(config: EnvConfig, workers: int) -> None:
     serial = make(config, num_envs=5, seed=3, first_env=7)
-    dealt = make(replace(config, workers=workers), num_envs=5, seed=3, first_env=7)
+    dealt = make(config.model_copy(update={"workers": workers}), num_envs=5, seed=3, first_env=7)
     assert dealt.spec == serial.spec
     for one, other in zip(play(serial, 60), play(dealt, 60), strict=True):
         assert_equal(one, other)
@@ -61,7 +60,7 @@ def test_games_are_dealt_over_processes_that_end_with_the_vector() -> None:
 
 
 def test_seeds_are_those_of_the_step_in_hand() -> None:
-    env = make(replace(CORRIDOR, workers=1), num_envs=1, seed=1)
+    env = make(CORRIDOR.model_copy(update={"workers": 1}), num_envs=1, seed=1)
     seeds = []
     for _ in range(2):  # the sixth step begins the second episode
         env.reset()
@@ -96,7 +95,7 @@ def test_a_worker_that_fails_is_named_and_the_others_end(factory: str, reason: s
 
 
 def test_a_worker_that_is_killed_is_named() -> None:
-    env = make(replace(SPREAD, workers=2), num_envs=4, seed=1)
+    env = make(SPREAD.model_copy(update={"workers": 2}), num_envs=4, seed=1)
     step = env.reset()
     workers_of(env)[1].kill()
     with pytest.raises(
@@ -151,7 +150,7 @@ def test_workers_die_with_their_parent_in_the_middle_of_a_step(number: int) -> N
 
 
 def test_workers_leave_signals_to_their_parent() -> None:
-    env: Any = make(replace(SPREAD, workers=1), num_envs=2, seed=1)
+    env: Any = make(SPREAD.model_copy(update={"workers": 1}), num_envs=2, seed=1)
     env.reset()
     [worker] = workers_of(env)
     assert os.getpgid(worker.pid) != os.getpgid(0)
@@ -165,7 +164,7 @@ def test_workers_are_no_ranks_of_the_job(monkeypatch: pytest.MonkeyPatch) -> Non
     launcher = ["OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID", "PRTE_LAUNCHED"]
     for name in launcher:
         monkeypatch.setenv(name, "0")
-    env = make(replace(SPREAD, workers=1), num_envs=2, seed=1)
+    env = make(SPREAD.model_copy(update={"workers": 1}), num_envs=2, seed=1)
     [worker] = workers_of(env)
     assert not set(launcher) & set(worker.environ())
     assert not any(

@@ -6,7 +6,6 @@ import re
 import sys
 import textwrap
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +25,10 @@ SPREAD = EnvConfig(name="mpe", map="simple_spread")
 CASES = [
     SMAX,
     SPREAD,
-    replace(SPREAD, workers=2),
-    replace(SPREAD, continuous_actions=True),
-    replace(SPREAD, backend="jax"),
-    replace(SPREAD, backend="jax", continuous_actions=True),
+    SPREAD.model_copy(update={"workers": 2}),
+    SPREAD.model_copy(update={"continuous_actions": True}),
+    SPREAD.model_copy(update={"backend": "jax"}),
+    SPREAD.model_copy(update={"backend": "jax", "continuous_actions": True}),
     EnvConfig(name="mpe", map="simple_reference"),
     EnvConfig(name="mpe", map="simple_speaker_listener"),
     EnvConfig(name="mamujoco", map="Reacher-2x1"),
@@ -247,13 +246,13 @@ def test_recv_needs_a_send(config: EnvConfig) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (replace(SMAX, map="3s5y"), r"env\.map: .*'3s5y'; choose one of: 3s5z, "),
-        (replace(SMAX, continuous_actions=True), r"env\.continuous_actions: "),
+        (SMAX.model_copy(update={"map": "3s5y"}), r"env\.map: .*'3s5y'; choose one of: 3s5z, "),
+        (SMAX.model_copy(update={"continuous_actions": True}), r"env\.continuous_actions: "),
         (
-            replace(SMAX, backend="starcraft2"),
+            SMAX.model_copy(update={"backend": "starcraft2"}),
             r"env\.backend: starcraft2 is not built yet; use smax",
         ),
-        (replace(SMAX, backend="smx"), r"env\.backend: .*choose one of: smax, "),
+        (SMAX.model_copy(update={"backend": "smx"}), r"env\.backend: .*choose one of: smax, "),
         (
             EnvConfig(name="mpe", map="simple_reference", backend="jax"),
             r"env\.map: .*choose one of: simple_spread",
@@ -321,7 +320,7 @@ def test_a_benchmark_without_a_usable_backend_says_what_each_misses(
     ready = Backend(module="none", results="third")
     backends = {"first": needs("a is away"), "second": needs("b is out")}
     monkeypatch.setitem(ENVS, "odd", backends)
-    config = replace(SPREAD, name="odd")
+    config = SPREAD.model_copy(update={"name": "odd"})
     with pytest.raises(UserError, match=r"^env\.backend: odd .* here: a is away; b is out$"):
         resolve_backend(config)
     monkeypatch.setitem(ENVS, "odd", backends | {"third": ready})

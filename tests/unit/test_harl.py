@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +167,7 @@ def learnt(words: list[str]) -> Config:
     algo = config.algo
     critic = {"critic_epochs": algo.critic_epochs or algo.epochs}
     critic |= {"critic_minibatches": algo.critic_minibatches or algo.minibatches}
-    return replace(config, algo=replace(algo, **critic))
+    return config.model_copy(update={"algo": algo.model_copy(update=critic)})
 
 
 ROBOTS = ("mamujoco", {"episode_limit": 1000, "agent_obsk": 0})
