@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
+from limits import TEST_S, hang_limit_s
+
+# pytest-timeout reads it when pytest is configured, which is after this import. Workers of xdist
+# inherit it. A limit that the caller has set stays.
+os.environ.setdefault("PYTEST_TIMEOUT", f"{hang_limit_s(TEST_S):.0f}")
 
 torch.set_num_threads(1)  # or OpenMP's barriers wait for cores that others hold
 

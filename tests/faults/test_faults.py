@@ -3,7 +3,6 @@ mpirun. It goes on, or ends; and nothing hangs."""
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import subprocess
@@ -18,9 +17,14 @@ import numpy as np
 import psutil
 import pytest
 from emulated import TESTBED, cluster_of, testbed
-from launch import MPIRUN, environment, needs_mpirun
+from launch import MPIRUN, environment, kill_all, needs_mpirun
+from limits import hang_limit_s, slowness, wait_until
 
-DEADLINE_MS, GRACE_MS = 20, 100
+DEADLINE_MS = 20
+GRACE_MS = 100
+"""A decision may be later than its deadline by so much, on an idle machine."""
+END_S = 10.0
+"""All ranks have ended so long after a fault that ends the run, on an idle machine."""
 ENVS, ROLLOUT, UPDATES, EPISODE = 8, 50, 120, 25  # an episode of simple_spread has as many steps
 STEPS = ENVS * ROLLOUT * UPDATES
 RUN = [
@@ -115,10 +119,12 @@ class Job:
         return self.log.read_text(errors="replace")
 
     def await_start(self) -> None:
-        until = time.monotonic() + 90
-        while "of" not in self.text().partition("run folder")[2] and time.monotonic() < until:
-            assert self.process.poll() is None, self.text()
-            time.sleep(0.05)
+        """Waits until the run shows progress."""
+        wait_until(
+            lambda: "of" in self.text().partition("run folder")[2],
+            "progress of the run",
+            is_alive=lambda: self.process.poll() is None,
+        )
 
     def ranks(self) -> dict[int, psutil.Process]:
         found = {}
@@ -128,21 +134,18 @@ class Job:
                 found[int(rank)] = each
         return found
 
-    def end(self, timeout_s: float) -> int:
+    def end(self) -> int:
+        """Waits for the job's end; returns its exit code."""
         try:
-            return self.process.wait(timeout_s)
+            return self.process.wait(hang_limit_s())
         except subprocess.TimeoutExpired:
             pytest.fail(f"the job hung\n{self.text()[-3000:]}")
         finally:
             self.kill()
 
     def kill(self) -> None:
-        """Whatever of it is left."""
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        self.process.wait()
+        """Kills what is left of it."""
+        kill_all(self.process)
 
 
 class Recorded(NamedTuple):
@@ -191,7 +194,9 @@ def hosts() -> Iterator[Path]:
 def check_decisions(record: Recorded, quantile: float, steps: int) -> None:
     """No decision that had to do without latents was later than the deadline allows, and every episode is there."""
     decided_ms = record.decisions["t_decision"][record.decisions["deadline_missed"] > 0] * 1e-6
-    assert np.quantile(decided_ms, quantile) < DEADLINE_MS + GRACE_MS, np.sort(decided_ms)[-20:]
+    assert np.quantile(decided_ms, quantile) < DEADLINE_MS + GRACE_MS * slowness(), np.sort(
+        decided_ms
+    )[-20:]
     assert (record.episodes["length"] == EPISODE).all()
     assert len(record.episodes["length"]) == steps // EPISODE
 
@@ -222,7 +227,7 @@ def test_with_fallback_a_run_goes_on(
         time.sleep(choose.uniform(0.0, 4.0))
         assert job.process.poll() is None, job.text()
         befall(job, kind)
-        code = job.end(90)
+        code = job.end()
     finally:
         job.kill()
     codes, kinds = CASES[kind]
@@ -253,13 +258,13 @@ def test_with_abort_every_rank_ends(
         time.sleep(choose.uniform(0.0, 4.0))
         ranks, at = job.ranks(), time.monotonic()
         befall(job, fault)
-        code = job.end(60)
+        code = job.end()
         took_s = time.monotonic() - at
     finally:
         job.kill()
     assert code not in (0, -signal.SIGKILL), job.text()
-    assert took_s < 10.0, took_s
-    assert not psutil.wait_procs(ranks.values(), 10.0 - took_s)[1]
+    assert took_s < END_S * slowness(), took_s
+    assert not psutil.wait_procs(ranks.values(), hang_limit_s())[1]
     lines = (
         job.text().replace("\0", "").splitlines()
     )  # mpirun puts one, and a space, before what it passes on
@@ -282,12 +287,12 @@ def test_a_device_is_restarted_with_the_run(seed: int, tmp_path: Path) -> None:
         first.await_start()
         time.sleep(choose.uniform(0.0, 4.0))
         befall(first, "kill")
-        assert first.end(90) == 3, first.text()
+        assert first.end() == 3, first.text()
     finally:
         first.kill()
     second = Job(folders[1], "fallback", True, f"train.load={next(folders[0].rglob('last.pt'))}")
     try:
-        assert second.end(90) == 0, second.text()
+        assert second.end() == 0, second.text()
     finally:
         second.kill()
     check_decisions(recorded(folders[0]), 1.0, STEPS)

@@ -12,7 +12,8 @@ import h5py
 import numpy as np
 import psutil
 import pytest
-from launch import command, environment, needs_mpirun
+from launch import PATIENT, command, environment, needs_mpirun
+from limits import hang_limit_s, wait_until
 
 # Rank 0 notes the seeds of the episodes that ended together, one line each time, before the record hears of them.
 PROGRAM = """
@@ -39,7 +40,8 @@ ENDLESS = [
     "train.steps=1000000000",
     "record.tensorboard=false",
 ]
-START_S, MOMENT_S = 90.0, 4.0  # to the first episode's end, and from there to the kill at most
+MOMENT_S = 4.0
+"""Longest time from the first episode's end to the kill."""
 SEEDS = [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 22))]
 
 
@@ -50,7 +52,7 @@ class Killed(NamedTuple):
 
 
 def kill_all(job: subprocess.Popen[bytes], choose: random.Random) -> int:
-    """SIGKILL a job's launcher and its ranks, in random order; how many there were."""
+    """Kills a job's launcher and its ranks in random order; returns how many there were."""
     processes: list[psutil.Process] = []
     if job.poll() is None:
         launcher = psutil.Process(job.pid)
@@ -59,28 +61,29 @@ def kill_all(job: subprocess.Popen[bytes], choose: random.Random) -> int:
         for process in processes:
             process.kill()
     job.wait()
-    assert not psutil.wait_procs(processes, 10)[1]
+    assert not psutil.wait_procs(processes, hang_limit_s())[1]
     return len(processes)
 
 
 def kill(folder: Path, seed: int) -> Killed:
-    """Start three ranks, kill them at a moment that follows from `seed`, and say what they had played."""
+    """Starts three ranks, kills them at a moment that follows from `seed`, and returns what they had
+    played.
+    """
     choose, log = random.Random(seed), folder / "ended.txt"
-    job = subprocess.Popen(
-        command(3, "-c", PROGRAM, str(log), *ENDLESS, f"record.dir={folder}"),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=(folder / "errors.txt").open("w"),
-        env=environment(),
-    )
+    with (folder / "errors.txt").open("w") as errors:
+        job = subprocess.Popen(
+            command(3, "-c", PROGRAM, str(log), *ENDLESS, PATIENT, f"record.dir={folder}"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            env=environment(),
+        )
     try:
-        until = time.monotonic() + START_S
-        while (
-            not (log.exists() and log.stat().st_size)
-            and job.poll() is None
-            and time.monotonic() < until
-        ):
-            time.sleep(0.05)
+        wait_until(
+            lambda: log.exists() and log.stat().st_size,
+            "the first episode's end",
+            is_alive=lambda: job.poll() is None,
+        )
         time.sleep(choose.uniform(0.0, MOMENT_S))
         assert job.poll() is None, (folder / "errors.txt").read_text()
     finally:

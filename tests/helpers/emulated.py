@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from launch import ROOT, Ended, environment
+from launch import ROOT, Ended, launch
 
 TESTBED = ROOT / "jobs" / "testbed"
 
 
-def testbed(*words: str, timeout_s: float = 100.0) -> Ended:
-    """testbed.py to its end."""
-    done = subprocess.run(
-        [sys.executable, str(TESTBED / "testbed.py"), *words], stdin=subprocess.DEVNULL, capture_output=True,
-        text=True, cwd=ROOT, env=environment(), timeout=timeout_s,
-    )  # fmt: skip
-    return Ended(done.returncode, done.stdout, done.stderr)
+def testbed(*words: str) -> Ended:
+    """Runs testbed.py to its end."""
+    return launch(1, str(TESTBED / "testbed.py"), *words)
 
 
 testbed.__test__ = False  # type: ignore[attr-defined]
@@ -28,7 +22,10 @@ testbed.__test__ = False  # type: ignore[attr-defined]
 
 @contextmanager
 def cluster_of(*words: str) -> Iterator[Path]:
-    """A cluster as `testbed.py up` takes it, in place of whatever a crash left: its hostfile. Or skips."""
+    """Makes a cluster as `testbed.py up` does, in place of what a crash left; gives its hostfile.
+
+    Skips the test on machines that can't have one.
+    """
     able = testbed("check")
     if able.code:
         pytest.skip(f"no emulated cluster on this machine: {able.err.strip()}")

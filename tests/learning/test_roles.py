@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -12,6 +10,8 @@ import numpy as np
 import pytest
 from games import draw_by
 from kinds import kinds_vector
+from launch import launch
+from limits import hang_limit_s
 
 from sde_harl.config.arguments import parse
 from sde_harl.config.schema import Config, EnvConfig, PolicyConfig, RolesConfig
@@ -28,7 +28,6 @@ from sde_harl.run import loopback
 from sde_harl.training.build import build
 from sde_harl.training.trainer import Trainer
 
-ROOT = Path(__file__).parents[2]
 KINDS = (0, 1, 2) * 4
 STEPS = 6400
 
@@ -59,7 +58,7 @@ def test_agents_of_one_kind_are_one_group() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(hang_limit_s(1800.0))
 @pytest.mark.parametrize("kinds", [KINDS, (0, 1, 1, 2), (0,) * 12])
 def test_kinds_are_found_from_every_seed(kinds: tuple[int, ...]) -> None:
     for seed in range(1, 11):
@@ -67,7 +66,7 @@ def test_kinds_are_found_from_every_seed(kinds: tuple[int, ...]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(hang_limit_s(3600.0))
 def test_stalkers_and_zealots_are_told_apart() -> None:
     """3s5z on SMAX, from ten seeds: at least eight right, with the number of roles given and with the index's."""
     given = found = 0
@@ -328,16 +327,15 @@ def test_the_analysis_shows_what_was_learnt(tmp_path: Path) -> None:
     file.add("roles", agent=[0, 0, 1, 1, 2, 2], half=[0, 1] * 3, **numbers)
     file.add("role_scores", groups=[2, 3], index=[0.25, 0.5])
     file.close()
-    command = [
-        sys.executable,
+    words = [
         "analysis/roles.py",
         str(tmp_path / "run.h5"),
         "--json",
         "--plot",
         str(tmp_path / "a.png"),
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    [told] = json.loads(done.stdout)
+    done = launch(1, *words)
+    [told] = json.loads(done.out)
     places = [
         [each[key] for key in ("to_itself", "to_own_group", "to_next_group")]
         for each in told["agents"]
@@ -346,22 +344,21 @@ def test_the_analysis_shows_what_was_learnt(tmp_path: Path) -> None:
     np.testing.assert_allclose(places[1:], [[0.02, 1, 3], [0.02, 1, 4]], rtol=1e-5)
     assert places[0][1] is None and told["index"] == {"2": 0.25, "3": 0.5}
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    table = subprocess.run(command[:3], cwd=ROOT, capture_output=True, text=True, timeout=60).stdout
+    table = launch(1, *words[:2]).out
     assert "seed 5; 2 group(s), learnt" in table and "0.250" in table
 
 
 def test_the_analysis_takes_runs_whose_groups_were_not_learnt(tmp_path: Path) -> None:
     for name, groups, code in (("good", [[0, 1], [2]], 0), ("bad", [[0], [2]], 2)):
         path = write_run(tmp_path / f"{name}.h5", agents=NAMES, groups=groups, env="t/t")
-        command = [
-            sys.executable,
+        words = [
             "analysis/roles.py",
             str(path),
             "--plot",
             str(tmp_path / "a.png"),
         ]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-        assert done.returncode == code and done.stderr.count("\n") == (code > 0), done.stderr
+        done = launch(1, *words)
+        assert done.code == code and done.err.count("\n") == (code > 0), done.err
 
 
 def trained(folder: Path) -> np.ndarray:

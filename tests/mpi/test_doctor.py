@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from launch import launch, needs_mpirun
+from limits import hang_limit_s
 from rich.console import Console
 
 from sde_harl.cli import doctor
@@ -134,7 +135,7 @@ def test_a_launcher_that_hangs_or_fails_is_a_host_not_reached(
     ):  # fmt: skip
         script.write_text(f"#!/bin/sh\n{body}\n")
         script.chmod(0o755)
-        got = ask("server", "edge1", [], 0.3 if "sleep" in body else 20.0)
+        got = ask("server", "edge1", [], 0.3 if "sleep" in body else hang_limit_s())
         assert isinstance(got, Unreached) and got.reason.startswith(reason)
 
 
@@ -160,7 +161,8 @@ def test_another_coder_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_mpirun
 def test_localhost() -> None:
-    done = launch(1, "-m", "sde_harl", "doctor", "hostfiles/localhost", timeout_s=60)
+    patient = ["--timeout", f"{hang_limit_s():.0f}"]
+    done = launch(1, "-m", "sde_harl", "doctor", "hostfiles/localhost", *patient)
     assert done.code == 0, done.out + done.err
     assert "1 of 1 hosts are fit for a run" in done.out and "good" in done.out
 
@@ -174,9 +176,12 @@ def test_a_host_that_does_not_exist() -> None:
 
 @needs_mpirun
 def test_two_ranks_ask_each_other() -> None:
-    done = launch(2, "-m", "sde_harl.cli.probe", timeout_s=60)
+    done = launch(2, "-m", "sde_harl.cli.probe")
     assert done.code == 0, done.err
     [line] = [line for line in done.out.splitlines() if line.startswith("sde_harl.cli.probe ")]
     probe = from_json(line.partition(" ")[2])
     assert probe.host._replace(interfaces=[]) == probe.server._replace(interfaces=[])
-    assert 0 < probe.round_trip_us < 1e6 and abs(probe.clock_s) < 0.5 and probe.host.coder
+    assert probe.round_trip_us > 0
+    # Both clocks are one, so that half of the shortest round trip is the largest error.
+    assert abs(probe.clock_s) <= probe.round_trip_us * 1e-6
+    assert probe.host.coder

@@ -18,8 +18,9 @@ def measured() -> dict[str, float]:
 
 @needs_mpirun
 def test_an_executor_is_ready_within_two_seconds(measured: dict[str, float]) -> None:
-    # In CPU seconds, which an idle machine turns into as many; the wall clock counts what others do on a busy one.
-    assert measured["ready_cpu_s"] < 1.0, measured
+    # Two seconds are about sixteen starts of a Python with numpy on an idle machine, and half
+    # of them are spent outside of the executor. On a busy machine both figures grow.
+    assert measured["ready_cpu_s"] < 8 * measured["numpy_cpu_s"], measured
 
 
 @needs_mpirun

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from games import act, learner, new_rollout, see, spec
-from launch import launch, needs_mpirun
+from launch import PATIENT, launch, needs_mpirun
 from states import differing
 from test_deadlines import Held
 from test_every import SMALL
@@ -388,7 +388,7 @@ def test_late_agents_exit_and_every_kind_of_policy_has_them(kind: str, tmp_path:
 
 @needs_mpirun
 def test_placements_agree_where_they_act(tmp_path: Path) -> None:
-    """Lateness is the emulated link's alone, for the deadline is seconds."""
+    """Only the emulated link makes latents late, because the deadline is a minute."""
     words = [
         "configs/quick.yaml",
         "env.name=mpe",
@@ -397,9 +397,10 @@ def test_placements_agree_where_they_act(tmp_path: Path) -> None:
         "link.max_age=0",
     ]
     words += [
-        "link.deadline_ms=8000",
-        "link.model={delay_ms: 8000, jitter_ms: 4000}",
+        "link.deadline_ms=60000",
+        "link.model={delay_ms: 60000, jitter_ms: 30000}",
         "record.tensorboard=false",
+        PATIENT,
     ]
     words += ["policy.head_gain=1.0", f"record.dir={tmp_path}"]
     local, agents = (launch(ranks, "tests/helpers/agree_program.py", *words) for ranks in (1, 3))

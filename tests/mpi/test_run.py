@@ -7,14 +7,25 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import h5py
 import pytest
-from launch import MPIRUN, Ended, command, environment, launch, launch_command, needs_mpirun
+from launch import (
+    MPIRUN,
+    PATIENT,
+    Ended,
+    command,
+    environment,
+    kill_all,
+    launch,
+    launch_command,
+    needs_mpirun,
+)
+from limits import hang_limit_s, wait_until
 
 QUICK = ["-m", "sde_harl.run", "configs/quick.yaml", "train.threads=1", "record.tensorboard=false"]
+QUICK += [PATIENT]
 AGREE = [
     "tests/helpers/agree_program.py",
     "configs/smac.yaml",
@@ -26,6 +37,7 @@ AGREE += [
     "train.rollout=100",
     "algo.epochs=2",
     "policy.width=16",
+    PATIENT,
 ]  # 8 x 100 x 2: 200 steps of each
 
 
@@ -80,7 +92,7 @@ SEEN = [
     *WHOLE,
 ]
 SEEN += ["train.envs=8", "train.rollout=10", "algo.chunk=5", "policy.blocks=4", "policy.width=16"]
-SEEN += ["policy.recurrent=true", "record.tensorboard=false"]
+SEEN += ["policy.recurrent=true", "record.tensorboard=false", PATIENT]
 
 
 @needs_mpirun
@@ -129,11 +141,10 @@ def test_bad_input_gives_one_line(case: str) -> None:
 @pytest.mark.parametrize("case", ["unknown key", "unknown map", "folder"])
 def test_bad_input_ends_every_rank(case: str) -> None:
     words, named = BAD[case]
-    started = time.monotonic()
-    ended = launch(3, "-m", "sde_harl.run", *words, "placement.mode=agents")
+    # A rank that waited for another would do so until the limit of `launch`.
+    ended = launch(3, "-m", "sde_harl.run", *words, "placement.mode=agents", PATIENT)
     assert ended.code != 0
     assert named in complaint(ended)
-    assert time.monotonic() - started < 60
 
 
 @needs_mpirun
@@ -167,6 +178,11 @@ def newest(folder: Path) -> Path:
     return max(folder.rglob("run.h5"))
 
 
+def updates(folder: Path) -> int:
+    """Returns how many updates the run below a folder has told of."""
+    return sum(file.read_text().count("\n") - 1 for file in folder.rglob("metrics.csv"))
+
+
 @pytest.mark.parametrize("ranks", [1, pytest.param(4, marks=needs_mpirun)])
 def test_ctrl_c_stops_all_ranks_and_saves(ranks: int, tmp_path: Path) -> None:
     words = command(ranks, *QUICK, f"record.dir={tmp_path}", "train.steps=10000000")
@@ -178,12 +194,12 @@ def test_ctrl_c_stops_all_ranks_and_saves(ranks: int, tmp_path: Path) -> None:
         env=environment(),
         text=True,
     )
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline and not list(tmp_path.rglob("metrics.csv")):
-        time.sleep(0.2)
-    time.sleep(3.0)
-    process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=40)
+    try:
+        wait_until(lambda: updates(tmp_path), "an update", is_alive=lambda: process.poll() is None)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=hang_limit_s())
+    finally:
+        kill_all(process)
     assert process.returncode != 0
     assert "Traceback" not in out, out
     assert (newest(tmp_path).parent / "models" / "last.pt").exists()
@@ -192,7 +208,7 @@ def test_ctrl_c_stops_all_ranks_and_saves(ranks: int, tmp_path: Path) -> None:
 
 
 def limited(limit: int, *words: str) -> Ended:
-    """Run with every file bounded to `limit` bytes: writes beyond it fail as on a full disk."""
+    """Runs with every file bounded to `limit` bytes: writes beyond it fail as on a full disk."""
 
     def bound() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -200,16 +216,7 @@ def limited(limit: int, *words: str) -> Ended:
             resource.RLIMIT_FSIZE, (limit, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
         )
 
-    done = subprocess.run(
-        [sys.executable, *words],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        env=environment(),
-        timeout=100,
-        preexec_fn=bound,
-    )
-    return Ended(done.returncode, done.stdout, done.stderr)
+    return launch_command([sys.executable, *words], prepare=bound)
 
 
 @pytest.mark.parametrize("policy", ["stop", "continue"])

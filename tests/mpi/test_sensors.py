@@ -443,7 +443,7 @@ def test_a_run_ends_without_a_worn_sensor(
     monkeypatch.setenv(replay.FILE, str(file))
     fault = [
         "link.on_fault=fallback",
-        "link.deadline_ms=5000",
+        "link.deadline_ms=3600000",
         "link.max_age=8",
         "placement.mode=agents",
     ]

@@ -6,12 +6,12 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from filled import add
 from launch import ROOT, environment, launch
+from limits import hang_limit_s
 from test_analysis import run
 
 from sde_harl.cli.main import main
@@ -157,10 +157,8 @@ def test_ctrl_c_stops_the_run_and_the_sweep_goes_on_from_there(tmp_path: Path) -
         assert process.stdout is not None and process.stderr is not None
         while not process.stdout.readline().endswith("waiting\n"):
             assert process.poll() is None
-        started = time.monotonic()
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 130
-        assert time.monotonic() - started < 10
+        assert process.wait(hang_limit_s()) == 130
         assert "interrupted" in process.stderr.read()
     assert (tmp_path / "starts.saved").exists(), "the run was told to save"
     assert main(["sweep", "policy.width=11,23", *words]) == 0

@@ -5,53 +5,24 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from launch import launch, needs_mpirun
 from mpi_transport import Echo, serve
 
+from sde_harl.link import waiting
 from sde_harl.link.faults import KEPT, LOGGED_PER_RANK, Fault, Faults
 from sde_harl.link.loopback import Loopback
 from sde_harl.link.mpi import free_single_core_binding, launched_ranks
 from sde_harl.link.waiting import Waiter
 from sde_harl.link.wire import Header, Kind
+from sde_harl.meters import timing
 from sde_harl.meters.process import Process
 from sde_harl.meters.timing import Stages
 
-MPIRUN = Path(sys.executable).parent / "mpirun"
-PROGRAM = Path(__file__).parents[1] / "helpers" / "mpi_transport.py"
+PROGRAM = str(Path(__file__).parents[1] / "helpers" / "mpi_transport.py")
 LAUNCH_VARIABLES = ("OMPI_COMM_WORLD_", "PMI_", "PMIX_", "SLURM_")
-
-needs_mpirun = pytest.mark.skipif(not MPIRUN.exists(), reason="no mpirun beside this Python")
-
-
-def mpirun(ranks: int, what: str, log: Path) -> subprocess.CompletedProcess[bytes]:
-    """Runs the checks' program; its output goes to a file, for a failed launch may never close a pipe."""
-    env = {
-        **os.environ,
-        "OMPI_ALLOW_RUN_AS_ROOT": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-        "PRTE_MCA_rmaps_default_mapping_policy": ":OVERSUBSCRIBE",
-        "PYTHONPATH": str(PROGRAM.parents[2]),
-        "OPENBLAS_NUM_THREADS": "1",
-    }
-    command = [
-        "timeout",
-        "-s",
-        "KILL",
-        "60",
-        str(MPIRUN),
-        "-np",
-        str(ranks),
-        sys.executable,
-        str(PROGRAM),
-        what,
-    ]
-    with log.open("wb") as out:
-        return subprocess.run(
-            command, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=False
-        )
 
 
 def test_loopback() -> None:
@@ -65,27 +36,24 @@ def test_loopback() -> None:
 
 @needs_mpirun
 @pytest.mark.parametrize("ranks", [2, 3, 9])
-def test_mpi(ranks: int, tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    code = mpirun(ranks, "serve", log).returncode
-    assert code == 0, log.read_text()
-    assert f"serve passed with {ranks} ranks" in log.read_text()
+def test_mpi(ranks: int) -> None:
+    ended = launch(ranks, PROGRAM, "serve")
+    assert ended.code == 0, ended.err
+    assert f"serve passed with {ranks} ranks" in ended.out
 
 
 @needs_mpirun
-def test_abort_ends_every_rank_with_the_code(tmp_path: Path) -> None:
-    began = time.monotonic()
-    assert mpirun(3, "abort", tmp_path / "log").returncode == 3
-    assert time.monotonic() - began < 20
+def test_abort_ends_every_rank_with_the_code() -> None:
+    ended = launch(3, PROGRAM, "abort")
+    assert ended.code == 3
+    assert "messages came" not in ended.err, "rank 0 waited until its limit"
 
 
 @needs_mpirun
-def test_a_waiting_executor_leaves_the_core_alone(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    assert mpirun(2, "idle", log).returncode == 0, log.read_text()
-    shares = [
-        float(line.split()[1]) for line in log.read_text().splitlines() if line.startswith("share")
-    ]
+def test_a_waiting_executor_leaves_the_core_alone() -> None:
+    ended = launch(2, PROGRAM, "idle")
+    assert ended.code == 0, ended.err
+    shares = [float(line.split()[1]) for line in ended.out.splitlines() if line[:5] == "share"]
     assert len(shares) == 2
     assert max(shares) < 0.15
 
@@ -113,44 +81,65 @@ def test_faults_count_all_and_log_a_few(caplog: pytest.LogCaptureFixture) -> Non
     assert rows[-1] == Fault(4, "crc", KEPT + 4, 1)
 
 
-def test_waiter_spins_then_sleeps_longer_and_longer() -> None:
+class FakeTime:
+    """Stands for the module time: a look at the clock takes 1 us, and a sleep as long as asked."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def perf_counter(self) -> float:
+        self.now_s += 1e-6
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
+    fake = FakeTime()
+    monkeypatch.setattr(waiting, "time", fake)
+    return fake
+
+
+def test_waiter_spins_then_sleeps_longer_and_longer(clock: FakeTime) -> None:
     waiter = Waiter(spin_us=2000, sleep_max_us=1000, idle_max_us=1000)
-    began = time.perf_counter()
+    began = clock.perf_counter()
     assert waiter.pause(began + 1.0)
     assert waiter.sleeps == 0
     while waiter.pause(began + 0.05):
         pass
-    elapsed_s = time.perf_counter() - began
+    elapsed_s = clock.perf_counter() - began
     assert 1 < waiter.sleeps < 500
     assert 0.02 < waiter.slept_s < elapsed_s
     waiter.reset()
     for _ in range(20):  # answers that come at once bring the spin back
-        waiter.pause(time.perf_counter() + 1.0)
+        waiter.pause(clock.perf_counter() + 1.0)
         waiter.reset()
     sleeps = waiter.sleeps
-    assert waiter.pause(time.perf_counter() + 1.0)
+    assert waiter.pause(clock.perf_counter() + 1.0)
     assert waiter.sleeps == sleeps
 
 
-def test_a_waiter_does_not_spin_where_answers_take_long() -> None:
+def test_a_waiter_does_not_spin_where_answers_take_long(clock: FakeTime) -> None:
     waiter = Waiter(spin_us=500)
     for _ in range(20):
-        began = time.perf_counter()
+        began = clock.perf_counter()
         while waiter.pause(began + 0.004):
             pass
         waiter.reset()
     sleeps = waiter.sleeps
-    assert waiter.pause(time.perf_counter() + 1.0)
+    assert waiter.pause(clock.perf_counter() + 1.0)
     assert waiter.sleeps == sleeps + 1
 
 
-def test_waiter_keeps_to_the_limit() -> None:
+def test_waiter_keeps_to_the_limit(clock: FakeTime) -> None:
     waiter = Waiter(spin_us=0, sleep_max_us=1e6, idle_max_us=1e6)
-    assert waiter.pause(time.perf_counter() + 1e-5)
-    time.sleep(0.2)
-    began = time.perf_counter()
+    assert waiter.pause(clock.perf_counter() + 1e-5)
+    clock.sleep(0.2)
+    began = clock.perf_counter()
     assert waiter.pause(began + 0.001)
-    assert time.perf_counter() - began < 0.01
+    assert clock.perf_counter() - began < 0.01
     assert not waiter.pause(began)
 
 
@@ -206,18 +195,19 @@ def test_importing_the_link_does_not_start_mpi() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_stages_add_up() -> None:
+def test_stages_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([0, 2, 10, 12, 20, 22, 30, 30])  # ms at which stages are entered and left
+    monkeypatch.setattr(timing, "now_ns", lambda: next(times) * 10**6)
     stages = Stages()
     for _ in range(3):
-        with stages("sleep"):
-            time.sleep(0.002)
+        with stages("work"):
+            pass
     with stages("nothing"):
         pass
     seconds = stages.take()
-    assert list(seconds) == ["sleep", "nothing"]
-    assert 0.006 <= seconds["sleep"] < 0.1
-    assert seconds["nothing"] < 0.001
-    assert stages.take() == {"sleep": 0.0, "nothing": 0.0}
+    assert list(seconds) == ["work", "nothing"]
+    assert seconds == {"work": pytest.approx(0.006), "nothing": 0.0}
+    assert stages.take() == {"work": 0.0, "nothing": 0.0}
 
 
 def test_a_sample_sees_work_and_memory() -> None:

@@ -11,25 +11,18 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from launch import environment, needs_mpirun
+from launch import environment, launch_command, needs_mpirun
+from limits import WAIT_S, hang_limit_s
 
 ROOT = Path(__file__).parents[2]
 WRITE_SDIST = "import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])"
 
 
-def run(*words: str | Path, cwd: Path, env: dict[str, str], timeout_s: float) -> str:
+def run(*words: str | Path, cwd: Path, env: dict[str, str], base_s: float = WAIT_S) -> str:
     """Runs a command that must succeed, and returns what it printed."""
-    done = subprocess.run(
-        words,
-        cwd=cwd,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    done = launch_command(words, cwd=cwd, env=env, base_s=base_s)
+    assert done.code == 0, done.out + done.err
+    return done.out
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +43,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def wheel(tree: Path) -> Path:
     options = ["-q", "--no-deps", "--no-build-isolation", "--no-index"]
     words = [sys.executable, "-m", "pip", "wheel", *options, "-w", "dist", "."]
-    run(*words, cwd=tree, env={**os.environ}, timeout_s=100)
+    run(*words, cwd=tree, env={**os.environ})
     [built] = (tree / "dist").glob("*.whl")
     return built
 
@@ -90,7 +83,7 @@ def test_a_wheel_holds_the_whole_package(tree: Path, wheel: Path) -> None:
 
 def test_a_source_archive_holds_the_whole_package(tree: Path, tmp_path: Path) -> None:
     words = [sys.executable, "-c", WRITE_SDIST, tmp_path]
-    run(*words, cwd=tree, env={**os.environ}, timeout_s=100)
+    run(*words, cwd=tree, env={**os.environ})
     [built] = tmp_path.glob("*.tar.gz")
     with tarfile.open(built) as archive:
         members = {item.name.partition("/")[2]: item for item in archive.getmembers()}
@@ -109,15 +102,15 @@ def test_a_wheel_finds_its_own_experiments(wheel: Path, tmp_path: Path) -> None:
         archive.extractall(unpacked)
     env = {**os.environ, "PYTHONPATH": str(unpacked)}
     where = [sys.executable, "-c", "import sde_harl; print(sde_harl.__file__)"]
-    assert str(unpacked) in run(*where, cwd=empty, env=env, timeout_s=60)
+    assert str(unpacked) in run(*where, cwd=empty, env=env)
     for module in (["sde_harl", "run"], ["sde_harl.run"]):
         words = [sys.executable, "-m", *module, "quick", "--print-config"]
-        assert "exp: quick" in run(*words, cwd=empty, env=env, timeout_s=60)
+        assert "exp: quick" in run(*words, cwd=empty, env=env)
 
 
 @needs_mpirun
 @pytest.mark.slow
-@pytest.mark.timeout(2400)
+@pytest.mark.timeout(hang_limit_s(2700.0))
 def test_an_installed_package_runs_in_an_empty_folder(wheel: Path, tmp_path: Path) -> None:
     venv = tmp_path / "venv"
     empty = tmp_path / "empty"
@@ -125,10 +118,10 @@ def test_an_installed_package_runs_in_an_empty_folder(wheel: Path, tmp_path: Pat
     outer = environment()
     for name in ("PYTHONPATH", "VIRTUAL_ENV"):
         outer.pop(name, None)
-    run(sys.executable, "-m", "venv", venv, cwd=empty, env=outer, timeout_s=300)
+    run(sys.executable, "-m", "venv", venv, cwd=empty, env=outer)
     env = {**outer, "PATH": f"{venv / 'bin'}:{outer['PATH']}"}
     install = ["python", "-m", "pip", "install", "-q", f"{wheel}[mpi,smax]"]
-    run(*install, cwd=empty, env=env, timeout_s=1500)
+    run(*install, cwd=empty, env=env, base_s=1500.0)
     small = ["train.envs=8", "train.rollout=16", "train.steps=256", "eval.episodes=4"]
-    run("mpirun", "-np", "9", "sde-harl", "run", "smac", *small, cwd=empty, env=env, timeout_s=500)
+    run("mpirun", "-np", "9", "sde-harl", "run", "smac", *small, cwd=empty, env=env, base_s=500.0)
     assert len(list((empty / "results").rglob("run.h5"))) == 1

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import tomllib
+from launch import Ended, environment, launch, launch_command
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -76,11 +77,9 @@ def test_the_launcher_is_an_extra_and_the_bindings_are_not() -> None:
 
 
 def run_setup(*words: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "setup.py", *words], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    done = launch(1, "setup.py", *words)
+    assert done.code == 0, done.err
+    return done.out.strip()
 
 
 def test_setup_takes_the_packages_version() -> None:
@@ -143,11 +142,9 @@ def newer_than_3_8(text: str) -> list[str]:
 def test_an_executors_modules_run_on_python_3_8() -> None:
     names = "[name for name in sys.modules if name.split('.')[0] == 'sde_harl']"
     program = f"import sys, sde_harl.executor.executor, sde_harl.cli.probe, sde_harl.policy.local_torch; print(*{names})"
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
-    modules = done.stdout.split()
-    assert "sde_harl.link.wire" in modules, done.stderr
+    done = launch(1, "-c", program)
+    modules = done.out.split()
+    assert "sde_harl.link.wire" in modules, done.err
     for module in {*modules, "sde_harl.run"} - IN_C:
         path = ROOT / module.replace(".", "/")
         text = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
@@ -237,13 +234,11 @@ def test_slurm_reads_every_option(script: Path) -> None:
     assert {"job-name", "time", "ntasks", "output", "signal"} <= set(options)
 
 
-def job(script: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """A script of jobs/ from a folder of its own, with this Python and this package."""
+def job(script: str, folder: Path, *words: str) -> Ended:
+    """Runs a script of jobs/ in a folder of its own, with this Python and this package."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return subprocess.run(
-        [str(ROOT / "jobs" / script), *words], cwd=folder, capture_output=True, text=True, timeout=300,
-        env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    env = {**environment(), "PATH": path}
+    return launch_command([ROOT / "jobs" / script, *words], cwd=folder, env=env)
 
 
 def test_compare_trains_the_rivals_and_ends_with_their_table(tmp_path: Path) -> None:
@@ -256,9 +251,9 @@ def test_compare_trains_the_rivals_and_ends_with_their_table(tmp_path: Path) -> 
     ]
     words += ["record.tensorboard=false", "algo.epochs=1", "algo.name=haa2c"]
     done = job("compare.sh", tmp_path, str(ROOT / "configs" / "mpe_spread.yaml"), " 3  4", *words)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     table = [
-        line.split() for line in done.stdout.partition("mpe/simple_spread, return")[2].splitlines()
+        line.split() for line in done.out.partition("mpe/simple_spread, return")[2].splitlines()
     ]
     seen = {cells[0]: cells[1:4] for cells in table if len(cells) > 4}
     assert {algo: seen[algo] for algo in ("happo", "mappo", "ippo")} == dict.fromkeys(
@@ -272,10 +267,10 @@ def test_compare_trains_the_rivals_and_ends_with_their_table(tmp_path: Path) -> 
 
 def test_compare_stops_at_what_cant_be_run(tmp_path: Path) -> None:
     for words in ([], ["configs/mpe_spread.yaml"], ["configs/mpe_spread.yaml", " "]):
-        assert job("compare.sh", tmp_path, *words).stderr.startswith("usage: ")
+        assert job("compare.sh", tmp_path, *words).err.startswith("usage: ")
     done = job("compare.sh", tmp_path, str(ROOT / "configs" / "mpe_spread.yaml"), "1", "algo.lrr=1")
-    assert done.returncode == 2 and "algo.lrr" in done.stderr
-    assert done.stdout == "== happo, seed 1\n"
+    assert done.code == 2 and "algo.lrr" in done.err
+    assert done.out == "== happo, seed 1\n"
 
 
 def test_rate_return_trains_every_codec_and_ends_with_their_curve(tmp_path: Path) -> None:
@@ -290,13 +285,11 @@ def test_rate_return_trains_every_codec_and_ends_with_their_curve(tmp_path: Path
     done = job(
         "rate_return.sh", tmp_path, str(ROOT / "configs" / "mpe_spread.yaml"), "3", "2e-2", *words
     )
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     for codec in ("entropy, lambda 0.02, scale 4", "float32", "float16", "int8"):
-        assert f"  {codec}  " in done.stdout.partition("mpe/simple_spread, return")[2]
-    assert (tmp_path / done.stdout.splitlines()[-1]).is_file()
-    assert job("rate_return.sh", tmp_path, "configs/mpe_spread.yaml", "1").stderr.startswith(
-        "usage: "
-    )
+        assert f"  {codec}  " in done.out.partition("mpe/simple_spread, return")[2]
+    assert (tmp_path / done.out.splitlines()[-1]).is_file()
+    assert job("rate_return.sh", tmp_path, "configs/mpe_spread.yaml", "1").err.startswith("usage: ")
 
 
 @pytest.mark.parametrize(

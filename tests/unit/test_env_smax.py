@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from launch import launch
 from playing import STOP, play, shoot_first
 
 from sde_harl.config.schema import EnvConfig
@@ -64,7 +63,6 @@ def test_smax_compiles_once_for_vectors_of_one_size() -> None:
 
 def test_smax_import_is_silent_and_late() -> None:
     program = """
-import sys
 import sde_harl.envs.registry
 assert not {"jax", "mpe2", "torch"} & set(sys.modules), "heavy at import"
 before = sys.stdout, sys.stderr, sys.__stdout__
@@ -72,10 +70,8 @@ from sde_harl.envs import smax
 smax._import_smax()
 assert before == (sys.stdout, sys.stderr, sys.__stdout__), "streams replaced"
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120
-    )
-    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    done = launch(1, "-c", program)
+    assert (done.code, done.out) == (0, ""), done.err
 
 
 def test_smax_cache_that_cannot_be_written_is_only_a_warning(

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from limits import hang_limit_s
 from playing import assert_equal, play
 
 from sde_harl.config.schema import EnvConfig
@@ -33,7 +34,7 @@ def workers_of(env: Any) -> list[psutil.Process]:
 
 
 def wait_until_gone(processes: list[psutil.Process]) -> None:
-    _, alive = psutil.wait_procs(processes, timeout=10)
+    _, alive = psutil.wait_procs(processes, timeout=hang_limit_s())
     assert not alive
 
 
@@ -122,7 +123,7 @@ def test_a_game_that_cannot_be_made_is_named_and_leaves_no_worker() -> None:
 
 
 PARENT = """
-import time
+import signal
 import numpy as np
 from sde_harl.config.schema import EnvConfig
 from sde_harl.envs.registry import make
@@ -130,7 +131,7 @@ env = make(EnvConfig(name="pettingzoo", factory="odd_envs:Stuck", workers=2), nu
 env.reset()
 env.send(np.zeros((4, 2, 2), np.int32))
 print("ready", flush=True)
-time.sleep(60)
+signal.pause()
 """
 
 
@@ -145,7 +146,7 @@ def test_workers_die_with_their_parent_in_the_middle_of_a_step(number: int) -> N
         started = psutil.Process(parent.pid).children()
         assert len(started) == 2
         parent.send_signal(number)
-        parent.wait(10)
+        parent.wait(hang_limit_s())
         wait_until_gone(started)
 
 

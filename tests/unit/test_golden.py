@@ -6,7 +6,6 @@ import json
 import platform
 import shutil
 import struct
-import subprocess
 import sys
 import zlib
 from pathlib import Path
@@ -15,7 +14,8 @@ import golden
 import h5py
 import numpy as np
 import pytest
-from launch import MPIRUN, ROOT, environment
+from launch import MPIRUN, ROOT, environment, launch_command
+from limits import hang_limit_s
 
 from sde_harl.codec.bottleneck import load_entropy_models
 from sde_harl.codec.coder import LIMIT
@@ -96,7 +96,7 @@ def test_nets_are_exact() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(hang_limit_s(1800.0))
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="this host is no x86-64")
 def test_an_arm_host_agrees_and_plays(tmp_path: Path) -> None:
     missing = [
@@ -107,12 +107,11 @@ def test_an_arm_host_agrees_and_plays(tmp_path: Path) -> None:
         pytest.skip(f"not installed: {', '.join(missing)}")
     words = ["env.name=mpe", "env.map=simple_spread", f"record.dir={tmp_path}/results"]
     env = {**environment(), "PATH": f"{Path(sys.executable).parent}:{environment()['PATH']}"}
-    done = subprocess.run(
-        [str(ROOT / "jobs/aarch64.sh"), str(tmp_path / "arm"), *words],
-        capture_output=True, text=True, timeout=800, env=env, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "golden vectors on aarch64" in done.stdout and "all hold" in done.stdout
+    script = [str(ROOT / "jobs/aarch64.sh"), str(tmp_path / "arm"), *words]
+    done = launch_command(script, env=env, base_s=1500.0)
+    assert done.code == 0, done.out + done.err
+    assert "golden vectors on aarch64" in done.out
+    assert "all hold" in done.out
     with h5py.File(next((tmp_path / "results").rglob("run.h5"))) as run:
         assert [host["arch"] for host in json.loads(run["meta"].attrs["hosts"])] == [
             "x86_64",

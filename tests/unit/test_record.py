@@ -22,6 +22,8 @@ import kill_writer
 import numpy as np
 import pytest
 import torch
+from launch import launch
+from limits import wait_until
 
 from sde_harl.errors import UserError
 from sde_harl.record import checkpoint
@@ -135,13 +137,14 @@ def test_trajectories_in_minari_layout(tmp_path: Path) -> None:
 def test_episodes_are_on_disk_without_asking(tmp_path: Path) -> None:
     file = make(tmp_path)
     kill_writer.episode(file, 0, trajectories=False)
-    until = time.monotonic() + 10
-    found = 0
-    while not found and time.monotonic() < until:
+
+    def written() -> int:
         with h5py.File(tmp_path / "run.h5", locking=False) as run:
-            found = len(run["episodes/step"])
+            return len(run["episodes/step"])
+
+    wait_until(written, "an episode on disk")
     file.close()
-    assert found == 1
+    assert written() == 1
 
 
 def test_a_file_that_exists_is_kept(tmp_path: Path) -> None:
@@ -293,19 +296,13 @@ def test_full_disk(tmp_path: Path, policy: str, word: str) -> None:
     The write fails in the same place with another errno.
     """
     path = tmp_path / "run.h5"
-    result = subprocess.run(
-        [sys.executable, "-c", FULL, str(HERE), str(path), policy],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=import_path(),
-    )
-    assert result.returncode == 0, result.stderr
-    said = result.stdout.splitlines()
+    result = launch(1, "-c", FULL, str(HERE), str(path), policy)
+    assert result.code == 0, result.err
+    said = result.out.splitlines()
     assert said[0].startswith(word) and said[1] == os.strerror(27)
     if policy == "stop":
         assert "run.h5: recording stopped: File too large" in said[0]
-    assert result.stderr.count("recording ended") == 1 and "Traceback" not in result.stderr
+    assert result.err.count("recording ended") == 1 and "Traceback" not in result.err
     flushed = int(re.findall(r"\d+", said[0])[0])
     assert flushed > 20
     assert_rows(path, flushed + 1)
