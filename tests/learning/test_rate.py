@@ -10,9 +10,8 @@ import torch
 from games import act, learner, new_rollout, see, spec
 from hypothesis import given
 from hypothesis import strategies as st
-from pools import session_of, settings_of
-from test_codec import Z, latents, trained_model
-from test_executor_pool import ROWS, SHAPE, weights
+from latent_models import Z, latents, trained_model
+from pools import ROWS, SHAPE, session_of, settings_of, weights
 
 from sde_harl.auxiliary.rate_control import BRAKE, GAIN, LEAST_COEF, MOST_COEF, RateControl
 from sde_harl.codec.coder import EntropyCoder, least_bytes

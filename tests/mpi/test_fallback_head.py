@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from games import act, learner, new_rollout, see, spec
+from held import Held
 from launch import PATIENT, launch, needs_mpirun
+from pools import ROWS, SHAPE, weights
+from small_runs import SMALL
 from states import differing
-from test_deadlines import Held
-from test_every import SMALL
-from test_executor_pool import ROWS, SHAPE, weights
 
 from sde_harl.auxiliary.distillation import STEPS, Distillation
 from sde_harl.config.arguments import parse

@@ -16,9 +16,9 @@ import pytest
 import robots
 from launch import ROOT, command, environment, kill_all, needs_mpirun
 from limits import hang_limit_s, slowness, wait_until
-from pools import session_of
-from test_executor_pool import SHAPE, weights
-from test_sensors import ACTIONS, TRAINED, Pair, acting, run
+from pairs import ACTIONS, Pair
+from pools import SHAPE, session_of, weights
+from small_runs import TRAINED, acting, run
 
 from sde_harl.errors import UserError
 from sde_harl.executor import offline_control as alone

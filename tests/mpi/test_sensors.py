@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 import robots
 from launch import launch, needs_mpirun
+from pairs import ACTIONS, Pair
 from playing import play as played
-from pools import session_of, settings_of
-from test_every import SMALL
-from test_executor_pool import SHAPE, weights
+from pools import SHAPE, session_of, weights
+from small_runs import TRAINED, acting, run
 
-from sde_harl.config.arguments import parse
 from sde_harl.config.schema import EnvConfig
 from sde_harl.envs.base import EnvSpec
 from sde_harl.envs.pettingzoo import make_game
@@ -25,20 +23,11 @@ from sde_harl.envs.registry import make
 from sde_harl.envs.specs import from_json, to_json
 from sde_harl.errors import UserError
 from sde_harl.examples import pettingzoo_robot, replay
-from sde_harl.executor.executor import Executor
 from sde_harl.executor.sensors import Senses, sensor_on_command_line
-from sde_harl.link.loopback import Loopback
 from sde_harl.link.wire import Header, Kind, WireError
 from sde_harl.policy.shapes import OnDeviceShape, on_device_parameter_shapes
 from sde_harl.protocol.requests import ActRequest
 from sde_harl.protocol.session import ActuatorSpec, SessionSpec
-from sde_harl.run import loopback
-from sde_harl.server.executor_pool import ExecutorPool
-from sde_harl.training.build import build
-from sde_harl.training.trainer import Trainer
-
-ACTIONS = ActuatorSpec(numbers=(2, 1), continuous=False)
-"""The first agent chooses in two branches, the second in one of them."""
 
 
 @pytest.fixture(autouse=True)
@@ -61,35 +50,6 @@ def no_robots(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_the_command_line_names_the_sensor(words: list[str], sensor: str) -> None:
     assert sensor_on_command_line(words) == sensor
-
-
-class Pair:
-    """A pool of one executor with both agents, one environment each, and what passed between them."""
-
-    def __init__(
-        self, sensor: str, *, survives_losses: bool = False, **session_fields: Any
-    ) -> None:
-        self.server, far = Loopback.pair()
-        self.executor = Executor(far, sensor)
-        self.sizes: list[tuple[Kind, int]] = []
-
-        def step() -> None:
-            for message in far.poll():
-                self.sizes.append((message.header.kind, len(message.payload)))
-                self.executor.handle(message)
-
-        self.server.attach(step)
-        settings = settings_of(rows=1, slots=1, action_size=2, survives_losses=survives_losses)
-        session = session_of(**{"shape": SHAPE, "actions": ACTIONS, **session_fields})
-        self.pool = ExecutorPool(self.server, session, settings)
-        self.pool.handshake()
-
-    def decide(self, actions: np.ndarray) -> np.ndarray:
-        self.pool.sense(0, 7, np.full((2, 1, 5), 9.0, np.float32))
-        latents = self.pool.latents(0)
-        self.pool.act(0, actions, policy_ns=0)
-        self.server.flush(1.0)
-        return latents.values.copy() if latents.ages is None else latents.ages
 
 
 @pytest.mark.parametrize(
@@ -323,46 +283,7 @@ def test_devices_count_decisions_and_know_nothing_else(tmp_path: Path) -> None:
 
 # ---- whole runs
 
-TRAINED = [
-    "--env",
-    "pettingzoo",
-    "--algo",
-    "happo",
-    *SMALL,
-    "env.factory=mpe2.simple_spread_v3:parallel_env",
-]
-TRAINED += ["train.envs=2", "record.trajectories=eval", "policy.head_gain=1.0", "train.steps=60"]
 WHOLE = ["policy.local_blocks=3", "codec.name=none"]
-
-
-def run(*words: str, sensor: str = "none") -> Path:
-    """The run's folder."""
-    config = parse(list(words)).config
-    assert config
-    transport = loopback(sensor)
-    learner = Trainer(build(config, transport))
-    learner.run()
-    transport.send(1, Header(kind=Kind.BYE))
-    transport.flush(1.0)
-    return learner.logger.folder
-
-
-def acting(folder: Path, out: Path, sensor: str, *words: str) -> list[str]:
-    """The command line that has what was learnt in a folder act in the world."""
-    given = [
-        "env.name=devices",
-        f"env.spec={folder}/spec.json",
-        f"train.load={folder}/models/last.pt",
-    ]
-    given += ["train.steps=0", "train.envs=1", "train.slots=1", "env.steps=25", "eval.episodes=1"]
-    given += ["record.trajectories=none"]
-    return [
-        f"{folder}/config.yaml",
-        *given,
-        f"record.dir={out}",
-        f"executor.sensor={sensor}",
-        *words,
-    ]
 
 
 @pytest.fixture(scope="module", params=[[], WHOLE], ids=["split", "whole"])

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from analysis_runs import run
 from filled import add
 from launch import ROOT, environment, launch
 from limits import hang_limit_s
-from test_analysis import run
 
 from sde_harl.cli.main import main
 from sde_harl.cli.trials import SweepPlan, finished, listed, plan

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from latent_models import AGENTS, Z, latents, trained_model
 
 from sde_harl.codec._rans import Coder
 from sde_harl.codec.coder import LIMIT, EntropyCoder
@@ -19,21 +20,6 @@ from sde_harl.codec.entropy import LatentModel, quantise_plain
 from sde_harl.codec.registry import NAMES, PLAIN, Codec, make_codec
 from sde_harl.codec.tables import MAX_LENGTH, MAX_SPAN, Tables, check, from_bytes, to_bytes
 from sde_harl.errors import UserError
-
-AGENTS, Z = 3, 12
-
-
-def trained_model(agents: int = AGENTS, latent: int = Z) -> LatentModel:
-    """Returns a model whose densities differ in width and median, as do the rows of its tables."""
-    torch.manual_seed(1)
-    model = LatentModel(agents, latent)
-    with torch.no_grad():
-        bottleneck = model.bottleneck
-        bottleneck.matrices[0] += torch.linspace(0, 3, agents * latent)[:, None, None]
-        bottleneck.biases[0] += torch.linspace(-3, 3, agents * latent)[:, None, None]
-        bottleneck._update_quantiles()
-    return model
-
 
 MODEL = trained_model()
 TABLES = MODEL.build_tables(7)
@@ -53,10 +39,6 @@ def small_tables(lengths: tuple[int, ...] = (3, 4, 9)) -> Tables:
         offsets=offsets,
         medians=np.linspace(-0.4, 0.4, size).astype(np.float32),
     )
-
-
-def latents(rows: int, scale: float = 3.0, seed: int = 0) -> np.ndarray:
-    return (np.random.default_rng(seed).normal(size=(rows, Z)) * scale).astype(np.float32)
 
 
 def symbols_of(tables: Tables, z: np.ndarray) -> np.ndarray:

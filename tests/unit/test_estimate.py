@@ -7,7 +7,7 @@ from pathlib import Path
 
 import h5py
 import pytest
-from test_split import ROWS, record
+from split_runs import ROWS, record
 
 from sde_harl.cli.estimate import CostEstimate, Link, against, errors, pick, predict
 from sde_harl.cli.main import main

@@ -9,27 +9,16 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from small_runs import made, play
 from states import differing
 
 from sde_harl.algorithms.registry import ALGORITHMS
 from sde_harl.auxiliary.rate_control import GAIN
 from sde_harl.codec.registry import NAMES
-from sde_harl.config.arguments import parse
 from sde_harl.envs.registry import ENVS
 from sde_harl.errors import UserError
 from sde_harl.record.checkpoint import load, save
-from sde_harl.run import loopback
-from sde_harl.training.build import build
-from sde_harl.training.trainer import Trainer
 
-SMALL = [
-    "train.envs=4",
-    "train.rollout=30",
-    "train.steps=240",
-    "eval.episodes=4",
-    "record.tensorboard=false",
-]
-SMALL += ["algo.epochs=2", "policy.width=16", "policy.latent=8", "codec.rate_rows=32"]
 PLAYED = {
     "smac": ["env.map=3m"],
     "mpe": [
@@ -44,26 +33,6 @@ PLAYED = {
 }
 WIDEST = 5  # dimensions of the listener's continuous actions; the speaker's are padded to as many
 CONTINUOUS = {"mamujoco"}
-
-
-def made(folder: Path, *words: str) -> Trainer:
-    config = parse(["env.workers=0", *SMALL, *words, f"record.dir={folder}"]).config
-    assert config is not None
-    return Trainer(build(config, loopback()))
-
-
-def play(folder: Path, *words: str) -> dict[str, np.ndarray]:
-    learner = made(folder, *words)
-    learner.run()
-    with h5py.File(learner.logger.folder / "run.h5") as file:
-        tables = {name: file["training"][name][:] for name in file["training"]}
-        assert len(file["evaluations"]["step"]) >= 1
-        assert (learner.logger.folder / "models" / "last.pt").exists()
-    if not learner.config.train.steps:
-        return tables
-    assert np.isfinite(tables["value_loss"]).all()
-    assert tables["ratio_error"].max() < 1e-3, "what acted is not what is trained"
-    return tables
 
 
 @pytest.mark.parametrize("env, word", [(env, word) for env in ENVS for word in PLAYED[env]])

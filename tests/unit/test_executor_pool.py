@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pools import session_of, settings_of
+from pools import ROWS, SHAPE, send_latents, session_of, settings_of, weights
 
 from sde_harl.errors import UserError
 from sde_harl.executor.executor import Executor
@@ -29,8 +29,6 @@ from sde_harl.server import membership
 from sde_harl.server.assignment import assign_agents
 from sde_harl.server.executor_pool import ExecutorPool
 
-SHAPE = LocalShape((5, 5), 5, 8, 4, 1, True)
-ROWS = 3
 MEMORY = 4
 OBS = np.zeros((2, ROWS, 5), np.float32)
 
@@ -47,14 +45,6 @@ def act_request(
         greedy=greedy,
         send_memory=send_memory,
     )
-
-
-def weights() -> list[list[np.ndarray]]:
-    rng = np.random.default_rng(0)
-    return [
-        [rng.normal(size=each[1:]).astype(np.float32) for each in local_parameter_shapes(SHAPE)]
-        for _ in range(2)
-    ]
 
 
 def start(
@@ -74,13 +64,6 @@ def start(
     pool.publish(1, weights(), [])
     step()  # the welcome has told the run's number
     return pool, server, far, executor
-
-
-def send_latents(far: Transport, **wrong: int) -> None:
-    """Sends a LATENTS frame of agent 0 for what is being sensed in slot 0, but for what is `wrong`."""
-    right = {"agent": 0, "step": 0, "slot": 0, "environments": ROWS, "version": 1}
-    header = Header(kind=Kind.LATENTS, **{**right, **wrong})
-    far.send(0, header, np.full((ROWS, 4), 99.0, np.float32).tobytes())
 
 
 def answer_header(kind: Kind, agent: int) -> Header:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_every import play
-from test_sensors import Pair
+from pairs import Pair
+from small_runs import play
 
 from sde_harl.errors import UserError
 from sde_harl.policy.inference.local_nets import LocalNets

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pools import session_of, settings_of
-from test_executor_pool import ROWS, SHAPE, weights
+from pools import ROWS, SHAPE, session_of, settings_of, weights
 
 from sde_harl.config.schema import LinkProfile
 from sde_harl.executor.executor import Executor

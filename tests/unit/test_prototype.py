@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from analysis_runs import META, record, run
 from filled import add
-from test_analysis import META, record, run
 
 from sde_harl.record.writer import RunFile
 

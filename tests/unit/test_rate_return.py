@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_analysis import META, run
+from analysis_runs import META, run
 
 from sde_harl.record.schema import TABLES
 from sde_harl.record.writer import RunFile
