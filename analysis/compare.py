@@ -12,6 +12,7 @@ import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -19,6 +20,9 @@ from sde_harl.analysis import figures, program, tables
 from sde_harl.analysis.comparison import Groups, Member, Row, align, compare, group, member
 from sde_harl.analysis.reference import read_reference
 from sde_harl.record.reader import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 WIDTH = 120  # where the output is no terminal
 COLUMNS = ("algorithm", "seeds", "steps", "final", "best", "steps/s")
@@ -63,15 +67,20 @@ def plot(groups: Groups, target: Path) -> None:
     for panel, (task, named) in zip(panels, groups.items()):
         panel.set_title(task.env)
         for name, members in named.items():
-            steps, values = align([each.curve for each in members])
-            style = "-"
-            if members[0].curve.source == "reference":
-                style = "--"
-            label = f"{name} ({tables.plural(len(members), 'run')})"
-            panel.plot(steps, values.mean(0), style, label=label)
-            panel.fill_between(steps, values.min(0), values.max(0), alpha=0.2)
+            _draw_line(panel, name, members)
     figures.add_legends(figure)
     figures.save(figure, target)
+
+
+def _draw_line(panel: Axes, name: str, members: list[Member]) -> None:
+    steps, values = align([each.curve for each in members])
+    style = "-"
+    # Dashed, since another program's evaluations need not be measured as ours are.
+    if members[0].curve.source == "reference":
+        style = "--"
+    label = f"{name} ({tables.plural(len(members), 'run')})"
+    panel.plot(steps, values.mean(0), style, label=label)
+    panel.fill_between(steps, values.min(0), values.max(0), alpha=0.2)
 
 
 def _read_rivals(reference: Path, members: list[Member]) -> list[Member]:

@@ -29,7 +29,7 @@ STDOUT = "-"
 def show(estimates: list[Estimate], console: Console) -> None:
     """Prints a line for each rank."""
     table = tables.new_table((*NAMES, *NUMBERS), left=NAMES)
-    # In capitals and above the table, so that nobody quotes it as a measurement.
+    # In capitals and above the table, so that it isn't quoted as a measurement.
     table.title = "ESTIMATE: measured CPU seconds x the watts that were given"
     for each in estimates:
         millijoules = each.joules_per_decision * 1e3
@@ -46,6 +46,7 @@ def show(estimates: list[Estimate], console: Console) -> None:
 def report(runs: list[Run], args: argparse.Namespace) -> None:
     estimates = [each for run in runs for each in estimate(run, dict(args.watts))]
     text = program.as_json([asdict(each) for each in estimates])
+    # Only JSON on standard output: a program that reads it can't read a table too.
     if args.json == STDOUT:
         print(text)
         return

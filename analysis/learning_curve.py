@@ -41,6 +41,7 @@ def show(curves: list[Curve], console: Console) -> None:
 
 
 def _add_mean(table: Table, name: str, members: list[Curve]) -> None:
+    # Runs that have just begun have no value yet.
     last = [curve.values[-1] for curve in members if curve.values]
     measures = {curve.measure for curve in members}
     # A mean over win rates and returns would be the mean of nothing.
@@ -51,6 +52,7 @@ def _add_mean(table: Table, name: str, members: list[Curve]) -> None:
 
 
 def _numbers(curve: Curve) -> tuple[str, str, str, str]:
+    # A dash, not a 0: nothing was measured.
     if not curve.values:
         return "0", "-", "-", "-"
     return (

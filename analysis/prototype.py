@@ -88,6 +88,7 @@ def _show_ratios(items: list[Setup], console: Console) -> None:
     label = f"times {CODED}"
     table = tables.new_table((label, *RATIOS), left=(label,), narrow=True)
     for item in items:
+        # The coded split itself would be a row of ones.
         if item.name != CODED:
             ratios = against_coded(item, items).values()
             table.add_row(item.name, *(tables.number(ratio, ".2f") for ratio in ratios))
@@ -115,6 +116,7 @@ def against_coded(item: Setup, items: list[Setup]) -> dict[str, float]:
 
 
 def _ratio(value: float, base: float) -> float:
+    # A coded split without energy, for instance, has nothing to divide by.
     if not base:
         return math.nan
     return value / base
@@ -127,18 +129,20 @@ def plot(items: list[Setup], target: Path) -> None:
     names = [item.name.replace(", ", ",\n").replace("all on ", "all on\n") for item in items]
     _draw_latency(latency, names, items)
     _draw_bytes(size, names, items)
-    cpu.bar(names, [item.device_cpu_us for item in items])
-    cpu.set(ylabel="processor time of the device\nfor a decision, us")
+    _draw_cpu(cpu, names, items)
     # Names of two lines still touch each other at the usual size.
     for axes in (latency, size, cpu):
         axes.tick_params(axis="x", labelsize=7)
-    title = items[0].env
-    if items[0].emulated:
-        title += f", emulated: {items[0].emulated}"
-    figure.suptitle(title)
+    figure.suptitle(_title(items[0]))
     # jobs/testbed/claims.sh names a folder that may not be there yet.
     target.parent.mkdir(parents=True, exist_ok=True)
     figures.save(figure, target)
+
+
+def _title(item: Setup) -> str:
+    if item.emulated:
+        return f"{item.env}, emulated: {item.emulated}"
+    return item.env
 
 
 def _draw_latency(axes: Any, names: list[str], items: list[Setup]) -> None:
@@ -151,14 +155,19 @@ def _draw_latency(axes: Any, names: list[str], items: list[Setup]) -> None:
 
 
 def _draw_bytes(axes: Any, names: list[str], items: list[Setup]) -> None:
-    # The payload's bar is drawn over the whole, so that what is left to see above it is overhead.
-    whole = [item.network for item in items]
-    axes.bar(names, whole, label="headers and acknowledgements", color="0.7")
+    # The payload's bar is drawn over this one, so that what is left to see above it is overhead.
+    network = [item.network for item in items]
+    axes.bar(names, network, label="headers and acknowledgements", color="0.7")
     bars = axes.bar(names, [item.payload for item in items], label="payload")
     axes.bar_label(bars, fmt="%.0f")
     axes.set(ylabel="bytes up for a decision")
     axes.margins(y=0.3)  # room for the legend
     axes.legend()
+
+
+def _draw_cpu(axes: Any, names: list[str], items: list[Setup]) -> None:
+    axes.bar(names, [item.device_cpu_us for item in items])
+    axes.set(ylabel="processor time of the device\nfor a decision, us")
 
 
 def find(runs: list[Run], args: argparse.Namespace) -> program.Findings:

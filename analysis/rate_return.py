@@ -47,6 +47,7 @@ FLOAT32_BYTES = 4
 
 def show(rows: list[Row], console: Console) -> None:
     """Prints a table for each task: means over seeds, and the ranges of what is compared."""
+    # dict.fromkeys instead of a set: the tables keep the order of the rows.
     for task, measure in dict.fromkeys((row.task, row.measure) for row in rows):
         table = tables.new_table(COLUMNS, left=("codec", "seeds"))
         table.columns[0].no_wrap = True  # settings in two lines are hard to compare
@@ -88,15 +89,20 @@ def plot(rows: list[Row], target: Path) -> None:
     panels = figure.subplots(len(tasks), squeeze=False)[:, 0]
     for axes, (task, measure) in zip(panels, tasks, strict=True):
         axes.set(title=task, xlabel="bytes sent for a decision of one agent", ylabel=measure)
-        # What codecs send differs by factors, so equal factors get equal distances.
-        axes.set_xscale("log", base=2)
-        bits = axes.secondary_xaxis("top", functions=(_bytes_to_bits, _bits_to_bytes))
-        bits.set_xlabel("bits")
-        for axis in (axes.xaxis, bits.xaxis):
-            axis.set_major_formatter("{x:g}")  # 16 instead of 2 to the power of 4
+        _set_scales(axes)
         _draw(axes, [row for row in rows if (row.task, row.measure) == (task, measure)])
     figures.add_legends(figure)
     figures.save(figure, target)
+
+
+def _set_scales(axes: Axes) -> None:
+    """Makes the axis of bytes logarithmic, and adds one of bits at the top."""
+    # What codecs send differs by factors, so equal factors get equal distances.
+    axes.set_xscale("log", base=2)
+    bits = axes.secondary_xaxis("top", functions=(_bytes_to_bits, _bits_to_bytes))
+    bits.set_xlabel("bits")
+    for axis in (axes.xaxis, bits.xaxis):
+        axis.set_major_formatter("{x:g}")  # 16 instead of 2 to the power of 4
 
 
 def _draw(axes: Axes, rows: list[Row]) -> None:
@@ -106,6 +112,7 @@ def _draw(axes: Axes, rows: list[Row]) -> None:
         if line:
             _draw_line(axes, line, latent)
     for row in rows:
+        # A plain codec has one setting, so there is no line to draw.
         if not row.trained:
             _draw_errorbars(axes, [row], label=f"{row.codec}, latent {row.latent}", style="s")
 

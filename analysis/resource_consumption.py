@@ -41,6 +41,7 @@ def plot(reports: list[Report], folder: Path) -> None:
     """Draws two PNG files for each run with decisions: latency by stage and rank, and bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, report in enumerate(reports):
+        # An empty figure would look like latencies of 0.
         if not report.rows or not report.rows[-1].messages:
             continue
         # The number tells apart runs whose folders have the same name.
@@ -131,6 +132,11 @@ def main() -> int:
     )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write one line a run and rank")
     parser.add_argument("--plot", type=Path, metavar="DIR", help="draw PNG files into DIR")
+    _add_meter_option(parser)
+    return program.run(parser, report_on)
+
+
+def _add_meter_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--meter",
         type=host_and_file,
@@ -139,7 +145,6 @@ def main() -> int:
         metavar="HOST=FILE",
         help="an external power meter of a host: columns unix_s (the server's clock) and watts",
     )
-    return program.run(parser, report_on)
 
 
 if __name__ == "__main__":

@@ -41,11 +41,16 @@ def show(found: RoleGroups, console: Console) -> None:
         cells = [tables.number(distance, ".3f") for distance in distances]
         table.add_row(str(each.group), each.name, each.unit_type or "-", *cells)
     console.print(table)
+    # Runs whose groups weren't learnt have no scores.
     if found.index:
-        names = ["groups", *map(str, found.index)]
-        scores = tables.new_table(names, left=names)
-        scores.add_row("index", *(f"{value:.3f}" for value in found.index.values()))
-        console.print(scores)
+        _show_scores(found.index, console)
+
+
+def _show_scores(index: dict[int, float], console: Console) -> None:
+    names = ["groups", *map(str, index)]
+    scores = tables.new_table(names, left=names)
+    scores.add_row("index", *(f"{value:.3f}" for value in index.values()))
+    console.print(scores)
 
 
 def plot(runs: list[RoleGroups], target: Path) -> None:
@@ -68,14 +73,19 @@ def _draw_embedding(axes: Axes, found: RoleGroups) -> None:
         xlabel="1st axis of the embedding",
         ylabel="2nd axis",
     )
-    points = np.array(found.points)  # (N, H, Z)
-    if not points.size:
+    if found.points:
+        _draw_agents(axes, found)
+    else:
+        # Empty axes would look like a mistake of this program.
         text = f"groups not learnt ({found.source})"
         axes.text(0.5, 0.5, text, ha="center", transform=axes.transAxes)
-        return
+
+
+def _draw_agents(axes: Axes, found: RoleGroups) -> None:
     types = sorted({each.unit_type for each in found.agents})
     labelled = set()
-    for halves, each in zip(_project(points), found.agents, strict=True):
+    halves_of_agents = _project(np.array(found.points))  # (N, H, 2)
+    for halves, each in zip(halves_of_agents, found.agents, strict=True):
         label: str | None = _label(each)
         # The legend names every group and type once.
         if label in labelled:
@@ -88,6 +98,7 @@ def _draw_embedding(axes: Axes, found: RoleGroups) -> None:
 
 def _project(points: Array) -> Array:
     """Returns the points (N, H, Z) on their two principal axes (N, H, 2)."""
+    # Centred first: the axes of the SVD pass through the origin.
     centred = points - points.mean((0, 1))
     flat = centred.reshape(-1, points.shape[-1])  # (N * H, Z)
     # The rows of the last factor are the principal axes, the longest first.

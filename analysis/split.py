@@ -57,6 +57,7 @@ ONE_PROCESS = "one process held server and devices: its link is none, and device
 
 def show(splits: list[Split], console: Console) -> None:
     """Prints a line for each split, and what the figures mean."""
+    # A table for each environment: times of two environments don't compare.
     for env in dict.fromkeys(each.env for each in splits):
         table = tables.new_table((*NAMES, *COLUMNS), left=("codec", "seeds"), narrow=True)
         tables.add_title(table, env)
@@ -160,6 +161,7 @@ def _draw_cpu(axes: Any, names: list[str], splits: list[Split]) -> None:
 
 def _draw_returns(axes: Any, names: list[str], splits: list[Split]) -> None:
     """Draws means over seeds, and their ranges where there are several."""
+    # matplotlib takes distances from the point, not the ends of the range.
     spreads = [each.figures["return_mean"] for each in splits]
     low = [each.mean - each.low for each in spreads]
     high = [each.high - each.mean for each in spreads]

@@ -1,8 +1,8 @@
 """Encodes and decodes a 128-wide latent: our coder beside CompressAI's, same tables, same run.
 
-`codec/batchB/speed` is our p50 for B rows, encoding and decoding. Its floor is CompressAI's p50, its
-ratio how many times faster ours is. `codec/batchB/bytes` is the size of the B rows in one string,
-beside the ideal size by the tables. CompressAI makes a string for every row;
+`codec/batchB/speed` is our p50 for B rows, encoding and decoding. Its floor is CompressAI's p50,
+its ratio how many times faster ours is. `codec/batchB/bytes` is the size of the B rows in one
+string, beside the ideal size by the tables. CompressAI makes a string for every row;
 `codec/batchB/unpacked` is our p50 for the very same strings.
 
     python benchmarks/codec.py [--json OUT.json]

@@ -11,15 +11,15 @@ from __future__ import annotations
 import os
 import sys
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy is imported
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from rows import Row, medians_ns, report  # noqa: E402
+import numpy as np
+import torch
+from rows import Row, medians_ns, report
 
-from sde_harl.policy.inference.conv import ConvArrays  # noqa: E402
-from sde_harl.policy.layers import ConvLayer  # noqa: E402
-from sde_harl.policy.shapes import ConvShape  # noqa: E402
+from sde_harl.policy.inference.conv import ConvArrays
+from sde_harl.policy.layers import ConvLayer
+from sde_harl.policy.shapes import ConvShape
 
 SHAPES = (
     ConvShape(height=7, width=7, channels=3, filters=32, kernel=3, stride=1),

@@ -14,15 +14,15 @@ import os
 import sys
 from math import prod
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy is imported
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from rows import Row, medians_ns, report  # noqa: E402
+import numpy as np
+import torch
+from rows import Row, medians_ns, report
 
-from sde_harl.policy.inference.local_nets import LocalNets  # noqa: E402
-from sde_harl.policy.local_torch import TorchLocalNets  # noqa: E402
-from sde_harl.policy.shapes import LocalShape, local_parameter_shapes  # noqa: E402
+from sde_harl.policy.inference.local_nets import LocalNets
+from sde_harl.policy.local_torch import TorchLocalNets
+from sde_harl.policy.shapes import LocalShape, local_parameter_shapes
 
 OBS = 205
 BLOCKS = 3

@@ -8,8 +8,8 @@ environments, 200 steps, 3 agents (18 observations, 5 actions), a state of 54, n
   matrix products, forward and backward, of the same nets as often as HAPPO needs them: everything
   above it is not arithmetic.
 * `update/acting` is the server's half of the policy for one slot of 10 environments, with sampling.
-* `update/diversity` is the intrinsic reward of the three agents as one group. It is compared with a
-  whole update of them by happo.
+* `update/diversity` is the intrinsic reward of the three agents as one group. It is compared with
+  an update of them by happo.
 """
 
 from __future__ import annotations

@@ -71,13 +71,16 @@ def group(members: list[Member]) -> Groups:
         experiments.setdefault((each.curve.env, each.curve.algo), set()).add(each.curve.exp)
     found: Groups = {}
     for each in sorted(known, key=_order):
-        curve = each.curve
-        name = curve.algo
-        if len(experiments[curve.env, curve.algo]) > 1:
-            name = f"{curve.algo}, {curve.exp}"
-        task = Task(env=curve.env, measure=curve.measure)
+        task = Task(env=each.curve.env, measure=each.curve.measure)
+        name = _name(each.curve, experiments)
         found.setdefault(task, {}).setdefault(name, []).append(each)
     return found
+
+
+def _name(curve: Curve, experiments: dict[tuple[str, str], set[str]]) -> str:
+    if len(experiments[curve.env, curve.algo]) > 1:
+        return f"{curve.algo}, {curve.exp}"
+    return curve.algo
 
 
 def _order(each: Member) -> tuple[str, ...]:

@@ -25,7 +25,19 @@ def write_csv(reports: list[Report], target: Path) -> None:
 
 
 def _line(report: Report, row: Row) -> dict[str, Cell]:
-    line: dict[str, Cell] = {
+    # The order of the columns is the file's format: readers may count them.
+    line = _first_columns(report, row) | _latency_columns(row)
+    for name, size in asdict(row.bytes).items():
+        line[f"{name}_bytes"] = size
+    line["cpu_s"] = row.cpu_s
+    line["peak_bytes"] = row.peak_bytes
+    line["alone"] = row.alone
+    return {key: _cell(value) for key, value in line.items()}
+
+
+def _first_columns(report: Report, row: Row) -> dict[str, Cell]:
+    """Returns what the line is about, and how many decisions it covers."""
+    return {
         "run": report.path,
         "env": report.env,
         "algo": report.algo,
@@ -36,18 +48,17 @@ def _line(report: Report, row: Row) -> dict[str, Cell]:
         "decisions": row.decisions,
         "messages": row.messages,
     }
+
+
+def _latency_columns(row: Row) -> dict[str, Cell]:
+    columns: dict[str, Cell] = {}
     for name, stage in row.latency.items():
         prefix = name.replace(" ", "_")
-        line[f"{prefix}_p50_us"] = stage.p50
-        line[f"{prefix}_p95_us"] = stage.p95
-        line[f"{prefix}_p99_us"] = stage.p99
-        line[f"{prefix}_unknown"] = stage.unknown
-    for name, size in asdict(row.bytes).items():
-        line[f"{name}_bytes"] = size
-    line["cpu_s"] = row.cpu_s
-    line["peak_bytes"] = row.peak_bytes
-    line["alone"] = row.alone
-    return {key: _cell(value) for key, value in line.items()}
+        columns[f"{prefix}_p50_us"] = stage.p50
+        columns[f"{prefix}_p95_us"] = stage.p95
+        columns[f"{prefix}_p99_us"] = stage.p99
+        columns[f"{prefix}_unknown"] = stage.unknown
+    return columns
 
 
 def _cell(value: Cell) -> Cell:

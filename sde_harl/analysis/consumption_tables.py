@@ -37,13 +37,7 @@ NOTES = (
 
 def show(report: Report, console: Console) -> None:
     """Prints one run."""
-    hosts = ", ".join(sorted(set(report.hosts))) or "unknown"
-    tables.print_line(
-        console,
-        f"{report.path}: {report.env}, {report.algo}, placement {report.placement}, hosts {hosts}",
-    )
-    if report.emulated:
-        console.print(f"  emulated: {report.emulated}", markup=False)
+    _show_title(report, console)
     if not report.rows:
         console.print("  no decisions and no resources were recorded in this run")
         return
@@ -53,6 +47,15 @@ def show(report: Report, console: Console) -> None:
     if report.traffic:
         _show_traffic(report.traffic, console)
     tables.print_notes(console, _notes(report))
+
+
+def _show_title(report: Report, console: Console) -> None:
+    hosts = ", ".join(sorted(set(report.hosts))) or "unknown"
+    setting = f"{report.env}, {report.algo}, placement {report.placement}, hosts {hosts}"
+    tables.print_line(console, f"{report.path}: {setting}")
+    if report.emulated:
+        # Emulations may have brackets in their names, which rich would read as markup.
+        console.print(f"  emulated: {report.emulated}", markup=False)
 
 
 def _show_ranks(rows: list[Row], console: Console) -> None:
@@ -115,11 +118,7 @@ def _notes(report: Report) -> list[str]:
     if total.messages:
         notes += _size_notes(report)
         notes += _comparisons(total.bytes, report.codec)
-    missing = [f"{name} {each.unknown:,}" for name, each in total.latency.items() if each.unknown]
-    if missing:
-        notes.append(
-            f"messages without a time, left out: {', '.join(missing)} of {total.messages:,}"
-        )
+    notes += _missing_times(total)
     alone = [f"executor {row.rank} {row.alone:,}" for row in report.rows[:-1] if row.alone]
     if alone:
         # The paper calls the fallback head an exit head, and so does this line.
@@ -127,14 +126,15 @@ def _notes(report: Report) -> list[str]:
     return notes + energy_notes(report.energy)
 
 
+def _missing_times(total: Row) -> list[str]:
+    missing = [f"{name} {each.unknown:,}" for name, each in total.latency.items() if each.unknown]
+    if not missing:
+        return []
+    return [f"messages without a time, left out: {', '.join(missing)} of {total.messages:,}"]
+
+
 def _size_notes(report: Report) -> list[str]:
-    network = report.rows[-1].bytes.network
-    with_headers = f"{network:.1f} bytes"
-    if math.isnan(network):
-        with_headers = "not measured (shared memory)"
-    notes = [
-        f"wire B counts our 32-byte header, one a message; with MPI/TCP headers: {with_headers}"
-    ]
+    notes = [_header_note(report.rows[-1].bytes.network)]
     if report.codec == "none":
         notes.append(
             "the agents of a device answer in one message: each counts as one here, with its share"
@@ -148,6 +148,14 @@ def _size_notes(report: Report) -> list[str]:
     return notes
 
 
+def _header_note(network: float) -> str:
+    with_headers = f"{network:.1f} bytes"
+    # Ranks of one host talk through shared memory, which no interface counts.
+    if math.isnan(network):
+        with_headers = "not measured (shared memory)"
+    return f"wire B counts our 32-byte header, one a message; with MPI/TCP headers: {with_headers}"
+
+
 def _comparisons(size: Bytes, codec: str) -> list[str]:
     """Returns the payload against what the decision would take uncompressed."""
     others = {
@@ -157,6 +165,7 @@ def _comparisons(size: Bytes, codec: str) -> list[str]:
     }
     notes = []
     for name, value in others.items():
+        # No ratio where nothing was sent, and none for a policy whose sizes are unknown.
         if not math.isnan(value) and size.payload > 0:
             ratio = value / size.payload
             notes.append(f"{name}: {value:.1f} bytes, {ratio:.1f} times the payload ({codec})")

@@ -1,6 +1,6 @@
 """Joules by host, as its sensor or an external meter counted them; nothing is assumed or modelled.
 
-A sensor counts for its whole host, so the ranks of one host share one figure, and hosts are not
+A sensor counts for all of its host, so the ranks of one host share one figure, and hosts are not
 added up.
 """
 
@@ -69,12 +69,7 @@ def energies(run: Run, meters: dict[str, Path]) -> list[Energy]:
     is wrong.
     """
     hosts = _hosts(run)
-    names = {host.name for host in hosts}
-    unknown = sorted(set(meters) - names)
-    if unknown:
-        raise UserError(
-            f"{run.path}: --meter {unknown[0]}: its hosts are {', '.join(sorted(names))}"
-        )
+    _check_meters(meters, hosts, run)
     found = []
     for host in hosts:
         found.append(_sensor_energy(host, HOST_SENSOR))
@@ -82,6 +77,16 @@ def energies(run: Run, meters: dict[str, Path]) -> list[Energy]:
         if host.name in meters:
             found.append(_metered_energy(host, meters[host.name], run))
     return found
+
+
+def _check_meters(meters: dict[str, Path], hosts: list[_Host], run: Run) -> None:
+    names = {host.name for host in hosts}
+    unknown = sorted(set(meters) - names)
+    # A misspelt host would leave its meter unread without a word.
+    if unknown:
+        raise UserError(
+            f"{run.path}: --meter {unknown[0]}: its hosts are {', '.join(sorted(names))}"
+        )
 
 
 def host_energies(run: Run) -> list[Energy]:
@@ -95,18 +100,24 @@ def _hosts(run: Run) -> list[_Host]:
     resources = run.table("resources")
     decisions = run.table("decisions")
     hosts = []
-    for name in dict.fromkeys(names):
+    for name in dict.fromkeys(names):  # each host once, in the order of ranks
         ranks = [rank for rank, each in enumerate(names) if each == name]
-        own = {key: column[resources["rank"] == ranks[0]] for key, column in resources.items()}
-        hosts.append(
-            _Host(
-                name=name,
-                sensors=entries[ranks[0]],
-                resources=own,
-                decisions=_count_decisions(decisions, ranks, own),
-            )
-        )
+        entry = entries[ranks[0]]
+        hosts.append(_host(entry, ranks, resources=resources, decisions=decisions))
     return hosts
+
+
+def _host(
+    entry: dict[str, Any], ranks: list[int], *, resources: Columns, decisions: Columns
+) -> _Host:
+    """Returns a host by its entry in /meta and its `ranks`; the tables are of all hosts."""
+    own = {key: column[resources["rank"] == ranks[0]] for key, column in resources.items()}
+    return _Host(
+        name=str(entry.get("host")),
+        sensors=entry,
+        resources=own,
+        decisions=_count_decisions(decisions, ranks, own),
+    )
 
 
 def _host_entry(entry: Any) -> dict[str, Any]:
@@ -154,6 +165,7 @@ def _metered_energy(host: _Host, file: Path, run: Run) -> Energy:
 def _energy(host: _Host, sensor: str, *, counted: Array, idle_watts: Array) -> Energy:
     """counted: joules so far (K,) at each row of the host's resources."""
     known = counted[~np.isnan(counted)]
+    # One gap is enough: what was used meanwhile can't be known from the joules around it.
     if len(known) < 2 or len(known) < len(counted):
         return _unknown_energy(host, sensor)
     time_s = host.resources["time_s"]
@@ -162,9 +174,7 @@ def _energy(host: _Host, sensor: str, *, counted: Array, idle_watts: Array) -> E
     idle_w = math.nan
     if len(idle_watts):
         idle_w = float(idle_watts[0])
-    divisor = math.nan
-    if window_s >= LEAST_S and host.decisions >= LEAST_DECISIONS:
-        divisor = host.decisions
+    divisor = _divisor(host.decisions, window_s)
     return Energy(
         host=host.name,
         sensor=sensor,
@@ -175,6 +185,13 @@ def _energy(host: _Host, sensor: str, *, counted: Array, idle_watts: Array) -> E
         joules_per_decision=joules / divisor,
         joules_per_decision_without_idle=(joules - idle_w * window_s) / divisor,
     )
+
+
+def _divisor(decisions: int, window_s: float) -> float:
+    """Returns the decisions that joules are divided by; NaN where the window is too short."""
+    if window_s >= LEAST_S and decisions >= LEAST_DECISIONS:
+        return decisions
+    return math.nan
 
 
 def _unknown_energy(host: _Host, sensor: str) -> Energy:

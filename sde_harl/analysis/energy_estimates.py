@@ -38,14 +38,8 @@ def estimate(run: Run, watts: dict[str, float]) -> list[Estimate]:
 
 
 def _estimate(report: Report, row: Row, watts: dict[str, float]) -> Estimate:
-    given = watts.get(row.host, watts.get(ANY_HOST, math.nan))
-    if math.isnan(given):
-        raise UserError(f"{report.path}: no --watts for its host {row.host}")
+    given = _watts_of(row.host, watts, report)
     joules = row.cpu_s * given
-    joules_per_decision = math.nan
-    decisions = _decisions(report, row)
-    if decisions:
-        joules_per_decision = joules / decisions
     return Estimate(
         run=report.path,
         rank=row.rank,
@@ -53,8 +47,22 @@ def _estimate(report: Report, row: Row, watts: dict[str, float]) -> Estimate:
         cpu_s=row.cpu_s,
         watts=given,
         joules=joules,
-        joules_per_decision=joules_per_decision,
+        joules_per_decision=_per_decision(joules, _decisions(report, row)),
     )
+
+
+def _watts_of(host: str, watts: dict[str, float], report: Report) -> float:
+    given = watts.get(host, watts.get(ANY_HOST, math.nan))
+    # No default: an assumed wattage would pass for the user's own.
+    if math.isnan(given):
+        raise UserError(f"{report.path}: no --watts for its host {host}")
+    return given
+
+
+def _per_decision(joules: float, decisions: int) -> float:
+    if not decisions:
+        return math.nan
+    return joules / decisions
 
 
 def _decisions(report: Report, row: Row) -> int:

@@ -27,23 +27,25 @@ def new_panels(measures: Sequence[str]) -> tuple[Figure, list[Axes]]:
 
     From three panels on, two stand in a row.
     """
-    columns = 1
-    width = 8
-    if len(measures) >= 3:
-        columns = 2
-        width = 12
+    columns = 2 if len(measures) >= 3 else 1
     rows = math.ceil(len(measures) / columns)
-    figure = new_figure(width, 4 * rows)
+    # A single column is wider than one of two: 8 inches, or 6 each.
+    figure = new_figure(4 + 4 * columns, 4 * rows)
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     # Three panels in rows of two leave an empty place.
     for spare in panels[len(measures) :]:
         spare.remove()
     panels = panels[: len(measures)]
     for axes, measure in zip(panels, measures, strict=True):
-        axes.set(xlabel="environment steps", ylabel=measure)
-        if measure == "win rate":
-            axes.set(ylim=(0, 1))
+        _label(axes, measure)
     return figure, panels
+
+
+def _label(axes: Axes, measure: str) -> None:
+    axes.set(xlabel="environment steps", ylabel=measure)
+    # All of the range, so that win rates of two figures can be compared by eye.
+    if measure == "win rate":
+        axes.set(ylim=(0, 1))
 
 
 def add_legends(figure: Figure) -> None:

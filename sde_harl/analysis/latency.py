@@ -11,14 +11,14 @@ STAGES = ("local net", "encode", "link", "decode", "policy", "whole")
 
 
 def is_on_device(run: Run) -> bool:
-    """Returns True where whole policies act on the devices and nothing is coded."""
+    """Returns True where policies run entirely on the devices and nothing is coded."""
     return run.codec == "none"
 
 
 def stage_times(run: Run, decisions: Columns) -> dict[str, Array]:
     """Returns the microseconds of each stage, by STAGES, for every message (K,).
 
-    NaN stands for a time that is unknown, or for a stage that this run doesn't have.
+    A time is NaN where it is unknown, or where this run doesn't have the stage.
     """
     local = _microseconds(decisions["t_local"])
     encode = _microseconds(decisions["t_encode"])
@@ -27,7 +27,7 @@ def stage_times(run: Run, decisions: Columns) -> dict[str, Array]:
     policy = _microseconds(decisions["t_policy"])
     whole = local + encode + round_trip
     if is_on_device(run):
-        # A policy on the device waits for nobody: its net's time is all.
+        # A policy on the device waits for no answer: its net's time is all.
         whole = local
     return {
         "local net": local,

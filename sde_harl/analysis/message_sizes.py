@@ -41,7 +41,7 @@ def bytes_per_decision(run: Run, decisions: Columns, sent: list[Span]) -> Bytes:
     if not decisions:
         return UNKNOWN
     environments = decisions["environments"].astype(np.float64)
-    count = max(float(environments.sum()), 1.0)  # a row may stand for no environment
+    count = max(float(environments.sum()), 1.0)  # a row may be of no environment
     latent = float(run.meta.get("latent", math.nan))
     return Bytes(
         payload=float(decisions["payload_bytes"].sum()) / count,

@@ -62,16 +62,7 @@ class Row:
 def point(run: Run) -> Point:
     """Returns a run's point. Raises UserError where the file is damaged."""
     scores = learning_curve(run, ("evaluations",))
-    unknown = Point(
-        path=str(run.path),
-        setting=_setting(run, scores.measure),
-        seed=run.seed,
-        steps=0,
-        score=math.nan,
-        bytes=math.nan,
-        model_bits=math.nan,
-        left_out="no evaluations were recorded in this run",
-    )
+    unknown = _unknown_point(run, scores.measure)
     if not scores.values:
         return unknown
     sent = _sent(_last_evaluation(run.table("decisions")))
@@ -82,6 +73,19 @@ def point(run: Run) -> Point:
         bytes=sent.bytes,
         model_bits=sent.model_bits,
         left_out=_why_left_out(run, sent),
+    )
+
+
+def _unknown_point(run: Run, measure: str) -> Point:
+    return Point(
+        path=str(run.path),
+        setting=_setting(run, measure),
+        seed=run.seed,
+        steps=0,
+        score=math.nan,
+        bytes=math.nan,
+        model_bits=math.nan,
+        left_out="no evaluations were recorded in this run",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -56,34 +56,51 @@ def role_groups(run: Run) -> RoleGroups:
 
     Raises UserError where the file has no groups, or where they don't fit its agents.
     """
-    names = run.json_list("agents")
     groups = run.json_list("groups")
-    # Most environments know no unit types.
-    types = run.json_list("unit_types") or [""] * len(names)
-    group_of = {agent: number for number, group in enumerate(groups) for agent in group}
-    if not groups or sorted(group_of) != list(range(len(names))) or len(types) != len(names):
-        raise UserError(f"{run.path}: /meta tells no groups of its {len(names)} agents")
-    points = _points(run, len(names))
-    own = np.array([group_of[agent] for agent in range(len(names))])
-    agents = [
-        Agent(
-            name=str(name),
-            unit_type=types[agent],
-            group=group_of[agent],
-            **_distances(points, own, agent)._asdict(),
-        )
-        for agent, name in enumerate(names)
-    ]
+    own = _group_of_each(run, groups)
+    points = _points(run, len(own))
     return RoleGroups(
         path=str(run.path),
         env=run.env,
         seed=run.seed,
         source=str(run.meta.get("roles_source", "unknown")),
         groups=groups,
-        agents=agents,
+        agents=_agents(run, own, points),
         points=points.tolist(),
         index=_index(run),
     )
+
+
+def _group_of_each(run: Run, groups: list[Any]) -> Array:
+    """Returns the number of each agent's group (N,)."""
+    names = run.json_list("agents")
+    group_of = {agent: number for number, group in enumerate(groups) for agent in group}
+    # The file may be damaged, or of a version that had no groups.
+    if not groups or sorted(group_of) != list(range(len(names))):
+        raise UserError(f"{run.path}: /meta tells no groups of its {len(names)} agents")
+    return np.array([group_of[agent] for agent in range(len(names))])
+
+
+def _agents(run: Run, groups: Array, points: Array) -> list[Agent]:
+    names = run.json_list("agents")
+    types = _unit_types(run, len(names))
+    return [
+        Agent(
+            name=str(name),
+            unit_type=types[agent],
+            group=int(groups[agent]),
+            **_distances(points, groups, agent)._asdict(),
+        )
+        for agent, name in enumerate(names)
+    ]
+
+
+def _unit_types(run: Run, agents: int) -> list[Any]:
+    # Most environments know no unit types.
+    types = run.json_list("unit_types") or [""] * agents
+    if len(types) != agents:
+        raise UserError(f"{run.path}: /meta tells no groups of its {agents} agents")
+    return types
 
 
 def _index(run: Run) -> dict[int, float]:
@@ -113,12 +130,16 @@ def _distances(points: Array, groups: Array, agent: int) -> _Distances:
     apart = np.linalg.norm(centres[agent] - centres, axis=-1)  # (N,)
     own = groups[agent]
     members = (groups == own) & (np.arange(len(groups)) != agent)
-    to_own_group = math.nan  # it may be alone in its group
-    if members.any():
-        to_own_group = float(apart[members].mean())
     to_others = [float(apart[groups == other].mean()) for other in set(groups) - {own}]
     return _Distances(
         to_itself=float(np.linalg.norm(points[agent, 0] - points[agent, -1])),
-        to_own_group=to_own_group,
+        to_own_group=_mean(apart[members]),
         to_next_group=min(to_others, default=math.nan),
     )
+
+
+def _mean(distances: Array) -> float:
+    # An agent that is alone in its group has no distances there; numpy would warn of it.
+    if not len(distances):
+        return math.nan
+    return float(distances.mean())

@@ -45,7 +45,7 @@ class Setup:
     network: float  # what the devices' interfaces sent, acknowledgements too
     excess: float  # the largest difference of an interface's count from the claim, as a share
     device_cpu_us: float
-    device_mj: float  # of the devices' whole hosts
+    device_mj: float  # of the devices' hosts, all that runs there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +69,7 @@ def setups(runs: list[Run]) -> list[Setup]:
     Raises UserError where the runs can't be compared.
     """
     first = runs[0]
-    # Different links or environments would pass for a difference between setups.
-    for run in runs:
-        if (run.env, run.emulated) != (first.env, first.emulated):
-            raise UserError(
-                f"{run.path}: {run.env} on {run.emulated or 'real links'},"
-                f" but {first.path}: {first.env} on {first.emulated or 'real'}"
-            )
+    _check_comparable(runs)
     members: dict[str, list[_Totals]] = {}
     for run in runs:
         totals = _totals(run)
@@ -85,6 +79,17 @@ def setups(runs: list[Run]) -> list[Setup]:
             f"{first.path}: none of the runs is of a coded split, with which to compare"
         )
     return [_setup(name, first, members[name]) for name in ORDER if name in members]
+
+
+def _check_comparable(runs: list[Run]) -> None:
+    first = runs[0]
+    # Different links or environments would pass for a difference between setups.
+    for run in runs:
+        if (run.env, run.emulated) != (first.env, first.emulated):
+            raise UserError(
+                f"{run.path}: {run.env} on {run.emulated or 'real links'},"
+                f" but {first.path}: {first.env} on {first.emulated or 'real'}"
+            )
 
 
 def _setup(name: str, run: Run, members: list[_Totals]) -> Setup:

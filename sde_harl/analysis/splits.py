@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -99,18 +99,23 @@ def cost(run: Run) -> Cost:
     device_mj, energy = _device_mj(run)
     steps = _learnt_steps(run)
     return Cost(
-        key=SplitKey(
-            env=run.env,
-            blocks=int(policy["blocks"]),
-            local_blocks=int(policy["local_blocks"]),
-            codec=run.codec,
-            rows=int(np.median(decisions["environments"])),
-        ),
+        key=_key(run, policy, decisions),
         seed=run.seed,
         figures=_figures(run, decisions, one_process, device_mj=device_mj, steps=steps),
         energy=energy,
         untrained=not steps and str(train.get("load", "none")) == "none",
         one_process=one_process,
+    )
+
+
+def _key(run: Run, policy: dict[str, Any], decisions: Columns) -> SplitKey:
+    return SplitKey(
+        env=run.env,
+        blocks=int(policy["blocks"]),
+        local_blocks=int(policy["local_blocks"]),
+        codec=run.codec,
+        # Most messages are of one size; those of evaluations may be smaller.
+        rows=int(np.median(decisions["environments"])),
     )
 
 

@@ -42,6 +42,7 @@ class Purpose(IntEnum):
     """Delays and losses of an emulated link."""
 
 
+# A NamedTuple, because it is cheap to make: each decision makes one.
 class Draw(NamedTuple):
     """The random numbers of some agents in consecutive environments at one step.
 

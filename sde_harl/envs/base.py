@@ -21,7 +21,7 @@ layout that has room for all of them, A is its sum, and what an agent lacks is p
 with choices (3,) and (2, 4) share the layout (3, 4), so D = 2 and A = 7:
 
     agent 0 may choose  [x x x | x . . .]      in a branch that an agent lacks,
-    agent 1 may choose  [x x . | x x x x]      choice 0 stands for doing nothing
+    agent 1 may choose  [x x . | x x x x]      choice 0 means to do nothing
 
 This module imports numpy alone, so that readers of records may use its types.
 """
@@ -76,7 +76,7 @@ class EnvSpec(NamedTuple):
 
     @property
     def action_dtype(self) -> str:
-        """The type of the numbers that an action consists of."""
+        """Returns the type of the numbers that an action consists of."""
         if self.continuous:
             return "float32"
         return "int32"
@@ -98,7 +98,7 @@ class EnvSpec(NamedTuple):
     def choices(self) -> NDArray[np.bool_]:
         """Returns (N, A): which parts of the common layout each agent has.
 
-        In a branch that an agent lacks, choice 0 is True and stands for doing nothing.
+        In a branch that an agent lacks, choice 0 is True and means to do nothing.
         """
         if self.continuous:
             dimensions = np.array(self.action_sizes)  # (N, 1)

@@ -4,7 +4,7 @@ The observations come from the executors' own sensors, and their own actuators c
 decided. The server knows only how many numbers an observation and an action have, from the
 spec.json of the run that trained the policies, and counts decisions: an episode is `env.steps` of
 them. It sees no observation, and learns nothing of rewards, wins or the end of what goes on there.
-So rewards are NaN, wins unknown, every choice is available and everybody is active. Nothing can be
+So rewards are NaN, wins unknown, every choice is available and every agent active. Nothing can be
 learnt from this, and more than one environment makes no sense: it is the world.
 """
 

@@ -2,8 +2,8 @@
 
 env.map is "<robot>-<partition>", as in "HalfCheetah-6x1". All agents get the robot's reward; the
 time limit truncates. Agents see their own joints and those up to env.agent_obsk away, so their
-sizes differ; the state is the robot's. With env.agent_obsk = -1 they see the whole robot, as HARL's
-agents do. Actions are torques, clipped to the robot's bounds.
+sizes differ; the state is the robot's. With env.agent_obsk = -1 they see all of the robot, as
+HARL's agents do. Actions are torques, clipped to the robot's bounds.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ A Pusher is missing because the order of its observations differs from process t
 Walker2d-6x1 and Humanoid-17x1 exist in the older MaMuJoCo only.
 """
 WHOLE_ROBOT = -1
-"""env.agent_obsk: every agent sees the whole robot, and which agent it is."""
+"""env.agent_obsk: every agent sees all of the robot, and which agent it is."""
 
 log = logging.getLogger(__name__)
 
@@ -78,11 +78,7 @@ class WholeRobot(_Wrapper):  # type: ignore[misc]  # the base's type is Any
 
 def make_game(env_config: EnvConfig) -> ParallelGame:
     """Makes one game. Raises UserError for an unknown robot or partition."""
-    maps = [
-        f"{robot}-{partition}"
-        for robot, partitions in PARTITIONS.items()
-        for partition in partitions
-    ]
+    maps = _maps()
     if env_config.map not in maps:
         raise unknown_value("env.map", env_config.map, maps)
     mujoco.set_mju_user_warning(_log_warning)
@@ -95,6 +91,11 @@ def make_game(env_config: EnvConfig) -> ParallelGame:
     # "agent_0" says nothing about the limb that it moves, so it is no hint for roles
     game.spec = game.spec._replace(unit_types=("",) * len(game.spec.agents))
     return game
+
+
+def _maps() -> list[str]:
+    """Returns the valid values of env.map."""
+    return [f"{robot}-{dealt}" for robot, partitions in PARTITIONS.items() for dealt in partitions]
 
 
 def _make_robot(robot: str, partition: str, *, nearest: int) -> Any:

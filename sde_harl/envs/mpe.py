@@ -18,6 +18,7 @@ import math
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from numpy.typing import NDArray
 
 from sde_harl.envs.base import EnvSpec
@@ -45,9 +46,7 @@ class MpeGame(Game):
     """
 
     def __init__(self, scenario: str, continuous: bool) -> None:
-        with contextlib.redirect_stdout(io.StringIO()):  # pygame greets on import
-            module = importlib.import_module(f"mpe2.{SCENARIOS[scenario]}")
-        env = module.raw_env(max_cycles=EPISODE_LIMIT, continuous_actions=continuous)
+        env = _make_env(scenario, continuous)
         self.spec = _spec(env, scenario, continuous)
         self._world = env.world
         self._scenario = env.scenario
@@ -129,7 +128,7 @@ class SpreadGame(MpeGame):
         self._world.apply_environment_force = self._add_contacts
 
     def _add_contacts(self, forces: list[Any]) -> list[Any]:
-        """Adds the forces between agents that overlap; landmarks collide with nobody.
+        """Adds the forces between agents that overlap; landmarks don't collide.
 
         The force grows with the softplus of how deep two agents overlap. Pairs are taken in mpe2's
         order, because a sum of floats depends on it.
@@ -182,23 +181,32 @@ def make_game(env_config: EnvConfig) -> MpeGame:
     return MpeGame(env_config.map, env_config.continuous_actions)
 
 
+def _make_env(scenario: str, continuous: bool) -> Any:
+    """Makes mpe2's own environment."""
+    with contextlib.redirect_stdout(io.StringIO()):  # pygame greets on import
+        module = importlib.import_module(f"mpe2.{SCENARIOS[scenario]}")
+    return module.raw_env(max_cycles=EPISODE_LIMIT, continuous_actions=continuous)
+
+
 def _spec(env: Any, scenario: str, continuous: bool) -> EnvSpec:
     agents = tuple(env.possible_agents)
     obs_sizes = tuple(int(env.observation_space(agent).shape[0]) for agent in agents)
-    spaces = [env.action_space(agent) for agent in agents]
-    if continuous:
-        action_sizes = tuple((int(space.shape[0]),) for space in spaces)
-    else:
-        action_sizes = tuple((int(space.n),) for space in spaces)
     return EnvSpec(
         # with continuous actions it is another game: its results are kept apart
         name=f"mpe/{scenario}" + "-continuous" * continuous,
         agents=agents,
         obs_sizes=obs_sizes,
-        action_sizes=action_sizes,
+        action_sizes=tuple(_action_size(env.action_space(agent)) for agent in agents),
         state_size=sum(obs_sizes),
         episode_limit=EPISODE_LIMIT,
         continuous=continuous,
         unit_types=tuple(agent.rsplit("_", 1)[0] for agent in agents),  # "speaker_0" is a speaker
         has_win=False,
     )
+
+
+def _action_size(space: Any) -> tuple[int]:
+    """Returns an agent's choices, or the dimensions of its continuous actions."""
+    if isinstance(space, spaces.Discrete):
+        return (int(space.n),)
+    return (int(space.shape[0]),)

@@ -115,22 +115,27 @@ class Spread(Rules):
         return jnp.stack([pressed[:, 2] - pressed[:, 1], pressed[:, 4] - pressed[:, 3]], -1) * FORCE
 
     def _observation(self, world: World) -> JaxObservation:
-        to_landmarks = world.landmarks - world.agents[:, None]  # (N, N, 2)
-        to_others = world.agents[OTHERS] - world.agents[:, None]  # (N, N - 1, 2)
-        parts = [
-            world.speeds,
-            world.agents,
-            to_landmarks.reshape(N, -1),
-            to_others.reshape(N, -1),
-            jnp.zeros((N, WORDS * (N - 1))),
-        ]
-        obs = jnp.concatenate(parts, -1)  # (N, O)
+        obs = _agents_view(world)
         return JaxObservation(
             obs=obs,
             state=obs.reshape(-1),
             available_actions=jnp.array(self.spec.choices()),
             active=jnp.ones(N, bool),
         )
+
+
+def _agents_view(world: World) -> jax.Array:
+    """Returns the agents' observations (N, O), in mpe2's order."""
+    to_landmarks = world.landmarks - world.agents[:, None]  # (N, N, 2)
+    to_others = world.agents[OTHERS] - world.agents[:, None]  # (N, N - 1, 2)
+    parts = [
+        world.speeds,
+        world.agents,
+        to_landmarks.reshape(N, -1),
+        to_others.reshape(N, -1),
+        jnp.zeros((N, WORDS * (N - 1))),
+    ]
+    return jnp.concatenate(parts, -1)
 
 
 def _contacts(agents: jax.Array) -> jax.Array:

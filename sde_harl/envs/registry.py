@@ -129,12 +129,12 @@ def make(env_config: EnvConfig, *, num_envs: int, seed: int, first_env: int = 0)
 
     Environment i's random stream follows from (seed, i) alone, so vectors can be cut anywhere:
 
-        whole = make(config.env, num_envs=64, seed=1)
+        all_games = make(config.env, num_envs=64, seed=1)
         left = make(config.env, num_envs=32, seed=1)
         right = make(config.env, num_envs=32, seed=1, first_env=32)
 
-    `left` and `right` together play exactly the games of `whole`. Raises UserError for an unknown
-    name, backend or map, and for a missing package.
+    `left` and `right` together play exactly the games of `all_games`. Raises UserError for an
+    unknown name, backend or map, and for a missing package.
     """
     with _backend_module(env_config) as module:
         if not hasattr(module, "make_game"):  # one computation steps all of its games

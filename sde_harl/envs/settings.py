@@ -38,7 +38,7 @@ class EnvConfig(Protocol):
 
     @property
     def agent_obsk(self) -> int:
-        """mamujoco: how many joints away an agent sees; -1 = the whole robot."""
+        """mamujoco: how many joints away an agent sees; -1 = all of the robot."""
 
     @property
     def factory(self) -> str:
@@ -59,7 +59,7 @@ class Requirements(NamedTuple):
     missing: str = ""
     """Names what is not here; "" if nothing is missing."""
     present: str = ""
-    """Names what is here; may stay "" where nobody would ask."""
+    """Names what is here; "" where that needs no mention."""
 
 
 def unknown_value(key: str, given: str, valid: Iterable[str]) -> UserError:

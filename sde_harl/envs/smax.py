@@ -72,11 +72,6 @@ class _Battle(Rules):
 
 def _spec(game: Any, map_name: str) -> EnvSpec:
     agents = tuple(game.agents)
-    unit_types = tuple(
-        game.unit_type_names[number] for number in np.asarray(game.scenario)[: len(agents)]
-    )
-    if game.smacv2_unit_type_generation:  # drawn anew in every episode
-        unit_types = ("",) * len(agents)
     return EnvSpec(
         name=f"smax/{map_name}",
         agents=agents,
@@ -85,10 +80,19 @@ def _spec(game: Any, map_name: str) -> EnvSpec:
         state_size=int(game.state_size),
         episode_limit=int(game.max_steps),
         continuous=False,
-        unit_types=unit_types,
+        unit_types=_unit_types(game),
         has_win=True,
         noop=STOP,
     )
+
+
+def _unit_types(game: Any) -> tuple[str, ...]:
+    """Returns each ally's type, "" where it is unknown."""
+    count = len(game.agents)
+    if game.smacv2_unit_type_generation:  # drawn anew in every episode
+        return ("",) * count
+    # A scenario lists the allies first, then the enemies.
+    return tuple(game.unit_type_names[number] for number in np.asarray(game.scenario)[:count])
 
 
 def _make_rules(map_name: str) -> _Battle:

@@ -1,6 +1,6 @@
 """Measures what a host uses, in joules, where it has a sensor; where it has none, says why.
 
-A host may have two sensors: `host` (its processors, or the whole board) and `gpu`. On some hosts
+A host may have two sensors: `host` (its processors, or all of the board) and `gpu`. On some hosts
 the first includes the second and on others it doesn't, so they are kept apart and never added up. A
 sensor counts everything that runs on its host, not this process alone. Where there is no sensor the
 joules are NaN: no wattage is ever assumed.
@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from sde_harl.meters.sensors import Counter, Power, Unreadable, ina3221, nvml, pmic, rapl
+from sde_harl.meters.sensors import Counter, Power, UnreadableError, ina3221, nvml, pmic, rapl
 
 ROOT = Path("/")
 
@@ -34,9 +34,9 @@ NOTHING = Joules(host=math.nan, gpu=math.nan)
 class Integral(threading.Thread):
     """Adds up the joules of a sensor that shows watts.
 
-    A thread of its own samples the sensor: between two questions the power may rise and fall, and
-    nobody asks often enough to see it. Between two samples the power is taken as a straight line,
-    so that each pair adds a trapezoid.
+    A thread of its own samples the sensor, since callers ask too seldom: between two of their
+    questions the power may rise and fall. Between two samples the power is taken as a straight
+    line, so that each pair adds a trapezoid.
     """
 
     def __init__(self, power: Power) -> None:
@@ -53,13 +53,14 @@ class Integral(threading.Thread):
             time.sleep(self._power.period_s)
             try:
                 self.joules()
-            except Unreadable:
+            except UnreadableError:
                 # Sensors may fail for a moment, so the thread goes on. A caller of `joules` gets
                 # the error itself.
                 continue
 
     def joules(self) -> float:
-        """Takes a sample and returns the joules from the start up to now. Raises Unreadable."""
+        """Takes a sample; returns the joules from the start up to now. Raises UnreadableError."""
+        # Called by the sampling thread and by the run's.
         with self._lock:
             watts = self._power.watts()
             now_s = time.perf_counter()
@@ -120,7 +121,7 @@ def _first(sensors: list[Callable[[], Counter | Power]]) -> _Reader:
     for find in sensors:
         try:
             return _reader(find())
-        except Unreadable as error:
+        except UnreadableError as error:
             reasons.append(str(error))
     return _Reader(joules=None, scope=f"not measurable here: {'; '.join(reasons)}")
 
@@ -137,5 +138,5 @@ def _read(reader: Callable[[], float] | None) -> float:
         return math.nan
     try:
         return reader()
-    except Unreadable:
+    except UnreadableError:
         return math.nan

@@ -66,11 +66,7 @@ class Network:
 
 def _connected() -> tuple[str, ...]:
     """Returns the interfaces that own the near end of a connection to another host."""
-    owner = {
-        each.address: name
-        for name, addresses in psutil.net_if_addrs().items()
-        for each in addresses
-    }
+    owner = _owners()
     found = set()
     for connection in psutil.Process().net_connections("tcp"):
         near = connection.laddr
@@ -82,3 +78,9 @@ def _connected() -> tuple[str, ...]:
         if is_to_another_host and near.ip in owner:
             found.add(owner[near.ip])
     return tuple(sorted(found))
+
+
+def _owners() -> dict[str, str]:
+    """Returns the name of the interface that has each of this host's addresses."""
+    interfaces = psutil.net_if_addrs().items()
+    return {each.address: name for name, addresses in interfaces for each in addresses}

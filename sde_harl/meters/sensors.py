@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 RAILS_IN = ("VDD_IN", "POM_5V_IN")
-"""The INA3221's rails that feed a whole Jetson module; its other rails are parts of these."""
+"""The INA3221's rails that feed all of a Jetson module; its other rails are parts of these."""
 PMIC_TIMEOUT_S = 2.0
 
 
-class Unreadable(Exception):
+class UnreadableError(Exception):
     """Tells why a sensor that is there, or might be, can't be read."""
 
 
@@ -31,7 +31,7 @@ class Counter(NamedTuple):
 
     scope: str  # tells the user what the sensor covers
     joules: Callable[[], float]
-    """Returns the joules since some moment of the sensor's own. Raises Unreadable."""
+    """Returns the joules since some moment of the sensor's own. Raises UnreadableError."""
 
 
 class Power(NamedTuple):
@@ -39,7 +39,7 @@ class Power(NamedTuple):
 
     scope: str  # tells the user what the sensor covers
     watts: Callable[[], float]
-    """Returns the watts of this moment. Raises Unreadable."""
+    """Returns the watts of this moment. Raises UnreadableError."""
     period_s: float
     """Seconds between two samples."""
 
@@ -50,13 +50,13 @@ def rapl(root: Path) -> Counter:
         zone for zone in sorted(root.glob("sys/class/powercap/intel-rapl:*")) if _is_package(zone)
     ]
     if not zones:
-        raise Unreadable("no RAPL packages in /sys/class/powercap")
+        raise UnreadableError("no RAPL packages in /sys/class/powercap")
     scope = f"RAPL counters of {len(zones)} CPU package(s), all their processes"
     return Counter(scope=scope, joules=_RaplSum(zones).joules)
 
 
 def _is_package(zone: Path) -> bool:
-    """Returns whether a zone counts a whole processor package.
+    """Returns whether a zone counts all of a processor package.
 
     Subzones (intel-rapl:0:0) are parts of a package, and psys holds all packages: to add either up
     with the packages would count joules twice.
@@ -88,7 +88,7 @@ def ina3221(root: Path) -> Power:
     drivers = root / "sys/bus/i2c/drivers"
     rails = {**_rails_jetpack_4(drivers), **_rails_jetpack_5(drivers)}
     if not rails:
-        raise Unreadable("no INA3221 in /sys/bus/i2c/drivers")
+        raise UnreadableError("no INA3221 in /sys/bus/i2c/drivers")
     for name in RAILS_IN:
         if name in rails:
             watts = rails[name]
@@ -96,7 +96,9 @@ def ina3221(root: Path) -> Power:
             scope = f"INA3221 rail {name}, the whole module, sampled ten times a second"
             return Power(scope=scope, watts=watts, period_s=0.1)
     names = ", ".join(sorted(rails))
-    raise Unreadable(f"the INA3221's rails {names} are parts of a module, {RAILS_IN[0]} is missing")
+    raise UnreadableError(
+        f"the INA3221's rails {names} are parts of a module, {RAILS_IN[0]} is missing"
+    )
 
 
 def _rails_jetpack_4(drivers: Path) -> dict[str, Callable[[], float]]:
@@ -132,15 +134,7 @@ def _from_millivolts(millivolts: Path, milliamperes: Path) -> float:
 
 def pmic(root: Path) -> Power:
     """Finds a Raspberry Pi 5's power management chip: volt times ampere of its rails."""
-    model = root / "proc/device-tree/model"
-    if not model.exists() or "Raspberry Pi 5" not in _text(model):
-        raise Unreadable("no Raspberry Pi 5 (earlier ones have no sensor)")
-    program = shutil.which("vcgencmd")
-    if program is None:
-        raise Unreadable(
-            "a Raspberry Pi 5 without vcgencmd (install libraspberrypi-bin or raspi-utils)"
-        )
-    watts = partial(_pmic_watts, program)
+    watts = partial(_pmic_watts, _find_vcgencmd(root))
     watts()
     return Power(
         scope="PMIC rails of a Raspberry Pi 5, without what 5 V feeds directly (USB), "
@@ -150,13 +144,26 @@ def pmic(root: Path) -> Power:
     )
 
 
+def _find_vcgencmd(root: Path) -> str:
+    """Returns the path of the chip's program. Raises UnreadableError on other hosts."""
+    model = root / "proc/device-tree/model"
+    if not model.exists() or "Raspberry Pi 5" not in _text(model):
+        raise UnreadableError("no Raspberry Pi 5 (earlier ones have no sensor)")
+    program = shutil.which("vcgencmd")
+    if program is None:
+        raise UnreadableError(
+            "a Raspberry Pi 5 without vcgencmd (install libraspberrypi-bin or raspi-utils)"
+        )
+    return program
+
+
 def _pmic_watts(program: str) -> float:
     try:
         done = subprocess.run(
             [program, "pmic_read_adc"], capture_output=True, text=True, timeout=PMIC_TIMEOUT_S
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise Unreadable(f"vcgencmd pmic_read_adc: {error}") from error
+        raise UnreadableError(f"vcgencmd pmic_read_adc: {error}") from error
     return parse_pmic(done.stdout)
 
 
@@ -164,7 +171,7 @@ def parse_pmic(text: str) -> float:
     """Returns the watts of what vcgencmd prints.
 
     A rail has two lines, `VDD_CORE_A current(7)=1.2A` and `VDD_CORE_V volt(15)=0.72V`. Raises
-    Unreadable if no rail has both.
+    UnreadableError if no rail has both.
     """
     values: dict[str, float] = {}
     for line in text.splitlines():
@@ -177,43 +184,50 @@ def parse_pmic(text: str) -> float:
     # a few voltages, such as EXT5V_V, have no current and so no power
     rails = [name[:-2] for name in values if name.endswith("_A") and f"{name[:-2]}_V" in values]
     if not rails:
-        raise Unreadable("vcgencmd pmic_read_adc shows no rail with both volt and ampere")
+        raise UnreadableError("vcgencmd pmic_read_adc shows no rail with both volt and ampere")
     return sum(values[f"{rail}_A"] * values[f"{rail}_V"] for rail in rails)
 
 
 def nvml() -> Counter:
     """Finds NVIDIA's energy counters, in mJ (Volta and newer); needs nvidia-ml-py."""
-    try:
-        import pynvml
-    except ImportError as error:
-        raise Unreadable("nvidia-ml-py is not installed") from error
+    pynvml = _import_pynvml()
     try:
         pynvml.nvmlInit()
         numbers = range(pynvml.nvmlDeviceGetCount())
         cards: list[Any] = [pynvml.nvmlDeviceGetHandleByIndex(number) for number in numbers]
         if not cards:
-            raise Unreadable("no NVIDIA GPU")
-
-        def joules() -> float:
-            millijoules = sum(pynvml.nvmlDeviceGetTotalEnergyConsumption(card) for card in cards)
-            return float(millijoules * 1e-3)
-
+            raise UnreadableError("no NVIDIA GPU")
+        joules = partial(_nvml_joules, pynvml, cards)
         joules()
     except pynvml.NVMLError as error:
-        raise Unreadable(f"NVML: {error}") from error
+        raise UnreadableError(f"NVML: {error}") from error
     scope = f"NVML counters of {len(cards)} GPU(s), all their processes"
     return Counter(scope=scope, joules=joules)
+
+
+def _import_pynvml() -> Any:
+    # Here and not at the top: hosts without a GPU of NVIDIA's have no such package.
+    try:
+        import pynvml
+    except ImportError as error:
+        raise UnreadableError("nvidia-ml-py is not installed") from error
+    return pynvml
+
+
+def _nvml_joules(pynvml: Any, cards: list[Any]) -> float:
+    millijoules = sum(pynvml.nvmlDeviceGetTotalEnergyConsumption(card) for card in cards)
+    return float(millijoules * 1e-3)
 
 
 def _text(path: Path) -> str:
     try:
         return path.read_text().strip("\0\n ")  # the device tree ends its strings with a NUL
     except OSError as error:
-        raise Unreadable(f"{path}: {error.strerror}") from error
+        raise UnreadableError(f"{path}: {error.strerror}") from error
 
 
 def _number(path: Path) -> float:
     try:
         return float(_text(path))
     except ValueError as error:
-        raise Unreadable(f"{path}: not a number") from error
+        raise UnreadableError(f"{path}: not a number") from error

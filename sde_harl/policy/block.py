@@ -1,6 +1,6 @@
 """A block of the nets in torch: a matrix product, and all else of it in one pass by blocks.c.
 
-Bias, ReLU and normalisation are four operations of torch, each of which reads and writes the whole
+Bias, ReLU and normalisation are four operations of torch, each of which reads and writes all of the
 array; blocks.c does them in one pass. Its gradient is written by hand, too.
 
 n agents, k sets of parameters (n, or 1 where they are shared), B rows, I inputs, W width.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sde_harl.envs.base import EnvSpec
 
 KINDS = ("EP", "FP", "own")
-"""EP: one state for the whole team. FP: for each agent, the state and its observation (both names
+"""EP: one state for the team. FP: for each agent, the state and its observation (both names
 are HARL's). own: for each agent, its observation alone."""
 
 

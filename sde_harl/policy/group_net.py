@@ -107,7 +107,7 @@ class GroupNet(nn.Module):
             self.shape, k, on_device=self.on_device, generator=generator
         )
         self._make_trunk(policy, generator=generator)
-        self._make_gru(policy, k=k, generator=generator)
+        self.gru = _make_gru(policy, k=k, generator=generator)
         self._make_heads(spec, policy, k=k, generator=generator)
         # Not persistent: it follows from the spec, and a checkpoint holds what was learnt.
         self.register_buffer("dimensions", _dimensions(spec, members), persistent=False)
@@ -131,13 +131,6 @@ class GroupNet(nn.Module):
         if not self.on_device:
             # Zero: at first the agents of a group behave alike.
             self.identity = nn.Parameter(torch.zeros(len(self.members), 1, policy.width))
-
-    def _make_gru(self, policy: PolicyConfig, *, k: int, generator: torch.Generator) -> None:
-        self.gru: Gru | None = None
-        if not self.on_device:
-            k = 1  # the GRU is a part of the trunk, which the group shares
-        if policy.recurrent:
-            self.gru = Gru(k=k, size_in=policy.width, size=policy.width, generator=generator)
 
     def _make_heads(
         self, spec: EnvSpec, policy: PolicyConfig, *, k: int, generator: torch.Generator
@@ -293,6 +286,14 @@ def _conv_layer(
     if shape is None:
         return None
     return ConvLayer(k, shape, scale=scale, generator=generator)
+
+
+def _make_gru(policy: PolicyConfig, *, k: int, generator: torch.Generator) -> Gru | None:
+    if not policy.recurrent:
+        return None
+    if not runs_on_device(policy):
+        k = 1  # the GRU is a part of the trunk, which the group shares
+    return Gru(k=k, size_in=policy.width, size=policy.width, generator=generator)
 
 
 def _dimensions(spec: EnvSpec, members: Sequence[int]) -> Tensor:

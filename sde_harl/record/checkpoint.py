@@ -26,8 +26,13 @@ DTYPES = (torch.float32, torch.float64, torch.int32, torch.int64, torch.uint8, t
 """The types of tensors that our parts have."""
 
 
+REFUSAL = "not a checkpoint, or one with more than tensors in it; refused"
+# torch.load raises all of these for files that were cut short or are something else.
+DAMAGED = (RuntimeError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile)
+
+
 class Checkpoint(NamedTuple):
-    """What a checkpoint's file holds."""
+    """Holds the values of a checkpoint's file."""
 
     path: Path
     values: dict[str, Value]
@@ -60,7 +65,8 @@ class Checkpoint(NamedTuple):
             # A number where a tensor is expected, or the other way round.
             if isinstance(found[name], torch.Tensor) != isinstance(value, torch.Tensor):
                 raise UserError(f"{self.path}: {name!r} holds what no checkpoint of ours holds")
-            theirs, ours = _shape(found[name]), _shape(value)
+            theirs = _shape(found[name])
+            ours = _shape(value)
             if theirs != ours:
                 raise UserError(f"{self.path}: {name} is {theirs} where {ours} is needed")
         for name in found:
@@ -134,18 +140,8 @@ def _read(path: Path) -> dict[Any, Any]:
     except OSError as error:
         raise UserError(f"{path}: can't read the checkpoint: {error.strerror or error}") from error
     except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path}: not a checkpoint, or one with more than tensors in it; refused"
-        ) from error
-    # torch.load raises all of these for files that were cut short or are something else.
-    except (
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        zipfile.BadZipFile,
-    ) as error:
+        raise UserError(f"{path}: {REFUSAL}") from error
+    except DAMAGED as error:
         raise UserError(f"{path}: damaged, or not a checkpoint: {_first_line(error)}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a checkpoint of ours: it holds a {type(content).__name__}")

@@ -25,7 +25,7 @@ class ColumnTypes:
         """Returns copies of the columns as arrays (K,) of the types that the file stores.
 
         Raises ValueError for an unknown table, unknown or missing columns, uneven lengths, or a
-        type that would lose its meaning (a fraction in a whole-number column).
+        type that would lose its meaning (a fraction in a column of integers).
         """
         if table not in TABLES:
             raise ValueError(f"no table {table!r}: one of {', '.join(TABLES)}")

@@ -20,8 +20,8 @@ class Metrics:
     """Takes scalars and notes, and shows them everywhere.
 
     folder: where log.txt, metrics.csv and tensorboard/ go; total_steps: environment steps of the
-    whole run. Raises UserError where the folder can't be written, or where TensorBoard is asked for
-    and isn't installed. A disk that fails later ends these files, not the run: what a full disk
+    complete run. Raises UserError where the folder can't be written, or where TensorBoard is asked
+    for and isn't installed. A disk that fails later ends these files, not the run: what a full disk
     means for the run is decided by run.h5 (record.on_disk_full).
     """
 

@@ -27,7 +27,7 @@ SCALAR_FORMATS = {
 class StepRate:
     """Measures environment steps a second over the last few logs."""
 
-    # Not over the whole run: a slow start, with compiling and first memory, would linger.
+    # Not over all of the run: a slow start, with compiling and first memory, would linger.
     WINDOW = 20
 
     def __init__(self) -> None:
@@ -108,7 +108,7 @@ def progress_range(total: int, description: str) -> Iterator[int]:
 def shown_scalars(scalars: Mapping[str, float]) -> dict[str, str]:
     """Returns the scalars worth a place on a line, by their format.
 
-    NaN is left out: it stands for a scalar that means nothing in this environment.
+    NaN is left out: such a scalar means nothing in this environment.
     """
     shown = {}
     for name, value in scalars.items():

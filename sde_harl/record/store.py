@@ -66,15 +66,7 @@ class _Table:
         self._chunk = chunk
         self._columns: dict[str, h5py.h5d.DatasetID] = {}
         for name, column in columns.items():
-            dataset = group.create_dataset(
-                name,
-                shape=(0,),
-                dtype=column.dtype,
-                maxshape=(None,),
-                chunks=(chunk,),
-                # Otherwise HDF5 writes each new chunk twice, once as zeros, through a cache.
-                fill_time="never",
-            )
+            dataset = _make_dataset(group, name, dtype=column.dtype, chunk=chunk)
             dataset.attrs["unit"] = column.unit
             dataset.attrs["description"] = column.description
             self._columns[name] = dataset.id
@@ -97,6 +89,18 @@ class _Table:
             place.select_hyperslab((self.rows,), (count,))
             dataset.write(memory, place, arrays[name][rows])
         self.rows += count
+
+
+def _make_dataset(group: h5py.Group, name: str, *, dtype: str, chunk: int) -> h5py.Dataset:
+    return group.create_dataset(
+        name,
+        shape=(0,),
+        dtype=dtype,
+        maxshape=(None,),
+        chunks=(chunk,),
+        # Otherwise HDF5 writes each new chunk twice, once as zeros, through a cache.
+        fill_time="never",
+    )
 
 
 class Store:
@@ -173,7 +177,10 @@ class Store:
         arrays = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
         if name not in self._tables:
             self._make_table(name, list(arrays))
-        table = self._tables[name]
+        self._append(self._tables[name], arrays)
+
+    def _append(self, table: _Table, arrays: Mapping[str, Array]) -> None:
+        """Appends arrays (K,) to a table, one chunk after the other."""
         total = len(next(iter(arrays.values())))
         start = 0
         while start < total:

@@ -40,10 +40,7 @@ class RunFile:
         self._episodes = 0
         self._closed = False
         self._queue: queue.Queue[Item] = queue.Queue(QUEUE_ITEMS)
-        try:
-            self._store = Store(path, meta)
-        except (OSError, RuntimeError) as error:
-            raise UserError(f"{path}: can't be made: {_first_line(error)}") from error
+        self._store = _open_store(path, meta)
         # A daemon: Python waits for other threads before atexit's calls, here for ever.
         self._thread = threading.Thread(target=self._loop, name="run.h5", daemon=True)
         self._thread.start()
@@ -129,10 +126,7 @@ class RunFile:
             for item in batch:
                 if isinstance(item, threading.Event):
                     item.set()
-        try:
-            self._store.close()
-        except Exception as error:
-            self._fail(error)
+        self._close_store()
 
     def _next_batch(self) -> list[Item]:
         """Returns everything in the queue; waits up to LAZY_S seconds for the first item.
@@ -154,6 +148,12 @@ class RunFile:
         except Exception as error:
             self._fail(error)
 
+    def _close_store(self) -> None:
+        try:
+            self._store.close()
+        except Exception as error:
+            self._fail(error)
+
     def _fail(self, error: Exception) -> None:
         # The first failure is the cause; later ones follow from it.
         if self._failed is not None:
@@ -164,6 +164,14 @@ class RunFile:
             self._path,
             self._failed,
         )
+
+
+def _open_store(path: Path, meta: Mapping[str, str | int | float]) -> Store:
+    try:
+        return Store(path, meta)
+    # h5py reports what the disk says as either of the two.
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{path}: can't be made: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -9,8 +9,8 @@ negative evidence lower bound of that model:
     mean over transitions of  -log p(o' - o, r | o, a, e),  e ~ q_i
     + mean over identities of  KL(q_i || N(0, I)) / number of transitions of i
 
-The KL is divided because one e stands for all transitions of an identity: over all of them it
-counts once. docs/roles.md has figures of where this one differs from SePS, whose own form fails to
+The KL is divided because all transitions of an identity share one e: over all of them it counts
+once. docs/roles.md has figures of where this one differs from SePS, whose own form fails to
 separate the units of a battle:
 
 * Changes are predicted, o' - o, each scaled by its deviation. An agent's own effect is a small part

@@ -11,7 +11,7 @@ import pytest
 
 from sde_harl.meters import energy, sensors
 from sde_harl.meters.energy import Energy, Integral
-from sde_harl.meters.sensors import Power, Unreadable, ina3221, parse_pmic, pmic, rapl
+from sde_harl.meters.sensors import Power, UnreadableError, ina3221, parse_pmic, pmic, rapl
 
 
 def write(root: Path, **files: str) -> None:
@@ -49,7 +49,7 @@ def test_rapl_that_only_root_may_read_says_so(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "read_text", refuse)
-    with pytest.raises(Unreadable, match="Permission denied"):
+    with pytest.raises(UnreadableError, match="Permission denied"):
         sensors._number(path)
 
 
@@ -91,7 +91,7 @@ def test_rails_that_are_parts_are_not_added_up(tmp_path: Path) -> None:
         in2_input="5",
         curr2_input="1",
     )
-    with pytest.raises(Unreadable, match="CPU, GPU are parts"):
+    with pytest.raises(UnreadableError, match="CPU, GPU are parts"):
         ina3221(tmp_path)
 
 
@@ -119,7 +119,7 @@ def test_a_raspberry_pi_5_has_twelve_rails_of_volt_and_ampere(
     "text", ["", "EXT5V_V volt(24)=5.1V", "VDD_CORE_A current(7)=xA", "vcgencmd: no such command"]
 )
 def test_a_pmic_without_rails_is_not_zero_watts(text: str) -> None:
-    with pytest.raises(Unreadable):
+    with pytest.raises(UnreadableError):
         parse_pmic(text)
 
 

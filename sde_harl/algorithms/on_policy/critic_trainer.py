@@ -165,7 +165,7 @@ class CriticTrainer:
         episode begins.
         """
         steps, envs = inputs.shape[1:3]
-        # The whole rollout is one sequence of T + 1 steps for each environment here, whatever the
+        # The rollout is one sequence of T + 1 steps for each environment here, whatever the
         # length of a chunk.
         state = RecurrentState(memory=memory, keep=keep.transpose(1, 2))
         predictions, after = (
@@ -220,7 +220,8 @@ class CriticTrainer:
         for part in minibatch_slices(sequences, self._minibatches) * self._epochs:
             x, target, old = (take_sequences(each, part, estimate.length) for each in rows)
             values, _ = self.critic(x, state and state.select(part))
-            losses.append(self._step(self._loss(values, target, old)))
+            loss = value_loss(values, target, old, config=self._config)
+            losses.append(self._step(loss))
         return {
             "value_loss": float(torch.stack(losses).mean()),
             "explained_variance": _explained_variance(estimate),
@@ -248,28 +249,32 @@ class CriticTrainer:
         self.optimizer.step()
         return loss.detach()
 
-    def _loss(self, values: Tensor, targets: Tensor, old_values: Tensor) -> Tensor:
-        """Returns the value loss of normalised values, targets and old values, all (V, B).
 
-        Rows of dead agents count too. The return before a death is bootstrapped from the value
-        after it, so that value has to be learnt although no policy acts on it; HARL's critic counts
-        them as well.
-        """
-        loss = self._error(values, targets)
-        if self._config.clip_value_loss:
-            clip = self._config.clip_coef
-            clipped = old_values + (values - old_values).clamp(-clip, clip)
-            # The worse of both, as in PPO's reference implementation: a value may move by `clip` an
-            # update at most.
-            loss = torch.maximum(loss, self._error(clipped, targets))
-        return loss.mean()
+def value_loss(
+    values: Tensor, targets: Tensor, old_values: Tensor, *, config: AlgoConfig
+) -> Tensor:
+    """Returns the value loss of normalised values, targets and old values, all (V, B).
 
-    def _error(self, values: Tensor, targets: Tensor) -> Tensor:
-        """Returns each row's Huber loss or half its squared error."""
-        if self._config.use_huber:
-            delta = self._config.huber_delta
-            return functional.huber_loss(values, targets, reduction="none", delta=delta)
-        return 0.5 * functional.mse_loss(values, targets, reduction="none")
+    Rows of dead agents count too. The return before a death is bootstrapped from the value after
+    it, so that value has to be learnt although no policy acts on it; HARL's critic counts them as
+    well.
+    """
+    loss = _row_losses(values, targets, config)
+    if config.clip_value_loss:
+        clip = config.clip_coef
+        clipped = old_values + (values - old_values).clamp(-clip, clip)
+        # The worse of both, as in PPO's reference implementation: a value may move by `clip` an
+        # update at most.
+        loss = torch.maximum(loss, _row_losses(clipped, targets, config))
+    return loss.mean()
+
+
+def _row_losses(values: Tensor, targets: Tensor, config: AlgoConfig) -> Tensor:
+    """Returns each row's Huber loss or half its squared error."""
+    if config.use_huber:
+        delta = config.huber_delta
+        return functional.huber_loss(values, targets, reduction="none", delta=delta)
+    return 0.5 * functional.mse_loss(values, targets, reduction="none")
 
 
 def _sequence_states(rollout: Rollout, memories: CriticMemories | None) -> RecurrentState | None:

@@ -2,7 +2,7 @@
 
 A benchmark implements `Game`: begin an episode, play a step, and write what is seen into arrays.
 All the rest is shared and written once, in `GameBatch`: it counts, seeds and resets episodes, and
-sums up rewards. A whole benchmark may be as short as this:
+sums up rewards. A complete benchmark may be as short as this:
 
     class Guess(Game):
         '''Two agents see a number, 0 or 1, and earn 1 each if they say it.'''
@@ -51,7 +51,7 @@ class ObservationBuffers(NamedTuple):
     When the game first sees them, `obs` and `state` are zero, `available_actions` is
     `EnvSpec.choices()` and `active` is True. The rows of three steps are used in turn and never
     cleared, so a game writes at every call whatever may ever change, and doesn't touch what never
-    changes (padding; `active`, if nobody dies).
+    changes (padding; `active`, if no agent dies).
     """
 
     obs: NDArray[Any]  # (N, O)

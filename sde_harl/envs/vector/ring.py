@@ -147,7 +147,7 @@ def _step_buffers(arrays: dict[str, Any]) -> StepBuffers:
 class RingVector(VectorEnv):
     """Writes each step into the next of `RING` sets of arrays.
 
-    A subclass plays the games, in this process or in others: `_start` is told the set to write,
+    A subclass plays the games, in this process or in others: `_start` begins to write a set, and
     `_finish` returns when it is written.
     """
 
@@ -157,7 +157,7 @@ class RingVector(VectorEnv):
         self.num_envs = num_envs
         self._buffers = lay_out(memory, spec, num_envs)
         for buffers in self._buffers.steps:
-            # most games never write these two: all is available, and everybody is active
+            # most games never write these two: all is available, and every agent is active
             buffers.step.available_actions[:] = spec.choices()
             buffers.step.active[:] = True
         self._index = 0  # of the set that was written last, or is being written
@@ -212,4 +212,4 @@ class RingVector(VectorEnv):
 
     @abstractmethod
     def _finish(self) -> None:
-        """Waits until the set that `_start` was told is written."""
+        """Waits until the set that `_start` began is written."""

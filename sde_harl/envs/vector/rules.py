@@ -47,7 +47,7 @@ class Rules(ABC):
     spec: EnvSpec
     background: bool
     """Steps run on JAX's own threads, so that `send` returns at once. For long steps only: to wake
-    a thread takes longer than the whole step of a small game."""
+    a thread takes longer than the step of a small game."""
 
     @abstractmethod
     def begin(self, key: jax.Array) -> tuple[Any, JaxObservation]:
@@ -96,18 +96,7 @@ class BatchedRules:
             returns=zeros,
             lengths=integer_zeros,
         )
-        step = EnvStep(
-            **begun.observation._asdict(),
-            rewards=zeros,
-            terminated=zeros.astype(bool),
-            truncated=zeros.astype(bool),
-            final_state=begun.observation.state,
-            final_obs=begun.observation.obs,
-            won=integer_zeros.astype(jnp.int8) - 1,
-            returns=zeros,
-            lengths=integer_zeros,
-        )
-        return state, step
+        return state, _first_step(begun.observation, zeros, integer_zeros)
 
     def step(self, before: BatchState, actions: jax.Array) -> tuple[BatchState, EnvStep]:
         """Plays actions (E, N, D) and begins the next episode where one ended."""
@@ -174,6 +163,21 @@ class BatchedRules:
         # of `cond` must agree in type, so a begun game gets the firm types that a step gives.
         game = jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), game)
         return _Begun(seed=seed, game=game, observation=observation)
+
+
+def _first_step(observation: JaxObservation, zeros: Any, integer_zeros: Any) -> EnvStep:
+    """Returns the step that a reset gives, in which nothing has been earned and nothing ended."""
+    return EnvStep(
+        **observation._asdict(),
+        rewards=zeros,
+        terminated=zeros.astype(bool),
+        truncated=zeros.astype(bool),
+        final_state=observation.state,
+        final_obs=observation.obs,
+        won=integer_zeros.astype(jnp.int8) - 1,
+        returns=zeros,
+        lengths=integer_zeros,
+    )
 
 
 def _where(ended: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:

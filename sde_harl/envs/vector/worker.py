@@ -1,7 +1,7 @@
 """One worker process of `workers.WorkerVector`: `python -m sde_harl.envs.vector.worker`.
 
-It makes its games and steps them when it is told to; `worker_protocol.py` has the messages. It ends
-when its input ends, or with its parent.
+It makes its games and steps them on command; `worker_protocol.py` has the messages. It ends when
+its input ends, or with its parent.
 """
 
 from __future__ import annotations
@@ -41,11 +41,8 @@ class Channels(NamedTuple):
 
 
 def main() -> int:
-    """Lives a worker's whole life and returns its exit code."""
-    # Signals are the parent's to answer: on SIGTERM it saves the run first, and needs us until it
-    # closes our input.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+    """Plays until the input ends; returns the exit code, 1 where a game failed."""
+    _ignore_signals()
     channels = _take_channels()
     setup = setup_from_json(channels.commands.readline())
     _die_with(setup.parent)
@@ -56,11 +53,21 @@ def main() -> int:
         failure = WorkerFailure(is_user_error=True, text=str(error))
     except BaseException as error:
         traceback.print_exc()
-        # the text of an exception may have many lines, but what a UserError says is one line
-        text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        failure = WorkerFailure(is_user_error=False, text=text)
+        failure = WorkerFailure(is_user_error=False, text=_one_line(error))
     channels.answers.write(failure.to_bytes())
     return 1
+
+
+def _one_line(error: BaseException) -> str:
+    # The text of an exception may have many lines, but a UserError's text is one line.
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _ignore_signals() -> None:
+    """Leaves the signals that end a run to the parent."""
+    # On SIGTERM it saves the run first, and needs us until it closes our input.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _take_channels() -> Channels:
@@ -79,8 +86,8 @@ def _take_channels() -> Channels:
 def _die_with(parent: int) -> None:
     """Makes this process end when its parent is killed.
 
-    The end of our input isn't enough: while a game computes, nobody reads the input. So the kernel
-    is asked to kill us.
+    The end of our input isn't enough: while a game computes, the input isn't read. So the kernel is
+    asked to kill us.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -99,7 +106,13 @@ def _play(setup: WorkerSetup, channels: Channels) -> None:
     # mapped after the first command has come; none comes where another worker failed.
     command = channels.commands.read(2)
     if command:
-        batch = _batch(setup, games)
+        _carry_out(command, channels, _batch(setup, games))
+    for game in games:
+        game.close()
+
+
+def _carry_out(command: bytes, channels: Channels, batch: GameBatch) -> None:
+    """Carries out the first command, and all that follow it until the input ends."""
     while command:
         kind, index = command
         if kind == RESET:
@@ -108,8 +121,6 @@ def _play(setup: WorkerSetup, channels: Channels) -> None:
             batch.step(index)
         channels.answers.write(DONE)
         command = channels.commands.read(2)
-    for game in games:
-        game.close()
 
 
 def _batch(setup: WorkerSetup, games: list[Game]) -> GameBatch:

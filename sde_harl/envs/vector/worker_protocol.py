@@ -27,9 +27,9 @@ class WorkerSetup(NamedTuple):
     seed: int
     """The run's seed."""
     first_env: int
-    """Number, in the run, of the whole vector's first environment."""
+    """Number, in the run, of the vector's first environment."""
     num_envs: int
-    """Environments of the whole vector, which the shared memory holds."""
+    """Environments of the vector, all workers' together; the shared memory holds them."""
     first_row: int
     """The first of this worker's rows in the shared memory."""
     num_rows: int

@@ -8,6 +8,7 @@ pipes: eventfd and semaphores were measured to be no faster, and the end of a pi
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import signal
@@ -44,16 +45,7 @@ class Worker:
     def __init__(self, number: int, setup: WorkerSetup) -> None:
         self._number = number
         self._setup = setup
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "sde_harl.envs.vector.worker"],
-            bufsize=0,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=_environment(),
-            pass_fds=(setup.memory,),
-            # signals to the process group of the terminal or of mpirun are the parent's to answer
-            start_new_session=True,
-        )
+        self._process = _start_process(setup.memory)
         self._stdin = cast("IO[bytes]", self._process.stdin)
         self._stdout = cast("IO[bytes]", self._process.stdout)
         self._write(setup.to_json() + b"\n")
@@ -86,10 +78,9 @@ class Worker:
             self._process.wait()
 
     def _write(self, message: bytes) -> None:
-        try:
+        # If the worker has died, reading its answer finds out why.
+        with contextlib.suppress(BrokenPipeError):
             self._stdin.write(message)
-        except BrokenPipeError:
-            pass  # the worker has died; reading its answer finds out why
 
     def _fail(self, answer: bytes) -> NoReturn:
         """Raises the UserError that an answer, or the lack of one, calls for."""
@@ -136,7 +127,7 @@ class WorkerVector(RingVector):
                 self._workers.append(Worker(number, own))
             # The memory gets its size last, because the size follows from the spec, which only a
             # game knows. All are asked: one that failed says so instead of its spec.
-            spec = [worker.spec() for worker in self._workers][0]
+            spec, *_ = [worker.spec() for worker in self._workers]
             os.ftruncate(memory, memory_size(spec, num_envs))
             super().__init__(spec, num_envs, mmap.mmap(memory, 0))
         except BaseException:
@@ -159,6 +150,20 @@ class WorkerVector(RingVector):
     def close(self) -> None:
         for worker in self._workers:
             worker.close()
+
+
+def _start_process(memory: int) -> subprocess.Popen[bytes]:
+    """Starts a worker that inherits the file descriptor of the shared memory."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "sde_harl.envs.vector.worker"],
+        bufsize=0,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=_environment(),
+        pass_fds=(memory,),
+        # signals to the process group of the terminal or of mpirun are the parent's to answer
+        start_new_session=True,
+    )
 
 
 def _environment() -> dict[str, str]:
