@@ -89,7 +89,7 @@ def from_bytes(buf: bytes | bytearray | memoryview) -> Tables:
 
     Raises ValueError on anything that is not exactly what `to_bytes` writes.
     """
-    head, body = _split_head(memoryview(buf).cast("B"))
+    head, body = _split_header(memoryview(buf).cast("B"))
     channels = head.channels
     lengths = _read_lengths(body, channels)
     if _digest(body) != head.digest:
@@ -105,17 +105,17 @@ def from_bytes(buf: bytes | bytearray | memoryview) -> Tables:
     return tables
 
 
-class _Head(NamedTuple):
+class _Header(NamedTuple):
     version: int
     channels: int
     digest: bytes
 
 
-def _split_head(data: memoryview) -> tuple[_Head, memoryview]:
+def _split_header(data: memoryview) -> tuple[_Header, memoryview]:
     """Returns the header and the bytes behind it; raises ValueError where they can't fit."""
     if len(data) < _HEAD.size:
         raise ValueError(f"tables: {len(data)} bytes are less than a header")
-    head = _Head._make(_HEAD.unpack_from(data))
+    head = _Header._make(_HEAD.unpack_from(data))
     body = data[_HEAD.size :]
     # Before any array is made: a forged number of channels must not allocate memory.
     if head.channels < 1 or head.channels * _PER_CHANNEL > len(body):
