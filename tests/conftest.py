@@ -1,13 +1,18 @@
-"""Tests share a busy machine and a process: nothing that one sets there may reach the next."""
+"""What all tests share: limits, markers by folder, and what no test may hand on to the next."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
+import clock as clocks
 import pytest
 import torch
 from limits import TEST_S, hang_limit_s
+
+TESTS = Path(__file__).parent
+MARKED_FOLDERS = {"mpi", "learning", "faults", "packaging"}
 
 # pytest-timeout reads it when pytest is configured, which is after this import. Workers of xdist
 # inherit it. A limit that the caller has set stays.
@@ -16,16 +21,49 @@ os.environ.setdefault("PYTEST_TIMEOUT", f"{hang_limit_s(TEST_S):.0f}")
 torch.set_num_threads(1)  # or OpenMP's barriers wait for cores that others hold
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks every test with the name of its folder; tests of unit/ have no such mark."""
+    for item in items:
+        folder = item.path.relative_to(TESTS).parts[0]
+        if folder in MARKED_FOLDERS:
+            item.add_marker(folder)
+
+
 @pytest.fixture(autouse=True)
 def denormals() -> Iterator[None]:
-    """A learner flushes denormals to zero, which hypothesis's floating-point numbers don't survive."""
+    """Undoes what a learner sets: it flushes denormals to zero, which hypothesis refuses."""
     yield
     torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")
 def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """JAX keeps what it compiles in a folder of this session."""
+    """Has JAX keep what it compiles in a folder of this session."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> clocks.Clock:
+    """Gives a clock that stands still for the whole package until the test moves it."""
+    return clocks.install(monkeypatch)
+
+
+@pytest.fixture
+def fresh_robots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forgets the robots that earlier tests have made."""
+    import robots
+
+    monkeypatch.setattr(robots.Arm, "made", [])
+
+
+ON_DEVICE = ["policy.local_blocks=3", "codec.name=none"]
+
+
+@pytest.fixture(scope="session", params=[[], ON_DEVICE], ids=["split", "whole"])
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Gives the folder of a small run that has learnt, with split policies or with whole ones."""
+    from small_runs import TRAINED, run
+
+    return run(*TRAINED, *request.param, f"record.dir={tmp_path_factory.mktemp('trained')}")

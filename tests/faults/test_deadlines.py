@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from clock import Clock
 from games import draw_by, learner, new_rollout, see, spec
 from held import OBS, Held
 from pools import ROWS, send_latents, weights
@@ -25,8 +26,10 @@ def ages_of(latents: ReceivedLatents, agent: int) -> list[int]:
     return [0] * ROWS if latents.ages is None else latents.ages[agent].tolist()
 
 
-def test_an_agent_that_is_late_acts_on_its_last_latents_until_they_are_too_old() -> None:
-    held = Held(max_age=3)
+def test_an_agent_that_is_late_acts_on_its_last_latents_until_they_are_too_old(
+    clock: Clock,
+) -> None:
+    held = Held(clock, max_age=3)
     first = held.decide()
     assert first.ages is None
     held.holding = {1}
@@ -57,8 +60,10 @@ def test_who_has_left_for_good_is_not_back() -> None:
 
 
 @pytest.mark.parametrize("survives_losses", [True, False])
-def test_a_flood_of_wrong_messages_ends_a_run_that_may_not_go_on(survives_losses: bool) -> None:
-    held = Held(survives_losses=survives_losses)
+def test_a_flood_of_wrong_messages_ends_a_run_that_may_not_go_on(
+    survives_losses: bool, clock: Clock
+) -> None:
+    held = Held(clock, survives_losses=survives_losses)
     for _ in range(FLOOD):
         held.far.send(0, Header(kind=Kind.TABLES))
     if survives_losses:
@@ -70,8 +75,8 @@ def test_a_flood_of_wrong_messages_ends_a_run_that_may_not_go_on(survives_losses
             held.decide()
 
 
-def test_an_answer_that_comes_late_is_no_fault_and_refreshes_the_last_latents() -> None:
-    held = Held(max_age=9)
+def test_an_answer_that_comes_late_is_no_fault_and_refreshes_the_last_latents(clock: Clock) -> None:
+    held = Held(clock, max_age=9)
     held.holding = {0, 1}
     held.decide(OBS)
     asked = held.decide(OBS + 1)  # of decision 1; its own latents are held
@@ -95,8 +100,8 @@ def test_an_answer_that_comes_late_is_no_fault_and_refreshes_the_last_latents() 
     assert [fault.reason for fault in held.pool.faults()] == ["step", "step"]
 
 
-def test_a_latent_of_the_previous_episode_is_never_used() -> None:
-    held = Held(max_age=9)
+def test_a_latent_of_the_previous_episode_is_never_used(clock: Clock) -> None:
+    held = Held(clock, max_age=9)
     held.decide()
     held.holding = {1}
     held.pool.forget(0, np.array([1]))  # environment 1 ended with decision 0
@@ -112,8 +117,8 @@ def test_a_latent_of_the_previous_episode_is_never_used() -> None:
     assert ages_of(held.decide(), 1) == [NO_LATENT] * ROWS
 
 
-def test_late_latents_of_an_older_model_are_counted_and_not_used() -> None:
-    held = Held(max_age=9)
+def test_late_latents_of_an_older_model_are_counted_and_not_used(clock: Clock) -> None:
+    held = Held(clock, max_age=9)
     held.holding = {1}
     held.decide()
     held.pool.publish(2, weights(), [])
@@ -124,9 +129,10 @@ def test_late_latents_of_an_older_model_are_counted_and_not_used() -> None:
 
 def test_a_stopped_executor_is_asked_no_more_until_it_answers_and_then_gets_the_new_model(
     monkeypatch: pytest.MonkeyPatch,
+    clock: Clock,
 ) -> None:
     monkeypatch.setattr(membership, "ABSENT_NS", 2_500_000)
-    held = Held()
+    held = Held(clock)
     held.decide()
     held.stopped = True
     for _ in range(20):
@@ -147,8 +153,8 @@ def test_a_stopped_executor_is_asked_no_more_until_it_answers_and_then_gets_the_
     assert set(resources) == {1}
 
 
-def test_a_run_that_may_not_go_on_ends_at_the_failure_timeout() -> None:
-    held = Held(failure_timeout_s=0.01, survives_losses=False)
+def test_a_run_that_may_not_go_on_ends_at_the_failure_timeout(clock: Clock) -> None:
+    held = Held(clock, failure_timeout_s=0.01, survives_losses=False)
     held.stopped = True
     with pytest.raises(
         UserError,
@@ -159,8 +165,8 @@ def test_a_run_that_may_not_go_on_ends_at_the_failure_timeout() -> None:
     assert held.pool.absent == [1]
 
 
-def test_without_a_deadline_a_decision_waits_for_the_failure_timeout() -> None:
-    held = Held(failure_timeout_s=0.02)
+def test_without_a_deadline_a_decision_waits_for_the_failure_timeout(clock: Clock) -> None:
+    held = Held(clock, failure_timeout_s=0.02)
     settings = held.pool._settings._replace(deadline_s=0.0)
     held.pool._parts.questioner._settings = settings
     held.decide()
@@ -169,8 +175,8 @@ def test_without_a_deadline_a_decision_waits_for_the_failure_timeout() -> None:
     assert held.pool.absent == [1]
 
 
-def test_an_answer_is_taken_once() -> None:
-    held = Held()
+def test_an_answer_is_taken_once(clock: Clock) -> None:
+    held = Held(clock)
     held.holding = {1}
     held.decide()
     held.holding = set()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+from clock import Clock
 from pools import ROWS, SHAPE, session_of, settings_of, weights
 
 from sde_harl.executor.executor import Executor
 from sde_harl.link.loopback import Loopback
-from sde_harl.link.wire import Header, Kind
+from sde_harl.link.wire import Header, Kind, Message
 from sde_harl.policy.shapes import FallbackShape
 from sde_harl.protocol.actions import ReceivedLatents
 from sde_harl.server.executor_pool import ExecutorPool
@@ -16,10 +17,16 @@ OBS = np.random.default_rng(1).normal(size=(2, ROWS, 5)).astype(np.float32)
 
 
 class Held:
-    """A pool with a deadline over a loopback whose executor does its work, but whose answers wait for us."""
+    """A pool with a deadline, over a loopback.
+
+    Its executor does its work, but its answers wait for `release`. Time is the test's own, so that
+    an agent is late because its answer is held, and never because the machine is slow.
+    """
 
     def __init__(
         self,
+        clock: Clock,
+        *,
         max_age: int = 3,
         failure_timeout_s: float = 5.0,
         survives_losses: bool = True,
@@ -27,7 +34,7 @@ class Held:
         fallback_head: FallbackShape | None = None,
         heads: list[list[np.ndarray]] | None = None,
     ) -> None:
-        """`heads`: of both agents, in wire order, if they have an `fallback_head`."""
+        """`heads`: those of both agents in wire order, if there is a `fallback_head`."""
         self.server, self.far = Loopback.pair()
         self.executor = Executor(self.far)
         self.held: list[tuple[int, Header, bytes]] = []
@@ -44,6 +51,8 @@ class Held:
         self._send = send
         self.stopped = False
         self.server.attach(self.step)
+        self.server.wait = self.wait  # type: ignore[method-assign]
+        self.clock = clock
         settings = settings_of(
             rows=ROWS,
             failure_timeout_s=failure_timeout_s,
@@ -57,12 +66,20 @@ class Held:
         self.pool.publish(1, [net + head for net, head in zip(weights(), heads or [[], []])], [])
         self.step()
 
+    def wait(self, timeout_s: float) -> list[Message]:
+        """Stands for the server's wait: where nothing has come, the whole time passes at once."""
+        messages = self.server.poll()
+        if not messages:
+            self.clock.move(timeout_s)
+        return messages
+
     def step(self) -> None:
+        """Has the executor do its work, unless it is stopped."""
         for message in [] if self.stopped else self.far.poll():
             self.executor.handle(message)
 
     def release(self, count: int = 10**6) -> None:
-        """Let answers go, the oldest first."""
+        """Lets answers go, the oldest first."""
         now, self.held = self.held[:count], self.held[count:]
         for each in now:
             self._send(*each)

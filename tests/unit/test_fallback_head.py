@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,9 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from clock import Clock
 from games import act, learner, new_rollout, see, spec
 from held import Held
-from launch import PATIENT, launch, needs_mpirun
 from pools import ROWS, SHAPE, weights
 from small_runs import SMALL
 from states import differing
@@ -217,13 +216,14 @@ def test_what_a_checkpoint_keeps_is_all_that_the_next_update_begins_with(tmp_pat
 
 def test_the_order_is_last_latents_then_the_exit_head_then_nothing(
     monkeypatch: pytest.MonkeyPatch,
+    clock: Clock,
 ) -> None:
     """The server's policy takes 0, the exit head 1, the no-op is 2."""
     monkeypatch.setattr(membership, "ABSENT_NS", 20_000_000)
     game = EnvSpec(
         "test/world", ("a", "b"), (5, 5), ((3,), (3,)), 1, 100, False, ("", ""), False, noop=2
     )
-    held = Held(max_age=2, fallback_head=HEAD, heads=heads(1))
+    held = Held(clock, max_age=2, fallback_head=HEAD, heads=heads(1))
     stages = Stages()
     env_slot = EnvSlot(
         0,
@@ -271,12 +271,12 @@ def test_the_order_is_last_latents_then_the_exit_head_then_nothing(
     assert (decisions.missed[1:, 1] == ROWS).all()
 
 
-def test_a_device_and_rank_0_do_the_same_of_the_true_observation() -> None:
+def test_a_device_and_rank_0_do_the_same_of_the_true_observation(clock: Clock) -> None:
     learnt = [
         [RNG.normal(size=(4, 3)).astype(np.float32), RNG.normal(size=3).astype(np.float32)]
         for _ in range(2)
     ]
-    held = Held(fallback_head=HEAD, heads=learnt)
+    held = Held(clock, fallback_head=HEAD, heads=learnt)
     held.decide()  # the weights have come
     obs, available = RNG.normal(size=(2, ROWS, 5)).astype(np.float32), np.ones((2, ROWS, 3), bool)
     device = held.executor._handler.fallback  # type: ignore[attr-defined]
@@ -384,35 +384,6 @@ def test_late_agents_exit_and_every_kind_of_policy_has_them(kind: str, tmp_path:
     assert counted[train].sum() / total[train].sum() == pytest.approx(fallback.mean())
     played, unplayed = columns(trained, "evaluations", "fallback", "idle")
     assert played[-1] > 0 and not unplayed.any()
-
-
-@needs_mpirun
-def test_placements_agree_where_they_act(tmp_path: Path) -> None:
-    """Only the emulated link makes latents late, because the deadline is a minute."""
-    words = [
-        "configs/quick.yaml",
-        "env.name=mpe",
-        "env.map=simple_spread",
-        "policy.fallback_head=true",
-        "link.max_age=0",
-    ]
-    words += [
-        "link.deadline_ms=60000",
-        "link.model={delay_ms: 60000, jitter_ms: 30000}",
-        "record.tensorboard=false",
-        PATIENT,
-    ]
-    words += ["policy.head_gain=1.0", f"record.dir={tmp_path}"]
-    local, agents = (launch(ranks, "tests/helpers/agree_program.py", *words) for ranks in (1, 3))
-    assert local.code == agents.code == 0, local.err + agents.err
-    one, other = (json.loads(ended.out.splitlines()[-1]) for ended in (local, agents))
-    assert other["executors"] == 2 and one["prints"] == other["prints"]
-    for each in (one, other):
-        with h5py.File(Path(each["folder"]) / "run.h5") as file:
-            assert (
-                0.3 < file["training/link.fallback"][-1] < 0.7
-                and not file["training/link.idle"][:].any()
-            )
 
 
 DEVICES = [

@@ -1,14 +1,12 @@
-"""The transports, the waiter and the meters: the same checks over the loopback and over real MPI."""
+"""The loopback, the waiter and the meters of a process."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from launch import launch, needs_mpirun
 from mpi_transport import Echo, serve
 
 from sde_harl.link import waiting
@@ -21,7 +19,6 @@ from sde_harl.meters import timing
 from sde_harl.meters.process import Process
 from sde_harl.meters.timing import Stages
 
-PROGRAM = str(Path(__file__).parents[1] / "helpers" / "mpi_transport.py")
 LAUNCH_VARIABLES = ("OMPI_COMM_WORLD_", "PMI_", "PMIX_", "SLURM_")
 
 
@@ -32,30 +29,6 @@ def test_loopback() -> None:
     serve(server)
     echo.step()
     assert not echo.open
-
-
-@needs_mpirun
-@pytest.mark.parametrize("ranks", [2, 3, 9])
-def test_mpi(ranks: int) -> None:
-    ended = launch(ranks, PROGRAM, "serve")
-    assert ended.code == 0, ended.err
-    assert f"serve passed with {ranks} ranks" in ended.out
-
-
-@needs_mpirun
-def test_abort_ends_every_rank_with_the_code() -> None:
-    ended = launch(3, PROGRAM, "abort")
-    assert ended.code == 3
-    assert "messages came" not in ended.err, "rank 0 waited until its limit"
-
-
-@needs_mpirun
-def test_a_waiting_executor_leaves_the_core_alone() -> None:
-    ended = launch(2, PROGRAM, "idle")
-    assert ended.code == 0, ended.err
-    shares = [float(line.split()[1]) for line in ended.out.splitlines() if line[:5] == "share"]
-    assert len(shares) == 2
-    assert max(shares) < 0.15
 
 
 def test_sending_to_a_stranger_is_an_error() -> None:
