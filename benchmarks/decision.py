@@ -314,7 +314,7 @@ def mpirun(ranks: int, words: list[str]) -> subprocess.CompletedProcess[bytes]:
     launcher = shutil.which("mpirun", path=path)
     if launcher is None:
         sys.exit("no mpirun on the path")
-    # Open MPI refuses to run as root, and more ranks than cores, unless it is told otherwise.
+    # Open MPI refuses to run as root, and more ranks than cores, unless these variables allow it.
     root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     env = {**os.environ, **root, "PRTE_MCA_rmaps_default_mapping_policy": ":OVERSUBSCRIBE"}
     command = [launcher, "-np", str(ranks), sys.executable, *words]

@@ -17,12 +17,16 @@ import itertools
 import os
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sde_harl.config.schema import EnvConfig
+from sde_harl.envs.base import EnvSpec
 from sde_harl.envs.pettingzoo import make_game
 from sde_harl.envs.vector.games import Game, ObservationBuffers
+from sde_harl.protocol.actions import action_dtype
 
 WORLD = "SDE_HARL_WORLD"
 """Variable that names the function which makes the environment, as env.factory does."""
@@ -36,24 +40,16 @@ class World:
         self._game = game
         self._seeds = seeds
         self.spec = game.spec
-        agents = len(self.spec.agents)
-        self._out = ObservationBuffers(
-            obs=np.zeros((agents, max(self.spec.obs_sizes)), self.spec.obs_dtype),
-            state=np.zeros(self.spec.state_size),
-            available_actions=self.spec.choices(),
-            active=np.ones(agents, bool),
-        )
-        dtype: type[np.number] = np.int32
-        if self.spec.continuous:
-            dtype = np.float32
-        self._actions = np.zeros((agents, len(self.spec.branches)), dtype)  # (N, D)
+        self._out = _buffers(self.spec)
+        shape = (len(self.spec.agents), len(self.spec.branches))
+        self._actions = np.zeros(shape, action_dtype(self.spec.continuous))  # (N, D)
         self._acted: set[int] = set()
         self._return = 0.0
         self.returns: list[float] = []
         """The return of each episode that has ended."""
         self._begin()
 
-    def observation(self, agent: int) -> np.ndarray:
+    def observation(self, agent: int) -> NDArray[Any]:
         """Returns (O,) what an agent observes. Raises RuntimeError where agents are missing."""
         # Each decision is one read, then one act of every agent. If an agent reads again before the
         # world has moved on, the others will never act here.
@@ -61,7 +57,7 @@ class World:
             raise RuntimeError("some agents of this world are at another executor: use -np 2")
         return self._out.obs[agent, : self.spec.obs_sizes[agent]]
 
-    def act(self, agent: int, action: np.ndarray) -> None:
+    def act(self, agent: int, action: NDArray[Any]) -> None:
         """Takes an agent's (D,) action; the last agent's moves the world on."""
         self._actions[agent, : len(action)] = action
         self._acted.add(agent)
@@ -89,6 +85,17 @@ class World:
             self._begin()
 
 
+def _buffers(spec: EnvSpec) -> ObservationBuffers:
+    """Returns arrays for what the environment shows its agents."""
+    agents = len(spec.agents)
+    return ObservationBuffers(
+        obs=np.zeros((agents, max(spec.obs_sizes)), spec.obs_dtype),
+        state=np.zeros(spec.state_size),
+        available_actions=spec.choices(),
+        active=np.ones(agents, bool),
+    )
+
+
 # Cached, because the executor makes one robot for each agent, and all of them share the world.
 @lru_cache(maxsize=None)
 def world() -> World:
@@ -105,11 +112,11 @@ class Robot:
         self._agent = agent
         self._world = world()
 
-    def read(self) -> np.ndarray:
+    def read(self) -> NDArray[Any]:
         """Returns (O,) what the agent observes."""
         return self._world.observation(self._agent)
 
-    def act(self, action: np.ndarray) -> None:
+    def act(self, action: NDArray[Any]) -> None:
         """Does the agent's (D,) action."""
         self._world.act(self._agent, action)
 

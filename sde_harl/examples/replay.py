@@ -18,8 +18,10 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 FILE = "SDE_HARL_REPLAY"
 """Variable that names the file; `mpirun -x SDE_HARL_REPLAY` hands it to all hosts."""
@@ -29,6 +31,7 @@ class Replay:
     """Replays one recorded agent: its observations (T + 1, O), and its actions (T,) or (T, D)."""
 
     def __init__(self, agent: int) -> None:
+        # Without pickle: the file may come from another machine, and a pickle runs code.
         with np.load(os.environ[FILE], allow_pickle=False) as file:
             self._observations = file[f"seen_{agent}"]
             self._actions = file[f"did_{agent}"]
@@ -36,13 +39,14 @@ class Replay:
         self._step = 0
         self._equal = 0
 
-    def read(self) -> np.ndarray:
+    def read(self) -> NDArray[Any]:
         """Returns the next observation (O,). Raises EOFError after the episode's last."""
         if self._step >= len(self._observations):
             raise EOFError(f"the episode has {len(self._actions)} steps")
-        return self._observations[self._step]
+        observation: NDArray[Any] = self._observations[self._step]
+        return observation
 
-    def act(self, action: np.ndarray) -> None:
+    def act(self, action: NDArray[Any]) -> None:
         """Compares an action with the recorded one."""
         # The episode has one more observation than actions: its last has no action to compare with.
         if self._step < len(self._actions):

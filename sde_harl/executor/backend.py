@@ -16,6 +16,7 @@ def find_nets(torch_device: str) -> MakeNets:
     """
     if not torch_device:
         return LocalNets
+    # Checked, because it comes from the wire and torch would take other words, too.
     if torch_device not in ("cpu", "cuda"):
         raise WireError("welcome")
     try:

@@ -6,10 +6,10 @@
     at each report:     <- METER, METER ->
     at the end:         <- BYE
 
-numpy only, unless torch is asked for. An executor keeps nothing but what the server published: one
-that starts again has lost nothing. Only recurrent policies that run on the device remember what
-they saw, and begin anew then. `Executor.handle` is the whole behaviour; `serve` drives it from a
-transport, a loopback drives it from the server.
+It needs only numpy, unless the run wants torch. An executor keeps nothing but what the server
+published: one that starts again has lost nothing. Only recurrent policies that run on the device
+remember what they saw, and begin anew then. `Executor.handle` is all of its behaviour; `serve`
+drives it from a transport, a loopback drives it from the server.
 """
 
 from __future__ import annotations
@@ -24,14 +24,12 @@ from sde_harl.executor.handlers import make_handler
 from sde_harl.executor.handlers.base import Handler, NotWelcomed
 from sde_harl.executor.sensors import NO_SENSOR, Senses
 from sde_harl.executor.timings import Timings
+from sde_harl.executor.usage import HostUsage
 from sde_harl.link.transport import Transport
 from sde_harl.link.wire import Header, Kind, Message, WireError
-from sde_harl.meters.energy import NOTHING, Energy
-from sde_harl.meters.network import Network
-from sde_harl.meters.process import Process
 from sde_harl.meters.timing import now_ns
 from sde_harl.protocol.hello import describe_host
-from sde_harl.protocol.resources import Resources, pack_meter
+from sde_harl.protocol.resources import pack_meter
 from sde_harl.protocol.session import SessionSpec
 from sde_harl.protocol.tables_message import unpack_tables
 
@@ -59,16 +57,13 @@ class Executor:
         self._sensor = sensor
         self._handler: Handler = NotWelcomed()
         self._timings = Timings()
-        self._process = Process()
-        self._network = Network()
-        self._energy = Energy()
-        self._idle_watts = NOTHING
+        self._usage = HostUsage()
         self._has_parted = False
         self.farewell: str | None = None
         """The reason for which the server ended the run, "" when all was well; None before."""
         self.is_killed = False
         """True where the server ends this process too, because it can't reach all others."""
-        hello = describe_host(self._energy)
+        hello = describe_host(self._usage.energy)
         transport.send(SERVER, Header(kind=Kind.HELLO), hello.to_json())
 
     def handle(self, message: Message) -> None:
@@ -77,6 +72,7 @@ class Executor:
         Where this host can't do it, it tells the server why; after that it listens only to the
         goodbye.
         """
+        # The server may have sent more before it read that this executor has parted.
         if self._has_parted and message.header.kind is not Kind.BYE:
             return
         try:
@@ -143,12 +139,13 @@ class Executor:
             raise WireError("kind")
 
     def _begin(self, session: SessionSpec) -> None:
-        """Becomes what the server says. Raises UserError where this host can't."""
+        """Prepares for a session. Raises UserError where this host can't take part."""
+        # From here on frames of another run are refused.
         self._transport.run_id = session.run_id
         self._transport.set_frame_bytes(receive=session.frame_bytes, send=LARGEST_SENT)
         # Looked for before the pause for the idle power, so a missing torch is reported at once.
         nets = find_nets(session.torch_device)
-        self._idle_watts = self._energy.idle_watts(session.idle_s)
+        self._usage.measure_idle(session.idle_s)
         self._handler = make_handler(
             self._transport,
             session,
@@ -179,38 +176,14 @@ class Executor:
         self.farewell = bytes(message.payload).decode("utf-8", "replace")
         # The goodbye's step is the number of executors that the server can't reach.
         self.is_killed = message.header.step > 0
+        # At once, for a robot must stand still before this process is killed.
         self.close()
 
     def _report(self, number: int) -> None:
         """Sends what this executor has used and how long its answers took."""
-        process = self._process.sample()
-        carried = self._network.sample()
-        joules = self._energy.joules()
-        transport = self._transport
-        traffic = transport.traffic()
-        resources = Resources(
-            cpu_s=process.cpu_s,
-            rss_bytes=process.rss_bytes,
-            peak_rss_bytes=process.peak_rss_bytes,
-            sleep_s=transport.waiter.slept_s,
-            waits=transport.waiter.sleeps,
-            rejected=transport.faults.total,
-            alone=self._handler.decisions_alone,
-            sent=traffic.sent,
-            received=traffic.received,
-            sent_bytes=traffic.sent_bytes,
-            received_bytes=traffic.received_bytes,
-            carried_sent_bytes=carried.sent_bytes,
-            carried_received_bytes=carried.received_bytes,
-            carried_sent_packets=carried.sent_packets,
-            carried_received_packets=carried.received_packets,
-            joules=joules.host,
-            gpu_joules=joules.gpu,
-            idle_w=self._idle_watts.host,
-            gpu_idle_w=self._idle_watts.gpu,
-        )
+        resources = self._usage.resources(self._transport, self._handler.decisions_alone)
         payload = pack_meter(resources, self._timings.take())
-        transport.send(SERVER, Header(kind=Kind.METER, step=number), payload)
+        self._transport.send(SERVER, Header(kind=Kind.METER, step=number), payload)
 
 
 def serve(transport: Transport, sensor: str = NO_SENSOR, idle_s: float = 3600.0) -> None:
@@ -227,7 +200,7 @@ def serve(transport: Transport, sensor: str = NO_SENSOR, idle_s: float = 3600.0)
             executor.handle(message)
             if executor.farewell is not None:
                 break  # nothing that came behind the goodbye matters
-        # After the messages, for an answer that is here is better than acting alone.
+        # After the messages, because an answer that is here is better than acting alone.
         executor.act_if_due()
         if now_ns() - heard_ns >= idle_s * 1e9:
             executor.close()

@@ -7,6 +7,7 @@ agent i's own.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sde_harl.link.wire import WireError
 from sde_harl.policy.shapes import LocalShape
@@ -30,7 +31,7 @@ class ObservationReader:
         """Returns the bytes of all agents' observations in so many environments."""
         return self._row_bytes * rows
 
-    def read(self, payload: memoryview, rows: int) -> np.ndarray:
+    def read(self, payload: memoryview, rows: int) -> NDArray[np.float32]:
         """Returns float32 (n, E, O), padded with zeros, from each agent's (E, O_i) in turn.
 
         It may be a view of the payload. Raises WireError("length").
@@ -44,6 +45,7 @@ class ObservationReader:
         values = np.frombuffer(payload, self._dtype).astype(FLOAT32, copy=False)
         if not self._is_padded:
             return values.reshape(agents, rows, self._padded_size)
+        # Agents observe different numbers: these lie one agent behind another, without padding.
         obs = np.zeros((agents, rows, self._padded_size), np.float32)
         start = 0
         for row, size in enumerate(self._sizes):

@@ -1,10 +1,10 @@
-"""When an executor with sensors and actuators acts without the server, by its fallback heads.
+"""Decides when an executor with sensors acts without the server, by its fallback heads.
 
 From its first reading on, it waits `wait_s` for the server's next message. When none has come, it
 acts on the reading that was not answered, or, where there is none, on a new one, and so on at that
 pace until the server sends something. It acts on a reading only once: an answer that comes later is
 dropped. Any message but a question or its answer shows that no more questions will come for now:
-then nobody acts.
+then no agent acts.
 
 n agents of the executor, A outputs of a head, D numbers of an action.
 """
@@ -12,13 +12,16 @@ n agents of the executor, A outputs of a head, D numbers of an action.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sde_harl.link.wire import WireError
 from sde_harl.meters.timing import now_ns
 from sde_harl.policy.inference.fallback_head import FallbackPolicy, is_fallback_order
 from sde_harl.policy.shapes import FallbackShape
+from sde_harl.protocol.actions import action_dtype
 
 
 class OfflineController:
@@ -35,7 +38,7 @@ class OfflineController:
         self._number: int | None = None
         self._latents = np.zeros(0, np.float32)
 
-    def saw(self, number: int | None, latents: np.ndarray) -> None:
+    def saw(self, number: int | None, latents: NDArray[np.float32]) -> None:
         """Takes the latents (n, 1, Z) of a reading.
 
         `number` is that of the server's question, None where the executor has read without one.
@@ -55,21 +58,21 @@ class OfflineController:
 
     def answered(
         self, number: int, payload: memoryview, policy: FallbackPolicy
-    ) -> np.ndarray | None:
+    ) -> NDArray[Any] | None:
         """Returns the actions (n, D) to do after the server's answer; None if it is too late.
 
         `number` is that of the question. Where the answer orders it, an agent's actions are its
         fallback head's. Raises WireError for a payload that isn't the agents' actions.
         """
         self._wait_anew()
+        # The agents have already acted on that reading, or have a newer one.
         if number != self._number:
             return None
         self._number = None
-        agents = len(self._latents)
-        actions = np.frombuffer(payload, self._action_dtype())
-        if actions.size != agents * len(self._fallback_head.branches):
+        actions = np.frombuffer(payload, action_dtype(self._fallback_head.continuous))
+        if actions.size != len(self._latents) * len(self._fallback_head.branches):
             raise WireError("length")
-        actions = actions.reshape(agents, -1)
+        actions = actions.reshape(len(self._latents), -1)
         ordered = is_fallback_order(actions)
         if not ordered.any():
             return actions
@@ -80,7 +83,7 @@ class OfflineController:
         """True where there is a reading that has not been acted on."""
         return self._number is not None
 
-    def act(self, policy: FallbackPolicy) -> np.ndarray:
+    def act(self, policy: FallbackPolicy) -> NDArray[Any]:
         """Returns the fallback heads' actions (n, D) on the last reading, once."""
         self._number = None
         self.decisions += 1
@@ -90,12 +93,7 @@ class OfflineController:
     def _wait_anew(self) -> None:
         self._due_ns = now_ns() + self._wait_ns
 
-    def _action_dtype(self) -> str:
-        if self._fallback_head.continuous:
-            return "<f4"
-        return "<i4"
-
-    def _fallback(self, policy: FallbackPolicy) -> np.ndarray:
+    def _fallback(self, policy: FallbackPolicy) -> NDArray[Any]:
         # A device doesn't know which actions are available, so all count as such.
         available = np.ones((len(self._latents), 1, sum(self._fallback_head.branches)), np.bool_)
         return policy.act(self._latents, available)[:, 0]

@@ -17,14 +17,16 @@ import logging
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sde_harl.config.entry_points import function
 from sde_harl.errors import UserError
 from sde_harl.link.wire import WireError
 from sde_harl.policy.shapes import LocalShape
+from sde_harl.protocol.actions import action_dtype
 from sde_harl.protocol.session import ActuatorSpec
 
 log = logging.getLogger(__name__)
@@ -41,14 +43,14 @@ class Sensor(Protocol):
     one.
     """
 
-    def read(self) -> np.ndarray:
+    def read(self) -> NDArray[Any]:
         """Returns what the agent senses now, (O,), as in training.
 
         Finite float32, or uint8 where images are bytes. May wait until there is something new: that
         sets the run's pace.
         """
 
-    def act(self, action: np.ndarray) -> None:
+    def act(self, action: NDArray[Any]) -> None:
         """Does an action (D,): int32 choices, one a branch, or float32 if continuous."""
 
     def close(self) -> None:
@@ -93,9 +95,7 @@ class Senses:
         self._sizes = shape.obs_sizes
         self._dtype = shape.obs_dtype()
         self._actuators = actuators
-        self._action_dtype: np.dtype = np.dtype("<i4")
-        if actuators.continuous:
-            self._action_dtype = np.dtype("<f4")
+        self._action_dtype = np.dtype(action_dtype(actuators.continuous))
         self._sensors: list[Sensor] = []
         with self._explaining("import"):
             make = function(KEY, spelt)
@@ -139,7 +139,7 @@ class Senses:
         agent = self._agents[row]
         size = self._sizes[row]
         with self._explaining(f"read() of agent {agent}"):
-            reading: np.ndarray = np.asarray(self._sensors[row].read())
+            reading: NDArray[Any] = np.asarray(self._sensors[row].read())
         if reading.shape != (size,) or not np.can_cast(reading.dtype, self._dtype, "same_kind"):
             raise UserError(
                 f"{KEY}: {self._spelt}: read() of agent {agent} gave {reading.dtype} "
@@ -160,6 +160,7 @@ class Senses:
         except UserError:
             raise
         except Exception as error:
+            # Where the user's code failed, not where it was called.
             last = traceback.extract_tb(error.__traceback__)[-1]
             raise UserError(
                 f"{KEY}: {self._spelt}: {what}: {type(error).__name__}: {error} "

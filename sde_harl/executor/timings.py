@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 class Timings:
@@ -32,7 +33,7 @@ class Timings:
         for row, sent_ns in self._waiting.pop(slot, ()):
             row[2] = at_ns - sent_ns
 
-    def take(self) -> np.ndarray:
+    def take(self) -> NDArray[np.int64]:
         """Returns the rows (k, 3) int64 and forgets them."""
         rows = np.array(self._rows, np.int64).reshape(-1, 3)
         self._rows.clear()

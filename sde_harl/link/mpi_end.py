@@ -51,11 +51,7 @@ class MpiEnd(Transport):
 
     def _await_fan(self, fan: Fan, failure_timeout_s: float) -> list[int]:
         if not fan.requests:
-            fan.requests = {
-                dest: self._comm.Send_init([frame.data, self._byte], dest)
-                for dest, frame in fan.frames.items()
-            }
-            self._fans.append(fan)
+            self._make_requests(fan)
         # The usual case costs one call for all ranks.
         if not self.absent and self._have_left([*fan.requests.values()]):
             return []
@@ -67,6 +63,14 @@ class MpiEnd(Transport):
         self.waiter.reset()
         return [dest for dest in fan.frames if dest in busy or dest in self.absent]
 
+    def _make_requests(self, fan: Fan) -> None:
+        # Persistent, so that MPI sets up the sending of a fan only once.
+        fan.requests = {
+            dest: self._comm.Send_init([frame.data, self._byte], dest)
+            for dest, frame in fan.frames.items()
+        }
+        self._fans.append(fan)
+
     def _busy(self, fan: Fan) -> list[int]:
         """Returns the present ranks to which the fan's last frame is still on its way."""
         return [dest for dest, request in fan.requests.items() if not self._is_done(request, dest)]
@@ -75,7 +79,7 @@ class MpiEnd(Transport):
         fan.requests[dest].Start()
 
     def _is_done(self, request: Any, dest: int) -> bool:
-        """Returns whether what was sent to `dest` has left, or nobody waits for it."""
+        """Returns whether what was sent to `dest` has left, or is not waited for."""
         if dest in self.absent:
             return True
         try:
@@ -94,21 +98,26 @@ class MpiEnd(Transport):
     def _note_failure(self, error: Exception) -> None:
         """Learns from MPI which processes have ended (ULFM). Raises `error` if that isn't it."""
         mpi = self._mpi
-        comm = self._comm
-        kind = error.Get_error_class()  # type: ignore[attr-defined]
+        kind = error.Get_error_class()  # type: ignore[attr-defined]  # mpi4py's own error
         if kind not in (mpi.ERR_PROC_FAILED, mpi.ERR_PROC_FAILED_PENDING, mpi.ERR_IN_STATUS):
             raise error
-        failed = comm.Get_failed()
-        count = failed.Get_size()
-        # Acknowledged, a dead rank no longer makes receives from any source fail.
-        comm.Ack_failed(count)
-        lost = set(mpi.Group.Translate_ranks(failed, list(range(count)), comm.Get_group()))
+        lost = self._acknowledge_failed()
         # Testall reports a dead peer as an error in a status; without one, the error is something
         # else.
         if kind == mpi.ERR_IN_STATUS and not lost:
             raise error
         self.lost |= lost
         self.absent |= lost
+
+    def _acknowledge_failed(self) -> set[int]:
+        """Returns the ranks whose processes have ended, and tells MPI that they are known."""
+        comm = self._comm
+        failed = comm.Get_failed()
+        count = failed.Get_size()
+        # Acknowledged, a dead rank no longer makes receives from any source fail.
+        comm.Ack_failed(count)
+        ranks = list(range(count))
+        return set(self._mpi.Group.Translate_ranks(failed, ranks, comm.Get_group()))
 
     def _reap(self, dest: int) -> None:
         """Lets go of the frames that have left."""

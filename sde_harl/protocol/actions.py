@@ -7,9 +7,10 @@ action, H memory.
 from __future__ import annotations
 
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sde_harl.link.wire import WireError
 
@@ -19,38 +20,48 @@ FLOAT_BYTES = 4
 """Bytes of a number of an action (int32 or float32), a log-probability or a memory."""
 
 
+def action_dtype(continuous: bool) -> str:
+    """Returns numpy's name of the type of actions on the wire."""
+    if continuous:
+        return "<f4"
+    return "<i4"
+
+
 class ReceivedLatents(NamedTuple):
     """Holds the latents that a slot's decision is made on."""
 
-    values: np.ndarray
+    values: NDArray[np.float32]
     """(N, E, Z) decoded; 0 where there are none."""
-    ages: np.ndarray | None = None
+    ages: NDArray[np.int32] | None = None
     """(N, E) int32, decisions since the latents were made; NO_LATENT where there are none. None
     where all are 0."""
-    fallback: np.ndarray | None = None
-    """(N, E) bool, where there are none and the agent acts by its fallback head; None where
-    nowhere."""
+    fallback: NDArray[np.bool_] | None = None
+    """(N, E) bool, where there are none and the agent acts by its fallback head; None where no
+    agent does."""
 
 
 class DeviceActions(NamedTuple):
     """Holds what policies on devices have done in a slot."""
 
-    available: np.ndarray
+    available: NDArray[np.bool_]
     """(N, E, A) bool, the choices that they had."""
-    actions: np.ndarray
+    actions: NDArray[Any]
     """(N, E, D)."""
-    log_probs: np.ndarray
+    log_probs: NDArray[np.float32]
     """(N, E, D)."""
-    memory: np.ndarray
+    memory: NDArray[np.float32]
     """(N, E, H) that the actions were chosen with; H = 0 where it was not asked for."""
-    ages: np.ndarray | None = None
-    """(N, E) int32: 0, or NO_LATENT where no answer came and nobody knows what the agent did. None
-    where all came."""
+    ages: NDArray[np.int32] | None = None
+    """(N, E) int32: 0, or NO_LATENT where no answer came, so that what the agent did is unknown.
+    None where all came."""
 
     @classmethod
-    def empty(cls, available: np.ndarray, size: int, *, dtype: str, memory: int) -> DeviceActions:
+    def empty(
+        cls, available: NDArray[np.bool_], size: int, *, dtype: str, memory: int
+    ) -> DeviceActions:
         """Returns room for the answers of all devices: D = `size`, H = `memory`, everything 0."""
         agents, rows, _ = available.shape
+        # Not np.empty: the environments are stepped with these where no answer comes.
         return cls(
             available=available,
             actions=np.zeros((agents, rows, size), dtype),
@@ -62,19 +73,22 @@ class DeviceActions(NamedTuple):
 class ActionsMessage(NamedTuple):
     """Holds a DEVICE_ACTIONS payload, taken apart; the arrays are views of it."""
 
-    actions: np.ndarray
+    actions: NDArray[Any]
     """(n, E, D)."""
-    log_probs: np.ndarray
+    log_probs: NDArray[np.float32]
     """(n, E, D)."""
-    memory: np.ndarray
+    memory: NDArray[np.float32]
     """(n, E, H)."""
 
 
-def pack_actions(actions: np.ndarray, log_probs: np.ndarray, memory: np.ndarray | None) -> bytes:
+def pack_actions(
+    actions: NDArray[Any], log_probs: NDArray[np.float32], memory: NDArray[np.float32] | None
+) -> bytes:
     """Returns a DEVICE_ACTIONS payload of arrays as in `ActionsMessage`.
 
     `memory` is None where it was not asked for.
     """
+    # No sizes go along: the server knows them, and refuses a message of another length.
     payload = actions.tobytes() + log_probs.tobytes()
     if memory is None:
         return payload
@@ -87,6 +101,7 @@ def unpack_actions(payload: memoryview, agents: int, expected: DeviceActions) ->
     Sizes and types are those of `expected`, which has all agents of the run. Raises
     WireError("length").
     """
+    # All sizes are the server's own: a message can't claim others.
     shape = (agents, *expected.actions.shape[1:])
     memory_shape = (agents, *expected.memory.shape[1:])
     size = FLOAT_BYTES * prod(shape)

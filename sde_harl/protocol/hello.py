@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import socket
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LONGEST_TEXT = 256
 """Characters that any text of a HELLO may have."""
 NUMBERS = ("cores", "pid")
-"""Fields that are whole numbers; all others are text."""
+"""Fields that are integers; all others are text."""
 
 
 class Hello(NamedTuple):
@@ -47,26 +47,30 @@ class Hello(NamedTuple):
     def from_json(cls, payload: memoryview) -> Hello:
         """Reads a HELLO. Raises WireError("hello") unless it has exactly the expected fields."""
         fields = parse_json(payload)
+        # No more and no fewer: each of them is printed and recorded, so each is checked.
         if set(fields) != set(cls._fields):
             raise WireError("hello")
-        for name, value in fields.items():
-            if name in NUMBERS:
-                # isinstance would let a bool pass for an int.
-                valid = type(value) is int
-            else:
-                # Printed on the server's terminal, so it must not hold control characters.
-                valid = type(value) is str and value.isprintable() and len(value) <= LONGEST_TEXT
-            if not valid:
-                raise WireError("hello")
+        if not all(_is_valid(name, value) for name, value in fields.items()):
+            raise WireError("hello")
         return cls(**fields)
 
     def check_version(self, rank: int) -> None:
         """Raises UserError unless executor `rank` has the same version of sde_harl."""
+        # Equal, not compatible: both ends must compute and code alike, bit for bit.
         if self.package != __version__:
             raise UserError(
                 f"executor {rank} ({self.host}) has sde_harl {self.package}, "
                 f"the server {__version__}"
             )
+
+
+def _is_valid(name: str, value: Any) -> bool:
+    """Returns whether a field of a HELLO has the right type and may be printed."""
+    if name in NUMBERS:
+        # isinstance would let a bool pass for an int.
+        return type(value) is int
+    # Printed on the server's terminal, so it must not hold control characters.
+    return type(value) is str and value.isprintable() and len(value) <= LONGEST_TEXT
 
 
 def describe_host(energy: Energy) -> Hello:

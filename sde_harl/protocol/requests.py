@@ -10,9 +10,11 @@ from math import prod
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sde_harl.policy.shapes import OnDeviceShape
 
+# Without padding, and last in the payload, so that its place doesn't depend on what is before it.
 STEP_AND_FLAGS = struct.Struct("<QB")
 GREEDY = 1
 SEND_MEMORY = 2
@@ -21,9 +23,9 @@ SEND_MEMORY = 2
 class ActRequest(NamedTuple):
     """Asks policies that run on devices for their actions."""
 
-    available: np.ndarray
+    available: NDArray[np.bool_]
     """(n, E, A) bool."""
-    begins: np.ndarray
+    begins: NDArray[np.bool_]
     """(E,) bool, where an episode begins: the policy forgets what was before."""
     greedy: bool
     """Take the most likely action instead of drawing one."""
@@ -38,6 +40,7 @@ class ActRequest(NamedTuple):
         # One executor that holds all agents, as in one process, needs no copy.
         if len(agents) != len(available):
             available = available[agents]
+        # In arithmetic True is 1, so each product is the flag or 0.
         flags = self.greedy * GREEDY | self.send_memory * SEND_MEMORY
         tail = STEP_AND_FLAGS.pack(self.step, flags)
         return available.tobytes() + self.begins.tobytes() + tail
@@ -52,10 +55,11 @@ def read_request(
     payload: memoryview, on_device: OnDeviceShape, *, agents: int, rows: int
 ) -> ActRequest:
     """Reads what `ActRequest.to_bytes` wrote; `payload` is `request_bytes` long."""
+    # The caller has checked the length, so all reads below lie within the payload.
     shape = (agents, rows, sum(on_device.branches))
     # Views of the message, which is not overwritten before it has been answered.
-    available: np.ndarray = np.ndarray(shape, np.bool_, payload)
-    begins: np.ndarray = np.ndarray(rows, np.bool_, payload, prod(shape))
+    available: NDArray[np.bool_] = np.ndarray(shape, np.bool_, payload)
+    begins: NDArray[np.bool_] = np.ndarray(rows, np.bool_, payload, prod(shape))
     step, flags = STEP_AND_FLAGS.unpack(payload[-STEP_AND_FLAGS.size :])
     return ActRequest(
         available=available,

@@ -37,14 +37,15 @@ class Resources(NamedTuple):
     carried_sent_packets: int
     carried_received_packets: int
     joules: float = math.nan
-    """Energy of its whole host since some earlier moment; here and below NaN where it has no
-    sensor."""
+    """Energy of its host, all processes together, since some earlier moment; here and below NaN
+    where it has no sensor."""
     gpu_joules: float = math.nan
     idle_w: float = math.nan
     """Power of its host before the run began."""
     gpu_idle_w: float = math.nan
 
 
+# One letter for each field of `Resources`, in the same order.
 RESOURCES = struct.Struct("<dQQdQQQQQQQqqqqdddd")
 TIMINGS = np.dtype("<u4")
 TIMINGS_A_ROW = 3

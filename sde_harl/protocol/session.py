@@ -1,4 +1,4 @@
-"""The WELCOME: what the server tells an executor once, before anything else."""
+"""Describes a session: the WELCOME, which the server sends each executor before anything else."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ActuatorSpec(NamedTuple):
 
 
 class SessionSpec(NamedTuple):
-    """Holds what an executor has to know for a whole run; travels as JSON.
+    """Holds what an executor has to know for all of a run; travels as JSON.
 
     `from_config` describes all agents of a run, `for_agents` the message to one executor.
     """
@@ -63,6 +63,7 @@ class SessionSpec(NamedTuple):
         torch_device = ""
         if config.executor.backend == "torch":
             torch_device = config.executor.device
+        # `for_agents` replaces the run's id and the frame size once the executors are known.
         return cls(
             run_id=0,
             agents=agents,
@@ -102,6 +103,7 @@ class SessionSpec(NamedTuple):
 
     def to_json(self) -> bytes:
         """Returns the payload of a WELCOME."""
+        # json would write the named tuples inside as lists, which say nothing of their fields.
         shape = self.shape._asdict()
         shape["conv"] = _dict_or_none(self.shape.conv)
         fields: dict[str, Any] = {**self._asdict(), "shape": shape}
@@ -114,6 +116,7 @@ class SessionSpec(NamedTuple):
     @classmethod
     def from_json(cls, payload: memoryview) -> SessionSpec:
         """Reads a WELCOME. Raises WireError unless it has exactly the expected fields."""
+        # A missing or unknown field shows a server of another version, which may mean other sizes.
         received = parse_json(payload)
         if set(received) != {WIRE_NAMES.get(name, name) for name in cls._fields}:
             raise WireError("welcome")
@@ -129,7 +132,7 @@ class SessionSpec(NamedTuple):
 
 NESTED = {"on_device": OnDeviceShape, "actions": ActuatorSpec, "fallback_head": FallbackShape}
 """Fields that are named tuples of their own, or None."""
-# Protocol 6 calls this field so. Another name in the WELCOME would need another protocol number.
+# Protocol 6 has this older name. Another name in the WELCOME would need another protocol number.
 WIRE_NAMES = {"on_device": "whole"}
 
 
@@ -137,6 +140,7 @@ def _actuators(config: Config, spec: EnvSpec) -> ActuatorSpec | None:
     """Returns the sizes of actions where executors have sensors and actuators of their own."""
     if config.executor.sensor == "none":
         return None
+    # A discrete action has a number for each branch, a continuous one for each dimension.
     numbers = tuple(len(sizes) for sizes in spec.action_sizes)
     if spec.continuous:
         numbers = tuple(sizes[0] for sizes in spec.action_sizes)

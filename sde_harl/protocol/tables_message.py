@@ -6,6 +6,7 @@ import numpy as np
 
 from sde_harl.link.wire import WireError
 
+# As large as the header's field for an agent, so that every agent fits.
 AGENT = np.dtype("<u2")
 
 

@@ -6,8 +6,10 @@ N agents, n of one executor, E environments, A choices, D numbers of an action, 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sde_harl.link.wire import WireError
 from sde_harl.protocol.actions import ActionsMessage
@@ -25,7 +27,12 @@ class ActionCheck:
         self._choices = np.array(branches, np.uint32)  # (D,) in each branch
         self._first = np.cumsum((0, *branches))[:-1]  # (D,) where each branch begins among the A
 
-    def check(self, message: ActionsMessage, agents: np.ndarray, available: np.ndarray) -> None:
+    def check(
+        self,
+        message: ActionsMessage,
+        agents: NDArray[np.integer[Any]],
+        available: NDArray[np.bool_],
+    ) -> None:
         """Raises WireError where `agents` (n,) can't have acted so; available (N, E, A) bool."""
         is_possible = self._is_possible(message.actions, agents, available)
         # One number that is NaN or infinite makes the sum so.
@@ -36,12 +43,15 @@ class ActionCheck:
         if memory.size and not (np.abs(memory) < LARGEST_MEMORY).all():
             raise WireError("memory")
 
-    def _is_possible(self, actions: np.ndarray, agents: np.ndarray, available: np.ndarray) -> bool:
+    def _is_possible(
+        self, actions: NDArray[Any], agents: NDArray[np.integer[Any]], available: NDArray[np.bool_]
+    ) -> bool:
         """Returns whether actions (n, E, D) are finite, or available choices in their branches."""
         if self._continuous:
             return bool(np.isfinite(actions).all())
         # As unsigned numbers, so that -1 is huge.
         if not (actions.view(np.uint32) < self._choices).all():
             return False
+        # The three indices broadcast to (n, E, D): each choice is looked up in its own branch.
         environments = np.arange(actions.shape[1])[:, None]
         return bool(available[agents[:, None, None], environments, actions + self._first].all())

@@ -1,4 +1,4 @@
-"""Waiting for answers, and noticing on the way which executors are late, absent, back or lost."""
+"""Waits for answers, and notices meanwhile which executors are late, absent, back or lost."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class AnswerWaiter:
             if self._transport.faults.flood:
                 self._check_flood(self._transport.faults.flood)
             if left_s <= 0:
-                # Asked once more: the answer may have come with the last look.
+                # Checked once more: the answer may have come with the last messages.
                 return is_done()
         return True
 
@@ -84,6 +84,7 @@ class AnswerWaiter:
         )
 
     def _check_flood(self, flood: Fault) -> None:
+        # A run that survives losses drops these messages, and its record has their number.
         if not self._settings.survives_losses:
             raise UserError(
                 f"{self._name(flood.rank)}: {FLOOD:,} of its messages were wrong, "
@@ -99,26 +100,29 @@ class AnswerWaiter:
 
     def _note_losses(self) -> None:
         """Stops waiting for executors that have ended, or have said that they can't go on."""
-        transport = self._transport
-        membership = self._membership
         parted = self._receiver.parted
-        new = (transport.lost | parted.keys()) - membership.lost
+        new = (self._transport.lost | parted.keys()) - self._membership.lost
         for rank in new:
             why = parted.get(rank, "its process has ended")
             if not self._settings.survives_losses:
                 raise UserError(f"{self._name(rank)}: {why}")
             self._note(rank, "lost", f"{why}; its agents do without it")
-        membership.lost |= new
-        transport.absent |= new
-        # They still run, so they hear the goodbye at the end.
-        transport.parted |= parted.keys()
+        # These still run, so they hear the goodbye at the end.
+        self._transport.parted |= parted.keys()
         parted.clear()
+        self._go_on_without(new)
+
+    def _go_on_without(self, ranks: set[int]) -> None:
+        """Expects nothing more of executors that will not come back."""
+        membership = self._membership
+        membership.lost |= ranks
+        self._transport.absent |= ranks
         # Even a run that goes on without some executors has nothing to do without all.
         if len(membership.lost) == len(self._executors):
             raise UserError("no executor is left")
         for slot in self._slots:
             if slot.missing:
-                slot.leave_out(new)
+                slot.leave_out(ranks)
 
     def _note(self, rank: int, kind: str, what: str) -> None:
         """Writes an event to the log and the record."""
@@ -126,6 +130,7 @@ class AnswerWaiter:
 
     def _name(self, rank: int) -> str:
         """Returns an executor's rank and host, as users read them."""
+        # It may have been lost before it said hello.
         host = "unknown host"
         if rank in self._receiver.hosts:
             host = self._receiver.hosts[rank].host

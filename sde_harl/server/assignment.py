@@ -1,6 +1,11 @@
-"""Which executor holds which agents."""
+"""Assigns agents to executors."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sde_harl.errors import UserError
 
@@ -8,31 +13,50 @@ from sde_harl.errors import UserError
 def assign_agents(
     agents: int, executors: int, pinned: dict[int, int]
 ) -> dict[int, tuple[int, ...]]:
-    """Returns the agents of each executor rank: pinned ones first, each other one where fewest are.
+    """Returns the agents of each executor rank: the pinned ones, and an even share of the others.
 
     `pinned` maps agents to ranks. Raises UserError where an executor would have no agent, or a pin
-    names none.
+    names an agent or a rank that doesn't exist.
     """
     if executors > agents:
         raise UserError(
             f"-np {executors + 1}: {agents} agents keep at most {agents} executors busy; "
             f"use -np {agents + 1} or less"
         )
-    hands: list[list[int]] = [[] for _ in range(executors)]
+    _check_pins(agents, executors, pinned)
+    assigned = _distribute(agents, executors, pinned)
+    for rank, held in assigned.items():
+        if not held:
+            raise UserError(
+                f"placement.assign: no agent is left for rank {rank} of -np {executors + 1}"
+            )
+    return {rank: tuple(sorted(held)) for rank, held in assigned.items()}
+
+
+def _check_pins(agents: int, executors: int, pinned: dict[int, int]) -> None:
     for agent, rank in pinned.items():
         if not 0 <= agent < agents or not 1 <= rank <= executors:
             raise UserError(
                 f"placement.assign: agent {agent} on rank {rank}: "
                 f"agents are 0..{agents - 1}, ranks 1..{executors}"
             )
-        hands[rank - 1].append(agent)
+
+
+def _distribute(agents: int, executors: int, pinned: dict[int, int]) -> dict[int, list[int]]:
+    """Returns the agents of each rank; a rank has none where the pins leave none for it."""
+    assigned: dict[int, list[int]] = {rank: [] for rank in range(1, executors + 1)}
+    for agent, rank in pinned.items():
+        assigned[rank].append(agent)
     for agent in range(agents):
         if agent not in pinned:
-            # min returns the first of equals, so that agents are dealt in turn.
-            min(hands, key=len).append(agent)
-    for rank, hand in enumerate(hands, start=1):
-        if not hand:
-            raise UserError(
-                f"placement.assign: no agent is left for rank {rank} of -np {executors + 1}"
-            )
-    return {rank: tuple(sorted(hand)) for rank, hand in enumerate(hands, start=1)}
+            # min returns the first of equals, so that the ranks get agents in turn.
+            min(assigned.values(), key=len).append(agent)
+    return assigned
+
+
+def ranks_of(executors: Mapping[int, tuple[int, ...]]) -> NDArray[np.int32]:
+    """Returns (N,) the rank of each agent; `executors` maps ranks to agents."""
+    ranks = np.zeros(sum(map(len, executors.values())), np.int32)
+    for rank, agents in executors.items():
+        ranks[list(agents)] = rank
+    return ranks

@@ -1,4 +1,4 @@
-"""The log of decisions since the last report: what was sent, how long it took, what it cost.
+"""Logs the decisions since the last report: what was sent, and how long it took.
 
 N agents, K decisions, one for each slot in turn.
 """
@@ -6,51 +6,51 @@ N agents, K decisions, one for each slot in turn.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sde_harl.meters.timing import now_ns
 from sde_harl.server.slot import Counts, Slot
 
 FRACTIONS = ("ideal_bits", "age")
-"""Fields of `Counts` that are no whole numbers."""
+"""Fields of `Counts` that are not integers."""
 
 
 class Decisions(NamedTuple):
     """Holds what was sent since the last report: a row is a decision (K), a column an agent (N)."""
 
-    step: np.ndarray
+    step: NDArray[np.int64]
     """(K,)."""
-    environments: np.ndarray
+    environments: NDArray[np.int64]
     """(K,)."""
-    version: np.ndarray
+    version: NDArray[np.int64]
     """(K,) of the model."""
-    payload_bytes: np.ndarray
+    payload_bytes: NDArray[np.int64]
     """(K, N)."""
-    ideal_bits: np.ndarray
+    ideal_bits: NDArray[np.float32]
     """(K, N), -1 where the codec has no model."""
-    decode_ns: np.ndarray
+    decode_ns: NDArray[np.int64]
     """(K, N)."""
-    policy_ns: np.ndarray
+    policy_ns: NDArray[np.int64]
     """(K,)."""
-    decision_ns: np.ndarray
+    decision_ns: NDArray[np.int64]
     """(K,) from the observations to the actions, on the server's clock."""
-    age: np.ndarray
-    """(K, N) mean decisions between the latents used and the observations they stand for; NaN where
-    none could be used."""
-    missed: np.ndarray
+    age: NDArray[np.float32]
+    """(K, N) mean age in decisions of the latents that were used; NaN where none could be used."""
+    missed: NDArray[np.int64]
     """(K, N) environments whose latents had not come by the deadline."""
-    idle: np.ndarray
+    idle: NDArray[np.int64]
     """(K, N) environments in which the agent did nothing because it had no latent."""
-    fallback: np.ndarray
+    fallback: NDArray[np.int64]
     """(K, N) environments in which it acted by its fallback head because it had no latent."""
-    answers: np.ndarray
+    answers: NDArray[np.int64]
     """(K, N) answers that `payload_bytes` counts: this decision's, if it came in time, and `late`
     ones."""
-    late: np.ndarray
+    late: NDArray[np.int64]
     """(K, N) answers to earlier decisions that came since the slot's last one."""
-    device_ns: np.ndarray
+    device_ns: NDArray[np.uint32]
     """(K, N, 3): local net, encode, round trip, on the executor's clock."""
 
     def bytes_per_decision(self) -> float:
@@ -92,15 +92,16 @@ class DecisionLog:
                 policy_ns=policy_ns,
                 decision_ns=now_ns() - slot.asked_ns,
                 counts=slot.end(),
+                # No copy: the slot replaces this set, and never changes it.
                 left_out=slot.left_out,
             )
         )
 
-    def was_asked(self, rank: int) -> np.ndarray:
+    def was_asked(self, rank: int) -> NDArray[np.bool_]:
         """Returns (K,) bool, which of the decisions an executor was asked about."""
         return np.array([rank not in each.left_out for each in self._decisions], bool)
 
-    def take(self, device_ns: np.ndarray) -> Decisions:
+    def take(self, device_ns: NDArray[np.uint32]) -> Decisions:
         """Returns the decisions as arrays and empties the log; `device_ns` as in `Decisions`."""
         decisions = self._decisions
         self._decisions = []  # a new list: the old one is read below
@@ -114,13 +115,13 @@ class DecisionLog:
             **self._columns([each.counts for each in decisions]),
         )
 
-    def _columns(self, counts: list[Counts]) -> dict[str, np.ndarray]:
+    def _columns(self, counts: list[Counts]) -> dict[str, NDArray[Any]]:
         """Returns each field of `Counts` as a column (K, N)."""
         columns = {}
         for name in Counts.__slots__:
-            dtype = np.int64
+            dtype: type[np.number[Any]] = np.int64
             if name in FRACTIONS:
-                dtype = np.float32  # type: ignore[assignment]
+                dtype = np.float32
             values = [getattr(each, name) for each in counts]
             columns[name] = np.array(values, dtype).reshape(len(counts), self._agents)
         return columns

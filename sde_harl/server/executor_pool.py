@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sde_harl.codec.coder import EntropyCoder
 from sde_harl.codec.tables import Tables
-from sde_harl.config.schema import LinkProfile
 from sde_harl.link.faults import Fault
 from sde_harl.link.transport import Traffic, Transport
 from sde_harl.meters.timing import now_ns
@@ -28,7 +28,7 @@ from sde_harl.protocol.actions import DeviceActions, ReceivedLatents
 from sde_harl.protocol.hello import Hello
 from sde_harl.protocol.requests import ActRequest
 from sde_harl.protocol.session import SessionSpec
-from sde_harl.server.assignment import assign_agents
+from sde_harl.server.assignment import assign_agents, ranks_of
 from sde_harl.server.decision_log import DecisionLog
 from sde_harl.server.fallback_actions import FallbackActions
 from sde_harl.server.frame_sizes import answer_overhead, largest_received, largest_sent
@@ -40,7 +40,7 @@ from sde_harl.server.settings import PoolSettings
 from sde_harl.server.slot import Slot, make_slots
 
 NO_OLD_ACTIONS = -1
-"""The largest age of actions that stand for missing ones; no age is as small, so none do."""
+"""Age limit of actions: below every age, so no earlier actions replace missing ones."""
 
 
 class ExecutorPool:
@@ -53,10 +53,8 @@ class ExecutorPool:
         self._settings = settings
         self._agents = len(session.shape.obs_sizes)
         self._executors = assign_agents(self._agents, transport.size - 1, settings.assign)
-        self.rank_of = np.zeros(self._agents, np.int32)
+        self.rank_of = ranks_of(self._executors)
         """(N,) executor of each agent."""
-        for rank, agents in self._executors.items():
-            self.rank_of[list(agents)] = rank
         self.on_device = session.on_device is not None
         """True where policies run on the devices from end to end: then `decide`, else `sense`,
         `latents`, `act`."""
@@ -65,9 +63,8 @@ class ExecutorPool:
         answers for several."""
         self._max_sent = largest_sent(session, settings, self._executors)
         self._slots = make_slots(session, settings, self._executors)
-        self._links: list[EmulatedLink] = []
-        if settings.profile != LinkProfile():
-            self._links = emulated_links(session, settings)
+        # Emulated links come behind the real ones: they can only make latents later.
+        self._links = emulated_links(session, settings)
         self._fallback: FallbackActions | None = None
         if session.fallback_head:
             self._fallback = FallbackActions(
@@ -100,13 +97,14 @@ class ExecutorPool:
     # ---- once, and at every new model
 
     def handshake(self) -> None:
-        """Meets every executor and tells it what to be.
+        """Meets every executor and sends it its session.
 
         Raises UserError where one is missing or of another version.
         """
         deadline_ns = now_ns() + int(self._settings.failure_timeout_s * 1e9)
         waiter = self._parts.waiter
         if not waiter.wait(lambda: len(self.hosts) == len(self._executors), deadline_ns):
+            # Marked absent, so that the link is closed without waiting for them.
             missing = set(self._executors) - set(self.hosts)
             self._transport.absent |= missing
             raise waiter.give_up(min(missing), "did not say hello")
@@ -115,13 +113,16 @@ class ExecutorPool:
         self._parts.publisher.welcome(self._transport.run_id, self._max_sent)
         self._make_room()
 
-    def publish(self, version: int, weights: list[list[np.ndarray]], tables: list[Tables]) -> None:
+    def publish(
+        self, version: int, weights: list[list[NDArray[np.float32]]], tables: list[Tables]
+    ) -> None:
         """Sends every executor its agents' local nets and coding tables (none for plain codecs).
 
         `weights[agent]`: that agent's arrays in wire order (policy/shapes.py). An executor that is
         absent gets them when it is back.
         """
         receiver = self._parts.receiver
+        # First: from here on, answers that were made with an earlier version are refused.
         receiver.version = version
         if tables:
             receiver.codecs = [EntropyCoder(each, self._session.pack) for each in tables]
@@ -133,17 +134,17 @@ class ExecutorPool:
 
     # ---- a decision of one slot
 
-    def forget(self, slot: int, environments: np.ndarray | None = None) -> None:
+    def forget(self, slot: int, environments: NDArray[np.integer[Any]] | None = None) -> None:
         """Begins episodes with a slot's next decision, in some environments (indices) or in all."""
         self._slots[slot].forget(environments)
 
-    def sense(self, slot: int, step: int, obs: np.ndarray) -> None:
+    def sense(self, slot: int, step: int, obs: NDArray[Any]) -> None:
         """Hands observations (N, E, O) to the executors, in place of the devices' own sensors."""
         state = self._slots[slot]
         self._parts.questioner.ask(state, obs, step=step, version=self.version, request=None)
 
     def latents(self, slot: int) -> ReceivedLatents:
-        """Waits for a slot's latents until the deadline; older ones may stand for missing ones.
+        """Waits for a slot's latents until the deadline; older ones may replace missing ones.
 
         They are valid until the slot's next `sense`. Raises UserError where an executor is lost and
         the run may not go on without it.
@@ -162,7 +163,7 @@ class ExecutorPool:
         state.count_ages(latents.ages, fallback)
         return latents._replace(fallback=fallback)
 
-    def fallback_actions(self, obs: np.ndarray, available: np.ndarray) -> np.ndarray:
+    def fallback_actions(self, obs: NDArray[Any], available: NDArray[np.bool_]) -> NDArray[Any]:
         """Returns the actions (N, E, D) of all fallback heads on observations (N, E, O).
 
         available (N, E, A) bool. Agents with actuators of their own get the order to act by their
@@ -171,25 +172,26 @@ class ExecutorPool:
         assert self._fallback
         return self._fallback.act(obs, available)
 
-    def act(self, slot: int, actions: np.ndarray, *, policy_ns: int) -> None:
+    def act(self, slot: int, actions: NDArray[Any], *, policy_ns: int) -> None:
         """Answers with actions (N, E, D); `policy_ns` is the time that deciding them took."""
         state = self._slots[slot]
         self._parts.sender.act(state, actions, version=self.version)
         self._log.add(state, self.version, policy_ns)
 
     def decide(
-        self, slot: int, step: int, obs: np.ndarray, *, request: ActRequest
+        self, slot: int, step: int, obs: NDArray[Any], *, request: ActRequest
     ) -> DeviceActions:
         """Has policies on devices act on observations (N, E, O); `request` is to all N agents.
 
-        Where no answer has come by the deadline, nobody knows what the agent did: its actions are
-        0, their age is NO_LATENT. Raises UserError as `latents`.
+        Where no answer has come by the deadline, what the agent did is unknown: its actions are 0,
+        their age is NO_LATENT. Raises UserError as `latents`.
         """
         state = self._slots[slot]
         self._parts.questioner.ask(state, obs, step=step, version=self.version, request=request)
         ages = self._parts.questioner.await_answers(state, "sent no actions", NO_OLD_ACTIONS)
         if ages is not None:
             state.count_ages(ages)
+        # Rank 0 computes no policy here, so that takes no time.
         self._log.add(state, self.version, 0)
         assert state.device_actions
         return state.device_actions._replace(ages=ages)

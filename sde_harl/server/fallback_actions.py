@@ -1,11 +1,14 @@
-"""The fallback heads at rank 0, which plays the environments and so acts for the devices.
+"""Runs the fallback heads at rank 0, which steps the environments and so acts for the devices.
 
 N agents, E environments, O observation, A choices, D numbers of an action.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from sde_harl.policy.inference.fallback_head import FallbackPolicy, fallback_orders
 from sde_harl.policy.shapes import FallbackShape
@@ -15,7 +18,7 @@ from sde_harl.server.settings import PoolSettings
 
 
 class FallbackActions:
-    """Stands for the fallback heads of the devices."""
+    """Computes what the fallback heads of the devices would do."""
 
     def __init__(
         self,
@@ -23,7 +26,7 @@ class FallbackActions:
         fallback_head: FallbackShape,
         *,
         settings: PoolSettings,
-        rank_of: np.ndarray,
+        rank_of: NDArray[np.int32],
     ) -> None:
         """`rank_of` (N,): executor of each agent."""
         self._session = session
@@ -32,13 +35,13 @@ class FallbackActions:
         self._rank_of = rank_of
         self._policy: FallbackPolicy | None = None
 
-    def load(self, flat: np.ndarray) -> None:
+    def load(self, flat: NDArray[np.float32]) -> None:
         """Takes the weights of all agents, as the devices have them."""
         self._policy = FallbackPolicy(
             shape=self._session.shape, fallback=self._fallback_head, weights=flat
         )
 
-    def act(self, obs: np.ndarray, available: np.ndarray) -> np.ndarray:
+    def act(self, obs: NDArray[Any], available: NDArray[np.bool_]) -> NDArray[Any]:
         """Returns the heads' actions (N, E, D) on observations (N, E, O); available (N, E, A) bool.
 
         Agents that have actuators of their own get the order to act by their heads instead: rank 0
@@ -52,9 +55,9 @@ class FallbackActions:
         latents = self._policy.local(np.ascontiguousarray(obs, np.float32))
         return self._policy.act(latents, available)
 
-    def mask(self, ages: np.ndarray, absent: list[int]) -> np.ndarray:
+    def mask(self, ages: NDArray[np.int32], absent: list[int]) -> NDArray[np.bool_]:
         """Returns (N, E) bool, where the heads act, from the ages (N, E) of the latents."""
-        # Nobody knows whether an absent executor still acts at all.
+        # An absent executor may not act at all, so its agents do nothing here.
         is_there = ~np.isin(self._rank_of, absent)
-        mask: np.ndarray = (ages == NO_LATENT) & is_there[:, None]
+        mask: NDArray[np.bool_] = (ages == NO_LATENT) & is_there[:, None]
         return mask

@@ -1,4 +1,4 @@
-"""How large frames can get. Both ends make room for the largest and refuse what is larger.
+"""Computes how large frames can get: both ends make room for that and refuse larger ones.
 
 n agents of one executor, E environments of one slot, Z latent, D numbers of an action, H memory.
 """
@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from math import prod
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sde_harl.codec.tables import largest_bytes
 from sde_harl.link.wire import OVERHEAD
 from sde_harl.policy.shapes import (
+    LocalShape,
     fallback_parameter_shapes,
     local_parameter_shapes,
     on_device_parameter_shapes,
@@ -39,20 +41,25 @@ def largest_sent(
 
 def _largest_sent(session: SessionSpec, settings: PoolSettings, agents: tuple[int, ...]) -> int:
     """Returns the largest payload to one executor: observations, tables, weights or actions."""
+    # Each kind is a message of its own, so the largest of them decides.
     shape = session.shape_of(agents)
     rows = settings.rows
     observations = shape.obs_dtype().itemsize * rows * sum(shape.obs_sizes)
     if session.on_device:
         observations += request_bytes(session.on_device, len(agents), rows)
+    actions = NUMBER_BYTES * rows * len(agents) * settings.action_size
+    tables = tables_head(len(agents)) + largest_bytes(shape.latent_max())
+    return max(observations, tables, _weights_bytes(session, shape), actions)
+
+
+def _weights_bytes(session: SessionSpec, shape: LocalShape) -> int:
+    """Returns the bytes of the published weights of an executor's agents."""
     parameters = local_parameter_shapes(shape)
     if session.fallback_head:
         parameters = parameters + fallback_parameter_shapes(shape, session.fallback_head)
     elif session.on_device:
         parameters = parameters + on_device_parameter_shapes(shape, session.on_device)
-    weights = NUMBER_BYTES * sum(map(prod, parameters))
-    actions = NUMBER_BYTES * rows * len(agents) * settings.action_size
-    tables = tables_head(len(agents)) + largest_bytes(shape.latent_max())
-    return max(observations, tables, weights, actions)
+    return NUMBER_BYTES * sum(map(prod, parameters))
 
 
 def largest_received(
@@ -79,7 +86,7 @@ def largest_received(
     )
 
 
-def answer_overhead(executors: Mapping[int, tuple[int, ...]], *, as_one: bool) -> np.ndarray:
+def answer_overhead(executors: Mapping[int, tuple[int, ...]], *, as_one: bool) -> NDArray[np.int64]:
     """Returns (N,) bytes of an agent's answer beside its payload.
 
     That is a frame's overhead, or where an executor answers for all its agents `as_one`, the

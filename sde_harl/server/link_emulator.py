@@ -1,6 +1,6 @@
 """A radio link between devices and server, emulated on the latents that cross it.
 
-So that a policy can be trained for late and lost latents in one process.
+It lets a policy be trained for late and lost latents in one process.
 
 It does what the program's own link would do over such a radio, in MPI over TCP: nothing is lost for
 good, but a lost message comes with its retransmission, and the messages behind it wait for it,
@@ -19,6 +19,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sde_harl.config.schema import LinkProfile
 from sde_harl.draws.counters import Draw, Purpose
@@ -70,7 +71,9 @@ class EmulatedLink:
         self._comes = np.full((kept, agents, rows), np.inf)
         self._numbers = np.full(kept, -1)
 
-    def pass_on(self, latents: ReceivedLatents, number: int, began: np.ndarray) -> ReceivedLatents:
+    def pass_on(
+        self, latents: ReceivedLatents, number: int, began: NDArray[np.int64]
+    ) -> ReceivedLatents:
         """Returns what is there by the deadline where the devices send `latents`.
 
         `number` is the decision's. `began` (E,): the decision that each environment's episode began
@@ -89,7 +92,7 @@ class EmulatedLink:
             values=values, ages=np.where(known, ages, NO_LATENT).astype(np.int32)
         )
 
-    def _send(self, latents: ReceivedLatents, number: int) -> np.ndarray:
+    def _send(self, latents: ReceivedLatents, number: int) -> NDArray[np.float64]:
         """Puts a decision's messages on their way; returns (N, E) ms when they come."""
         radio, timer = self._draw(number)
         self._send_again(radio, timer == 0.0)
@@ -102,27 +105,32 @@ class EmulatedLink:
             self._comes[place] = np.where(latents.ages == 0, comes, np.inf)
         return comes
 
-    def _ages(self, number: int, began: np.ndarray) -> np.ndarray:
+    def _ages(self, number: int, began: NDArray[np.int64]) -> NDArray[np.int64]:
         """Returns (N, E) the age of the newest message that is here; K where there is none."""
         kept = len(self._numbers)
         here = self._comes <= self._now + self._deadline_ms  # (K, N, E)
         here &= (self._numbers[:, None] >= began)[:, None]  # not of an earlier episode
-        ages: np.ndarray = np.where(here, (number - self._numbers)[:, None, None], kept).min(0)
+        ages: NDArray[np.int64] = np.where(here, (number - self._numbers)[:, None, None], kept).min(
+            0
+        )
         return ages  # (N, E)
 
-    def _newest(self, number: int, ages: np.ndarray) -> np.ndarray:
+    def _newest(self, number: int, ages: NDArray[np.int64]) -> NDArray[np.float32]:
         """Returns (N, E, Z) the messages of these ages."""
         agents, rows = np.indices(ages.shape, sparse=True)
-        return self._values[(number - ages) % len(self._numbers), agents, rows]
+        newest: NDArray[np.float32] = self._values[
+            (number - ages) % len(self._numbers), agents, rows
+        ]
+        return newest
 
-    def _send_again(self, radio: np.ndarray, arrives: np.ndarray) -> None:
+    def _send_again(self, radio: NDArray[np.float64], arrives: NDArray[np.bool_]) -> None:
         """Sends lost messages again where a new one `arrives` (N, E) and shows the loss."""
         again = np.where(self._lost & arrives, self._now + WAYS_AGAIN * radio, np.inf)
         self._last = np.minimum(self._last, again)
         self._comes = np.where(np.isinf(self._comes), np.inf, np.minimum(self._comes, again))
         self._lost = ~arrives
 
-    def _draw(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+    def _draw(self, number: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Returns (N, E) ms on the way, and ms until the timer sends again (0: not lost)."""
         profile = self._profile
         shape = self._last.shape
@@ -165,7 +173,9 @@ class EmulatedLink:
 
 
 def emulated_links(session: SessionSpec, settings: PoolSettings) -> list[EmulatedLink]:
-    """Returns the links of each slot."""
+    """Returns one link for each slot, or none where nothing is emulated."""
+    if settings.profile == LinkProfile():
+        return []
     shape = session.shape
     return [
         EmulatedLink(

@@ -1,4 +1,4 @@
-"""Which executors take part: what each still has to answer, and which are absent."""
+"""Keeps which executors take part: what each still has to answer, and which are absent."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 # Longer than a radio link's worst retransmissions, so that those are waited for; short, because
-# until then every decision waits for its whole deadline.
+# until then every decision waits to the end of its deadline.
 ABSENT_NS = 1_000_000_000
-"""Silence after which an executor is asked nothing more until it has answered."""
+"""Silence after which an executor gets no more questions until it has answered."""
 REPORT = -1
-"""The slot of a question that is no observation: METER."""
+"""The slot of a question that asks for a report (METER) instead of a decision."""
 
 
 class Question(NamedTuple):
@@ -30,7 +30,7 @@ class Membership:
     def __init__(self, ranks: Iterable[int], absent: set[int], failure_timeout_ns: int) -> None:
         """Starts with nothing owed.
 
-        `absent` is the transport's own set: nobody waits for ranks in it, and nothing is sent to
+        `absent` is the transport's own set: no call waits for ranks in it, and nothing is sent to
         them.
         """
         self.absent = absent
@@ -69,13 +69,7 @@ class Membership:
         That is, it was absent and now owes nothing more.
         """
         owed = self._owed[rank]
-        # MPI keeps the order of what one rank sends, so an earlier question about the same slot
-        # will have no answer any more, and before a report no question at all.
-        for each in list(owed):
-            is_older = each.slot == question.slot and each.number < question.number
-            if question.slot == REPORT or is_older:
-                del owed[each]
-        owed.pop(question, None)
+        _settle(owed, question)
         if not owed:
             self.owing.discard(rank)
         if owed or rank not in self.absent or rank in self.lost:
@@ -96,3 +90,14 @@ class Membership:
         return [
             rank for rank in self._owed if self.silent_ns(rank, now_ns) >= self._failure_timeout_ns
         ]
+
+
+def _settle(owed: dict[Question, int], question: Question) -> None:
+    """Removes a question from those owed, with all that can have no answer any more."""
+    # MPI keeps the order of what one rank sends: an earlier question about the same slot will have
+    # no answer any more, and nor will any question asked before a report.
+    for each in list(owed):
+        is_older = each.slot == question.slot and each.number < question.number
+        if question.slot == REPORT or is_older:
+            del owed[each]
+    owed.pop(question, None)

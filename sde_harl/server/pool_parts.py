@@ -1,11 +1,10 @@
-"""The parts of an executor pool that talk to the executors, and which of them needs which."""
+"""Makes the parts of an executor pool that talk to the executors, each with those that it uses."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from sde_harl.codec.registry import PLAIN
 from sde_harl.link.transport import Transport
 from sde_harl.protocol.session import SessionSpec
 from sde_harl.server.answer_waiter import AnswerWaiter
@@ -40,6 +39,7 @@ def connect(
     slots: list[Slot],
 ) -> PoolParts:
     """Makes the parts; `executors` maps ranks to agents. Nothing is sent yet."""
+    # Shared: the receiver writes what has come, the waiter and the collector read it.
     membership = Membership(
         executors,
         absent=transport.absent,
@@ -54,9 +54,6 @@ def connect(
         membership=membership,
         reports=reports,
     )
-    plain = PLAIN.get(session.codec)
-    if plain:  # entropy coders come with their tables, in every published model
-        receiver.codecs = [plain(size) for size in session.shape.latent_sizes()]
     sender = Sender(transport, session, settings=settings, executors=executors)
     publisher = Publisher(transport, session, executors)
     # Waiting is where executors come back, and one that is back gets the model that it has missed.

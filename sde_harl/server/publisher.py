@@ -1,4 +1,4 @@
-"""Handing the executors what they need: what to be, once, and every published model."""
+"""Sends the executors what they need: their session, once, and every published model."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sde_harl.codec.tables import Tables, to_bytes
 from sde_harl.link.transport import Transport
@@ -18,7 +19,7 @@ class Model(NamedTuple):
     """Holds what executors compute with: their local nets and coding tables."""
 
     version: int
-    weights: list[list[np.ndarray]]
+    weights: list[list[NDArray[np.float32]]]
     """Each agent's arrays in the order of policy/shapes.py."""
     tables: list[Tables]
     """Each agent's; empty for plain codecs."""
@@ -42,7 +43,7 @@ class Publisher:
         self._behind: set[int] = set()
 
     def welcome(self, run_id: int, max_frame_bytes: int) -> None:
-        """Tells every executor what to be, and the size of the largest frame that it will get."""
+        """Sends every executor its session, with the size of the largest frame that it will get."""
         for rank, agents in self._executors.items():
             session = self._session.for_agents(
                 agents, run_id=run_id, max_frame_bytes=max_frame_bytes
@@ -78,11 +79,12 @@ class Publisher:
         for coded, users in sharing.items():
             self._transport.send(rank, tables, pack_tables(users, coded))
 
-    def flat_weights(self, agents: Iterable[int]) -> np.ndarray:
+    def flat_weights(self, agents: Iterable[int]) -> NDArray[np.float32]:
         """Returns the weights of some agents as they travel, one float32 vector.
 
         The same array of all agents lies together, stacked.
         """
+        # The nets of all agents are computed together, each layer with its weights in one array.
         columns = zip(*(self._model.weights[agent] for agent in agents))
-        flat: np.ndarray = np.concatenate([np.stack(arrays).ravel() for arrays in columns])
+        flat: NDArray[np.float32] = np.concatenate([np.stack(arrays).ravel() for arrays in columns])
         return flat

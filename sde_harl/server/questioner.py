@@ -1,4 +1,4 @@
-"""One slot's question to all executors, from the observations to the last answer or the deadline.
+"""Asks all executors about one slot: from the observations to the last answer or the deadline.
 
 N agents, E environments of one slot, O observation.
 """
@@ -6,8 +6,10 @@ N agents, E environments of one slot, O observation.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sde_harl.link.transport import Transport
 from sde_harl.protocol.actions import DeviceActions
@@ -41,16 +43,20 @@ class Questioner:
         self._waiter = waiter
 
     def ask(
-        self, slot: Slot, obs: np.ndarray, *, step: int, version: int, request: ActRequest | None
+        self, slot: Slot, obs: NDArray[Any], *, step: int, version: int, request: ActRequest | None
     ) -> None:
         """Begins a decision: sends observations (N, E, O) to every executor that can take them."""
         slot.begin(step, obs.shape[1])
         if request:
             slot.device_actions = self._room_for_actions(request)
         left_out = self._sender.sense(slot, obs, version=version, request=request)
-        if not left_out:
-            return
+        if left_out:
+            self._leave_out(slot, left_out)
+
+    def _leave_out(self, slot: Slot, left_out: list[int]) -> None:
+        """Stops waiting for ranks that were not asked, and notes why."""
         slot.leave_out(left_out)
+        # Those that are not absent had not taken the last frame yet: that counts as silence.
         busy = {
             rank: slot.questions(self._executors[rank])
             for rank in left_out
@@ -71,26 +77,28 @@ class Questioner:
             memory=memory,
         )
 
-    def await_answers(self, slot: Slot, missed: str, max_age: int) -> np.ndarray | None:
+    def await_answers(self, slot: Slot, missed: str, max_age: int) -> NDArray[np.int32] | None:
         """Waits for the answers until the deadline; returns the ages (N, E) of what there is.
 
         Returns None if all have come. `missed` says what an executor has not done that does not
         answer. Raises UserError where an executor is given up and the run may not go on without it.
         """
         executors = len(self._executors)
-        # Where nobody could be asked there is no answer to wait for, but an executor may come back
-        # meanwhile.
-        nobody_asked = len(slot.left_out) == executors
+        # Without a question there is no answer to wait for, but an executor may come back.
+        none_asked = len(slot.left_out) == executors
 
         def is_done() -> bool:
-            all_absent = nobody_asked and len(self._transport.absent) == executors
+            all_absent = none_asked and len(self._transport.absent) == executors
             return not (slot.missing or all_absent)
 
-        if slot.missing or nobody_asked:
-            timeout_ns = int(self._settings.decision_timeout_s * 1e9)
-            self._waiter.wait(is_done, slot.asked_ns + timeout_ns)
+        if slot.missing or none_asked:
+            self._waiter.wait(is_done, slot.asked_ns + int(self._settings.decision_timeout_s * 1e9))
         if not slot.missing and not slot.left_out:
             return None
+        return self._substitute_missing(slot, missed, max_age)
+
+    def _substitute_missing(self, slot: Slot, missed: str, max_age: int) -> NDArray[np.int32]:
+        """Goes on without the missing answers; returns and raises as `await_answers`."""
         missing_by_rank = slot.missing_by_rank()
         missing = slot.missing
         # From here on their answers are late.

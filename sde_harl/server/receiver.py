@@ -1,4 +1,4 @@
-"""Taking in what executors send. Every field is checked first; wrong messages are counted.
+"""Takes in what executors send. Every field is checked first; wrong messages are counted.
 
 N agents, n of one executor, E environments of one slot, Z latent.
 """
@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sde_harl.codec.plain import UNKNOWN_BITS
-from sde_harl.codec.registry import Codec
+from sde_harl.codec.registry import PLAIN, Codec
 from sde_harl.link.transport import Transport
 from sde_harl.link.wire import Kind, Message, WireError
 from sde_harl.meters.timing import now_ns
@@ -59,14 +61,13 @@ class Receiver:
         if session.on_device:
             shape = session.on_device
             self._actions = ActionCheck(shape.branches, shape.continuous)
-        self.codecs: list[Codec] = []
-        """Each agent's, of version `version`."""
+        self.codecs = _plain_codecs(session)
+        """Each agent's, of version `version`; entropy coders come with every published model."""
         self.version = 0
         """Version of the published model; answers made with another one are not used."""
         self.hosts: dict[int, Hello] = {}
         self.returned: list[int] = []
-        """Ranks that were absent and have answered all they owed; the reader of the list empties
-        it."""
+        """Ranks that were absent and have answered all they owed; the reader empties the list."""
         self.parted: dict[int, str] = {}
         """Ranks that have said they can't go on, and why; the reader empties it."""
 
@@ -121,6 +122,8 @@ class Receiver:
     def _refresh(self, slot: Slot, message: Message) -> None:
         """Takes late latents as their agent's last ones, if usable and none are younger."""
         header = message.header
+        # Another version decodes to wrong numbers, other rows are an evaluation's, and an older
+        # decision's latents would replace younger ones.
         decision = None
         if (
             header.version == self.version
@@ -153,14 +156,18 @@ class Receiver:
         started = now_ns()
         self._take_actions(slot, self.agents_of[message.source], payload)
         taken_ns = now_ns() - started
+        # One message for all: each agent's row has the time that checking all of it took.
         for agent in agents:
             slot.arrived(agent, payload_bytes=share, ideal_bits=UNKNOWN_BITS, decode_ns=taken_ns)
         if message.source in self._membership.owing:
             self._settle(message)
 
-    def _take_actions(self, slot: Slot, agents: np.ndarray, payload: memoryview) -> None:
+    def _take_actions(
+        self, slot: Slot, agents: NDArray[np.integer[Any]], payload: memoryview
+    ) -> None:
         """Writes what `agents` (n,) did into their place in the slot, once it is checked."""
-        assert self._actions and slot.device_actions
+        assert self._actions
+        assert slot.device_actions
         done = slot.device_actions
         answer = unpack_actions(payload, len(agents), done)
         self._actions.check(answer, agents, done.available)
@@ -172,7 +179,7 @@ class Receiver:
     def _find_question(self, message: Message) -> tuple[Slot, bool]:
         """Returns the slot whose question was answered, and whether it has gone on without.
 
-        Raises WireError where nobody asked, and where an answer that is waited for was made with
+        Raises WireError for an answer to no question, and for one in time that was made with
         another version.
         """
         header = message.header
@@ -223,6 +230,7 @@ class Receiver:
     def _on_hello(self, message: Message) -> None:
         rank = message.source
         hello = Hello.from_json(message.payload)
+        # A second one would change what has been recorded of the host.
         if rank in self.hosts:
             raise WireError("hello")
         hello.check_version(rank)
@@ -230,6 +238,14 @@ class Receiver:
 
     def _on_bye(self, message: Message) -> None:
         self.parted[message.source] = _read_reason(message.payload)
+
+
+def _plain_codecs(session: SessionSpec) -> list[Codec]:
+    """Returns each agent's codec, if it needs no tables; else none, because tables come later."""
+    plain = PLAIN.get(session.codec)
+    if not plain:
+        return []
+    return [plain(size) for size in session.shape.latent_sizes()]
 
 
 def _read_reason(payload: memoryview) -> str:

@@ -1,4 +1,4 @@
-"""Asking all executors for a report, and joining what they say with the log of decisions."""
+"""Asks all executors for a report, and joins the reports with the log of decisions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sde_harl.server.reports import PoolReport, Reports
 from sde_harl.server.settings import PoolSettings
 
 REPORT_S = 1.0
-"""With a deadline, nobody waits longer for what an executor has measured."""
+"""Longest wait for a report where decisions have a deadline: learning waits meanwhile."""
 
 
 class ReportCollector:
@@ -55,10 +55,12 @@ class ReportCollector:
             return len(self._reports.received) == len(asked - self._transport.absent)
 
         if not self._waiter.wait(is_done, asked_ns + self._timeout_ns):
-            question = Question(slot=REPORT, number=number, agent=0)
-            silent = asked - set(self._reports.received)
-            self._waiter.note_missed(
-                {rank: [question] for rank in silent}, asked_ns, "did not report"
-            )
+            self._note_silent(asked - set(self._reports.received), number, asked_ns)
         device_ns = self._reports.device_ns(log, self._executors)
         return PoolReport(decisions=log.take(device_ns), resources=self._reports.resources())
+
+    def _note_silent(self, ranks: set[int], number: int, asked_ns: int) -> None:
+        """Notes the executors that owe report `number`, asked for at `asked_ns`."""
+        # The report is for all agents of an executor, so any agent serves.
+        question = Question(slot=REPORT, number=number, agent=0)
+        self._waiter.note_missed({rank: [question] for rank in ranks}, asked_ns, "did not report")

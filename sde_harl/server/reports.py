@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sde_harl.link.wire import WireError
 from sde_harl.protocol.resources import Resources, unpack_meter
@@ -20,7 +21,7 @@ class Report(NamedTuple):
     """One executor's report."""
 
     resources: Resources
-    timings: np.ndarray
+    timings: NDArray[np.uint32]
     """(k, n, 3) uint32 ns for each decision and agent of the executor: local net, encode, round
     trip."""
 
@@ -52,18 +53,20 @@ class Reports:
     def begin(self) -> int:
         """Begins to wait for new reports; returns their number."""
         self.received.clear()
+        # Another number, so that a late report of the last round doesn't count for this one.
         self.number += 1
         return self.number
 
     def device_ns(
         self, decisions: DecisionLog, executors: Mapping[int, tuple[int, ...]]
-    ) -> np.ndarray:
+    ) -> NDArray[np.uint32]:
         """Returns the executors' times (K, N, 3) uint32 of a log's decisions; 0 where unknown."""
         agents = sum(map(len, executors.values()))
         times = np.zeros((len(decisions), agents, 3), np.uint32)
         for rank, report in self.received.items():
             rows = decisions.was_asked(rank)
-            # Another count means that some answers never came: nobody knows which rows are whose.
+            # Another count means that some answers never came: then it is unknown which decision a
+            # row is of.
             if len(report.timings) == rows.sum():
                 times[np.ix_(np.flatnonzero(rows), np.array(executors[rank]))] = report.timings
         return times

@@ -1,4 +1,4 @@
-"""Sending observations and actions at every decision, in frames that are kept.
+"""Sends observations and actions at every decision, in frames that are kept.
 
 N agents, E environments of one slot, O observation, D numbers of an action.
 """
@@ -6,9 +6,10 @@ N agents, E environments of one slot, O observation, D numbers of an action.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sde_harl.link.transport import Fan, Transport
 from sde_harl.link.wire import Header, Kind
@@ -22,11 +23,15 @@ SENSOR = Kind.SENSOR
 ACTIONS = Kind.ACTIONS
 
 
+Place = tuple[int, NDArray[Any]]
+"""An agent, and the view of a frame that its numbers are written to."""
+
+
 class Frames(NamedTuple):
     """Frames of one kind to all executors."""
 
     fan: Fan
-    places: dict[int, list[tuple[int, np.ndarray]]]
+    places: dict[int, list[Place]]
     """By rank: each agent, and where its (E, O_i) observations or (E, D) actions go."""
 
 
@@ -45,24 +50,17 @@ class Sender:
         self._transport = transport
         self._on_device = session.on_device
         self._executors = executors
-        agents = len(session.shape.obs_sizes)
         self._obs_dtype = session.shape.obs_dtype()
-        self._obs_sizes = session.shape.obs_sizes
-        if session.actions:
-            # Executors read their own sensors: the frames only ask.
-            self._obs_sizes = (0,) * agents
+        self._obs_sizes = _sent_obs_sizes(session)
         self._action_dtype = np.dtype(settings.action_dtype)
-        self._action_sizes = (settings.action_size,) * agents
-        # An executor that answers in time has taken what it was sent before: with a deadline there
-        # is nothing to wait for, and waiting would make the decision late.
-        self._failure_timeout_s = settings.failure_timeout_s
-        if settings.deadline_s:
-            self._failure_timeout_s = 0.0
+        self._action_sizes = (settings.action_size,) * len(self._obs_sizes)
+        self._failure_timeout_s = settings.send_timeout_s
+        # By slot and rows: an evaluation's slots have the same numbers, but rows of their own.
         self._sensors: dict[tuple[int, int], Frames] = {}
         self._actions: dict[tuple[int, int], Frames] = {}
 
     def sense(
-        self, slot: Slot, obs: np.ndarray, *, version: int, request: ActRequest | None
+        self, slot: Slot, obs: NDArray[Any], *, version: int, request: ActRequest | None
     ) -> list[int]:
         """Sends a slot's observations (N, E, O), and to policies on devices a request.
 
@@ -82,7 +80,7 @@ class Sender:
 
         return self._send(frames, write, _header(SENSOR, slot, version))
 
-    def act(self, slot: Slot, actions: np.ndarray, *, version: int) -> None:
+    def act(self, slot: Slot, actions: NDArray[Any], *, version: int) -> None:
         """Sends a slot's actions (N, E, D) to the executors that can take them."""
         frames = self._actions.get((slot.index, slot.rows)) or self._new_actions(slot)
         places = frames.places
@@ -99,6 +97,7 @@ class Sender:
         )
 
     def _new_sensors(self, slot: Slot) -> Frames:
+        # Room for the request, behind the observations.
         tails = dict.fromkeys(self._executors, 0)
         if self._on_device:
             for rank, agents in self._executors.items():
@@ -114,26 +113,42 @@ class Sender:
         return frames
 
     def _new(
-        self, rows: int, widths: tuple[int, ...], dtype: np.dtype, tails: dict[int, int]
+        self, rows: int, widths: tuple[int, ...], dtype: np.dtype[Any], tails: dict[int, int]
     ) -> Frames:
         """Makes frames of (E, width) numbers of each agent, then each rank's `tails` bytes."""
-        numbers = {
-            rank: rows * sum(widths[agent] for agent in agents)
+        sizes = {
+            rank: dtype.itemsize * rows * sum(widths[agent] for agent in agents) + tails[rank]
             for rank, agents in self._executors.items()
         }
-        fan = self._transport.fan(
-            {rank: dtype.itemsize * numbers[rank] + tails[rank] for rank in self._executors}
-        )
-        places: dict[int, list[tuple[int, np.ndarray]]] = {rank: [] for rank in self._executors}
+        fan = self._transport.fan(sizes)
+        places: dict[int, list[Place]] = {}
         for rank, agents in self._executors.items():
-            payload = fan.frames[rank].payload
-            start = 0
-            for agent in agents:
-                # A view of the frame: writing the numbers is writing the message.
-                place: np.ndarray = np.ndarray((rows, widths[agent]), dtype, payload, start)
-                places[rank].append((agent, place))
-                start += place.nbytes
+            shapes = {agent: (rows, widths[agent]) for agent in agents}
+            places[rank] = _places(fan.frames[rank].payload, shapes, dtype)
         return Frames(fan=fan, places=places)
+
+
+def _sent_obs_sizes(session: SessionSpec) -> tuple[int, ...]:
+    """Returns the numbers of each agent's observation that a frame carries."""
+    sizes = session.shape.obs_sizes
+    if session.actions:
+        # These executors read their own sensors: the frames only ask.
+        return (0,) * len(sizes)
+    return sizes
+
+
+def _places(
+    payload: memoryview, shapes: Mapping[int, tuple[int, int]], dtype: np.dtype[Any]
+) -> list[Place]:
+    """Returns where in a payload each agent's array of these `shapes` lies, one behind another."""
+    places: list[Place] = []
+    start = 0
+    for agent, shape in shapes.items():
+        # A view of the frame: writing the numbers is writing the message.
+        place: NDArray[Any] = np.ndarray(shape, dtype, payload, start)
+        places.append((agent, place))
+        start += place.nbytes
+    return places
 
 
 def _header(kind: Kind, slot: Slot, version: int) -> Header:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from sde_harl.config.schema import Config, LinkProfile
 from sde_harl.envs.base import EnvSpec
+from sde_harl.protocol.actions import action_dtype
 
 
 class PoolSettings(NamedTuple):
@@ -25,7 +26,7 @@ class PoolSettings(NamedTuple):
     deadline_s: float = 0.0
     """Time that a decision waits for its latents; 0 = `failure_timeout_s`."""
     max_age: int = 0
-    """Decisions for which an agent's last latents may stand for those that have not come."""
+    """Decisions for which an agent's last latents may be used in place of missing ones."""
     survives_losses: bool = False
     """The run goes on without executors that are given up; else it ends."""
     profile: LinkProfile = LinkProfile()
@@ -57,8 +58,15 @@ class PoolSettings(NamedTuple):
         return min(self.deadline_s or self.failure_timeout_s, self.failure_timeout_s)
 
     @property
+    def send_timeout_s(self) -> float:
+        """Time that a frame waits until the last one of its kind has left."""
+        # An executor that answers in time has taken what it was sent before: with a deadline there
+        # is nothing to wait for, and waiting would make the decision late.
+        if self.deadline_s:
+            return 0.0
+        return self.failure_timeout_s
+
+    @property
     def action_dtype(self) -> str:
         """numpy's name of the type of actions on the wire."""
-        if self.continuous:
-            return "<f4"
-        return "<i4"
+        return action_dtype(self.continuous)

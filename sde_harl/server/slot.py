@@ -1,4 +1,4 @@
-"""One slot: a part of the environments, its decision on the way, its agents' last latents.
+"""Holds one slot: its environments' decision on the way, and its agents' last latents.
 
 N agents, E environments of the slot, Z latent.
 """
@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sde_harl.meters.timing import now_ns
 from sde_harl.protocol.actions import NO_LATENT, DeviceActions
@@ -21,15 +22,15 @@ class Counts:
     """Counts what a slot's decision took, one number an agent; `Decisions` explains the fields."""
 
     __slots__ = (
-        "payload_bytes",
-        "ideal_bits",
-        "decode_ns",
         "age",
-        "missed",
-        "idle",
-        "fallback",
         "answers",
+        "decode_ns",
+        "fallback",
+        "ideal_bits",
+        "idle",
         "late",
+        "missed",
+        "payload_bytes",
     )
 
     def __init__(self, agents: int) -> None:
@@ -44,7 +45,7 @@ class Counts:
         self.answers = [0] * agents
         self.late = [0] * agents
 
-    def note_ages(self, agent: int, ages: np.ndarray, fallback: int) -> None:
+    def note_ages(self, agent: int, ages: NDArray[np.int32], fallback: int) -> None:
         """Counts the ages (E,) of an agent's latents; in `fallback` environments its head acts."""
         known = ages[ages != NO_LATENT]
         self.age[agent] = float("nan")
@@ -111,11 +112,11 @@ class Slot:
             self.places = self._make_places()
             self.forget()
 
-    def _make_places(self) -> list[np.ndarray]:
+    def _make_places(self) -> list[NDArray[np.float32]]:
         # Made once: slicing for every answer would take longer than most checks of an answer.
         return [self.latents[i, : self.rows, :size] for i, size in enumerate(self._latent_sizes)]
 
-    def forget(self, environments: np.ndarray | None = None) -> None:
+    def forget(self, environments: NDArray[np.integer[Any]] | None = None) -> None:
         """Begins episodes with the next decision, in some environments or in all.
 
         Nothing older may be used for them.
@@ -171,7 +172,7 @@ class Slot:
         if decision is not None:
             self.decision_of[agent] = decision
 
-    def substitute(self, agents: Iterable[int], max_age: int) -> np.ndarray:
+    def substitute(self, agents: Iterable[int], max_age: int) -> NDArray[np.int32]:
         """Returns ages (N, E) where `agents` have not answered; zeroes unusable latents."""
         ages = np.zeros((len(self.latents), self.rows), np.int32)
         for agent in agents:
@@ -184,8 +185,11 @@ class Slot:
             self.latents[agent, : self.rows][~usable] = 0.0
         return ages
 
-    def count_ages(self, ages: np.ndarray, fallback: np.ndarray | None = None) -> None:
+    def count_ages(
+        self, ages: NDArray[np.int32], fallback: NDArray[np.bool_] | None = None
+    ) -> None:
         """Counts the ages (N, E) of the latents in use, and where fallback heads act (N, E)."""
+        # Most agents' latents have age 0 everywhere, which is what the counts begin with.
         for agent in np.flatnonzero(ages.any(1)).tolist():
             acts_alone = 0
             if fallback is not None:

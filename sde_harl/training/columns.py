@@ -5,6 +5,7 @@ N agents, K decisions of a slot.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,24 @@ def episode_columns(episodes: Episodes, *, slot_envs: int) -> dict[str, NDArray[
         "length": episodes.length,
         "return": episodes.returns,
         "won": episodes.won,
+    }
+
+
+def evaluation_columns(
+    episodes: Episodes, means: Mapping[str, float], link: Mapping[str, float]
+) -> dict[str, float]:
+    """Returns a row of /evaluations; `means` and `link` as summary.py makes them."""
+    return {
+        "episodes": len(episodes.length),
+        "win_rate": means["win_rate"],
+        "return_mean": means["return"],
+        "return_std": float(episodes.returns.std()),
+        "length_mean": means["length"],
+        "bits_per_element": link["bits_per_element"],
+        "bytes_per_decision": link["bytes_per_decision"],
+        "missed": link["link/missed"],
+        "idle": link["link/idle"],
+        "fallback": link["link/fallback"],
     }
 
 

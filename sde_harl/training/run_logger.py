@@ -23,7 +23,12 @@ from sde_harl.record.writer import RunFile
 from sde_harl.roles.grouping import Roles
 from sde_harl.server.decision_log import Decisions
 from sde_harl.server.executor_pool import ExecutorPool
-from sde_harl.training.columns import decision_columns, embedding_columns, episode_columns
+from sde_harl.training.columns import (
+    decision_columns,
+    embedding_columns,
+    episode_columns,
+    evaluation_columns,
+)
 from sde_harl.training.episodes import Episodes
 from sde_harl.training.run_metadata import run_metadata
 from sde_harl.training.summary import summarise_episodes, summarise_link
@@ -94,20 +99,7 @@ class RunLogger:
         means = summarise_episodes(episodes)
         link = summarise_link(decisions, self._latent_sizes)
         self._episodes(step, episodes, train=False)
-        self._file.add(
-            "evaluations",
-            step=step,
-            episodes=len(episodes.length),
-            win_rate=means["win_rate"],
-            return_mean=means["return"],
-            return_std=float(episodes.returns.std()),
-            length_mean=means["length"],
-            bits_per_element=link["bits_per_element"],
-            bytes_per_decision=link["bytes_per_decision"],
-            missed=link["link/missed"],
-            idle=link["link/idle"],
-            fallback=link["link/fallback"],
-        )
+        self._file.add("evaluations", step=step, **evaluation_columns(episodes, means, link))
         self._metrics.log(step, {f"eval/{name}": value for name, value in (means | link).items()})
 
     def cost(

@@ -6,20 +6,41 @@ n agents of the executor, E environments of one slot, D numbers of an action.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sde_harl.link.wire import Message, WireError
 
 
-class Handler(ABC):
+class WithoutSensors:
+    """Holds the defaults of what only handlers of agents with sensors change."""
+
+    @property
+    def decisions_alone(self) -> int:
+        """Decisions taken so far without the server, for all agents."""
+        return 0
+
+    def wait_s(self, most_s: float) -> float:
+        """Returns the seconds to wait for the server's next message, at most `most_s`."""
+        return most_s
+
+    def act_if_due(self) -> None:
+        """Acts without the server if that is due. Raises UserError where a sensor fails."""
+
+    def pause(self) -> None:
+        """Waits with acting for the next observations: the server is busy with something else."""
+
+    def close(self) -> None:
+        """Lets go of the agents' sensors, if they have any."""
+
+
+class Handler(WithoutSensors, ABC):
     """Computes the part of the policies that is this executor's."""
 
-    decisions_alone = 0
-    """Decisions taken so far without the server, for all agents."""
-
     @abstractmethod
-    def load(self, flat: np.ndarray) -> None:
+    def load(self, flat: NDArray[np.float32]) -> None:
         """Takes the weights of a published model. Raises ValueError where they don't fit."""
 
     def set_tables(self, agents: list[int], tables: memoryview) -> None:
@@ -27,7 +48,7 @@ class Handler(ABC):
         raise WireError("kind")  # the server sends none to agents that code nothing
 
     @abstractmethod
-    def answer(self, message: Message) -> np.ndarray | None:
+    def answer(self, message: Message) -> NDArray[Any] | None:
         """Answers the server's observations (a SENSOR message).
 
         Returns the actions (n, E, D) that the agents do at once; None where the server decides
@@ -38,26 +59,11 @@ class Handler(ABC):
         """Takes the actions that the server has decided (an ACTIONS message)."""
         raise WireError("kind")  # the server sends none to agents that decide themselves
 
-    # What follows matters only to agents with sensors: all others inherit it as it is.
-
-    def wait_s(self, most_s: float) -> float:
-        """Returns the seconds to wait for the server's next message, at most `most_s`."""
-        return most_s
-
-    def act_if_due(self) -> None:  # noqa: B027
-        """Acts without the server if that is due. Raises UserError where a sensor fails."""
-
-    def pause(self) -> None:  # noqa: B027
-        """Waits with acting for the next observations: the server is busy with something else."""
-
-    def close(self) -> None:  # noqa: B027
-        """Lets go of the agents' sensors, if they have any."""
-
 
 class NotWelcomed(Handler):
-    """Stands for the handler until the WELCOME says which one it is: there is nothing to do yet."""
+    """Refuses every message until the WELCOME says which handler this executor needs."""
 
-    def load(self, flat: np.ndarray) -> None:
+    def load(self, flat: NDArray[np.float32]) -> None:
         raise WireError("kind")
 
     def answer(self, message: Message) -> None:

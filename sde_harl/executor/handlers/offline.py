@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
+
+from numpy.typing import NDArray
 
 from sde_harl.executor.handlers.sensing import SensingHandler
 from sde_harl.executor.handlers.split import SplitHandler
@@ -22,10 +24,10 @@ class OfflineHandler(SensingHandler):
         self._controller = OfflineController(fallback_head)
 
     @property
-    def decisions_alone(self) -> int:  # type: ignore[override]
+    def decisions_alone(self) -> int:
         return self._controller.decisions
 
-    def answer(self, message: Message) -> np.ndarray | None:
+    def answer(self, message: Message) -> NDArray[Any] | None:
         actions = super().answer(message)
         self._controller.saw(message.header.step, self._split.latents)
         return actions

@@ -7,7 +7,10 @@ n agents of the executor, E environments of one slot, D numbers of an action, H 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from sde_harl.draws.counters import Draw, Purpose
 from sde_harl.executor.handlers.base import Handler
@@ -52,14 +55,14 @@ class OnDeviceHandler(Handler):
         self._policy: OnDevicePolicy
         # Memory by slot and by greedy or not: greedy play is an evaluation, during which the
         # environments that are learnt from stand still and must not be forgotten.
-        self._memory: dict[tuple[int, bool], np.ndarray] = {}
+        self._memory: dict[tuple[int, bool], NDArray[np.float32]] = {}
 
-    def load(self, flat: np.ndarray) -> None:
+    def load(self, flat: NDArray[np.float32]) -> None:
         self._policy = OnDevicePolicy(
             shape=self._session.shape, on_device=self._shape, weights=flat, nets=self._make_nets
         )
 
-    def answer(self, message: Message) -> np.ndarray:
+    def answer(self, message: Message) -> NDArray[Any]:
         started = now_ns()
         header = message.header
         rows = header.environments
@@ -94,7 +97,7 @@ class OnDeviceHandler(Handler):
         self._transport.send(SERVER, answer, done)
         return decision.actions
 
-    def _recall(self, key: tuple[int, bool], begins: np.ndarray) -> np.ndarray:
+    def _recall(self, key: tuple[int, bool], begins: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Returns the memory (n, E, H), zero where an episode `begins` (E,) and at the start."""
         memory = self._memory.get(key)
         if memory is None or memory.shape[1] != len(begins):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from sde_harl.executor.handlers.base import Handler
 from sde_harl.executor.sensors import Senses
@@ -16,13 +19,13 @@ class SensingHandler(Handler):
         self._inner = inner
         self._senses = senses
 
-    def load(self, flat: np.ndarray) -> None:
+    def load(self, flat: NDArray[np.float32]) -> None:
         self._inner.load(flat)
 
     def set_tables(self, agents: list[int], tables: memoryview) -> None:
         self._inner.set_tables(agents, tables)
 
-    def answer(self, message: Message) -> np.ndarray | None:
+    def answer(self, message: Message) -> NDArray[Any] | None:
         if message.header.environments != 1:  # a robot lives in one world
             raise WireError("step")
         # The inner handler sees its agents' readings where the server would have sent observations.
@@ -33,6 +36,7 @@ class SensingHandler(Handler):
         return actions
 
     def act(self, message: Message) -> None:
+        # Before the actuators, whose time is not part of the answer's round trip.
         self._inner.act(message)
         self._senses.act(message.payload)
 

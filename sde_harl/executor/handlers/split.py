@@ -6,6 +6,7 @@ n agents of the executor, E environments of one slot, Z latent.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sde_harl.codec.registry import PLAIN, Codec, make_codec
 from sde_harl.codec.tables import from_bytes
@@ -54,7 +55,7 @@ class SplitHandler(Handler):
         self.latents = np.zeros((len(session.agents), 0, 0), np.float32)
         """(n, E, Z) of the last observations, before the codec."""
 
-    def load(self, flat: np.ndarray) -> None:
+    def load(self, flat: NDArray[np.float32]) -> None:
         shape = self._session.shape
         if self._session.fallback_head:
             self.fallback = FallbackPolicy(
@@ -68,6 +69,7 @@ class SplitHandler(Handler):
             self._nets = self._make_nets(shape, flat)
 
     def set_tables(self, agents: list[int], tables: memoryview) -> None:
+        # Read once, however many agents share them.
         shared = from_bytes(tables)
         for agent in agents:
             row = self._agents.index(agent)
@@ -75,7 +77,7 @@ class SplitHandler(Handler):
                 "entropy", self._sizes[row], tables=shared, pack=self._session.pack
             )
 
-    def encode(self, observations: memoryview, rows: int) -> np.ndarray:
+    def encode(self, observations: memoryview, rows: int) -> NDArray[np.float32]:
         """Returns the latents (n, E, Z) of a message's observations. Raises WireError."""
         self.latents = self._nets(self._observations.read(observations, rows))
         return self.latents
