@@ -98,6 +98,11 @@ class Executor:
         except UserError as error:
             self._part(error)
 
+    def give_up(self, reason: str) -> UserError:
+        """Ends without the server; returns the error to raise."""
+        self.close()
+        return UserError(reason)
+
     def close(self) -> None:
         """Lets go of the agents' sensors, if there are any."""
         self._handler.close()
@@ -121,7 +126,7 @@ class Executor:
     def _do_rarely(self, message: Message) -> None:
         """Handles the kinds that come between decisions."""
         kind = message.header.kind
-        # Before a slow one of these: the server will ask nothing meanwhile.
+        # First, because these may take long, and the server asks nothing meanwhile.
         self._handler.pause()
         if kind is Kind.WEIGHTS:
             # A copy: the message's own bytes are overwritten by the next one.
@@ -203,8 +208,12 @@ def serve(transport: Transport, sensor: str = NO_SENSOR, idle_s: float = 3600.0)
         # After the messages, because an answer that is here is better than acting alone.
         executor.act_if_due()
         if now_ns() - heard_ns >= idle_s * 1e9:
-            executor.close()
-            raise UserError(f"the server has been silent for {idle_s:.0f} s")
+            raise executor.give_up(f"the server has been silent for {idle_s:.0f} s")
+    _leave(transport, executor)
+
+
+def _leave(transport: Transport, executor: Executor) -> None:
+    """Ends after the server's goodbye. Raises UserError where it gave a reason."""
     transport.flush(1.0)
     if executor.is_killed:
         time.sleep(KILLED_S)

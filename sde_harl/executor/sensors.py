@@ -141,16 +141,15 @@ class Senses:
         with self._explaining(f"read() of agent {agent}"):
             reading: NDArray[Any] = np.asarray(self._sensors[row].read())
         if reading.shape != (size,) or not np.can_cast(reading.dtype, self._dtype, "same_kind"):
-            raise UserError(
-                f"{KEY}: {self._spelt}: read() of agent {agent} gave {reading.dtype} "
-                f"of shape {reading.shape}, expected {self._dtype} of shape ({size},)"
-            )
+            got = f"{reading.dtype} of shape {reading.shape}"
+            raise self._misread(agent, f"{got}, expected {self._dtype} of shape ({size},)")
         values = reading.astype(self._dtype)
         if not np.isfinite(values).all():
-            raise UserError(
-                f"{KEY}: {self._spelt}: read() of agent {agent} gave a number that is not finite"
-            )
+            raise self._misread(agent, "a number that is not finite")
         return values.tobytes()
+
+    def _misread(self, agent: int, got: str) -> UserError:
+        return UserError(f"{KEY}: {self._spelt}: read() of agent {agent} gave {got}")
 
     @contextmanager
     def _explaining(self, what: str) -> Iterator[None]:

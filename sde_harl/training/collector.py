@@ -34,23 +34,17 @@ class Collector:
         They don't wait for the end of the rollout, so that a run that is killed has recorded them.
         """
         rollout = self.rollout
-        steps = len(rollout.rewards)
         # Slots write to these two only where latents were late.
         rollout.stale[:] = False
         rollout.decided[:] = True
-        for t in range(steps):
+        for t in range(len(rollout.rewards)):
             for env_slot in self._env_slots:
                 # The last step of a slot ends here and not before, so that its environments had
                 # the turns of all other slots to step in.
                 if t:
                     yield from self._finish(env_slot, t - 1)
                 self._begin(env_slot, t, policy=policy, step=first_step + t)
-        for env_slot in self._env_slots:
-            yield from self._finish(env_slot, steps - 1)
-            # The value of what follows the last step completes its return.
-            rollout.critic_inputs[:, steps, env_slot.rows] = rollout.critic_input(
-                env_slot.step.state, env_slot.step.obs
-            )
+        yield from self._end()
 
     def _begin(self, env_slot: EnvSlot, t: int, *, policy: ActingPolicy, step: int) -> None:
         """Records what a slot's agents observe at step `t` of the rollout, and what they decide."""
@@ -100,3 +94,14 @@ class Collector:
             rollout.final_critic_inputs[:, t, rows] = final
         if ended is not None:
             yield ended
+
+    def _end(self) -> Iterator[Episodes]:
+        """Ends the last step of every slot; yields the episodes that ended with it."""
+        rollout = self.rollout
+        steps = len(rollout.rewards)
+        for env_slot in self._env_slots:
+            yield from self._finish(env_slot, steps - 1)
+            # The value of what follows the last step completes its return.
+            rollout.critic_inputs[:, steps, env_slot.rows] = rollout.critic_input(
+                env_slot.step.state, env_slot.step.obs
+            )
