@@ -26,7 +26,6 @@ from sde_harl.config.schema import EnvConfig
 from sde_harl.envs.base import EnvSpec
 from sde_harl.envs.pettingzoo import make_game
 from sde_harl.envs.vector.games import Game, ObservationBuffers
-from sde_harl.protocol.actions import action_dtype
 
 WORLD = "SDE_HARL_WORLD"
 """Variable that names the function which makes the environment, as env.factory does."""
@@ -42,7 +41,8 @@ class World:
         self.spec = game.spec
         self._out = _buffers(self.spec)
         shape = (len(self.spec.agents), len(self.spec.branches))
-        self._actions = np.zeros(shape, action_dtype(self.spec.continuous))  # (N, D)
+        dtype = np.float32 if self.spec.continuous else np.int32
+        self._actions: NDArray[Any] = np.zeros(shape, dtype)  # (N, D)
         self._acted: set[int] = set()
         self._return = 0.0
         self.returns: list[float] = []
