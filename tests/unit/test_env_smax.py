@@ -63,6 +63,7 @@ def test_smax_compiles_once_for_vectors_of_one_size() -> None:
 
 def test_smax_import_is_silent_and_late() -> None:
     program = """
+import sys
 import sde_harl.envs.registry
 assert not {"jax", "mpe2", "torch"} & set(sys.modules), "heavy at import"
 before = sys.stdout, sys.stderr, sys.__stdout__
