@@ -2,6 +2,9 @@
 
 STEPS = 200000
 
+# make test COVERAGE=1 also prints how much of the package the tests' own processes run.
+COVERED := --cov=sde_harl --cov-report=term:skip-covered
+
 SHELL := /bin/bash
 VENV := $(CURDIR)/.venv
 STAMP := .venv/.installed
@@ -26,7 +29,7 @@ help:
 	@echo 'make run        train the main job for $(STEPS) environment steps (STEPS=n) on nine ranks, print its cost'
 	@echo 'make prototype  the same on an emulated server and eight boards over Wi-Fi, on this machine; needs root'
 	@echo 'make split      train the paper'"'"'s policy at seven splits on nine ranks, print and draw what each costs'
-	@echo 'make test       the tests, in minutes'
+	@echo 'make test       the tests, in minutes (COVERAGE=1: and how much of the package they run)'
 	@echo 'make test-slow  the tests that train for long'
 	@echo 'make lint       ruff and mypy'
 	@echo 'make clean      remove caches and build leftovers; .venv and results stay'
@@ -71,7 +74,7 @@ split: venv
 	python analysis/split.py results/sweeps/split --plot results/sweeps/split/split.png
 
 test: venv
-	python -m pytest -q -m 'not slow' -n 2 --dist worksteal
+	python -m pytest -q -m 'not slow' -n 2 --dist worksteal $(if $(COVERAGE),$(COVERED))
 
 test-slow: venv
 	python -m pytest -q -m slow

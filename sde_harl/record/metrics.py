@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -65,10 +66,18 @@ class Metrics:
     def close(self) -> None:
         """Closes all files. Never raises for a full disk."""
         self._progress.close()  # first: it gives the terminal back, whatever the disk does
-        self._on_disk(self._csv.close)
+        self._close(self._csv.close)
         if self._board is not None:
-            self._on_disk(self._board.close)
-        self._on_disk(self._log.close)
+            self._close(self._board.close)
+        self._close(self._log.close)
+
+    def _close(self, close: Callable[[], None]) -> None:
+        if not self._disk_failed:
+            self._on_disk(close)
+            return
+        # The disk may refuse what a file still holds, which was told before; its descriptor goes.
+        with contextlib.suppress(OSError):
+            close()
 
     def _show_progress(self, step: int, scalars: Mapping[str, float]) -> None:
         line = self._progress.update(step, scalars)

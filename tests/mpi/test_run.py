@@ -26,6 +26,8 @@ from limits import hang_limit_s, wait_until
 
 QUICK = ["-m", "sde_harl.run", "configs/quick.yaml", "train.threads=1", "record.tensorboard=false"]
 QUICK += [PATIENT]
+LIGHT = [*QUICK, "env.name=mpe", "env.map=simple_spread", "env.backend=mpe2", "env.workers=0"]
+"""A run that needs no JAX, whose import and compilation take longer than the rest of a short run."""
 AGREE = [
     "tests/helpers/agree_program.py",
     "configs/smac.yaml",
@@ -34,11 +36,11 @@ AGREE = [
 ]
 AGREE += [
     "train.envs=8",
-    "train.rollout=100",
+    "train.rollout=60",
     "algo.epochs=2",
     "policy.width=16",
     PATIENT,
-]  # 8 x 100 x 2: 200 steps of each
+]  # 8 x 60 x 2: 120 steps of each
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +127,7 @@ BAD = {
     "missing file": (["configs/nowhere.yaml"], "configs/nowhere.yaml"),
     "unknown map": (["configs/quick.yaml", "env.map=3s6z"], "env.map"),
     "unknown algorithm": (["configs/quick.yaml", "algo.name=hapo"], "algo.name"),
-    "folder": (["configs/quick.yaml", "record.dir=/proc/nowhere"], "/proc/nowhere"),
+    "folder": ([*LIGHT[2:], "record.dir=/proc/nowhere"], "/proc/nowhere"),
 }
 
 
@@ -149,18 +151,18 @@ def test_bad_input_ends_every_rank(case: str) -> None:
 
 @needs_mpirun
 def test_ranks_that_cant_hold_the_placement_are_named() -> None:
-    too_many = launch(5, *QUICK)
+    too_many = launch(5, *LIGHT)
     assert too_many.code != 0 and "-np 5" in complaint(too_many)
-    local = launch(2, *QUICK, "placement.mode=local")
+    local = launch(2, *LIGHT, "placement.mode=local")
     assert local.code != 0 and "placement.mode" in complaint(local)
-    pinned = launch(2, *QUICK, "placement.assign={0: 7}")
+    pinned = launch(2, *LIGHT, "placement.assign={0: 7}")
     assert pinned.code != 0 and "placement.assign" in complaint(pinned)
 
 
 @needs_mpirun
 def test_an_executor_of_another_version_is_named(tmp_path: Path) -> None:
     old = "import sys, sde_harl; sde_harl.__version__ = '0.0.9'; from sde_harl.run import main; sys.exit(main([]))"
-    words = [str(MPIRUN), "-np", "1", sys.executable, *QUICK, f"record.dir={tmp_path}"]
+    words = [str(MPIRUN), "-np", "1", sys.executable, *LIGHT, f"record.dir={tmp_path}"]
     ended = launch_command([*words, ":", "-np", "1", sys.executable, "-c", old])
     assert ended.code != 0
     line = complaint(ended)
@@ -185,7 +187,7 @@ def updates(folder: Path) -> int:
 
 @pytest.mark.parametrize("ranks", [1, pytest.param(4, marks=needs_mpirun)])
 def test_ctrl_c_stops_all_ranks_and_saves(ranks: int, tmp_path: Path) -> None:
-    words = command(ranks, *QUICK, f"record.dir={tmp_path}", "train.steps=10000000")
+    words = command(ranks, *LIGHT, f"record.dir={tmp_path}", "train.steps=10000000")
     process = subprocess.Popen(
         words,
         stdin=subprocess.DEVNULL,
@@ -221,7 +223,7 @@ def limited(limit: int, *words: str) -> Ended:
 
 @pytest.mark.parametrize("policy", ["stop", "continue"])
 def test_a_full_disk_stops_or_goes_on_as_configured(policy: str, tmp_path: Path) -> None:
-    words = [*QUICK, f"record.dir={tmp_path}", f"record.on_disk_full={policy}", "train.steps=4096"]
+    words = [*LIGHT, f"record.dir={tmp_path}", f"record.on_disk_full={policy}", "train.steps=4096"]
     ended = limited(1_000_000, *words)
     assert "Traceback" not in ended.err, ended.err
     assert ended.code == (0 if policy == "continue" else 2), ended.err
@@ -244,7 +246,7 @@ def test_an_executor_imports_nothing_heavy_and_stays_small() -> None:
 
 @needs_mpirun
 def test_executors_stay_under_100_mb(tmp_path: Path) -> None:
-    ended = launch(4, *QUICK, f"record.dir={tmp_path}")
+    ended = launch(4, *LIGHT, f"record.dir={tmp_path}")
     assert ended.code == 0, ended.err
     with h5py.File(newest(tmp_path)) as file:
         rank, peak = file["resources"]["rank"][:], file["resources"]["peak_rss_bytes"][:]

@@ -248,6 +248,7 @@ def test_compare_trains_the_rivals_and_ends_with_their_table(tmp_path: Path) -> 
         "train.rollout=25",
         "eval.episodes=4",
         "env.workers=0",
+        "env.backend=mpe2",
     ]
     words += ["record.tensorboard=false", "algo.epochs=1", "algo.name=haa2c"]
     done = job("compare.sh", tmp_path, str(ROOT / "configs" / "mpe_spread.yaml"), " 3  4", *words)
@@ -281,7 +282,8 @@ def test_rate_return_trains_every_codec_and_ends_with_their_curve(tmp_path: Path
         "train.rollout=25",
         "eval.episodes=4",
     ]
-    words += ["env.workers=0", "record.tensorboard=false", "algo.epochs=1", "codec.name=none"]
+    words += ["env.workers=0", "env.backend=mpe2", "algo.epochs=1", "codec.name=none"]
+    words += ["record.tensorboard=false"]
     done = job(
         "rate_return.sh", tmp_path, str(ROOT / "configs" / "mpe_spread.yaml"), "3", "2e-2", *words
     )

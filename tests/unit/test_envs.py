@@ -6,6 +6,7 @@ import re
 import sys
 import textwrap
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import pytest
 from playing import assert_equal, at_random, play
 
 from sde_harl.config.schema import EnvConfig
-from sde_harl.envs.base import EnvSpec, EnvStep
-from sde_harl.envs.registry import ENVS, Backend, make, resolve_backend
+from sde_harl.envs import registry
+from sde_harl.envs.base import EnvSpec, EnvStep, VectorEnv
+from sde_harl.envs.registry import ENVS, Backend, resolve_backend
 from sde_harl.envs.settings import Requirements
 from sde_harl.envs.vector import games
 from sde_harl.errors import UserError
@@ -43,12 +45,29 @@ def title(config: EnvConfig) -> str:
     return f"{config.name}-{config.backend}-{played}{notes}"
 
 
+Make = Callable[..., VectorEnv]
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    """Gives `registry.make`, and closes what it has made."""
+    made: list[VectorEnv] = []
+
+    def make_and_keep(*words: Any, **options: Any) -> VectorEnv:
+        made.append(registry.make(*words, **options))
+        return made[-1]
+
+    yield make_and_keep
+    for env in made:
+        env.close()
+
+
 each_case = pytest.mark.parametrize("config", CASES, ids=title)
 pytestmark = pytest.mark.usefixtures("compile_cache")
 
 
 @each_case
-def test_shapes_and_types(config: EnvConfig) -> None:
+def test_shapes_and_types(config: EnvConfig, make: Make) -> None:
     env = make(config, num_envs=4, seed=1)
     spec, agents = env.spec, len(env.spec.agents)
     assert len(spec.obs_sizes) == len(spec.action_sizes) == len(spec.unit_types) == agents
@@ -75,7 +94,7 @@ def test_shapes_and_types(config: EnvConfig) -> None:
 
 
 @each_case
-def test_padding_is_zero_and_unavailable(config: EnvConfig) -> None:
+def test_padding_is_zero_and_unavailable(config: EnvConfig, make: Make) -> None:
     env = make(config, num_envs=4, seed=1)
     for step in play(env, 3):
         for i, obs_size in enumerate(env.spec.obs_sizes):
@@ -84,7 +103,7 @@ def test_padding_is_zero_and_unavailable(config: EnvConfig) -> None:
 
 
 @each_case
-def test_a_reset_reports_no_episode(config: EnvConfig) -> None:
+def test_a_reset_reports_no_episode(config: EnvConfig, make: Make) -> None:
     step = make(config, num_envs=4, seed=1).reset()
     for array in (step.rewards, step.terminated, step.truncated, step.returns, step.lengths):
         assert not array.any()
@@ -95,7 +114,7 @@ def test_a_reset_reports_no_episode(config: EnvConfig) -> None:
 
 
 @each_case
-def test_same_seed_same_rollout(config: EnvConfig) -> None:
+def test_same_seed_same_rollout(config: EnvConfig, make: Make) -> None:
     first = make(config, num_envs=4, seed=3)
     rollout = play(first, 60)
     seeds = first.episode_seeds()
@@ -107,7 +126,7 @@ def test_same_seed_same_rollout(config: EnvConfig) -> None:
 
 
 @each_case
-def test_every_environment_and_seed_has_its_own_episodes(config: EnvConfig) -> None:
+def test_every_environment_and_seed_has_its_own_episodes(config: EnvConfig, make: Make) -> None:
     env, other = make(config, num_envs=4, seed=3), make(config, num_envs=4, seed=4)
     starts = np.concatenate([env.reset().state, other.reset().state])
     assert len(np.unique(starts, axis=0)) == 8
@@ -122,7 +141,7 @@ def test_every_environment_and_seed_has_its_own_episodes(config: EnvConfig) -> N
 
 
 @each_case
-def test_two_halves_equal_one_whole(config: EnvConfig) -> None:
+def test_two_halves_equal_one_whole(config: EnvConfig, make: Make) -> None:
     whole = play(make(config, num_envs=4, seed=5), 60)
     halves = [play(make(config, num_envs=2, seed=5, first_env=first), 60) for first in (0, 2)]
     for together, left, right in zip(whole, *halves, strict=True):
@@ -132,7 +151,7 @@ def test_two_halves_equal_one_whole(config: EnvConfig) -> None:
 
 
 @each_case
-def test_returns_and_lengths_are_sums_over_the_episode(config: EnvConfig) -> None:
+def test_returns_and_lengths_are_sums_over_the_episode(config: EnvConfig, make: Make) -> None:
     env = make(config, num_envs=4, seed=7)
     returns, lengths, episodes = np.zeros(4), np.zeros(4, int), 0
     for step in play(env, 80)[1:]:
@@ -148,7 +167,9 @@ def test_returns_and_lengths_are_sums_over_the_episode(config: EnvConfig) -> Non
 
 
 @each_case
-def test_an_end_shows_the_next_episode_and_keeps_the_last_state(config: EnvConfig) -> None:
+def test_an_end_shows_the_next_episode_and_keeps_the_last_state(
+    config: EnvConfig, make: Make
+) -> None:
     ends = 0
     for step in play(make(config, num_envs=4, seed=9), 80)[1:]:
         ended = step.terminated | step.truncated
@@ -162,7 +183,7 @@ def test_an_end_shows_the_next_episode_and_keeps_the_last_state(config: EnvConfi
 
 
 @each_case
-def test_actions_may_be_overwritten_and_two_steps_are_kept(config: EnvConfig) -> None:
+def test_actions_may_be_overwritten_and_two_steps_are_kept(config: EnvConfig, make: Make) -> None:
     env = make(config, num_envs=4, seed=11)
     expected = play(env, 6)
     rng, held = np.random.default_rng(0), [env.reset()]
@@ -178,7 +199,9 @@ def test_actions_may_be_overwritten_and_two_steps_are_kept(config: EnvConfig) ->
 
 
 @each_case
-def test_a_loaded_state_goes_on_with_the_episodes_it_was_taken_in(config: EnvConfig) -> None:
+def test_a_loaded_state_goes_on_with_the_episodes_it_was_taken_in(
+    config: EnvConfig, make: Make
+) -> None:
     env = make(config, num_envs=4, seed=3)
     assert env.state_dict()["episodes"].tolist() == [0] * 4
     ended = sum(step.terminated | step.truncated for step in play(env, 60))
@@ -198,7 +221,7 @@ def test_a_loaded_state_goes_on_with_the_episodes_it_was_taken_in(config: EnvCon
 
 
 @each_case
-def test_a_state_counts_no_step_that_is_under_way(config: EnvConfig) -> None:
+def test_a_state_counts_no_step_that_is_under_way(config: EnvConfig, make: Make) -> None:
     env = make(config, num_envs=4, seed=3)
     rng = np.random.default_rng(0)
     step = env.reset()
@@ -214,7 +237,9 @@ def test_a_state_counts_no_step_that_is_under_way(config: EnvConfig) -> None:
 
 
 @each_case
-def test_a_state_of_another_number_of_environments_is_refused(config: EnvConfig) -> None:
+def test_a_state_of_another_number_of_environments_is_refused(
+    config: EnvConfig, make: Make
+) -> None:
     env = make(config, num_envs=4, seed=3)
     with pytest.raises(ValueError, match=r"^episodes: expected shape \(4,\), got \(3,\)$"):
         env.load_state_dict({"episodes": np.zeros(3, np.int64)})
@@ -236,7 +261,7 @@ def test_the_example_of_a_game_plays() -> None:
 
 
 @each_case
-def test_recv_needs_a_send(config: EnvConfig) -> None:
+def test_recv_needs_a_send(config: EnvConfig, make: Make) -> None:
     env = make(config, num_envs=4, seed=1)
     env.reset()
     with pytest.raises(RuntimeError, match="without send"):
@@ -261,12 +286,12 @@ def test_recv_needs_a_send(config: EnvConfig) -> None:
         (EnvConfig(name="smak", map="3m"), r"env\.name: .*choose one of: smac, "),
     ],
 )
-def test_what_a_user_can_mend_is_named(config: EnvConfig, message: str) -> None:
+def test_what_a_user_can_mend_is_named(config: EnvConfig, message: str, make: Make) -> None:
     with pytest.raises(UserError, match=message):
         make(config, num_envs=2, seed=1)
 
 
-def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch, make: Make) -> None:
     monkeypatch.setitem(sys.modules, "mpe2", None)
     monkeypatch.delitem(sys.modules, "mpe2.simple_spread_v3", raising=False)
     with pytest.raises(UserError, match=r"mpe2.*pip install -e '\.\[mpe\]'"):

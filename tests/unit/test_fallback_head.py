@@ -300,7 +300,7 @@ ANEW = (
 
 def made(folder: Path, *words: str) -> Trainer:
     config = parse(
-        ["--env", "mpe", "--algo", "happo", *SMALL, *words, f"record.dir={folder}"]
+        ["--env", "mpe", "--algo", "happo", "env.workers=0", *SMALL, *words, f"record.dir={folder}"]
     ).config
     assert config
     return Trainer(build(config, loopback()))

@@ -181,10 +181,10 @@ def test_every_prefix_of_the_writes_is_readable(
     Chunks are so small here that they grow many times.
     """
     monkeypatch.setattr("sde_harl.record.store.OrderedFile", Recorded)
-    monkeypatch.setattr("sde_harl.record.store.CHUNK_ROWS", 16)
+    monkeypatch.setattr("sde_harl.record.store.CHUNK_ROWS", 8)
     file = make(tmp_path)
     disk, promised = Recorded.last, []
-    for number in range(40):
+    for number in range(20):
         promised.append((len(disk.operations), number))
         kill_writer.episode(file, number, trajectories=False)
         file.flush()()
@@ -216,13 +216,12 @@ def assert_rows(path: Path, least: int) -> None:
 def killed(path: Path, seed: int, *arguments: str) -> int:
     """Kills a writer at a random moment; returns the number of episodes it knew to be flushed."""
     command = [sys.executable, str(HERE / "kill_writer.py"), str(path), *arguments]
-    writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=import_path())
-    assert writer.stdout is not None
-    assert writer.stdout.readline() == "ready\n"
-    time.sleep(random.Random(seed).uniform(0.0, 0.5))
-    writer.kill()
-    flushed = [int(line) for line in writer.stdout.read().split("\n")[:-1]]
-    writer.wait()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=import_path()) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+        time.sleep(random.Random(seed).uniform(0.0, 0.5))
+        writer.kill()
+        flushed = [int(line) for line in writer.stdout.read().split("\n")[:-1]]
     return flushed[-1] if flushed else 0
 
 
