@@ -22,7 +22,7 @@ $(shell $(GOOD_VENV) || rm -f $(STAMP))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run prototype split test test-slow lint clean
+.PHONY: help venv run prototype split test test-slow lint types clean
 
 help:
 	@echo 'make venv       install into .venv (the other targets do so themselves)'
@@ -31,7 +31,7 @@ help:
 	@echo 'make split      train the paper'"'"'s policy at seven splits on nine ranks, print and draw what each costs'
 	@echo 'make test       the tests, in minutes (COVERAGE=1: and how much of the package they run)'
 	@echo 'make test-slow  the tests that train for long'
-	@echo 'make lint       ruff and mypy'
+	@echo 'make lint       ruff and mypy (make types: mypy alone)'
 	@echo 'make clean      remove caches and build leftovers; .venv and results stay'
 
 venv: $(STAMP)
@@ -79,8 +79,11 @@ test: venv
 test-slow: venv
 	python -m pytest -q -m slow
 
-lint: venv
+lint: types
 	python -m ruff check .
+	python -m ruff format --check .
+
+types: venv
 	python -m mypy sde_harl analysis jobs/testbed/*.py
 
 clean:

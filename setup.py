@@ -5,7 +5,7 @@ from __future__ import annotations
 from setuptools import Extension, setup
 
 # -ffp-contract=off: a product and a sum are never fused, so that every machine computes the same.
-# -Wno-psabi: gcc warns that its versions pass vectors differently. Ours are passed in one file only.
+# -Wno-psabi: gcc warns that its versions pass vectors differently. Ours stay inside one file.
 EXACT = ["-O2", "-ffp-contract=off", "-Wno-psabi"]
 
 setup(

@@ -147,11 +147,11 @@ def _draw_errorbars(axes: Axes, rows: list[Row], *, label: str, style: str) -> N
     )
 
 
-def _bytes_to_bits(size: float) -> float:
+def _bytes_to_bits(size: Any) -> Any:
     return 8 * size
 
 
-def _bits_to_bytes(bits: float) -> float:
+def _bits_to_bytes(bits: Any) -> Any:
     return bits / 8
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from sde_harl.codec.registry import PLAIN, Codec, make_codec
 from sde_harl.config.layers import from_yaml
@@ -130,7 +131,7 @@ def _variant(config: Config, local_blocks: int, codec: str) -> Config:
     return config.model_copy(update={"policy": policy, "codec": coded})
 
 
-def _observations(config: Config, spec: EnvSpec) -> np.ndarray:
+def _observations(config: Config, spec: EnvSpec) -> NDArray[np.float32]:
     """Returns random observations (1, E, O) float32 of the device's agent, padded with zeros.
 
     They are bytes where the environment shows images, else standard normal numbers.
@@ -145,7 +146,7 @@ def _observations(config: Config, spec: EnvSpec) -> np.ndarray:
     return obs
 
 
-def _split_cost(config: Config, spec: EnvSpec, obs: np.ndarray) -> PolicyCost:
+def _split_cost(config: Config, spec: EnvSpec, obs: NDArray[np.float32]) -> PolicyCost:
     """Measures a policy that is split between device and server."""
     policy = _policy(config, spec)
     shape = local_shape(agents=(DEVICE,), spec=spec, policy=config.policy)
@@ -175,7 +176,7 @@ def _split_cost(config: Config, spec: EnvSpec, obs: np.ndarray) -> PolicyCost:
     )
 
 
-def _on_device_cost(config: Config, spec: EnvSpec, obs: np.ndarray) -> PolicyCost:
+def _on_device_cost(config: Config, spec: EnvSpec, obs: NDArray[np.float32]) -> PolicyCost:
     """Measures a policy that runs entirely on its device."""
     shape = on_device_shape(spec=spec, policy=config.policy, seed=config.seed)
     assert shape  # all blocks are local
@@ -211,7 +212,7 @@ def _policy(config: Config, spec: EnvSpec) -> SplitPolicy:
     )
 
 
-def _local_weights(policy: SplitPolicy) -> np.ndarray:
+def _local_weights(policy: SplitPolicy) -> NDArray[np.float32]:
     """Returns the weights on the device as one vector."""
     return np.concatenate([each.ravel() for each in policy.local_parameters()[DEVICE]])
 
@@ -233,7 +234,7 @@ def _time(act: Callable[..., object], *arguments: Any) -> float:
     return _median(durations_ns[WARM_UP:]) / 1000.0
 
 
-def _microseconds(nanoseconds: np.ndarray, path: Path, absent: bool = False) -> np.ndarray:
+def _microseconds(nanoseconds: NDArray[Any], path: Path, absent: bool = False) -> NDArray[Any]:
     """Returns the times of a stage (K,), NaN where unknown (0 or less).
 
     A stage that is `absent` from the run took no time. Raises UserError where no time is known.
@@ -245,5 +246,5 @@ def _microseconds(nanoseconds: np.ndarray, path: Path, absent: bool = False) -> 
     return np.where(nanoseconds > 0, nanoseconds / 1000.0, np.nan)
 
 
-def _median(values: np.ndarray) -> float:
+def _median(values: NDArray[Any]) -> float:
     return float(np.nanmedian(values))

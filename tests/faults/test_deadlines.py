@@ -35,15 +35,19 @@ def test_an_agent_that_is_late_acts_on_its_last_latents_until_they_are_too_old(
     held.holding = {1}
     for age in (1, 2, 3):
         latents = held.decide(OBS + age)
-        assert ages_of(latents, 0) == [0] * ROWS and ages_of(latents, 1) == [age] * ROWS
+        assert ages_of(latents, 0) == [0] * ROWS
+        assert ages_of(latents, 1) == [age] * ROWS
         assert np.array_equal(latents.values[1], first.values[1])
         assert not np.array_equal(latents.values[0], first.values[0])
     latents = held.decide()
-    assert ages_of(latents, 1) == [NO_LATENT] * ROWS and not latents.values[1].any()
+    assert ages_of(latents, 1) == [NO_LATENT] * ROWS
+    assert not latents.values[1].any()
     decisions, _ = held.pool.report()
     assert decisions.missed.tolist() == [[0, 0]] + [[0, ROWS]] * 4
-    assert decisions.age[:4, 1].tolist() == [0.0, 1.0, 2.0, 3.0] and np.isnan(decisions.age[4, 1])
-    assert decisions.idle[:, 1].tolist() == [0, 0, 0, 0, ROWS] and not decisions.idle[:, 0].any()
+    assert decisions.age[:4, 1].tolist() == [0.0, 1.0, 2.0, 3.0]
+    assert np.isnan(decisions.age[4, 1])
+    assert decisions.idle[:, 1].tolist() == [0, 0, 0, 0, ROWS]
+    assert not decisions.idle[:, 0].any()
     assert decisions.answers.tolist() == [[1, 1]] + [[1, 0]] * 4
     assert (decisions.decision_ns[1:] >= 1e6).all()
 
@@ -56,7 +60,8 @@ def test_who_has_left_for_good_is_not_back() -> None:
         True,
     ]
     roll.lost.add(1)
-    assert [roll.heard(rank, question) for rank in (1, 2)] == [False, True] and roll.absent == {1}
+    assert [roll.heard(rank, question) for rank in (1, 2)] == [False, True]
+    assert roll.absent == {1}
 
 
 @pytest.mark.parametrize("survives_losses", [True, False])
@@ -89,12 +94,12 @@ def test_an_answer_that_comes_late_is_no_fault_and_refreshes_the_last_latents(cl
     assert ages_of(latents, 1) == [1] * ROWS
     held.holding = set()
     fresh = held.decide(OBS + 2)
-    assert fresh.ages is None and np.array_equal(fresh.values[1], latents.values[1])
+    assert fresh.ages is None
+    assert np.array_equal(fresh.values[1], latents.values[1])
     assert not held.pool.faults()
     decisions, _ = held.pool.report()
-    assert decisions.late[:, 1].tolist() == [0, 0, 1, 2, 0] and decisions.answers[
-        :, 1
-    ].tolist() == [0, 0, 1, 2, 1]
+    assert decisions.late[:, 1].tolist() == [0, 0, 1, 2, 0]
+    assert decisions.answers[:, 1].tolist() == [0, 0, 1, 2, 1]
     held.release()  # of decision 3: the answer to 4 has shown that it would never come
     held.decide()
     assert [fault.reason for fault in held.pool.faults()] == ["step", "step"]
@@ -112,7 +117,8 @@ def test_a_latent_of_the_previous_episode_is_never_used(clock: Clock) -> None:
     held.release()  # of decision 2, the old episode's last
     latents = held.decide()
     assert ages_of(latents, 1) == [NO_LATENT, 1, 1]
-    assert not latents.values[1, 0].any() and latents.values[1, 1].any()
+    assert not latents.values[1, 0].any()
+    assert latents.values[1, 1].any()
     held.pool.forget(0)
     assert ages_of(held.decide(), 1) == [NO_LATENT] * ROWS
 
@@ -143,7 +149,8 @@ def test_a_stopped_executor_is_asked_no_more_until_it_answers_and_then_gets_the_
     held.pool.publish(2, weights(), [])
     assert len(held.far._inbox) == pending  # nothing more was sent
     decisions, resources = held.pool.report()
-    assert not resources and decisions.missed[1:].all()
+    assert not resources
+    assert decisions.missed[1:].all()
     held.stopped = False
     held.decide()  # it works off what it was sent, and answers
     assert not held.pool.absent
@@ -275,7 +282,8 @@ def test_the_emulated_link_sees_no_message_that_the_real_one_lost() -> None:
     latents = link.pass_on(
         ReceivedLatents(np.ones((2, 4, 3), np.float32), gone), 0, np.zeros(4, np.int64)
     )
-    assert latents.ages is not None and latents.ages.tolist() == gone.tolist()
+    assert latents.ages is not None
+    assert latents.ages.tolist() == gone.tolist()
 
 
 @pytest.mark.parametrize("name", ["happo", "hatrpo"])
@@ -312,7 +320,8 @@ def test_no_gradient_reaches_a_local_net_through_what_is_stale() -> None:
     net(
         features, None, SubstitutedLatents(torch.ones(1, 8, 4), stale)
     ).outputs.square().sum().backward()
-    assert not net.local_weights[0].grad.any() and net.head_weight.grad.any()
+    assert not net.local_weights[0].grad.any()
+    assert net.head_weight.grad.any()
     net(
         features, None, SubstitutedLatents(torch.ones(1, 8, 4), ~stale)
     ).outputs.square().sum().backward()

@@ -112,4 +112,5 @@ def test_kill_nine_of_the_whole_job(seed: int, tmp_path: Path) -> None:
     ended = [each for together in killed.ended for each in together]
     assert len(ended) - len(killed.ended[-1]) <= rows <= len(ended)
     assert episodes["seed"][:rows].tolist() == ended[:rows]
-    assert (episodes["length"][:rows] > 0).all() and np.isfinite(episodes["return"][:rows]).all()
+    assert (episodes["length"][:rows] > 0).all()
+    assert np.isfinite(episodes["return"][:rows]).all()

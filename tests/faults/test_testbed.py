@@ -33,7 +33,9 @@ def test_wrong_words_are_one_line() -> None:
         ["shape", "edge99", "lte"],
     ):
         done = testbed(*words)
-        assert done.code == 2 and done.err.startswith("error: ") and done.err.count("\n") == 1
+        assert done.code == 2
+        assert done.err.startswith("error: ")
+        assert done.err.count("\n") == 1
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +79,8 @@ def test_a_run_on_emulated_hosts_counts_every_byte(cluster: Path, tmp_path: Path
         capture_output=True,
     )
     spans = json.loads(told.stdout)[0]["traffic"]
-    assert len(spans) == 6 and b"emulated: links ethernet" in told.stderr
+    assert len(spans) == 6
+    assert b"emulated: links ethernet" in told.stderr
     for span in spans:
         claimed = span["frame_bytes"] + 22 * span["messages"] + 66 * span["packets"]
         assert span["counted_bytes"] == pytest.approx(claimed, rel=0.05)

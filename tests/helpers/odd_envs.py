@@ -69,7 +69,8 @@ class Corridor(pettingzoo.ParallelEnv):
         self.step_count += 1
         self.last, present = actions, list(self.agents)
         terminated = {
-            agent: agent == "b" and self.step_count == 2 or actions["a"] == 14 for agent in present
+            agent: (agent == "b" and self.step_count == 2) or actions["a"] == 14
+            for agent in present
         }
         truncated = {agent: self.step_count == LIMIT for agent in present}
         self.agents = [agent for agent in present if not (terminated[agent] or truncated[agent])]

@@ -46,7 +46,7 @@ CASES += [
 ]
 
 
-@pytest.mark.parametrize("name, actions, codec", CASES)
+@pytest.mark.parametrize(("name", "actions", "codec"), CASES)
 def test_agents_learn_to_name_what_they_see(name: str, actions: str, codec: str) -> None:
     (game, good), rng = IDENTITY[actions], np.random.default_rng(0)
     algorithm = learner(game, name, codec, **SETTINGS[name])
@@ -67,7 +67,7 @@ PENALTY = np.array([[-3.0, 0.0, 10.0], [0.0, 2.0, 0.0], [10.0, 0.0, -3.0]], np.f
 
 
 @pytest.mark.parametrize(
-    "payoff, good", [(CLIMBING, 4.5), (PENALTY, 9.0)], ids=["climbing", "penalty"]
+    ("payoff", "good"), [(CLIMBING, 4.5), (PENALTY, 9.0)], ids=["climbing", "penalty"]
 )
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_matrix_games_are_coordinated(name: str, payoff: np.ndarray, good: float) -> None:
@@ -233,7 +233,8 @@ def test_minibatches_and_decayed_rates_are_as_good(name: str) -> None:
 def test_agents_that_share_parameters_are_one_policy_but_for_their_identity() -> None:
     algorithm, rollout = played(spec(((3,), (3,), (3,)), 4), "mappo", share_param=True, lr=1e-2)
     [net] = algorithm.policy.groups
-    assert net.members == (0, 1, 2) and len(net.head_weight) == len(net.local_weights[0]) == 1
+    assert net.members == (0, 1, 2)
+    assert len(net.head_weight) == len(net.local_weights[0]) == 1
     algorithm.update(rollout, 0.0)
     weights = algorithm.policy.local_parameters()
     for mine, others in zip(weights[0], weights[1]):

@@ -168,9 +168,8 @@ def test_a_critic_sees_the_channels_of_the_state_and_of_the_agents_own_observati
     np.testing.assert_array_equal(
         seen.reshape(2, 3, 25, 6)[1, ..., 4:], step.obs.reshape(3, 2, 25, 2)[:, 1]
     )
-    assert make_critic_input("EP", env.spec).image == (5, 5, 4) and make_critic_input(
-        "own", env.spec
-    ).image == (5, 5, 2)
+    assert make_critic_input("EP", env.spec).image == (5, 5, 4)
+    assert make_critic_input("own", env.spec).image == (5, 5, 2)
     critic = Critic(critic_input=both, policy=PolicyConfig(), share=False, generator=generator())
     assert critic.weights[0].shape == (2, 3 * 3 * 32, 128)
     assert critic(critic.normalise(torch.from_numpy(seen)))[0].shape == (2, 3)

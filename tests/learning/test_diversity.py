@@ -209,7 +209,8 @@ def predictors(game: EnvSpec, **config: float) -> Predictors:
 
 
 @pytest.mark.parametrize(
-    "actions, continuous", [(((4,), (3,)), False), (((2, 3), (2,)), False), (((2,), (1,)), True)]
+    ("actions", "continuous"),
+    [(((4,), (3,)), False), (((2, 3), (2,)), False), (((2,), (1,)), True)],
 )
 def test_the_predictors_part_is_beta1_log_q_minus_log_p(
     actions: tuple[tuple[int, ...], ...], continuous: bool

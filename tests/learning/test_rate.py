@@ -139,8 +139,10 @@ def test_a_policy_is_steered_to_a_target_and_still_wins() -> None:
         sizes.append(bytes_per_decision(algorithm, rollout))
         algorithm.rate_coef = control.next(1.0, sizes[-1])
         algorithm.update(rollout, 0.0)
-    assert sizes[0] > 2.0 and 0.5 < np.mean(sizes[-20:]) <= 1.0
-    assert algorithm.rate_coef < 0.03 and np.mean(rewards[-20:]) > 0.95
+    assert sizes[0] > 2.0
+    assert 0.5 < np.mean(sizes[-20:]) <= 1.0
+    assert algorithm.rate_coef < 0.03
+    assert np.mean(rewards[-20:]) > 0.95
 
 
 def bytes_per_decision(algorithm: object, rollout: object) -> float:
@@ -176,7 +178,8 @@ def test_a_shared_density_rates_all_agents_as_one() -> None:
 def test_agents_that_share_a_density_share_its_tables() -> None:
     torch.manual_seed(0)
     first, *others = LatentModel(3, Z, share=True).build_tables(4)
-    assert len(others) == 2 and all(tables is first for tables in others)
+    assert len(others) == 2
+    assert all(tables is first for tables in others)
     apart = trained_model().build_tables(4)
     assert len({to_bytes(tables) for tables in apart}) == len(apart)
 
@@ -209,9 +212,11 @@ def test_an_executor_gets_equal_tables_once_and_codes_with_them_for_all(share: b
 
 def test_a_tables_payload_names_its_agents() -> None:
     payload = pack_tables([1, 700], b"abc")
-    assert payload.hex() == "02000100bc02" + b"abc".hex() and tables_head(2) == 6
+    assert payload.hex() == "02000100bc02" + b"abc".hex()
+    assert tables_head(2) == 6
     agents, tables = unpack_tables(memoryview(payload))
-    assert agents == [1, 700] and tables == b"abc"
+    assert agents == [1, 700]
+    assert tables == b"abc"
 
 
 @given(st.binary(max_size=8))

@@ -171,7 +171,8 @@ def test_layer_normalisation_is_of_what_the_heads_see_and_not_of_what_is_remembe
     torch.testing.assert_close(
         values[0], (functional.layer_norm(memory[0], (8,)) @ head + bias)[:, 0]
     )
-    assert memory.abs().max() < 1 and memory.std(-1).max() < 0.9
+    assert memory.abs().max() < 1
+    assert memory.std(-1).max() < 0.9
 
 
 STEPS, ENVS = 4, 64

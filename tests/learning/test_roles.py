@@ -85,7 +85,9 @@ def test_the_same_seed_gives_the_same_embedding(monkeypatch: pytest.MonkeyPatch)
     first, again, other = (
         learn(kinds_vector((0, 1), 3), seed, 320).embedding for seed in (3, 3, 4)
     )
-    assert first and again and other
+    assert first
+    assert again
+    assert other
     np.testing.assert_array_equal(first.mu, again.mu)
     assert (first.mu != other.mu).all()
 
@@ -96,7 +98,8 @@ def test_a_feature_that_never_varies_is_hidden_and_not_predicted() -> None:
         assert each.varies.tolist() == [1] * 5 + [0] * 3 + [
             1
         ]  # place and noise; number and constant; the reward
-        assert (each.inputs[:, 5:8] == 0).all() and (each.inputs[:, :5].std(0) > 0).all()
+        assert (each.inputs[:, 5:8] == 0).all()
+        assert (each.inputs[:, :5].std(0) > 0).all()
 
 
 # ---- the experience
@@ -105,18 +108,20 @@ def test_a_feature_that_never_varies_is_hidden_and_not_predicted() -> None:
 def test_experience_is_what_the_environments_did() -> None:
     env = kinds_vector((0, 2, 1), seed=2, envs=3)
     played = play_at_random([env, kinds_vector((0, 2, 1), seed=5, envs=2)], 61, seed=0)
-    assert played.obs.shape == (13, 5, 3, 9) and played.actions.shape == (
+    assert played.obs.shape == (13, 5, 3, 9)
+    assert played.actions.shape == (
         13,
         5,
         3,
         5,
-    )  # 61 steps in fives, rounded up
+    )
     assert (played.actions.sum(-1) == 1).all()
     goes_on = np.ones(12, bool)
     goes_on[9] = False  # episodes last 10 steps
     np.testing.assert_array_equal(played.next_obs[:-1][goes_on], played.obs[1:][goes_on])
     assert (played.next_obs[9] != played.obs[10]).any()
-    assert not played.active.all() and (played.obs[~played.active] == 0).all()
+    assert not played.active.all()
+    assert (played.obs[~played.active] == 0).all()
 
 
 def test_random_actions_are_what_is_available() -> None:
@@ -133,7 +138,8 @@ def test_random_actions_are_what_is_available() -> None:
         np.broadcast_to(continuous.choices(), (500, 2, 2)),
         draw_by(np.random.default_rng(0), 2),
     )
-    assert (drawn[:, 1, 1] == 0).all() and np.abs(drawn[:, :, 0].std() - 1) < 0.1
+    assert (drawn[:, 1, 1] == 0).all()
+    assert np.abs(drawn[:, :, 0].std() - 1) < 0.1
 
 
 def test_agents_that_never_live_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +153,7 @@ def test_agents_that_never_live_are_named(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(
-    "places, groups",
+    ("places", "groups"),
     [
         ((0, 5, 0.1, 5.1), ((0, 2), (1, 3))),
         (
@@ -174,7 +180,8 @@ def test_the_index_is_davies_and_bouldins() -> None:
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_as_many_groups_as_are_asked_for(count: int) -> None:
     groups = cluster(points(0, 0.001, 9), count, 1).groups
-    assert len(groups) == count and sorted(agent for group in groups for agent in group) == [
+    assert len(groups) == count
+    assert sorted(agent for group in groups for agent in group) == [
         0,
         1,
         2,
@@ -288,14 +295,12 @@ def test_a_run_learns_its_roles_and_writes_them_down(
         assert file["meta"].attrs["roles_source"] == "learnt"
         assert json.loads(file["meta"].attrs["groups"]) == [[0, 1]]
         mu = np.stack([file["roles"][f"mu_{k}"][:] for k in range(identity.SIZE)], -1)
-        assert mu.shape == (4, identity.SIZE) and file["roles"]["agent"][:].tolist() == [0, 0, 1, 1]
-        assert (
-            f"mu_{identity.SIZE}" not in file["roles"] and (file["roles"]["sigma_0"][:] > 0).all()
-        )
-        assert (
-            file["role_scores"]["groups"][:].tolist() == [2]
-            and np.isfinite(file["role_scores"]["index"][:]).all()
-        )
+        assert mu.shape == (4, identity.SIZE)
+        assert file["roles"]["agent"][:].tolist() == [0, 0, 1, 1]
+        assert f"mu_{identity.SIZE}" not in file["roles"]
+        assert (file["roles"]["sigma_0"][:] > 0).all()
+        assert file["role_scores"]["groups"][:].tolist() == [2]
+        assert np.isfinite(file["role_scores"]["index"][:]).all()
     assert "roles (learnt): 1 group of 2 agents" in run_log(first)
     assert run_log(run("second", f"roles.from={first}/run.h5")).count("roles (") == 1
     run("third", "roles.source=one")
@@ -342,10 +347,12 @@ def test_the_analysis_shows_what_was_learnt(tmp_path: Path) -> None:
     ]
     np.testing.assert_allclose(places[0][::2], [0.02, 3.5], rtol=1e-5)
     np.testing.assert_allclose(places[1:], [[0.02, 1, 3], [0.02, 1, 4]], rtol=1e-5)
-    assert places[0][1] is None and told["index"] == {"2": 0.25, "3": 0.5}
+    assert places[0][1] is None
+    assert told["index"] == {"2": 0.25, "3": 0.5}
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     table = launch(1, *words[:2]).out
-    assert "seed 5; 2 group(s), learnt" in table and "0.250" in table
+    assert "seed 5; 2 group(s), learnt" in table
+    assert "0.250" in table
 
 
 def test_the_analysis_takes_runs_whose_groups_were_not_learnt(tmp_path: Path) -> None:

@@ -71,7 +71,9 @@ def test_seeds_are_those_of_the_step_in_hand() -> None:
             seeds.append(int(env.episode_seeds()[0]))
             env.recv()
         seeds.append(int(env.episode_seeds()[0]))
-    assert seeds[:6] == [seeds[0]] * 6 and seeds[6] != seeds[0] and seeds[:7] == seeds[7:]
+    assert seeds[:6] == [seeds[0]] * 6
+    assert seeds[6] != seeds[0]
+    assert seeds[:7] == seeds[7:]
     env.close()
 
 
@@ -142,7 +144,8 @@ def test_workers_die_with_their_parent_in_the_middle_of_a_step(number: int) -> N
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env=os.environ | path
     ) as parent:
-        assert parent.stdout is not None and parent.stdout.readline() == "ready\n"
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "ready\n"
         started = psutil.Process(parent.pid).children()
         assert len(started) == 2
         parent.send_signal(number)

@@ -29,10 +29,9 @@ def test_placements_agree_where_they_act(tmp_path: Path) -> None:
     local, agents = (launch(ranks, "tests/helpers/agree_program.py", *words) for ranks in (1, 3))
     assert local.code == agents.code == 0, local.err + agents.err
     one, other = (json.loads(ended.out.splitlines()[-1]) for ended in (local, agents))
-    assert other["executors"] == 2 and one["prints"] == other["prints"]
+    assert other["executors"] == 2
+    assert one["prints"] == other["prints"]
     for each in (one, other):
         with h5py.File(Path(each["folder"]) / "run.h5") as file:
-            assert (
-                0.3 < file["training/link.fallback"][-1] < 0.7
-                and not file["training/link.idle"][:].any()
-            )
+            assert 0.3 < file["training/link.fallback"][-1] < 0.7
+            assert not file["training/link.idle"][:].any()

@@ -152,11 +152,14 @@ def test_bad_input_ends_every_rank(case: str) -> None:
 @needs_mpirun
 def test_ranks_that_cant_hold_the_placement_are_named() -> None:
     too_many = launch(5, *LIGHT)
-    assert too_many.code != 0 and "-np 5" in complaint(too_many)
+    assert too_many.code != 0
+    assert "-np 5" in complaint(too_many)
     local = launch(2, *LIGHT, "placement.mode=local")
-    assert local.code != 0 and "placement.mode" in complaint(local)
+    assert local.code != 0
+    assert "placement.mode" in complaint(local)
     pinned = launch(2, *LIGHT, "placement.assign={0: 7}")
-    assert pinned.code != 0 and "placement.assign" in complaint(pinned)
+    assert pinned.code != 0
+    assert "placement.assign" in complaint(pinned)
 
 
 @needs_mpirun
@@ -166,14 +169,18 @@ def test_an_executor_of_another_version_is_named(tmp_path: Path) -> None:
     ended = launch_command([*words, ":", "-np", "1", sys.executable, "-c", old])
     assert ended.code != 0
     line = complaint(ended)
-    assert "0.0.9" in line and "executor 1" in line
+    assert "0.0.9" in line
+    assert "executor 1" in line
 
 
 def test_help_and_print_config_are_enough() -> None:
     told = launch(1, "-m", "sde_harl.run", "--help")
-    assert told.code == 0 and "codec.rate_coef" in told.out and "mpirun" in told.out
+    assert told.code == 0
+    assert "codec.rate_coef" in told.out
+    assert "mpirun" in told.out
     shown = launch(1, "-m", "sde_harl.run", "configs/quick.yaml", "--print-config", "seed=5")
-    assert shown.code == 0 and "seed: 5" in shown.out
+    assert shown.code == 0
+    assert "seed: 5" in shown.out
 
 
 def newest(folder: Path) -> Path:

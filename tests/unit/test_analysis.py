@@ -78,11 +78,9 @@ def test_csv_and_plot(tmp_path: Path) -> None:
     with (tmp_path / "f.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 8
-    assert (
-        rows[3]["rank"] == "all"
-        and rows[3]["payload_bytes"] == "7.5"
-        and rows[3]["network_bytes"] == ""
-    )
+    assert rows[3]["rank"] == "all"
+    assert rows[3]["payload_bytes"] == "7.5"
+    assert rows[3]["network_bytes"] == ""
     assert rows[0]["link_p50_us"] == ""
     pictures = list((tmp_path / "plots").iterdir())
     assert len(pictures) == 4
@@ -109,11 +107,9 @@ def test_unknown_times_and_bits(tmp_path: Path) -> None:
     file.close()
     row = figures(tmp_path / "run.h5")["all"]
     assert row["latency"]["whole"] == {"p50": None, "p95": None, "p99": None, "unknown": 2}
-    assert (
-        row["bytes"]["ideal"] is None
-        and row["bytes"]["observation"] is None
-        and row["bytes"]["payload"] == 8.0
-    )
+    assert row["bytes"]["ideal"] is None
+    assert row["bytes"]["observation"] is None
+    assert row["bytes"]["payload"] == 8.0
     assert "whole 2 of 2" in run("resource_consumption.py", tmp_path / "run.h5").stdout
 
 
@@ -160,7 +156,8 @@ def test_bad_files_give_one_line(tmp_path: Path, program: str, content: bytes | 
         h5py.File(path, "w").close()
     result = run(program, good, path, code=2)
     assert result.stdout == ""
-    assert result.stderr.count("\n") == 1 and str(path) in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert str(path) in result.stderr
 
 
 def test_uneven_columns_are_cut_to_the_shortest(tmp_path: Path) -> None:
@@ -176,12 +173,15 @@ def test_curves_are_grouped(tmp_path: Path) -> None:
         for exp, k, w in (("one", 1, 0.5), ("one", 2, 1.0), ("two", 1, 0.25))
     ]
     text = run("learning_curve.py", *paths, "--plot", tmp_path / "p.png").stdout
-    assert "0.750 (0.500 to 1.000)" in text and "smax/3m/happo/two" in text
+    assert "0.750 (0.500 to 1.000)" in text
+    assert "smax/3m/happo/two" in text
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
     curves = json.loads(run("learning_curve.py", *paths, "--json").stdout)
     assert [(c["exp"], c["seed"]) for c in curves] == [("one", "1"), ("one", "2"), ("two", "1")]
-    assert curves[1]["steps"] == [100, 200] and curves[1]["values"] == [0.5, 1.0]
-    assert curves[1]["source"] == "evaluations" and curves[1]["measure"] == "win rate"
+    assert curves[1]["steps"] == [100, 200]
+    assert curves[1]["values"] == [0.5, 1.0]
+    assert curves[1]["source"] == "evaluations"
+    assert curves[1]["measure"] == "win rate"
 
 
 def test_return_where_nothing_is_won_and_training_without_evaluations(tmp_path: Path) -> None:
@@ -238,15 +238,15 @@ def test_algorithms_are_compared_over_their_seeds(tmp_path: Path) -> None:
     ]
     text = run("compare.py", *paths, "--plot", tmp_path / "p.png").stdout
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
-    assert "mpe/spread, return" in text and "smax/3m, win rate" in text
+    assert "mpe/spread, return" in text
+    assert "smax/3m, win rate" in text
     happo, mappo, won = json.loads(run("compare.py", *paths, "--json").stdout)
     assert (happo["task"], happo["algo"], happo["seeds"]) == ("mpe/spread", "happo", ["1", "2"])
     assert happo["steps"] == {"mean": 250.0, "low": 200.0, "high": 300.0}
     assert happo["final"] == {"mean": -4.5, "low": -5.0, "high": -4.0}
     assert happo["best"] == {"mean": -2.5, "low": -3.0, "high": -2.0}
-    assert happo["steps_per_s"]["mean"] == 500.0 and mappo["steps_per_s"]["mean"] == pytest.approx(
-        1500
-    )
+    assert happo["steps_per_s"]["mean"] == 500.0
+    assert mappo["steps_per_s"]["mean"] == pytest.approx(1500)
     assert (mappo["algo"], mappo["final"]["mean"]) == ("mappo", -6.0), "the better one comes first"
     assert (won["measure"], won["final"]["mean"], won["steps_per_s"]["mean"]) == (
         "win rate",
@@ -267,7 +267,8 @@ def test_a_comparison_parts_experiments_and_tells_what_is_missing(tmp_path: Path
         ("happo, one", -2.0),
     ]
     text = run("compare.py", one, other, empty).stdout
-    assert "ippo" not in text.partition(str(empty))[0] and f"{empty}: no evaluations" in text
+    assert "ippo" not in text.partition(str(empty))[0]
+    assert f"{empty}: no evaluations" in text
 
 
 def test_another_programs_curves_are_set_beside_the_runs(tmp_path: Path) -> None:
@@ -289,16 +290,18 @@ def test_another_programs_curves_are_set_beside_the_runs(tmp_path: Path) -> None
         ("mpe/spread", "happo"),
         ("mpe/spread", "theirs"),
     ]
-    assert rows[1]["seeds"] == ["1", "2"] and rows[1]["final"] == {
+    assert rows[1]["seeds"] == ["1", "2"]
+    assert rows[1]["final"] == {
         "mean": -5.0,
         "low": -5.5,
         "high": -4.5,
     }
-    assert rows[1]["best"]["low"] == -5.5 and rows[1]["steps_per_s"]["mean"] is None
+    assert rows[1]["best"]["low"] == -5.5
+    assert rows[1]["steps_per_s"]["mean"] is None
 
 
 @pytest.mark.parametrize(
-    "text, reason",
+    ("text", "reason"),
     [
         ("step,return\n1,2\n", "its first line must be env,algo,seed,step,return"),
         ("env,algo,seed,step,return\na,b,1,1,x\n", "line 2: step and return must be numbers"),
@@ -318,11 +321,9 @@ def test_a_reference_that_is_none_is_told_in_one_line(
     done = run(
         "compare.py", played(tmp_path, "happo", 1, {100: -2.0}), "--reference", csv_file, code=2
     )
-    assert (
-        done.stderr.startswith(f"compare: {csv_file}: ")
-        and reason in done.stderr
-        and done.stderr.count("\n") == 1
-    )
+    assert done.stderr.startswith(f"compare: {csv_file}: ")
+    assert reason in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_curves_of_unlike_steps_are_laid_together() -> None:

@@ -37,7 +37,8 @@ def test_values_and_gradients(width: int, share: bool, layer_norm: bool) -> None
     (ours * weights).sum().backward()
     (theirs * weights).sum().backward()
     for one, other in zip(single, double):
-        assert one.grad is not None and other.grad is not None
+        assert one.grad is not None
+        assert other.grad is not None
         close(one.grad, other.grad)
 
 
@@ -88,7 +89,7 @@ def test_what_is_no_number_is_seen() -> None:
 
 
 @pytest.mark.parametrize(
-    "x, bias",
+    ("x", "bias"),
     [
         (np.zeros((1, 2, 3)), np.zeros((1, 1, 3), np.float32)),  # float64
         (np.zeros((1, 2, 3), np.float32), np.zeros((1, 1, 4), np.float32)),  # another width
@@ -178,7 +179,8 @@ def test_where_nothing_is_available_the_first_is_chosen() -> None:
     actions, log_probs = choices(
         np.ones((1, 1, 3), np.float32), np.zeros((1, 1, 3), bool), None, [0, 3]
     )
-    assert actions.item() == 0 and np.isclose(log_probs.item(), -np.log(3))
+    assert actions.item() == 0
+    assert np.isclose(log_probs.item(), -np.log(3))
 
 
 @pytest.mark.parametrize("edges", [[0], [1, 3], [0, 2, 2, 3], [0, 2], [0, 4], [0, 1 << 30]])

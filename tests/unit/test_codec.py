@@ -93,7 +93,8 @@ def test_tables_may_be_cut_to_their_first_channels() -> None:
     first = small_tables((4, 3, 5, 9))
     cut = first.first_channels(3)
     sent = from_bytes(to_bytes(cut))
-    assert sent.digest == cut.digest and sent.cdf.shape == (3, 5)
+    assert sent.digest == cut.digest
+    assert sent.cdf.shape == (3, 5)
     z = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32) * 3
     assert EntropyCoder(sent).encode(z) == EntropyCoder(cut).encode(z)
 
@@ -187,10 +188,8 @@ def test_rows_may_lie_apart() -> None:
     assert coder.encode(wide[:, :Z]) == coder.encode(latents(5))
     out = np.zeros((5, Z + 3), np.float32)
     coder.decode(coder.encode(latents(5)), out[:, :Z])
-    assert (
-        np.array_equal(out[:, :Z], decode(coder, coder.encode(latents(5)), 5))
-        and not out[:, Z:].any()
-    )
+    assert np.array_equal(out[:, :Z], decode(coder, coder.encode(latents(5)), 5))
+    assert not out[:, Z:].any()
 
 
 def test_what_is_damaged_leaves_the_latents_as_they_were() -> None:
@@ -403,12 +402,14 @@ def test_plain_codecs(name: str) -> None:
     worst = {"float32": 0, "float16": 1e-3, "int8": 1 / 250}[name] * np.abs(z).max(
         axis=1, keepdims=True
     )
-    assert (np.abs(decoded - z) <= worst)[3:].all() and not decoded[0].any()
+    assert (np.abs(decoded - z) <= worst)[3:].all()
+    assert not decoded[0].any()
     torch_z = torch.from_numpy(z).requires_grad_()
     ours = quantise_plain(name, torch_z)
     assert ours.detach().numpy().tobytes() == decoded.tobytes()
     ours.sum().backward()
-    assert torch_z.grad is not None and (torch_z.grad == 1).all()
+    assert torch_z.grad is not None
+    assert (torch_z.grad == 1).all()
     for wrong in (payload[:-1], payload + b"\0", b""):
         with pytest.raises(ValueError):
             decode(codec, wrong, 9)
@@ -442,7 +443,8 @@ def test_training_sees_what_decoding_gives() -> None:
             == decode(coder, coder.encode(z_agent), 50).tobytes()
         )
     (ours * 2).sum().backward()
-    assert z.grad is not None and (z.grad == 2).all()
+    assert z.grad is not None
+    assert (z.grad == 2).all()
 
 
 def test_rate_trains_latents_and_densities_and_repeats() -> None:
@@ -451,7 +453,8 @@ def test_rate_trains_latents_and_densities_and_repeats() -> None:
     rate = model.rate(z, torch.Generator().manual_seed(3))
     assert rate.item() == model.rate(z, torch.Generator().manual_seed(3)).item()
     rate.backward()
-    assert z.grad is not None and z.grad.abs().sum() > 0
+    assert z.grad is not None
+    assert z.grad.abs().sum() > 0
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.density_parameters())
     assert model.bottleneck.quantiles.grad is None
     trained = [id(p) for p in model.density_parameters()]

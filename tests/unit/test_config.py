@@ -50,7 +50,8 @@ def file_complaint(text: str) -> str:
 
 
 def one_line(error: UserError) -> str:
-    assert str(error).isprintable() and str(error)
+    assert str(error).isprintable()
+    assert str(error)
     return str(error)
 
 
@@ -94,7 +95,8 @@ def test_every_experiment_parses_and_names_an_algorithm_and_an_environment(path:
         config.algo.name,
         config.env.name,
     )
-    assert config.algo.name in ALGORITHMS and config.env.name in ENVS
+    assert config.algo.name in ALGORITHMS
+    assert config.env.name in ENVS
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
@@ -180,7 +182,8 @@ def test_help_lists_every_key_with_type_default_and_meaning() -> None:
         _, kind, default, meaning = rows[name]
         assert kind == key.kind.__name__
         assert yaml.safe_load(default) is not None
-        assert meaning.endswith(".") and len(meaning) > 5
+        assert meaning.endswith(".")
+        assert len(meaning) > 5
     assert all(f"--{flag}" in text for flag in HARL_KEYS)
 
 
@@ -517,7 +520,8 @@ def test_nothing_given_is_told_what_to_give() -> None:
 def test_a_defaults_file_names_only_itself(folder: Path, file: str, text: str, key: str) -> None:
     write(folder / file, text)
     message = complaint(str(folder / "mine.yaml"))
-    assert message.startswith(f"{key}: ") and str(folder / file) in message
+    assert message.startswith(f"{key}: ")
+    assert str(folder / file) in message
 
 
 # ---- whatever is given: a Config or one line

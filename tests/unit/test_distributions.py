@@ -67,14 +67,17 @@ def test_what_an_agent_lacks_contributes_nothing_and_gets_no_gradient() -> None:
         logits, (3, 2), available
     )  # agent 1 has two choices, and no second branch
     log_probs = discrete.log_probs(torch.zeros(2, 6, 2, dtype=torch.int64))
-    assert (log_probs[1, :, 1] == 0).all() and (log_probs[1, :, 0] < 0).all()
+    assert (log_probs[1, :, 1] == 0).all()
+    assert (log_probs[1, :, 0] < 0).all()
     torch.testing.assert_close(
         discrete.entropy()[1], reference.Categorical(logits=logits[1, :, :2]).entropy()
     )
     kl = discrete.kl(Categoricals(-logits, (3, 2), available))
     (log_probs.sum() + discrete.entropy().sum() + kl.sum()).backward()
-    assert logits.grad is not None and torch.isfinite(logits.grad).all()
-    assert not logits.grad[1, :, [2, 3, 4]].any() and logits.grad[1, :, :2].abs().min() > 0
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+    assert not logits.grad[1, :, [2, 3, 4]].any()
+    assert logits.grad[1, :, :2].abs().min() > 0
     means = torch.randn(2, 6, 2, generator=generator(), requires_grad=True)
     own = torch.tensor([[True, True], [True, False]])[:, None]
     gaussian = Gaussians(means, torch.full((2, 1, 2), 0.5), own)
@@ -106,7 +109,8 @@ def test_branches_are_sampled_by_their_probabilities_and_never_what_is_masked() 
     available = np.broadcast_to(mask[:, None], (2, ROWS, 5))
     policy, latents = acting(np.log(chances), (3, 2)), np.zeros((2, ROWS, 2), np.float32)
     decision = policy.act(latents, available, draw_by(np.random.default_rng(0), 2))
-    assert decision.actions.dtype == np.int32 and decision.actions.shape == (2, ROWS, 2)
+    assert decision.actions.dtype == np.int32
+    assert decision.actions.shape == (2, ROWS, 2)
     shares = [
         np.bincount(decision.actions[i, :, d], minlength=3) / ROWS for i in (0, 1) for d in (0, 1)
     ]

@@ -138,7 +138,8 @@ def test_a_host_without_sensors_has_reasons_and_no_numbers(
     monkeypatch.setattr(energy, "ROOT", tmp_path)
     host = Energy()
     assert host.host_scope.startswith("not measurable here: no RAPL packages")
-    assert "INA3221" in host.host_scope and "Raspberry Pi 5" in host.host_scope
+    assert "INA3221" in host.host_scope
+    assert "Raspberry Pi 5" in host.host_scope
     assert math.isnan(host.joules().host)
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("waited without a sensor"))
     assert math.isnan(host.idle_watts(5.0).host)

@@ -60,16 +60,17 @@ def test_sizes_follow_the_partition_and_the_neighbourhood() -> None:
     assert [spec.obs_sizes for spec in specs] == [(7,) * 6, (9, 9, 8, 9, 9, 8)]
     assert specs[0].unit_types == ("",) * 6
     humanoid = make(EnvConfig(name="mamujoco", map="Humanoid-9|8"), num_envs=1, seed=1).spec
-    assert (
-        humanoid.action_sizes == ((9,), (8,)) and humanoid.continuous and humanoid.state_size == 348
-    )
+    assert humanoid.action_sizes == ((9,), (8,))
+    assert humanoid.continuous
+    assert humanoid.state_size == 348
     assert (humanoid.name, humanoid.episode_limit) == ("mamujoco/Humanoid-9|8", 1000)
     assert humanoid.choices()[1].tolist() == [True] * 8 + [False]
 
 
 def test_agents_that_see_the_whole_robot_know_their_number() -> None:
     env = make(EnvConfig(name="mamujoco", map="HalfCheetah-2x3", agent_obsk=-1), num_envs=2, seed=1)
-    assert env.spec.obs_sizes == (17 + 2, 17 + 2) and env.spec.state_size == 17
+    assert env.spec.obs_sizes == (17 + 2, 17 + 2)
+    assert env.spec.state_size == 17
     for step in (env.reset(), *play(env, 3)):
         for i, number in enumerate(np.eye(2)):
             np.testing.assert_array_equal(step.obs[:, i, :17], step.state)
@@ -80,9 +81,8 @@ def test_the_time_limit_truncates_and_a_fall_terminates() -> None:
     limited = play(make(EnvConfig(name="mamujoco", map="Reacher-2x1"), num_envs=2, seed=1), 101)
     assert [i for i, step in enumerate(limited) if step.truncated.all()] == [50, 100]
     fallen = play(make(EnvConfig(name="mamujoco", map="Hopper-3x1"), num_envs=2, seed=1), 200)
-    assert any(step.terminated.any() for step in fallen) and not any(
-        step.truncated.any() for step in fallen
-    )
+    assert any(step.terminated.any() for step in fallen)
+    assert not any(step.truncated.any() for step in fallen)
 
 
 @pytest.mark.parametrize("name", ["Walker2d-6x1", "Humanoid-17x1", "HalfCheetah"])
@@ -100,7 +100,8 @@ def test_mujoco_warns_in_our_log(
     monkeypatch.chdir(tmp_path)
     env: Any = make(EnvConfig(name="mamujoco", map="HalfCheetah-6x1"), num_envs=1, seed=1)
     env.reset()
-    assert capfd.readouterr() == ("", "") and not list(tmp_path.iterdir())
+    assert capfd.readouterr() == ("", "")
+    assert not list(tmp_path.iterdir())
     single = env._games[0]._env.single_agent_env.unwrapped
     single.data.qvel[:] = 1e12
     with caplog.at_level(logging.WARNING):

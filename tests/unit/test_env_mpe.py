@@ -160,7 +160,8 @@ def test_the_compiled_spread_starts_as_mpe2_does() -> None:
     env: Any = make(EnvConfig(name="mpe", map="simple_spread", backend="jax"), num_envs=500, seed=1)
     env.reset()
     places = np.stack([env._state.games.agents, env._state.games.landmarks])
-    assert np.abs(places).max() <= 1 and not np.asarray(env._state.games.speeds).any()
+    assert np.abs(places).max() <= 1
+    assert not np.asarray(env._state.games.speeds).any()
     np.testing.assert_allclose(places.mean((1, 2)), 0, atol=0.06)
     np.testing.assert_allclose(places.var((1, 2)), 1 / 3, atol=0.04)
 
@@ -195,7 +196,8 @@ def test_continuous_actions_are_clipped(backend: str) -> None:
 
 def test_sizes_differ_between_agents() -> None:
     env = make(EnvConfig(name="mpe", map="simple_speaker_listener"), num_envs=2, seed=1)
-    assert env.spec.obs_sizes == (3, 11) and env.spec.action_sizes == ((3,), (5,))
+    assert env.spec.obs_sizes == (3, 11)
+    assert env.spec.action_sizes == ((3,), (5,))
     assert env.spec.unit_types == ("speaker", "listener")
     step = env.reset()
     np.testing.assert_array_equal(
@@ -214,7 +216,8 @@ def test_continuous_sizes() -> None:
     spec = make(
         EnvConfig(name="mpe", map="simple_reference", continuous_actions=True), num_envs=2, seed=1
     ).spec
-    assert spec.continuous and spec.action_sizes == ((15,), (15,))
+    assert spec.continuous
+    assert spec.action_sizes == ((15,), (15,))
 
 
 @pytest.mark.parametrize("backend", ["mpe2", "jax"])

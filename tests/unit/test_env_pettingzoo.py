@@ -54,9 +54,8 @@ def test_who_leaves_early_is_inactive_and_the_limit_truncates() -> None:
     assert [step.active[0].tolist() for step in steps] == [[True, True]] * 2 + [
         [True, False]
     ] * 4 + [[True, True]] * 2
-    assert (
-        steps[2].obs[0, 1].any() and not steps[3].obs[0, 1].any()
-    )  # the last thing it saw, then nothing
+    assert steps[2].obs[0, 1].any()
+    assert not steps[3].obs[0, 1].any()
     assert [bool(step.truncated[0]) for step in steps] == [False] * 6 + [True, False]
     assert not any(step.terminated[0] for step in steps)
     assert [float(step.rewards[0]) for step in steps[1:4]] == [
@@ -70,14 +69,15 @@ def test_who_leaves_early_is_inactive_and_the_limit_truncates() -> None:
 
 def test_a_win_terminates() -> None:
     step = walk((0, 0, 0), (4, 0, 0))[-1]
-    assert step.terminated[0] and not step.truncated[0]
+    assert step.terminated[0]
+    assert not step.truncated[0]
 
 
 def test_continuous_agents_are_clipped_and_have_the_environments_state() -> None:
     env = make(TORQUE, num_envs=1, seed=1)
-    assert (
-        env.spec.continuous and env.spec.action_sizes == ((2,), (1,)) and env.spec.state_size == 2
-    )
+    assert env.spec.continuous
+    assert env.spec.action_sizes == ((2,), (1,))
+    assert env.spec.state_size == 2
     assert env.spec.unit_types == ("joint", "joint")
     env.reset()
     env.send(np.array([[[-5, 5], [0.5, 9]]], np.float32))
@@ -123,6 +123,5 @@ def test_actions_of_another_shape_are_refused() -> None:
 
 def test_random_play_goes_through_all_ends() -> None:
     steps = play(make(CORRIDOR, num_envs=4, seed=1), 100)
-    assert any(step.terminated.any() for step in steps) and any(
-        step.truncated.any() for step in steps
-    )
+    assert any(step.terminated.any() for step in steps)
+    assert any(step.truncated.any() for step in steps)

@@ -39,7 +39,8 @@ def test_smax_wins_and_losses() -> None:
     returns = np.concatenate([step.returns for step in steps])
     over = np.concatenate([step.terminated for step in steps])
     np.testing.assert_array_equal(over, won >= 0)
-    assert (won == 1).sum() > 5 and (won == 0).sum() > 0
+    assert (won == 1).sum() > 5
+    assert (won == 0).sum() > 0
     # all damage is worth 1 (a last shot may overkill), the win 1 more
     assert returns[won == 1].min() > 1.99 > returns[won == 0].max()
 
@@ -52,7 +53,8 @@ def test_smax_time_limit_truncates() -> None:
     for truncated in (False, True, False):
         env.send(stop)
         step = env.recv()
-        assert (step.truncated == truncated).all() and not step.terminated.any()
+        assert (step.truncated == truncated).all()
+        assert not step.terminated.any()
         assert (step.won == (0 if truncated else -1)).all()
 
 

@@ -131,7 +131,8 @@ def test_every_environment_and_seed_has_its_own_episodes(config: EnvConfig, make
     starts = np.concatenate([env.reset().state, other.reset().state])
     assert len(np.unique(starts, axis=0)) == 8
     before = env.episode_seeds()
-    assert before.dtype == np.int64 and (before >= 0).all()
+    assert before.dtype == np.int64
+    assert (before >= 0).all()
     assert len(np.unique(np.concatenate([before, other.episode_seeds()]))) == 8
     ended = np.zeros(4, bool)
     for step in play(env, 60)[1:]:
@@ -328,7 +329,8 @@ def test_auto_backend_says_which_and_why(
     monkeypatch.setenv("SC2PATH", str(tmp_path if game else tmp_path / "nowhere"))
     chosen, line = resolve_backend(EnvConfig(name="smac", map="3m"))
     assert chosen == backend
-    assert re.search(reason, line) and "\n" not in line
+    assert re.search(reason, line)
+    assert "\n" not in line
 
 
 def test_backend_that_was_asked_for() -> None:

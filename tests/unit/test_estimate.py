@@ -41,7 +41,8 @@ def test_the_sums() -> None:
     )
     assert estimate.server_us == 3 * 5 + 50
     assert estimate.latency_us == estimate.device_us + estimate.link_us + estimate.server_us
-    assert estimate.up_bytes == 80 / 4 and estimate.device_us_per_decision == 40
+    assert estimate.up_bytes == 80 / 4
+    assert estimate.device_us_per_decision == 40
 
 
 def test_a_whole_policy_takes_its_devices_time_alone() -> None:
@@ -80,7 +81,8 @@ def test_every_split_and_codec_is_measured_here(recurrent: bool) -> None:
     assert sizes[0, "float32"] == 3 * 4 * 6 and sizes[1, "float32"] == 3 * 4 * 4, (
         "agent 0 sees 6 numbers, sends 4"
     )
-    assert sizes[0, "int8"] == 3 * (4 + 6) and sizes[1, "float16"] == 3 * 2 * 4
+    assert sizes[0, "int8"] == 3 * (4 + 6)
+    assert sizes[1, "float16"] == 3 * 2 * 4
     assert 0 < sizes[1, "entropy"] < sizes[1, "float32"]
     assert all(math.isfinite(part.local_us) and part.local_us > 0 for part in parts)
     assert all((part.encode_us > 0) == (part.codec != "none") for part in parts)
@@ -113,7 +115,9 @@ def test_the_error_is_told_against_a_run(tmp_path: Path, capfd: pytest.CaptureFi
     words = ["--measured", str(path), "--rate-mbit", "8", "--rtt-ms", "0.2", "--device-factor", "2"]
     assert main(["estimate", *words, "--against", str(path)]) == 0
     out = capfd.readouterr().out
-    assert "ESTIMATE, not a measurement" in out and "<- least latency" in out and "+100%" in out
+    assert "ESTIMATE, not a measurement" in out
+    assert "<- least latency" in out
+    assert "+100%" in out
 
 
 def test_rows_that_a_killed_writer_left_short_are_left_out(tmp_path: Path) -> None:
@@ -138,7 +142,8 @@ def test_what_is_wrong_is_one_line(
 ) -> None:
     assert main(["estimate", *words, *LINK]) == 2
     error = capfd.readouterr().err
-    assert complaint in error and error.count("\n") == 1
+    assert complaint in error
+    assert error.count("\n") == 1
 
 
 def test_a_run_that_the_plan_has_nothing_like_is_named(tmp_path: Path) -> None:

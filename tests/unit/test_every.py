@@ -35,7 +35,7 @@ WIDEST = 5  # dimensions of the listener's continuous actions; the speaker's are
 CONTINUOUS = {"mamujoco"}
 
 
-@pytest.mark.parametrize("env, word", [(env, word) for env in ENVS for word in PLAYED[env]])
+@pytest.mark.parametrize(("env", "word"), [(env, word) for env in ENVS for word in PLAYED[env]])
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_every_algorithm_plays_every_environment(
     algo: str, env: str, word: str, tmp_path: Path
@@ -242,4 +242,5 @@ def test_lambda_is_steered_by_the_bytes_that_were_sent(tmp_path: Path) -> None:
     tables = play(tmp_path, *words, "codec.rate_coef=0.01", "codec.target_bytes=5")
     factors = (tables["bytes_per_decision"] / 5) ** GAIN
     assert tables["rate_coef"] == pytest.approx(0.01 * np.cumprod(factors))
-    assert (factors > 1).all() and (tables["rate"] > 0).all()
+    assert (factors > 1).all()
+    assert (tables["rate"] > 0).all()

@@ -85,7 +85,7 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_latents_with_a_wrong_field_are_counted_and_not_used(case: str) -> None:
     wrong, reason = WRONG[case]
-    pool, server, far, _ = start()
+    pool, _server, far, _ = start()
     obs = np.random.default_rng(1).normal(size=(2, ROWS, 5)).astype(np.float32)
     pool.sense(0, 7, obs)
     send_latents(far, **wrong)
@@ -148,7 +148,8 @@ def test_devices_that_run_policies_answer_with_what_they_did(
         False  # agent 1 may only take 2, and 0 in its second branch
     )
     decision = pool.decide(0, 7, OBS, request=act_request(available, greedy=False))
-    assert (decision.actions[1] == [2, 0]).all() and (decision.log_probs[1] == 0.0).all()
+    assert (decision.actions[1] == [2, 0]).all()
+    assert (decision.log_probs[1] == 0.0).all()
     assert (decision.log_probs[0] < 0.0).all()
     assert not pool.faults()
 
@@ -162,7 +163,9 @@ def test_a_device_remembers_until_an_episode_begins_and_apart_where_it_is_greedy
     first = pool.decide(
         0, 2, OBS, request=act_request(**asked, greedy=False, begins=[False, True, False])
     ).memory
-    assert first[:, [0, 2]].all() and not first[:, 1].any() and first.shape == (2, ROWS, MEMORY)
+    assert first[:, [0, 2]].all()
+    assert not first[:, 1].any()
+    assert first.shape == (2, ROWS, MEMORY)
     second = pool.decide(
         0, 3, OBS, request=act_request(**asked, greedy=False, begins=[False] * ROWS)
     ).memory
@@ -177,7 +180,8 @@ def test_a_device_remembers_until_an_episode_begins_and_apart_where_it_is_greedy
     kept = pool.decide(
         0, 6, OBS, request=act_request(**asked, greedy=False, begins=[False, True, False])
     ).memory
-    assert kept[:, [0, 2]].all() and not kept[:, 1].any()
+    assert kept[:, [0, 2]].all()
+    assert not kept[:, 1].any()
     assert not pool.faults()
 
 
@@ -213,7 +217,7 @@ def test_impossible_choices_are_refused(
     reason: str,
 ) -> None:
     """One number that can't be refuses the message, of the agent that did right too."""
-    pool, server, far = on_device
+    pool, _server, far = on_device
     available = np.ones((2, ROWS, 5), bool)
     available[1, :, 0] = False
     actions = [[[1, 1]] * ROWS, [[1, 1]] * (ROWS - 1) + [last]]
@@ -253,12 +257,14 @@ def test_the_bytes_of_one_answer_are_shared_by_its_agents_and_none_is_lost() -> 
         )
     after, count = far.sent_bytes, far.sent[0] - messages
     decisions, _ = pool.report()
-    assert count == 4 and (decisions.answers == 1).all()
+    assert count == 4
+    assert (decisions.answers == 1).all()
     done, remembered = 8 * 2 * ROWS, 4 * MEMORY * ROWS
     assert decisions.payload_bytes[:, 0].tolist() == [done, done, done + remembered, done]
     assert sorted(pool.overhead) == [10, 11, 11]
     assert (decisions.payload_bytes + pool.overhead * decisions.answers).sum() == after - before
-    assert (decisions.device_ns[..., 0] > 0).all() and (decisions.decode_ns > 0).all()
+    assert (decisions.device_ns[..., 0] > 0).all()
+    assert (decisions.decode_ns > 0).all()
 
 
 def test_an_answer_that_comes_late_is_late_for_all_its_agents(
@@ -266,28 +272,29 @@ def test_an_answer_that_comes_late_is_late_for_all_its_agents(
 ) -> None:
     """It is counted, and not played; an executor that owes one answer for all is back when it has sent that."""
     monkeypatch.setattr(membership, "ABSENT_NS", 2_500_000)
-    pool, server, far = start_on_device(
+    pool, server, _far = start_on_device(
         memory=0, deadline_s=1e-3, failure_timeout_s=5.0, survives_losses=True
     )
     asked = act_request(np.ones((2, ROWS, 5), bool), greedy=False)
     work, server._step = server._step, None
     for step in range(20):
         ages = pool.decide(0, step, OBS, request=asked).ages
-        assert ages is not None and (ages == NO_LATENT).all()
+        assert ages is not None
+        assert (ages == NO_LATENT).all()
     assert pool.absent == [1]
     server._step = work
     pool.decide(0, 20, OBS, request=asked)  # it works off what it was sent
-    assert not pool.absent and pool.decide(0, 21, OBS, request=asked).ages is None
+    assert not pool.absent
+    assert pool.decide(0, 21, OBS, request=asked).ages is None
     assert [fault.reason for fault in pool.faults()] == ["absent", "back"]
     decisions, _ = pool.report()
     late = int(decisions.late[20, 0])
-    assert late and decisions.late[20].tolist() == decisions.answers[20].tolist() == [late, late]
+    assert late
+    assert decisions.late[20].tolist() == decisions.answers[20].tolist() == [late, late]
     assert decisions.payload_bytes[20].tolist() == [late * 8 * 2 * ROWS] * 2
-    assert (
-        decisions.answers[21].tolist() == [1, 1]
-        and decisions.missed[:21].all()
-        and not decisions.missed[21].any()
-    )
+    assert decisions.answers[21].tolist() == [1, 1]
+    assert decisions.missed[:21].all()
+    assert not decisions.missed[21].any()
 
 
 def test_a_report_may_be_as_long_as_what_it_is_about() -> None:
@@ -299,16 +306,18 @@ def test_a_report_may_be_as_long_as_what_it_is_about() -> None:
         pool.latents(0)
         pool.act(0, np.zeros((2, ROWS, 1), np.int32), policy_ns=0)
     decisions, _ = pool.report()
-    assert (decisions.device_ns > 0).all() and len(decisions.device_ns) == 3000
+    assert (decisions.device_ns > 0).all()
+    assert len(decisions.device_ns) == 3000
     assert not pool.faults()
 
 
 def test_the_first_right_answer_counts_and_a_second_does_not() -> None:
-    pool, server, far, _ = start()
+    pool, _server, far, _ = start()
     pool.sense(0, 7, np.zeros((2, ROWS, 5), np.float32))
     send_latents(far)
     latents = pool.latents(0).values
-    assert (latents[0] == 99.0).all() and not (latents[1] == 99.0).any()
+    assert (latents[0] == 99.0).all()
+    assert not (latents[1] == 99.0).any()
     assert [fault.reason for fault in pool.faults()] == ["step"]
 
 
@@ -322,7 +331,7 @@ def test_no_message_of_a_device_can_hurt(
     kind: Kind, payload: bytes, fields: tuple[int, ...]
 ) -> None:
     """But for BYE, with which it takes leave: test_sensors.py."""
-    pool, server, far, _ = start()
+    pool, _server, far, _ = start()
     pool.sense(0, 3, np.zeros((2, ROWS, 5), np.float32))
     names = ("agent", "step", "slot", "environments", "version")
     far.send(0, Header(kind=kind, **dict(zip(names, fields))), payload)
@@ -330,7 +339,8 @@ def test_no_message_of_a_device_can_hurt(
     assert np.isfinite(latents).all()
     pool.act(0, np.zeros((2, ROWS, 1), np.int32), policy_ns=0)
     decisions, resources = pool.report()
-    assert decisions.payload_bytes.shape == (1, 2) and set(resources) == {1}
+    assert decisions.payload_bytes.shape == (1, 2)
+    assert set(resources) == {1}
 
 
 @pytest.mark.parametrize("change", [{"package": 3}, {"host": None}, {"extra": 1}, {"cores": True}])
@@ -345,7 +355,7 @@ def test_a_hello_of_another_shape_is_refused(change: dict[str, object]) -> None:
 
 
 def test_a_silent_executor_is_named_with_its_host() -> None:
-    pool, server, far, _ = start(failure_timeout_s=0.2)
+    pool, server, _far, _ = start(failure_timeout_s=0.2)
     server.attach(lambda: None)
     pool.sense(0, 1, np.zeros((2, ROWS, 5), np.float32))
     with pytest.raises(UserError, match=describe_host(Energy()).host):

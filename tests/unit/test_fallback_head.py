@@ -133,11 +133,9 @@ def test_they_become_a_policy_that_always_does_the_same(continuous: bool) -> Non
     first = distillation.update(played(trainer, game), 0)
     for step in range(1, 60):
         last = distillation.update(played(trainer, game, seed=step), step)
-    assert (
-        first["fallback/kl"] > 0.05
-        and last["fallback/kl"] < 1e-3
-        and last["fallback/agreement"] == 1.0
-    )
+    assert first["fallback/kl"] > 0.05
+    assert last["fallback/kl"] < 1e-3
+    assert last["fallback/agreement"] == 1.0
     bias = [head[1] for head in distillation.arrays()]
     if continuous:
         np.testing.assert_allclose(bias[0], [0.3, -0.2], atol=0.02)
@@ -165,10 +163,8 @@ def test_the_device_does_what_was_learnt() -> None:
     lesson = distillation._lesson(rollout, 0)
     order = generator(1, Purpose.DISTILLATION).permutation(256)
     outputs = lesson.latents @ distillation._weight + distillation._bias
-    assert (
-        np.array_equal(outputs.argmax(-1).numpy(), actions[:, order, 0])
-        and len(np.unique(actions)) > 1
-    )
+    assert np.array_equal(outputs.argmax(-1).numpy(), actions[:, order, 0])
+    assert len(np.unique(actions)) > 1
 
 
 def test_rows_of_the_dead_and_of_nobodys_decision_teach_nothing() -> None:
@@ -177,7 +173,8 @@ def test_rows_of_the_dead_and_of_nobodys_decision_teach_nothing() -> None:
     distillation, rollout = Distillation(trainer.policy, game, seed=1), played(trainer, game)
     rollout.active_masks[0], rollout.decided[1] = False, False
     distillation.update(rollout, 0)
-    assert not distillation._weight.any() and not distillation._bias.any()
+    assert not distillation._weight.any()
+    assert not distillation._bias.any()
 
 
 def test_no_gradient_and_no_change_reaches_the_policy() -> None:
@@ -262,12 +259,10 @@ def test_the_order_is_last_latents_then_the_exit_head_then_nothing(
         "agent 0 had answered"
     )
     fallback, idle = decisions.fallback[:, 1].tolist(), decisions.idle[:, 1].tolist()
-    assert (
-        fallback[:4] == [0, 0, 0, ROWS]
-        and fallback[-1] == 0
-        and idle[:4] == [0] * 4
-        and idle[-1] == ROWS
-    )
+    assert fallback[:4] == [0, 0, 0, ROWS]
+    assert fallback[-1] == 0
+    assert idle[:4] == [0] * 4
+    assert idle[-1] == ROWS
     assert (decisions.missed[1:, 1] == ROWS).all()
 
 
@@ -329,7 +324,9 @@ def test_the_policy_learns_the_same_with_and_without_them(pair: dict[str, Traine
     assert {name.partition("/")[0] for name in differing(one, other)} == {"fallback_head"}
     assert "fallback_head" not in other
     agreement, kl = columns(pair["true"], "training", "fallback.agreement", "fallback.kl")
-    assert len(agreement) == 2 and (agreement > 0).all() and (kl >= 0).all()
+    assert len(agreement) == 2
+    assert (agreement > 0).all()
+    assert (kl >= 0).all()
     with pytest.raises(KeyError):
         columns(pair["false"], "training", "fallback.kl")
 
@@ -379,11 +376,14 @@ def test_late_agents_exit_and_every_kind_of_policy_has_them(kind: str, tmp_path:
     missed, idle, fallback = columns(
         trained, "training", "link.missed", "link.idle", "link.fallback"
     )
-    assert (fallback > 0.005).all() and not idle.any() and (fallback <= missed).all()
+    assert (fallback > 0.005).all()
+    assert not idle.any()
+    assert (fallback <= missed).all()
     counted, total, train = columns(trained, "decisions", "fallback", "environments", "train")
     assert counted[train].sum() / total[train].sum() == pytest.approx(fallback.mean())
     played, unplayed = columns(trained, "evaluations", "fallback", "idle")
-    assert played[-1] > 0 and not unplayed.any()
+    assert played[-1] > 0
+    assert not unplayed.any()
 
 
 DEVICES = [

@@ -80,7 +80,8 @@ def test_a_file_of_harls_says_what_is_run(tmp_path: Path) -> None:
     )
     assert (config.train.envs, config.train.rollout, config.eval.interval) == (10, 50, 4 * 50 * 10)
     assert (policy.head_gain, config.record.exp, config.seed) == (0.02, "report", 5)
-    assert request.text.startswith("ignored of ") and request.text.endswith(": cuda")
+    assert request.text.startswith("ignored of ")
+    assert request.text.endswith(": cuda")
 
 
 REPORT = {
@@ -177,7 +178,7 @@ CHEETAH = {"scenario": "HalfCheetah-v2", "agent_conf": "2x3"}
 
 
 @pytest.mark.parametrize(
-    "file, algo, words, family, task, changes",
+    ("file", "algo", "words", "family", "task", "changes"),
     [
         ("ant_4x2", "happo", [], ROBOTS, ANT, MUJOCO),
         ("ant_4x2", "mappo", [], ROBOTS, ANT, MUJOCO),
@@ -249,20 +250,19 @@ def test_a_recurrent_policy_of_harls_is_whole_too(tmp_path: Path) -> None:
     config = parse([written(tmp_path, use_recurrent_policy=True, data_chunk_length=10)]).config
     assert config is not None
     policy = config.policy
-    assert (
-        policy.recurrent
-        and policy.local_blocks == policy.blocks == 2
-        and config.codec.name == "none"
-    )
+    assert policy.recurrent
+    assert policy.local_blocks == policy.blocks == 2
+    assert config.codec.name == "none"
 
 
 def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
     config = parse([written(tmp_path), "algo.lr=1e-3"]).config
-    assert config is not None and config.algo.lr == 1e-3
+    assert config is not None
+    assert config.algo.lr == 1e-3
 
 
 @pytest.mark.parametrize(
-    "changes, named",
+    ("changes", "named"),
     [
         ({"weight_decay": 0.1, "recurrent_n": 2}, ["weight_decay 0.1", "recurrent_n 2"]),
         ({"hidden_sizes": [64, 32], "polyak": 0.005}, ["hidden_sizes [64, 32]", "polyak"]),
@@ -296,4 +296,5 @@ def test_anything_else_gives_one_line(tree: object) -> None:
     try:
         experiment(tree if isinstance(tree, str) else json.dumps(tree), "mine.json")
     except UserError as error:
-        assert "\n" not in str(error) and "mine.json" in str(error)
+        assert "\n" not in str(error)
+        assert "mine.json" in str(error)

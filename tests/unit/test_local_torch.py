@@ -54,7 +54,8 @@ def test_torch_makes_the_same_symbols_but_at_ties(name: str, on_device: bool) ->
     flat = parameters(shape)
     ours = LocalNets(shape, flat, on_device=on_device)(obs)
     theirs = TorchLocalNets(shape, flat, on_device=on_device)(obs)
-    assert theirs.dtype == np.float32 and np.ptp(ours) > 2
+    assert theirs.dtype == np.float32
+    assert np.ptp(ours) > 2
     np.testing.assert_allclose(theirs, ours, rtol=1e-4, atol=TIE / 10)
     other = np.rint(ours) != np.rint(theirs)
     assert (np.abs(np.abs(ours[other] - np.floor(ours[other])) - 0.5) < TIE).all()

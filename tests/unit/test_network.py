@@ -47,7 +47,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
     for name in ("net_io_counters", "net_if_addrs"):
         monkeypatch.setattr(psutil, name, getattr(kernel, name))
     monkeypatch.setattr(psutil, "Process", lambda: kernel)
-    yield kernel
+    return kernel
 
 
 def test_what_the_connections_interface_has_carried_since_the_start(kernel: Kernel) -> None:
@@ -77,7 +77,8 @@ def test_several_interfaces_add_up_and_a_new_one_counts_from_nought(kernel: Kern
 def test_within_one_host_nothing_is_known(kernel: Kernel) -> None:
     network = Network()
     kernel.connections = [("127.0.0.1", "127.0.0.1"), ("10.0.0.2", "10.0.0.2")]
-    assert network.sample() == UNKNOWN and network.interfaces == ()
+    assert network.sample() == UNKNOWN
+    assert network.interfaces == ()
 
 
 def test_a_real_connection_within_this_host_is_none_to_others() -> None:

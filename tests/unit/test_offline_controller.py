@@ -100,7 +100,8 @@ def test_rank_0_leaves_it_to_whoever_has_actuators() -> None:
     pair.pool.publish(1, [net + head for net, head in zip(weights(), heads())], [])
     assert pair.pool.fallback_actions(obs, available).tolist() == [[[2, 1]]] * 2
     floats = fallback_orders((2, 1, 3), continuous=True)
-    assert floats.dtype == np.float32 and np.isnan(floats).all()
+    assert floats.dtype == np.float32
+    assert np.isnan(floats).all()
 
 
 def test_actions_of_another_length_are_not_done(clock: Clock) -> None:
@@ -165,6 +166,8 @@ def test_serving_waits_no_longer_than_that(clock: Clock) -> None:
     server.send(1, Header(kind=Kind.WEIGHTS, version=1), flat.tobytes())
     server.send(1, Header(kind=Kind.SENSOR, step=0, environments=1, version=1))
     serve(far, "robots:Arm", 3600.0)
-    assert waited[:3] == [3600.0] * 3 and waited[3:] == pytest.approx([WAIT_S] * 10)
-    assert did() == [[2, 1]] * 9 and looks() == 9
+    assert waited[:3] == [3600.0] * 3
+    assert waited[3:] == pytest.approx([WAIT_S] * 10)
+    assert did() == [[2, 1]] * 9
+    assert looks() == 9
     assert robots.Arm.made[0].closed == 1

@@ -91,13 +91,10 @@ def test_bytes_claimed_are_held_against_the_interfaces(tmp_path: Path) -> None:
     figures = {"messages": 10, "frame_bytes": 520, "packets": 20, "counted_bytes": 2101}
     assert spans[1] == {"rank": 1, "way": "sent", **figures}
     result = run("resource_consumption.py", path)
-    assert (
-        "2,060        2,101    +2.0%" in result.stdout
-        and "with MPI/TCP headers: 210.1 bytes" in result.stdout
-    )
-    assert (
-        "emulated: links lte" in result.stdout and f"{path}: emulated: links lte" in result.stderr
-    )
+    assert "2,060        2,101    +2.0%" in result.stdout
+    assert "with MPI/TCP headers: 210.1 bytes" in result.stdout
+    assert "emulated: links lte" in result.stdout
+    assert f"{path}: emulated: links lte" in result.stderr
 
 
 def test_the_split_is_held_against_what_it_replaces(tmp_path: Path) -> None:
@@ -112,16 +109,21 @@ def test_the_split_is_held_against_what_it_replaces(tmp_path: Path) -> None:
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
     names = ["split, coded", "split, float32", "all on the server", "all on the devices"]
     assert [setup["name"] for setup in setups] == names
-    assert [setup["runs"] for setup in setups] == [2, 1, 1, 1] and setups[0]["decisions"] == 20
+    assert [setup["runs"] for setup in setups] == [2, 1, 1, 1]
+    assert setups[0]["decisions"] == 20
     assert [setup["latency"]["p50"] for setup in setups] == pytest.approx(
         [10_000, 10_000, 10_000, 1000]
     )
-    assert setups[0]["network"] == 210.1 and setups[0]["frame"] == 52 and setups[0]["payload"] == 20
-    assert setups[0]["device_cpu_us"] == pytest.approx(100) and setups[0]["device_mj"] is None
+    assert setups[0]["network"] == 210.1
+    assert setups[0]["frame"] == 52
+    assert setups[0]["payload"] == 20
+    assert setups[0]["device_cpu_us"] == pytest.approx(100)
+    assert setups[0]["device_mj"] is None
     assert setups[0]["excess"] == pytest.approx(41 / (520 + 220 + 66 * 18))
     assert setups[3]["against_coded"]["latency p50"] == pytest.approx(0.1)
     text = run("prototype.py", *paths).stdout
-    assert "real links" in text and "within 2.1% of those claimed" in text
+    assert "real links" in text
+    assert "within 2.1% of those claimed" in text
 
 
 def test_runs_that_are_not_alike_are_not_compared(tmp_path: Path) -> None:

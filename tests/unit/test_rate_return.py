@@ -60,7 +60,8 @@ def test_rate_and_return_of_codecs_and_settings(tmp_path: Path) -> None:
     ]
     text = run("rate_return.py", *paths, "--plot", tmp_path / "p.png").stdout
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
-    assert "smax/3m, win rate" in text and max(map(len, text.splitlines())) <= 150
+    assert "smax/3m, win rate" in text
+    assert max(map(len, text.splitlines())) <= 150
     steered, fixed, plain = json.loads(run("rate_return.py", *paths, "--json").stdout)
     assert (fixed["codec"], fixed["seeds"], fixed["latent"]) == (
         "entropy, lambda 0.01, scale 4",
@@ -69,12 +70,11 @@ def test_rate_and_return_of_codecs_and_settings(tmp_path: Path) -> None:
     )
     assert fixed["score"] == {"mean": 0.75, "low": 0.5, "high": 1.0}
     assert fixed["bytes"] == {"mean": 15.0, "low": 10.0, "high": 20.0}
-    assert fixed["bits"]["mean"] == 120.0 and fixed["per_element"]["mean"] == 300 / 4 / 16
+    assert fixed["bits"]["mean"] == 120.0
+    assert fixed["per_element"]["mean"] == 300 / 4 / 16
     assert fixed["sent_to_model"]["low"] == pytest.approx(320 / 300)
-    assert (
-        steered["codec"] == "entropy, 12 bytes, scale 4, warm-up 0.25, shared tables"
-        and steered["bytes"]["mean"] == 12.0
-    )
+    assert steered["codec"] == "entropy, 12 bytes, scale 4, warm-up 0.25, shared tables"
+    assert steered["bytes"]["mean"] == 12.0
     assert (plain["codec"], plain["bytes"]["mean"], plain["per_element"]["mean"]) == (
         "float32",
         64.0,

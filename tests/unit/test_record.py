@@ -123,7 +123,8 @@ def test_trajectories_in_minari_layout(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "run.h5") as run:
         episode = run["trajectories/episode_1"]
         assert dict(episode.attrs) == {"id": 1, "seed": 8, "total_steps": 3}
-        assert episode["observations/a"].shape == (4, 5) and episode["observations/a"][0, 0] == 8
+        assert episode["observations/a"].shape == (4, 5)
+        assert episode["observations/a"][0, 0] == 8
         assert episode["actions/b"].shape == (3,)
         assert len(episode["infos"]) == 0
         assert episode["truncations"][:].tolist() == [False, False, True]
@@ -208,7 +209,8 @@ def assert_rows(path: Path, least: int) -> None:
         columns = {name: column[:] for name, column in run["episodes"].items()}
         others = [column[:] for name in TABLES for column in run[name].values()]
     rows = min(len(values) for values in columns.values())
-    assert rows >= least and others
+    assert rows >= least
+    assert others
     assert (columns["step"][:rows] == np.arange(rows)).all()
     assert (columns["return"][:rows] == np.arange(rows) / 2).all()
 
@@ -298,10 +300,12 @@ def test_full_disk(tmp_path: Path, policy: str, word: str) -> None:
     result = launch(1, "-c", FULL, str(HERE), str(path), policy)
     assert result.code == 0, result.err
     said = result.out.splitlines()
-    assert said[0].startswith(word) and said[1] == os.strerror(27)
+    assert said[0].startswith(word)
+    assert said[1] == os.strerror(27)
     if policy == "stop":
         assert "run.h5: recording stopped: File too large" in said[0]
-    assert result.err.count("recording ended") == 1 and "Traceback" not in result.err
+    assert result.err.count("recording ended") == 1
+    assert "Traceback" not in result.err
     flushed = int(re.findall(r"\d+", said[0])[0])
     assert flushed > 20
     assert_rows(path, flushed + 1)
@@ -321,7 +325,8 @@ def test_run_folders_never_collide(tmp_path: Path) -> None:
         make_run_folder(tmp_path, env="smax", task="3m", algo="happo", exp="test", seed=1)
         for _ in range(3)
     }
-    assert len(made) == 3 and all(folder.is_dir() for folder in made)
+    assert len(made) == 3
+    assert all(folder.is_dir() for folder in made)
     assert {folder.parent for folder in made} == {tmp_path / "smax/3m/happo/test"}
     assert all(re.fullmatch(r"seed-1-\d{8}-\d{6}(-\d)?", folder.name) for folder in made)
 
@@ -346,7 +351,8 @@ def test_checkpoint_round_trip(tmp_path: Path) -> None:
     assert policy.keys() == POLICY.keys()
     assert all(torch.equal(policy[name], POLICY[name]) for name in POLICY)
     assert loaded.take("run", STATE["run"]) == {"step": 5, "env": "smax/3m", "lr": 0.5}
-    assert loaded.holds("run") and not loaded.holds("critic")
+    assert loaded.holds("run")
+    assert not loaded.holds("critic")
     assert [file.name for file in tmp_path.iterdir()] == ["a.pt"]
 
 
@@ -479,7 +485,9 @@ def test_metrics_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     metrics.note("a note")
     metrics.close()
     text = stream.getvalue()
-    assert "500 of 1,000 steps" in text and "steps/s · ETA" in text and "a note" in text
+    assert "500 of 1,000 steps" in text
+    assert "steps/s · ETA" in text
+    assert "a note" in text
     assert "1.50 bits/element · 20.0 bytes/decision" in text
 
 
@@ -497,7 +505,8 @@ def test_metrics_survive_a_full_disk(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, old)
     text = stream.getvalue()
-    assert text.count("end here: File too large") == 1 and "win rate 100.0%" in text
+    assert text.count("end here: File too large") == 1
+    assert "win rate 100.0%" in text
 
 
 def test_metrics_tensorboard(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("fresh_robots")
 
 
 @pytest.mark.parametrize(
-    "words, sensor",
+    ("words", "sensor"),
     [
         ([], "none"),
         (["a.yaml", "executor.sensor=a:b"], "a:b"),
@@ -49,7 +49,7 @@ def test_the_command_line_names_the_sensor(words: list[str], sensor: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "sensor, actions", [("none", ACTIONS), ("robots_never_imported:Arm", None)]
+    ("sensor", "actions"), [("none", ACTIONS), ("robots_never_imported:Arm", None)]
 )
 def test_an_executor_imports_nothing_that_only_one_side_asks_for(
     sensor: str, actions: ActuatorSpec | None
@@ -95,7 +95,8 @@ def test_an_agent_acts_on_its_own_reading_and_the_server_sends_none() -> None:
     assert [size for kind, size in pair.sizes if kind is Kind.SENSOR] == [0, 0]
     arms = robots.Arm.made
     assert [[each.tolist() for each in arm.did] for arm in arms] == [[[3, 4]] * 2, [[5]] * 2]
-    assert [arm.agent for arm in arms] == [0, 1] and arms[0].did[0].dtype == np.int32
+    assert [arm.agent for arm in arms] == [0, 1]
+    assert arms[0].did[0].dtype == np.int32
     pair.server.send(1, Header(kind=Kind.BYE))
     pair.server.flush(1.0)
     assert [arm.closed for arm in arms] == [1, 1]
@@ -144,13 +145,10 @@ def test_what_fails_is_one_line_that_names_host_and_module(sensor: str) -> None:
         pair.decide(np.zeros((2, 1, 2), np.int32))
         pair.pool.report()
     line = str(raised.value)
-    assert (
-        line.startswith(f"executor 1 ({pair.pool.hosts[1].host}): executor.sensor: ")
-        and "\n" not in line
-    )
-    assert FAILS[sensor] in line and sensor in line.replace(
-        "can't take Arm from nowhere", "nowhere:Arm"
-    )
+    assert line.startswith(f"executor 1 ({pair.pool.hosts[1].host}): executor.sensor: ")
+    assert "\n" not in line
+    assert FAILS[sensor] in line
+    assert sensor in line.replace("can't take Arm from nowhere", "nowhere:Arm")
 
 
 def test_a_run_that_may_go_on_notes_what_has_worn_out() -> None:
@@ -170,7 +168,8 @@ def test_a_reason_that_is_no_text_is_one_line() -> None:
     pair.executor._transport.send(0, Header(kind=Kind.BYE), b"\xff\n\x1b[2J" + b"x" * 5000)
     with pytest.raises(UserError, match=r"executor 1 \(.+\): '.+\\n.*x+'$") as raised:
         pair.pool.report()
-    assert str(raised.value).isprintable() and len(str(raised.value)) < 1200
+    assert str(raised.value).isprintable()
+    assert len(str(raised.value)) < 1200
 
 
 def test_sensors_take_whole_actions_only_and_all_are_closed(
@@ -259,7 +258,8 @@ def test_devices_count_decisions_and_know_nothing_else(tmp_path: Path) -> None:
         np.isnan(step.rewards[0]) and step.won[0] == -1 and not step.terminated[0]
         for step in steps[1:]
     )
-    assert np.isnan(steps[3].returns[0]) and steps[3].lengths[0] == 3
+    assert np.isnan(steps[3].returns[0])
+    assert steps[3].lengths[0] == 3
     assert all(
         step.available_actions.all() and step.active.all() and not step.obs.any() for step in steps
     )
@@ -297,12 +297,10 @@ def test_a_replayed_episode_is_decided_as_it_was(
         assert (
             written["meta"].attrs["env"] == "devices/pettingzoo.mpe2.simple_spread_v3.parallel_env"
         )
-        assert written["episodes"]["length"][:].tolist() == [25] and np.isnan(
-            written["episodes"]["return"][0]
-        )
-        assert written["episodes"]["won"][:].tolist() == [-1] and np.isnan(
-            written["evaluations"]["return_mean"][0]
-        )
+        assert written["episodes"]["length"][:].tolist() == [25]
+        assert np.isnan(written["episodes"]["return"][0])
+        assert written["episodes"]["won"][:].tolist() == [-1]
+        assert np.isnan(written["evaluations"]["return_mean"][0])
         assert set(written["decisions"]["environments"][:]) == {1}
     with np.load(file) as arrays:
         np.savez(

@@ -38,8 +38,11 @@ def config_of(*words: str) -> Config:
 def test_a_split_policy_with_fallback_heads() -> None:
     words = ["policy.fallback_head=true", "link.deadline_ms=20", "codec.name=int8"]
     session = SessionSpec.from_config(config_of(*words), SPEC)
-    assert session.agents == (0, 1, 2) and session.shape.obs_sizes == (4, 3, 2)
-    assert session.codec == "int8" and session.on_device is None and session.actions is None
+    assert session.agents == (0, 1, 2)
+    assert session.shape.obs_sizes == (4, 3, 2)
+    assert session.codec == "int8"
+    assert session.on_device is None
+    assert session.actions is None
     assert session.fallback_head == FallbackShape((3, 2), False, pytest.approx(0.04))
     assert session.torch_device == ""
 
@@ -56,7 +59,9 @@ def test_an_executor_is_told_of_its_own_agents_alone() -> None:
     actions = ActuatorSpec(numbers=(2, 1, 2), continuous=False)
     session = SessionSpec.from_config(config_of(), SPEC)._replace(actions=actions)
     own = session.for_agents((0, 2), run_id=5, max_frame_bytes=99)
-    assert own.agents == (0, 2) and own.shape.obs_sizes == (4, 2) and own.shape.obs == 4
+    assert own.agents == (0, 2)
+    assert own.shape.obs_sizes == (4, 2)
+    assert own.shape.obs == 4
     assert own.actions == ActuatorSpec(numbers=(2, 2), continuous=False)
     assert (own.run_id, own.frame_bytes) == (5, 99)
     assert (
@@ -71,7 +76,8 @@ def test_the_settings_of_rank_0() -> None:
     words = ["train.envs=8", "train.slots=2", "link.deadline_ms=20", "link.failure_timeout_s=3"]
     settings = PoolSettings.from_config(config_of(*words, "link.on_fault=fallback"), SPEC)
     assert (settings.rows, settings.slots, settings.action_size) == (4, 2, 2)
-    assert settings.survives_losses and settings.decision_timeout_s == pytest.approx(0.02)
+    assert settings.survives_losses
+    assert settings.decision_timeout_s == pytest.approx(0.02)
     assert settings._replace(deadline_s=0.0).decision_timeout_s == 3.0
     assert settings._replace(deadline_s=9.0).decision_timeout_s == 3.0
 

@@ -88,7 +88,9 @@ def test_a_sweeps_folder_stands_for_its_runs_and_the_figure_is_drawn(tmp_path: P
         "measured, all of it",
     ):
         assert line in text
-    assert "untrained" not in text and "one process" not in text and "energy of" not in text
+    assert "untrained" not in text
+    assert "one process" not in text
+    assert "energy of" not in text
     assert max(len(line) for line in text.splitlines()) <= 160
     assert len(json.loads(run("learning_curve.py", tmp_path / "sweep", "--json").stdout)) == 3
 
@@ -96,10 +98,8 @@ def test_a_sweeps_folder_stands_for_its_runs_and_the_figure_is_drawn(tmp_path: P
 def test_what_the_figures_cant_be_taken_for_is_said(tmp_path: Path) -> None:
     path = record(tmp_path / "a", 1, steps=0, devices=(SAME, SAME))
     text = run("split.py", path).stdout
-    assert (
-        "untrained policies are among them" in text
-        and "one process held server and devices" in text
-    )
+    assert "untrained policies are among them" in text
+    assert "one process held server and devices" in text
     assert "energy of the devices: they share rank 0's host" in text
     figures = means(splits(path)[0])
     assert figures["device_cpu"] is figures["device_mj"] is None
@@ -113,10 +113,8 @@ def test_energy_that_was_not_measured_is_absent_with_its_reason(tmp_path: Path) 
         devices=tuple(each | {"energy": "no sensor"} for each in EDGES),
     )
     [split] = splits(path)
-    assert (
-        split["energy"] == ["energy of edge1, edge2: no sensor"]
-        and means(split)["device_mj"] is None
-    )
+    assert split["energy"] == ["energy of edge1, edge2: no sensor"]
+    assert means(split)["device_mj"] is None
 
 
 def test_what_is_no_run_and_no_sweep_is_one_line(tmp_path: Path) -> None:

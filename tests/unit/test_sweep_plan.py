@@ -95,7 +95,8 @@ def test_the_last_split_is_run_without_a_codec_and_once() -> None:
 def test_what_is_wrong_is_said_before_anything_runs(words: list[str], complaint: str) -> None:
     with pytest.raises(UserError) as error:
         plan(words)
-    assert complaint in str(error.value) and "\n" not in str(error.value)
+    assert complaint in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_run_counts_as_finished_by_its_record_and_configuration(tmp_path: Path) -> None:

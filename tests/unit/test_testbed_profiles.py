@@ -9,8 +9,8 @@ import pytest
 from emulated import TESTBED
 
 sys.path.insert(0, str(TESTBED))
-import profiles  # noqa: E402
-from profiles import Device, ProfileError, Way  # noqa: E402
+import profiles
+from profiles import Device, ProfileError, Way
 
 TEXT = """
 [link.radio]
@@ -51,7 +51,8 @@ def test_a_link_and_its_directions(file: Path) -> None:
 def test_figures_in_the_place_of_a_profiles(file: Path) -> None:
     link = profiles.link("radio", ["delay_us=5", "up.loss_percent=2.5"], file)
     assert link.name == "radio with delay_us=5 up.loss_percent=2.5"
-    assert link.up == Way(5, 0, 2.5, 10) and link.down == Way(5, 0, 0, 20.5)
+    assert link.up == Way(5, 0, 2.5, 10)
+    assert link.down == Way(5, 0, 0, 20.5)
 
 
 def test_devices(file: Path) -> None:

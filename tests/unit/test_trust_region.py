@@ -113,7 +113,8 @@ def test_a_step_keeps_the_bound_and_improves(actions: str, bound: float, codec: 
     net, rows = rows_of(algorithm, rollout)
     fixed = frozen(net, rows)
     report = algorithm.update_group(0, rows)
-    assert report["accepted"] == 1.0 and report["improvement"] > 0
+    assert report["accepted"] == 1.0
+    assert report["improvement"] > 0
     kl = float(mean_kl(frozen(net, rows), fixed, rows))
     assert 0.1 * bound < kl < bound
     assert kl == pytest.approx(report["kl"], rel=1e-2, abs=1e-6)
@@ -125,7 +126,8 @@ def test_a_step_that_cant_improve_changes_nothing() -> None:
     net, rows = rows_of(algorithm, rollout)
     before = parameters_to_vector(net.policy_parameters()).detach().clone()
     report = algorithm.update_group(0, rows)
-    assert report["accepted"] == 0.0 and report["kl"] == 0.0
+    assert report["accepted"] == 0.0
+    assert report["kl"] == 0.0
     assert torch.equal(before, parameters_to_vector(net.policy_parameters()))
     rollout.active_masks[1] = False
     net, rows = rows_of(algorithm, rollout, 1)

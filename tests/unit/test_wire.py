@@ -75,7 +75,8 @@ def test_kinds_keep_their_numbers() -> None:
 @given(HEADERS, st.binary(max_size=300))
 def test_round_trip(header: Header, payload: bytes) -> None:
     source, got, body = unpack(3, memoryview(frame_of(header, payload)), RUN)
-    assert source == 3 and got == header
+    assert source == 3
+    assert got == header
     assert isinstance(got.kind, Kind)
     assert body == payload
 
