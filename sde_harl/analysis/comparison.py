@@ -124,5 +124,6 @@ def align(curves: list[Curve]) -> tuple[Array, Array]:
     last = min(curve.steps[-1] for curve in curves)
     steps = np.unique([step for curve in curves for step in curve.steps])
     steps = steps[(steps >= first) & (steps <= last)]
+    # No step lies outside a curve, where np.interp would repeat its last value.
     values = [np.interp(steps, curve.steps, curve.values) for curve in curves]
     return steps, np.stack(values)

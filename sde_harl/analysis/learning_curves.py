@@ -41,6 +41,7 @@ def learning_curve(run: Run, sources: Sequence[str] = ("evaluations", "training"
 
     Raises UserError where the file is damaged.
     """
+    # In the caller's order: greedy evaluations say more than episodes played while exploring.
     for source in sources:
         table = run.table(source)
         for column, measure in MEASURES.items():

@@ -107,6 +107,7 @@ def _without_nan(value: Any) -> Any:
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_without_nan(item) for item in value]
+    # json.dumps would write NaN, which most readers of JSON refuse.
     if isinstance(value, float) and math.isnan(value):
         return None
     return value

@@ -54,7 +54,8 @@ def _point(row: dict[str, str], place: str) -> tuple[int, float]:
 
 
 def _curve(path: Path, key: _Key, points: dict[int, float]) -> Curve:
-    steps = sorted(points)  # rows may be in any order
+    # Rows may be in any order, and a step that is given twice counts once, by its last row.
+    steps = sorted(points)
     return Curve(
         path=str(path),
         env=key.env,

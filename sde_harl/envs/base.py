@@ -91,6 +91,7 @@ class EnvSpec(NamedTuple):
             return np.zeros((*available.shape[:-1], len(self.branches)), np.float32)
         columns: list[NDArray[np.int64]] = []
         for branch in np.split(available, np.cumsum(self.branches)[:-1], -1):
+            # A short branch may not reach up to that choice; then its last one is tried.
             noop = min(self.noop, branch.shape[-1] - 1)
             columns.append(np.where(branch[..., noop], noop, branch.argmax(-1)))
         return np.stack(columns, -1).astype(np.int32)

@@ -71,5 +71,6 @@ def unknown_value(key: str, given: str, valid: Iterable[str]) -> UserError:
     def dissimilarity(name: str) -> float:
         return -difflib.SequenceMatcher(None, name, given).ratio()
 
+    # Sorted, not cut to close matches: a user may not know any of the names.
     nearest = sorted(valid, key=dissimilarity)
     return UserError(f"{key}: unknown value {given!r}; choose one of: {', '.join(nearest)}")

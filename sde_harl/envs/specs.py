@@ -44,6 +44,7 @@ def _check_names(fields: dict[str, Any]) -> None:
     """Raises ValueError that names a field that is missing or unknown, in alphabetical order."""
     optional = set(EnvSpec._field_defaults)
     needed = set(EnvSpec._fields) - optional
+    # Optional fields may be missing: files of earlier versions lack the newer ones.
     for name in sorted((needed ^ set(fields)) - optional):
         if name in needed:
             raise ValueError(f"{name}: missing")
@@ -61,7 +62,7 @@ def _is(value: Any, kind: Any) -> bool:
     """Returns whether `value` is of the annotated type `kind`; a bool is no int here."""
     if get_origin(kind) is tuple:
         return isinstance(value, tuple) and all(_is(each, get_args(kind)[0]) for each in value)
-    return type(value) is kind
+    return type(value) is kind  # isinstance would take True for an int
 
 
 def _consistent(spec: EnvSpec) -> list[tuple[str, bool]]:

@@ -71,6 +71,7 @@ class Categoricals:
         total = torch.zeros(())
         for before, now in zip(old._log_probs, self._log_probs):
             before = before.detach()
+            # vecdot: one pass, where a product and a sum would write an array in between.
             total = total + torch.linalg.vecdot(before.exp(), before - now)
         return total
 
@@ -90,6 +91,7 @@ class Gaussians:
         return self._without_padding(each)
 
     def entropy(self) -> Tensor:
+        # The entropy depends on the deviations alone, so each row has the same.
         each = self._std.log() + 0.5 * math.log(2 * math.pi * math.e)
         return self._without_padding(each.expand_as(self._means)).sum(-1)
 

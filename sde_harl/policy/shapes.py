@@ -234,6 +234,7 @@ def local_parameter_shapes(shape: LocalShape) -> list[tuple[int, ...]]:
     n = len(shape.obs_sizes)
     if not shape.local_blocks:
         return [(n, shape.obs), (n, shape.obs)]
+    # The last local block ends in the latent, which may be narrower than the others.
     widths = [shape.size_in()] + [shape.width] * (shape.local_blocks - 1) + [shape.latent]
     pairs = list(zip(widths[:-1], widths[1:]))
     if shape.conv:
@@ -259,6 +260,7 @@ def on_device_parameter_shapes(
     if memory:
         shapes += [(n, shape.width, 3 * memory), (n, 3 * memory)]
         shapes += [(n, memory, 3 * memory), (n, 3 * memory)]
+    # The heads take the GRU's memory if there is one, else the last block's output.
     shapes += [(n, memory or shape.width, outputs), (n, outputs)]
     if on_device.continuous:
         shapes.append((n, outputs))

@@ -62,7 +62,8 @@ class Checkpoint(NamedTuple):
         for name, value in expected.items():
             if name not in found:
                 raise UserError(f"{self.path}: {name} is missing")
-            # A number where a tensor is expected, or the other way round.
+            # A number where a tensor is expected, or the other way round: `_shape` gives () for
+            # a number and for a tensor without dimensions.
             if isinstance(found[name], torch.Tensor) != isinstance(value, torch.Tensor):
                 raise UserError(f"{self.path}: {name!r} holds what no checkpoint of ours holds")
             theirs = _shape(found[name])

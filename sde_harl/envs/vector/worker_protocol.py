@@ -49,6 +49,7 @@ def setup_from_json(line: bytes) -> WorkerSetup:
     given = json.loads(line)
     if set(given) != set(WorkerSetup._fields):
         raise ValueError(f"expected the fields {WorkerSetup._fields}, got {tuple(given)}")
+    # Checked here, where the field can be named; a game would fail later without naming it.
     for name, value in given.items():
         expected: type = dict if name == "env" else int
         if not isinstance(value, expected):
