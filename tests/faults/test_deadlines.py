@@ -1,4 +1,4 @@
-"""What a decision does when latents are late or missing: ages in closed form, with an executor that we hold up."""
+"""Decisions whose latents are late or missing: ages in closed form, with answers held up."""
 
 from __future__ import annotations
 
@@ -163,12 +163,16 @@ def test_a_stopped_executor_is_asked_no_more_until_it_answers_and_then_gets_the_
 def test_a_run_that_may_not_go_on_ends_at_the_failure_timeout(clock: Clock) -> None:
     held = Held(clock, failure_timeout_s=0.01, survives_losses=False)
     held.stopped = True
-    with pytest.raises(
-        UserError,
-        match="executor 1 .* sent no latents for step 7 within link.failure_timeout_s = 0.01 s",
-    ):
+
+    def decide_often() -> None:
         for _ in range(1000):
             held.decide()
+
+    with pytest.raises(
+        UserError,
+        match=r"executor 1 .* sent no latents for step 7 within link.failure_timeout_s = 0.01 s",
+    ):
+        decide_often()
     assert held.pool.absent == [1]
 
 
@@ -205,7 +209,7 @@ def emulated(profile: LinkProfile, deadline_ms: float, max_age: int) -> Emulated
 
 
 def passed(link: EmulatedLink, count: int) -> Iterator[np.ndarray]:
-    """Ages (N, E) of the decisions 0..count-1 of one long episode, whose latents are their numbers."""
+    """Gives ages (N, E) of decisions 0..count-1 of an episode whose latents are their numbers."""
     for number in range(count):
         sent = np.full((2, 4, 3), number, np.float32)
         latents = link.pass_on(ReceivedLatents(sent), number, np.zeros(4, np.int64))
@@ -226,7 +230,7 @@ def test_a_delay_within_the_deadline_ages_nothing() -> None:
 
 
 def test_a_delay_of_some_deadlines_is_that_many_steps_of_age() -> None:
-    """Each decision waits 10 ms, and 25 ms are on the way: decision k sees what was sent two decisions before."""
+    """A decision waits 10 ms and a message takes 25: decision k has what was sent two before it."""
     ages = list(passed(emulated(LinkProfile(loss=0.0, delay_ms=25.0, jitter_ms=0.0), 10.0, 3), 6))
     assert [each[0, 0] for each in ages] == [NO_LATENT, NO_LATENT, 2, 2, 2, 2]
     assert all((each == each[0, 0]).all() for each in ages)
@@ -239,7 +243,10 @@ def test_a_delay_of_some_deadlines_is_that_many_steps_of_age() -> None:
 
 
 def runs_of_misses(loss: float, deadline: float) -> list[int]:
-    """Lengths of the runs of decisions, 20,000 on each of 8 links of 1 ms, for which an agent's latents were late."""
+    """Returns how many decisions in a row were late, each time.
+
+    There are 20,000 decisions on each of 8 links of 1 ms.
+    """
     runs, run = [], np.zeros((2, 4), int)
     for ages in passed(
         emulated(LinkProfile(loss=loss, delay_ms=1.0, jitter_ms=0.0), deadline, 30), 20_000
@@ -253,7 +260,10 @@ def runs_of_misses(loss: float, deadline: float) -> list[int]:
 def test_a_loss_costs_what_the_next_message_takes_to_tell_of_it(
     deadline: float, usual: int
 ) -> None:
-    """Lost at 0, it comes 3 ms after the next was sent: at 23 in the second decision, at 5 in the third (4 to 6)."""
+    """A message lost at 0 comes 3 ms after the next was sent.
+
+    That is at 23, in the second decision, or at 5, in the third (4 to 6).
+    """
     runs = runs_of_misses(0.002, deadline)
     assert np.bincount(runs).argmax() == usual
     lost = len(runs) / (20_000 * 8)
@@ -289,7 +299,10 @@ def test_the_emulated_link_sees_no_message_that_the_real_one_lost() -> None:
 @pytest.mark.parametrize("name", ["happo", "hatrpo"])
 @pytest.mark.parametrize("recurrent", [False, True])
 def test_learning_is_on_the_latents_that_were_there(name: str, recurrent: bool) -> None:
-    """Where older ones stood for a row's own, the ratio is 1 before the first step; what nobody decided is left out."""
+    """Where older latents stood for a row's own, the ratio is 1 before the first step.
+
+    Rows that nobody decided are left out.
+    """
     game, rng, envs = spec(((4,), (4,)), 3), np.random.default_rng(0), 64
     trainer = learner(game, name, recurrent=recurrent, epochs=1)
     rollout = new_rollout(game, envs)

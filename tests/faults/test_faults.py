@@ -1,5 +1,8 @@
-"""The fault matrix: executors are killed, stopped, cut off, restarted or send garbage, at random moments of a run under
-mpirun. It goes on, or ends; and nothing hangs."""
+"""The fault matrix: faults befall executors at random moments of a run under mpirun.
+
+Executors are killed, stopped, cut off, restarted or send garbage. The run goes on or ends, as it is
+told to, and nothing hangs.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,7 @@ RUN += [
 RUN += [f"train.envs={ENVS}", f"train.rollout={ROLLOUT}"]
 LATE = [f"link.deadline_ms={DEADLINE_MS}", "link.failure_timeout_s=3"]
 
-# An executor that, once told to, sends what no executor would: noise, and frames that look right, as fast as it can.
+# An executor that on a signal floods the server with noise and with frames that look right.
 GARBAGE = """
 import random, signal, sys
 from sde_harl.executor import executor
@@ -51,7 +54,8 @@ from sde_harl.link.mpi import launched_ranks
 from sde_harl.link.wire import Header, Kind
 from sde_harl.run import main
 
-KINDS = [kind for kind in Kind if kind is not Kind.BYE]  # which is a way to leave, and would end the flood
+# A BYE would end the flood, because it is a way to leave.
+KINDS = [kind for kind in Kind if kind is not Kind.BYE]
 flood, sent = False, 0
 def begin(*_):
     global flood
@@ -70,7 +74,8 @@ def handle(self, message, known=executor.Executor.handle):
                 link._post(0, noise)
             else:
                 kind = choose.choice(KINDS)
-                wrong = [choose.choice([value, choose.randrange(4)]) for value in (*header[3:], header.agent)]
+                right = (*header[3:], header.agent)
+                wrong = [choose.choice([value, choose.randrange(4)]) for value in right]
                 fields = dict(zip(("step", "slot", "environments", "version", "agent"), wrong))
                 link.send(0, Header(kind=kind, **fields), noise)
         if choose.random() < 0.5:
@@ -90,7 +95,7 @@ class Job:
     def __init__(
         self, folder: Path, on_fault: str, ulfm: bool, *more: str, hostfile: Path | None = None
     ) -> None:
-        """`more` are keys of the run; the ranks are on hosts of their own where there is a `hostfile`."""
+        """Starts the run with the keys `more`, on the hosts of the `hostfile` if there is one."""
         self.folder = folder
         launcher = [str(MPIRUN), *(["--with-ft", "ulfm"] if ulfm else []), "-np", "4"]
         if hostfile:
@@ -165,7 +170,7 @@ def recorded(folder: Path) -> Recorded:
 
 
 def befall(job: Job, kind: str) -> None:
-    """A fault; returns when nothing more of it is to come."""
+    """Causes a fault; returns when nothing more of it is to come."""
     if kind == "cut":
         assert testbed("shape", "edge2", "ethernet", "loss_percent=100").code == 0
         time.sleep(5.0)
@@ -186,13 +191,13 @@ def befall(job: Job, kind: str) -> None:
 
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[Path]:
-    """The hostfile of a server and three boards."""
+    """Gives the hostfile of a server and three boards."""
     with cluster_of("3", "--link", "ethernet") as hostfile:
         yield hostfile
 
 
 def check_decisions(record: Recorded, quantile: float, steps: int) -> None:
-    """No decision that had to do without latents was later than the deadline allows, and every episode is there."""
+    """Checks that decisions without latents were in time, and that all episodes are there."""
     decided_ms = record.decisions["t_decision"][record.decisions["deadline_missed"] > 0] * 1e-6
     assert np.quantile(decided_ms, quantile) < DEADLINE_MS + GRACE_MS * slowness(), np.sort(
         decided_ms
@@ -238,7 +243,8 @@ def test_with_fallback_a_run_goes_on(
     record = recorded(tmp_path)
     mine = {name for rank, name in record.faults if rank == 2}
     assert kinds <= mine, mine
-    # A flood of thousands of messages at once goes into MPI's own memory in one call, which nobody can cut short.
+    # A flood of thousands of messages goes into MPI's own memory in one call, which nobody can cut
+    # short.
     check_decisions(record, 0.99 if kind == "garbage" else 1.0, steps)
 
 
@@ -270,7 +276,8 @@ def test_with_abort_every_rank_ends(
     )  # mpirun puts one, and a space, before what it passes on
     lines = [line for line in lines if line.lstrip().startswith("error: ")]
     if kind != "kill":  # of which mpirun itself tells, and ends all
-        assert len(lines) == 1 and "executor 2" in lines[0], job.text()[-3000:]
+        assert len(lines) == 1, job.text()[-3000:]
+        assert "executor 2" in lines[0], job.text()[-3000:]
     assert "Traceback" not in job.text(), job.text()[-3000:]
 
 
@@ -278,7 +285,7 @@ def test_with_abort_every_rank_ends(
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10))
 def test_a_device_is_restarted_with_the_run(seed: int, tmp_path: Path) -> None:
-    """No process can join a job again: what a supervisor does is start the run again, from its last checkpoint."""
+    """The run starts again from its last checkpoint: no process can join a job again."""
     choose, folders = random.Random(f"restart {seed}"), (tmp_path / "first", tmp_path / "second")
     for folder in folders:
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""kill -9 of a whole job, mpirun and all ranks, at a random moment: run.h5 opens, short of the last episode at most."""
+"""kill -9 of a whole job at a random moment: run.h5 opens, short of the last episode at most."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import pytest
 from launch import PATIENT, command, environment, needs_mpirun
 from limits import hang_limit_s, wait_until
 
-# Rank 0 notes the seeds of the episodes that ended together, one line each time, before the record hears of them.
+# Rank 0 notes the seeds of the episodes that ended together, in one line, before the record gets
+# them.
 PROGRAM = """
 import os, sys
 from sde_harl.link.mpi import launched_ranks
@@ -66,9 +67,7 @@ def kill_all(job: subprocess.Popen[bytes], choose: random.Random) -> int:
 
 
 def kill(folder: Path, seed: int) -> Killed:
-    """Starts three ranks, kills them at a moment that follows from `seed`, and returns what they had
-    played.
-    """
+    """Starts three ranks, kills them at a moment drawn from `seed`; returns what they played."""
     choose, log = random.Random(seed), folder / "ended.txt"
     with (folder / "errors.txt").open("w") as errors:
         job = subprocess.Popen(

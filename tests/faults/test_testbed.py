@@ -40,7 +40,7 @@ def test_wrong_words_are_one_line() -> None:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Path]:
-    """Two boards that are slow to reach, in place of whatever a crash left; its hostfile."""
+    """Makes two boards that are slow to reach; gives the hostfile."""
     with cluster_of(
         "2", "--link", "ethernet", "delay_us=5000", "--device", "raspberry-pi-5"
     ) as hostfile:
@@ -91,13 +91,16 @@ def test_a_run_on_emulated_hosts_counts_every_byte(cluster: Path, tmp_path: Path
 def test_doctor_sees_the_hosts_and_names_one_that_is_gone(cluster: Path, tmp_path: Path) -> None:
     ask = ["exec", "server", sys.executable, "-m", "sde_harl", "doctor"]
     done = testbed(*ask, str(cluster), "--", "-x", "PYTHONPATH")
-    assert done.code == 0 and "3 of 3 hosts" in done.out, done.out + done.err
+    assert done.code == 0, done.out + done.err
+    assert "3 of 3 hosts" in done.out, done.out + done.err
     [board] = [line for line in done.out.splitlines() if line.split()[:1] == ["edge1"]]
     assert "eth0" in board
     more = tmp_path / "hosts"
     more.write_text(cluster.read_text() + "edge3 slots=1\n")
     done = testbed(*ask, str(more), "--timeout", "15", "--", "-x", "PYTHONPATH")
-    assert done.code == 2 and "error: edge3: " in done.out and "3 of 4 hosts" in done.out, done.out
+    assert done.code == 2, done.out
+    assert "error: edge3: " in done.out, done.out
+    assert "3 of 4 hosts" in done.out, done.out
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
-"""Started by tests, alone or under mpirun: plays two rollouts with learning between them and prints what must agree.
+"""Plays two rollouts with learning between them and prints what must agree between placements.
 
-Arguments as for sde_harl.run. Rank 0 prints one line of JSON: hashes of symbols-as-latents, actions and returns.
+Tests start it alone or under mpirun, with arguments as for sde_harl.run. Rank 0 prints one line of
+JSON: hashes of the latents, actions, rewards and log-probabilities.
 """
 
 from __future__ import annotations

@@ -1,10 +1,15 @@
-"""Golden vectors: the bytes that every host must make and read alike, whatever its processor, Python and numpy.
+"""Golden vectors: bytes that every host must make and read alike.
+
+Their processor, Python and numpy must make no difference.
 
     python tests/helpers/golden.py            # check this host against tests/helpers/golden.json
-    python tests/helpers/golden.py --write    # after a deliberate change of the wire, which raises its protocol (frames.c)
+    python tests/helpers/golden.py --write    # after a change of the wire
 
-Needs what an executor needs, so that a board can check its build. Floats are stored as their bits. The local nets'
-numbers are small dyadic fractions: every product and sum is exact, in whatever order a processor takes them.
+A change of the wire raises its protocol number (frames.c).
+
+It needs what an executor needs, so that a board can check its build. Floats are stored as their
+bits. The local nets' numbers are small dyadic fractions: every product and sum is exact, in
+whatever order a processor takes them.
 """
 
 from __future__ import annotations
@@ -39,7 +44,7 @@ def floats(text: str, shape: tuple[int, ...]) -> np.ndarray:
     return np.frombuffer(bytes.fromhex(text), FLOATS).reshape(shape).astype(np.float32)
 
 
-# --- one vector of each part, made on this host from what it was asked ------------------------------------------------
+# --- one vector of each part, made on this host from its inputs
 
 
 def frame(asked: dict[str, Any]) -> dict[str, Any]:
@@ -105,7 +110,10 @@ PARTS = {"frames": frame, "tables": table, "strings": string, "meters": meter, "
 
 
 def differences(vectors: Vectors) -> list[str]:
-    """The vectors that this host makes otherwise, by name and field, or can't make; KeyError without a part."""
+    """Returns names and fields of the vectors that this host makes otherwise, or can't make.
+
+    Raises KeyError where a part is missing.
+    """
     return [
         f"{part}[{index}].{text}"
         for part in PARTS
@@ -121,7 +129,7 @@ def _differing(part: str, vector: dict[str, Any]) -> list[str]:
         return [f"{type(error).__name__}: {error}"]
 
 
-# --- what is asked ----------------------------------------------------------------------------------------------------
+# --- the inputs
 
 
 def made() -> Vectors:
@@ -176,7 +184,10 @@ def some_tables(rng: np.random.Generator, lengths: tuple[int, ...]) -> Tables:
 
 
 def entropy_strings(rng: np.random.Generator, tables: Tables) -> list[dict[str, Any]]:
-    """Inside the tables, outside, halves (rounded to even), and what is clamped; one string, or one for every row."""
+    """Gives latents inside and outside of the tables, halves (rounded to even) and clamped ones.
+
+    They are coded as one string, or as one for every row.
+    """
     channels = len(tables.lengths)
     halves = tables.medians + np.arange(-3, 4, dtype=np.float32)[:, None] + np.float32(0.5)
     inside, outside = rng.normal(size=(16, channels)) * 2, rng.normal(size=(5, channels)) * 3000
@@ -240,11 +251,13 @@ def main(words: list[str]) -> int:
         return 2
     vectors = json.loads(FILE.read_text())
     wrong = differences(vectors)
-    host = f"{platform.machine()}, {sys.byteorder}-endian, Python {platform.python_version()}, numpy {np.__version__}"
+    versions = f"Python {platform.python_version()}, numpy {np.__version__}"
+    host = f"{platform.machine()}, {sys.byteorder}-endian, {versions}"
     count = sum(map(len, vectors.values()))
-    print(
-        f"{count} golden vectors on {host}: {'they differ: ' + ', '.join(wrong) if wrong else 'all hold'}"
-    )
+    result = "all hold"
+    if wrong:
+        result = "they differ: " + ", ".join(wrong)
+    print(f"{count} golden vectors on {host}: {result}")
     return 1 if wrong else 0
 
 

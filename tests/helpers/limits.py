@@ -47,7 +47,7 @@ def time_start() -> float:
 
 
 def hang_limit_s(base_s: float = WAIT_S) -> float:
-    """Returns the seconds after which something hangs that takes far less than `base_s` when idle."""
+    """Returns the limit for something that takes far less than `base_s` on an idle machine."""
     return base_s * slowness()
 
 

@@ -1,4 +1,4 @@
-"""What every transport must do, run over the loopback by test_transport.py and over MPI by mpirun.
+"""Checks what every transport must do: over the loopback and, as a program, over MPI.
 
 As a program: mpirun -np N python tests/helpers/mpi_transport.py serve|idle|abort
 """
@@ -24,7 +24,7 @@ TIMEOUT_S = hang_limit_s()
 
 
 class Echo:
-    """The executor of these checks: answers what it gets, and misbehaves when it is asked to."""
+    """The executor of these checks. It answers what it gets, and misbehaves when it is asked to."""
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
@@ -50,7 +50,7 @@ class Echo:
             self.open = False
 
     def misbehave(self, size: int) -> None:
-        """A message of noise, one of another run, and one of `size` bytes."""
+        """Sends a message of noise, one of another run, and one of `size` bytes."""
         self.transport._post(0, b"noise" * 20)
         self.transport.run_id = RUN + 1
         self.transport.send(0, Header(kind=Kind.LATENTS), b"of another run")
@@ -59,7 +59,7 @@ class Echo:
 
 
 def gather(server: Transport, count: int) -> list[tuple[int, Kind, int, bytes]]:
-    """Source, kind, step and payload of the next `count` messages."""
+    """Returns source, kind, step and payload of the next `count` messages."""
     messages: list[tuple[int, Kind, int, bytes]] = []
     deadline = time.monotonic() + TIMEOUT_S
     while len(messages) < count:
@@ -71,7 +71,7 @@ def gather(server: Transport, count: int) -> list[tuple[int, Kind, int, bytes]]:
 
 
 def serve(server: Transport) -> None:
-    """The server's side of all checks."""
+    """Runs the server's side of all checks."""
     peers = sorted(server.sent)
     server.run_id = RUN
     assert {(source, kind) for source, kind, _, _ in gather(server, len(peers))} == {
@@ -87,7 +87,7 @@ def serve(server: Transport) -> None:
 
 
 def check_fields(server: Transport, peers: list[int]) -> None:
-    """Every field and each dtype of payload comes back as it went."""
+    """Checks that every field and the payload come back as they went."""
     obs = np.arange(12, dtype=np.float32).reshape(3, 4)
     sent = Header(kind=Kind.SENSOR, step=2**32 - 1, slot=1, environments=3, version=9)
     for peer in peers:
@@ -102,7 +102,7 @@ def check_fields(server: Transport, peers: list[int]) -> None:
 
 
 def check_fan(server: Transport, peers: list[int]) -> None:
-    """Frames that are written again once they have left bring each rank its own payload, every time."""
+    """Checks that frames which are written again bring each rank its own payload, every time."""
     fan = server.fan({peer: 4 + peer for peer in peers})
     for step in range(20):
 
@@ -119,7 +119,7 @@ def check_fan(server: Transport, peers: list[int]) -> None:
 
 
 def check_order(server: Transport, peers: list[int]) -> None:
-    """1000 messages a peer, sent without a look at what comes back, and each peer's answers in order.
+    """Sends 1000 messages a peer without a look at the answers, which must come in order.
 
     Sizes differ so that short messages could overtake long ones.
     """
@@ -142,7 +142,7 @@ def check_order(server: Transport, peers: list[int]) -> None:
 
 
 def check_large(server: Transport, peers: list[int]) -> None:
-    """Frames of 4 MB, announced and followed at once by the first of them."""
+    """Sends frames of 4 MB, announced and followed at once by the first of them."""
     weights = np.random.default_rng(1).integers(0, 255, LARGE, dtype=np.uint8)
     with pytest.raises(ValueError, match="room for"):
         server.send(peers[0], Header(kind=Kind.SENSOR), weights.tobytes())
@@ -157,7 +157,7 @@ def check_large(server: Transport, peers: list[int]) -> None:
 
 
 def check_refusals(server: Transport, peers: list[int]) -> None:
-    """What is damaged, of another run, or too long is counted, and the next message is read all the same."""
+    """Checks that damaged, foreign and overlong messages are counted, and that the next is read."""
     server.set_frame_bytes(FRAME_BYTES, FRAME_BYTES)
     for peer in peers:
         for size in (FRAME_BYTES + 1, LARGE):
@@ -173,12 +173,12 @@ def check_refusals(server: Transport, peers: list[int]) -> None:
 
 
 def check_quiet(server: Transport, peers: list[int]) -> None:
-    """Nothing more comes."""
+    """Checks that nothing more comes."""
     assert server.wait(0.05) == []
 
 
 def idle(server: Transport) -> None:
-    """Prints the share of a core that rank 1 uses while a message comes every 50 ms, and while none comes."""
+    """Prints rank 1's share of a core while a message comes every 50 ms, and while none comes."""
     server.run_id = RUN
     gather(server, 1)
     server.send(1, Header(kind=Kind.WELCOME, version=FRAME_BYTES))

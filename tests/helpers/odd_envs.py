@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pettingzoo
@@ -25,8 +25,8 @@ class Corridor(pettingzoo.ParallelEnv):
     branches.
     """
 
-    metadata: dict[str, Any] = {"name": "corridor"}
-    possible_agents = ["a", "b"]
+    metadata: ClassVar[dict[str, Any]] = {"name": "corridor"}
+    possible_agents: ClassVar[list[str]] = ["a", "b"]
 
     def __init__(self) -> None:
         self.agents: list[str] = []
@@ -82,8 +82,8 @@ class Corridor(pettingzoo.ParallelEnv):
 class Torque(pettingzoo.ParallelEnv):
     """Two continuous agents of different sizes, and a state; each sees its own last action."""
 
-    metadata: dict[str, Any] = {"name": "torque"}
-    possible_agents = ["joint_0", "joint_1"]
+    metadata: ClassVar[dict[str, Any]] = {"name": "torque"}
+    possible_agents: ClassVar[list[str]] = ["joint_0", "joint_1"]
 
     def __init__(self) -> None:
         self.agents = list(self.possible_agents)
@@ -123,8 +123,8 @@ class Torque(pettingzoo.ParallelEnv):
 class Cues(pettingzoo.ParallelEnv):
     """Two steps: each agent sees one of three cues, then a blank, and must name the cue then."""
 
-    metadata: dict[str, Any] = {"name": "cues"}
-    possible_agents = ["left", "right"]
+    metadata: ClassVar[dict[str, Any]] = {"name": "cues"}
+    possible_agents: ClassVar[list[str]] = ["left", "right"]
 
     def __init__(self) -> None:
         self.agents: list[str] = []
@@ -156,8 +156,8 @@ class Seekers(pettingzoo.ParallelEnv):
     steps, one that doesn't gets about 0.
     """
 
-    metadata: dict[str, Any] = {"name": "seekers"}
-    possible_agents = ["left", "right"]
+    metadata: ClassVar[dict[str, Any]] = {"name": "seekers"}
+    possible_agents: ClassVar[list[str]] = ["left", "right"]
     moves = np.array([(0, 1), (0, -1), (1, 0), (-1, 0)])
     shape: tuple[int, ...] = (5, 5, 2)
 

@@ -18,7 +18,7 @@ ACTIONS = ActuatorSpec(numbers=(2, 1), continuous=False)
 
 
 class Pair:
-    """A pool of one executor with both agents, one environment each, and what passed between them."""
+    """A pool of one executor that has both agents, with the sizes of what passed between them."""
 
     def __init__(
         self, sensor: str, *, survives_losses: bool = False, **session_fields: Any

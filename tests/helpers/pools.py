@@ -1,4 +1,4 @@
-"""Sessions and settings of executor pools for tests: everything that a test doesn't name has a small value."""
+"""Sessions and settings of executor pools. What a test doesn't name has a small value."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def session_of(shape: LocalShape, **fields: Any) -> SessionSpec:
 
 
 def settings_of(**fields: Any) -> PoolSettings:
-    """Two slots of three environments, without a deadline."""
+    """Returns the settings of two slots of three environments, without a deadline."""
     small: dict[str, Any] = {
         "rows": 3,
         "slots": 2,
@@ -55,7 +55,7 @@ def weights() -> list[list[np.ndarray]]:
 
 
 def send_latents(far: Transport, **wrong: int) -> None:
-    """Sends a LATENTS frame of agent 0 for what is being sensed in slot 0, but for what is `wrong`."""
+    """Sends a LATENTS frame of agent 0 for the decision of slot 0, with some `wrong` fields."""
     right = {"agent": 0, "step": 0, "slot": 0, "environments": ROWS, "version": 1}
     header = Header(kind=Kind.LATENTS, **{**right, **wrong})
     far.send(0, header, np.full((ROWS, 4), 99.0, np.float32).tobytes())

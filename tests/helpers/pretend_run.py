@@ -1,7 +1,8 @@
-"""Stands for mpirun and the run behind it, in tests of sweeps: writes a record of what the run's words ask for.
+"""Stands for mpirun and the run behind it, in tests of sweeps.
 
-`policy.width=13` fails, `policy.width=17` writes a record that ends too early, `policy.width=19` goes on until SIGUSR1.
-Each start adds a line to the file that $STARTS names.
+It writes a record of what the run's words ask for. `policy.width=13` fails, `policy.width=17`
+writes a record that ends too early, `policy.width=19` goes on until SIGUSR1. Each start adds a line
+to the file that $STARTS names.
 """
 
 from __future__ import annotations
@@ -43,8 +44,18 @@ def main(words: list[str]) -> int:
     (folder / "config.yaml").write_text(to_yaml(config))
     file = RunFile(folder / "run.h5", {}, "stop")
     step = config.train.steps // (2 if config.policy.width == 17 else 1)
-    add(file, "evaluations", step=step, episodes=8, win_rate=0.5, return_mean=float(config.policy.width),
-             return_std=1.0, length_mean=20.0, bits_per_element=1.0, bytes_per_decision=5.0)  # fmt: skip
+    add(
+        file,
+        "evaluations",
+        step=step,
+        episodes=8,
+        win_rate=0.5,
+        return_mean=float(config.policy.width),
+        return_std=1.0,
+        length_mean=20.0,
+        bits_per_element=1.0,
+        bytes_per_decision=5.0,
+    )
     file.close()
     return 0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 SIZE = 5
@@ -10,7 +12,7 @@ SIZE = 5
 class Arm:
     """Sees its number and how often it has looked; remembers what it was made to do."""
 
-    made: list[Arm] = []
+    made: ClassVar[list[Arm]] = []
 
     def __init__(self, agent: int) -> None:
         self.agent, self.looks, self.did, self.closed = agent, 0, list[np.ndarray](), 0

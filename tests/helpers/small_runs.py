@@ -55,7 +55,7 @@ TRAINED += ["train.envs=2", "record.trajectories=eval", "policy.head_gain=1.0", 
 
 
 def run(*words: str, sensor: str = "none") -> Path:
-    """The run's folder."""
+    """Runs a configuration to its end; returns the run's folder."""
     config = parse(list(words)).config
     assert config
     transport = loopback(sensor)
@@ -67,7 +67,7 @@ def run(*words: str, sensor: str = "none") -> Path:
 
 
 def acting(folder: Path, out: Path, sensor: str, *words: str) -> list[str]:
-    """The command line that has what was learnt in a folder act in the world."""
+    """Returns the command line by which the policies of a run's folder act in the world."""
     given = [
         "env.name=devices",
         f"env.spec={folder}/spec.json",

@@ -1,4 +1,4 @@
-"""The on-policy family: its sequence and steps by hand, and problems small enough to know the answer."""
+"""The on-policy family: its steps by hand, and problems small enough to know the answer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ SETTINGS = {
 
 
 def named(shown: np.ndarray, actions: np.ndarray) -> np.ndarray:
-    """Reward 1 for an answer, or for half the numbers of one each 1/2; shown (N, E) in 0..3, actions (N, E, D)."""
+    """Returns the reward: 1 for a right answer, or 1/2 for each right half of one.
+
+    shown (N, E) in 0..3, actions (N, E, D).
+    """
     wanted = shown[..., None] if actions.shape[-1] == 1 else np.stack([shown // 2, shown % 2], -1)
     if actions.dtype == np.float32:
         return -np.abs(actions - (wanted - 0.5)).mean(-1)
@@ -71,7 +74,10 @@ PENALTY = np.array([[-3.0, 0.0, 10.0], [0.0, 2.0, 0.0], [10.0, 0.0, -3.0]], np.f
 )
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_matrix_games_are_coordinated(name: str, payoff: np.ndarray, good: float) -> None:
-    """Claus & Boutilier (AAAI 1998). Climbing: 5 is safe, and a miss beside 11 costs 30; penalty: either 10 will do."""
+    """Both games are from Claus & Boutilier (AAAI 1998).
+
+    Climbing: 5 is safe, and a miss beside 11 costs 30. Penalty: either 10 will do.
+    """
     game, rng = spec(((3,), (3,)), 2), np.random.default_rng(1)
     algorithm = learner(game, name, "float32", **SETTINGS[name])
     rollout = new_rollout(game, 256, view_of(name))
@@ -127,7 +133,10 @@ def watched(algorithm: object) -> list[GroupBatch]:
 @pytest.mark.parametrize("name", ALGORITHMS)
 @pytest.mark.parametrize("aggregation", ["prod", "mean"])
 def test_each_group_sees_the_product_of_the_ratios_before_it(name: str, aggregation: str) -> None:
-    """M of group k is the advantage times new/old of groups 0..k-1; algorithms that are not sequential have no M."""
+    """M of group k is the advantage times new/old of groups 0..k-1.
+
+    Algorithms that are not sequential have no M.
+    """
     game = spec(((2, 3), (2, 3), (2,)), 4)
     algorithm, rollout = played(
         game, name, fixed_order=True, lr=1e-2, action_aggregation=aggregation
@@ -163,7 +172,9 @@ def test_a_dead_agents_choice_has_no_part_in_the_product() -> None:
 
 
 def test_happo_of_single_agents_takes_the_step_that_numpy_computes() -> None:
-    """With one epoch the ratio is 1, so the gradient of the head's bias is the mean of M (1[a] - p) plus entropy's;
+    """With one epoch the ratio is 1, so the gradient of the head's bias has a closed form.
+
+    It is the mean of M (1[a] - p) plus the entropy's;
     Adam's first step is lr g / (|g| + eps)."""
     coef, lr, eps = 0.1, 1e-2, 1e-5
     algorithm, rollout = played(
@@ -218,7 +229,7 @@ def test_objectives_are_clipped_where_that_is_the_algorithm() -> None:
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_minibatches_and_decayed_rates_are_as_good(name: str) -> None:
-    """A learning rate of 0 at the run's end moves nothing but hatrpo's policies, which have none."""
+    """At the run's end the learning rate is 0: only hatrpo's policies move, which have none."""
     algorithm, rollout = played(spec(((3,), (3,)), 4), name, minibatches=4, lr_decay=True)
     before = [
         parameter.detach().clone() for parameter in algorithm.critic_trainer.critic.parameters()

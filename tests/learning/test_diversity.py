@@ -1,4 +1,4 @@
-"""The intrinsic reward: each term's sign and value in closed form, what earns nothing, and a task that needs it."""
+"""The intrinsic reward: its terms in closed form, what earns nothing, and a task that needs it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,10 @@ def seen(game: EnvSpec, actions: list[list[list[float]]], seed: int = 0) -> Grou
 
 
 def test_an_action_earns_what_it_tells_of_who_acts() -> None:
-    """Two agents, p = (s, 1 - s) and (1 - s, s), whose mean is (1/2, 1/2): log 2s for one's own, log 2(1 - s) else."""
+    """Two agents, p = (s, 1 - s) and (1 - s, s), have the mean (1/2, 1/2).
+
+    The term is log 2s for one's own action, and log 2(1 - s) for the other.
+    """
     game, s = spec(((2,), (2,)), 3), 0.8
     net = blind(group(game), [[math.log(s), math.log(1 - s)], [math.log(1 - s), math.log(s)]])
     earned = sampled_kl(net, seen(game, [[[0], [1]], [[0], [1]]]), beta1=1.0)
@@ -105,7 +108,10 @@ def test_the_mean_over_actions_is_the_kl_of_the_sharpened_policy_from_the_groups
 
 
 def test_branches_tell_together_no_more_than_who_acts() -> None:
-    """Two sure agents that differ in both branches: log 2, the most there is to know of two, not twice that."""
+    """Two sure agents that differ in both branches earn log 2, not twice that.
+
+    There is no more to know of which of two an agent is.
+    """
     game = spec(((2, 2), (2, 2)), 3)
     net = blind(group(game), [[20.0, 0.0, 20.0, 0.0], [0.0, 20.0, 0.0, 20.0]])
     earned = sampled_kl(net, seen(game, [[[0, 0]], [[1, 1]]]), beta1=1.0)
@@ -114,7 +120,9 @@ def test_branches_tell_together_no_more_than_who_acts() -> None:
 
 @pytest.mark.parametrize("beta1", [0.6, 1.0, 2.0])
 def test_continuous_actions_earn_in_closed_form(beta1: float) -> None:
-    """Means +m and -m, one deviation s: with a Gaussian's density f, w (log f~ - log (f+ + f-)/2), f~ of s^2 / beta1.
+    """The means are +m and -m, with one deviation s.
+
+    With a Gaussian's density f, the term is w (log f~ - log (f+ + f-)/2), f~ of s^2 / beta1.
     The second agent's action has a dimension less."""
     game = spec(((2,), (1,)), 3, continuous=True)
     m, a = 0.3, np.array([-1.0, -0.1, 0.0, 0.4, 2.0])
@@ -160,7 +168,10 @@ def test_agents_that_are_alike_earn_nothing() -> None:
 def test_members_look_at_an_agents_rows_through_their_own_nets(
     policy: dict[str, object], share: bool
 ) -> None:
-    """One agent after the other, its mates shown what it saw cut to their own sizes, with its memory."""
+    """Computes the term one agent after the other.
+
+    Its mates get what it saw, cut to their own sizes, and its memory.
+    """
     game = spec(((4,),) * 3, 5)._replace(obs_sizes=(5, 3, 4))
     net = group(game, share=share, **policy)
     rows = seen(game, [[[0], [1], [2], [3], [0], [1]]] * 3)
@@ -215,7 +226,10 @@ def predictors(game: EnvSpec, **config: float) -> Predictors:
 def test_the_predictors_part_is_beta1_log_q_minus_log_p(
     actions: tuple[tuple[int, ...], ...], continuous: bool
 ) -> None:
-    """Untaught, both say that nothing changes: (1 - beta1) |o' - o|^2 / O_i. Then q's mean is moved by c."""
+    """Untaught, both predict no change: (1 - beta1) |o' - o|^2 / O_i.
+
+    Then q's mean is moved by c.
+    """
     game, beta1, c = spec(actions, 5, continuous)._replace(obs_sizes=(5, 3)), 2.0, 0.7
     rollout, told = episodes(game, 4, 3), predictors(game)
     change = np.diff(rollout.obs, axis=1)
@@ -256,7 +270,10 @@ def test_nothing_is_told_across_an_episodes_end_or_of_the_dead() -> None:
 
 
 def test_knowing_who_acts_is_worth_what_it_explains() -> None:
-    """One agent's world drifts by +1/2, the other's by -1/2: blind, p can err by 1/4; q need not err at all."""
+    """One agent's world drifts by +1/2, the other's by -1/2.
+
+    p, which does not know the agent, errs by 1/4; q need not err at all.
+    """
     game = spec(((2,), (2,)), 3)
     rollout, told = episodes(game, 9, 32), predictors(game, lr=3e-3, steps=200)
     drift = np.array([0.5, -0.5], np.float32)[:, None, None, None]
@@ -268,7 +285,7 @@ def test_knowing_who_acts_is_worth_what_it_explains() -> None:
 
 
 def test_the_team_earns_the_mean_over_the_living() -> None:
-    """Groups of two and of one; the lone agent earns nothing, and nobody does where all are dead."""
+    """In groups of two and of one, the lone agent earns nothing; nobody does where all are dead."""
     game, config = spec(((3,),) * 3, 4), DiversityConfig(coef=0.5, beta1=2.0, beta2=3.0)
     generator = torch.Generator().manual_seed(0)
     policy_config = PolicyConfig(
@@ -318,7 +335,7 @@ def test_what_can_earn_nothing_is_refused() -> None:
     alone = SplitPolicy(
         spec=game, policy=PolicyConfig(), codec=CodecConfig(), share=False, generator=generator
     )
-    with pytest.raises(UserError, match="diversity.coef.*policy.groups"):
+    with pytest.raises(UserError, match=r"diversity.coef.*policy.groups"):
         Diversity(policy=alone, spec=game, config=DiversityConfig(coef=0.1), generator=generator)
     joints = spec(((2,), (2,)), 4, continuous=True)
     together = SplitPolicy(
@@ -328,7 +345,7 @@ def test_what_can_earn_nothing_is_refused() -> None:
         share=False,
         generator=generator,
     )
-    with pytest.raises(UserError, match="diversity.beta1.*continuous"):
+    with pytest.raises(UserError, match=r"diversity.beta1.*continuous"):
         Diversity(
             policy=together,
             spec=joints,
@@ -338,7 +355,10 @@ def test_what_can_earn_nothing_is_refused() -> None:
 
 
 KEYS, COST = 3, 0.3
-"""Three agents of one role, three keys to be turned at once; who turns one in vain pays. Waiting costs nothing."""
+"""Three agents of one role must turn three keys at once.
+
+    An agent that turns one in vain pays; waiting costs nothing.
+    """
 
 
 def turned(actions: np.ndarray) -> np.ndarray:
@@ -377,7 +397,7 @@ def keys(seed: int, coef: float, updates: int = 80, apart: float = 0.0) -> float
 
 
 def test_a_group_learns_with_diversity_what_it_does_not_learn_without() -> None:
-    """The best is 1; alike, agents open 3 times in 32 and pay for the rest, so they learn to wait."""
+    """The best is 1. Agents that are alike open 3 times in 32, pay, and learn to wait."""
     assert keys(seed=1, coef=1.0) > 0.95
     assert keys(seed=1, coef=0.0) < 0.05
 
@@ -385,7 +405,10 @@ def test_a_group_learns_with_diversity_what_it_does_not_learn_without() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_it_fails_for_starting_alike_and_not_for_want_of_time(seed: int) -> None:
-    """With diversity it is learnt; without, not in three times the steps; and without, if agents start apart."""
+    """With diversity it is learnt; without, not in three times the steps.
+
+    Without it is learnt, too, if agents start apart.
+    """
     assert keys(seed, coef=1.0) > 0.95
     assert keys(seed, coef=0.0) < 0.05
     assert keys(seed, coef=0.0, updates=240) < 0.05

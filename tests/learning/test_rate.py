@@ -1,4 +1,4 @@
-"""Lambda over a run: its warm-up, its controller on sources whose answer is known, and tables that agents share."""
+"""Lambda over a run: its warm-up, its controller on known sources, and tables that agents share."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sde_harl.link.wire import Kind, WireError
 from sde_harl.protocol.tables_message import pack_tables, tables_head, unpack_tables
 from sde_harl.server.executor_pool import ExecutorPool
 
-# --- lambda -----------------------------------------------------------------------------------------------------------
+# --- lambda
 
 
 def test_lambda_warms_up_in_proportion_and_stays() -> None:
@@ -57,7 +57,10 @@ def test_on_a_source_that_follows_at_once_the_error_shrinks_by_a_known_factor() 
 
 @pytest.mark.parametrize("start", [1e-5, 0.5])
 def test_on_a_sluggish_coded_source_the_bytes_sent_come_to_the_target(start: float) -> None:
-    """Of 12 symbols, 1 bit for a 0 and 6 for a 1, the share of ones moves a tenth of the way to 0.03 lambda^-1/2."""
+    """Each of 12 symbols takes 1 bit for a 0 and 6 for a 1.
+
+    The share of ones moves a tenth of the way to 0.03 lambda^-1/2.
+    """
     target, rng, symbols = 4.0, np.random.default_rng(0), 12
     cdf = np.array([[0, 32768, 33792, 65536]] * symbols, np.int32)
     zero = np.zeros(symbols, np.int32)
@@ -115,7 +118,7 @@ def test_symbols_that_cost_nothing_cost_the_least(rows: int, pack: int) -> None:
 @pytest.mark.parametrize("rows", [1, 5, 64])
 @pytest.mark.parametrize("scale", [0.1, 1.0, 9.0])
 def test_a_string_is_its_bits_in_whole_words_and_its_state(rows: int, scale: float) -> None:
-    """8 + 4 floor(bits / 32) bytes, give or take a word: the state has room for 32 bits of what it carries."""
+    """A string has 8 + 4 floor(bits / 32) bytes, give or take a word: the state holds 32 bits."""
     coder = EntropyCoder(trained_model().build_tables(1)[0])
     for seed in range(20):
         z = latents(rows, scale, seed)
@@ -126,7 +129,10 @@ def test_a_string_is_its_bits_in_whole_words_and_its_state(rows: int, scale: flo
 
 @pytest.mark.slow
 def test_a_policy_is_steered_to_a_target_and_still_wins() -> None:
-    """The game needs 2 bits a decision, so the policy ends below a byte and lambda falls. 256 share a string."""
+    """The game needs 2 bits a decision, so the policy ends below a byte and lambda falls.
+
+    256 decisions share a string.
+    """
     rng, game = np.random.default_rng(0), spec(((4,), (4,)), 4)
     algorithm, rollout = learner(game, lr=5e-3, critic_lr=5e-3), new_rollout(game, 256)
     control, rewards, sizes = RateControl(CodecConfig(rate_coef=0.03, target_bytes=1.0)), [], []
@@ -146,7 +152,7 @@ def test_a_policy_is_steered_to_a_target_and_still_wins() -> None:
 
 
 def bytes_per_decision(algorithm: object, rollout: object) -> float:
-    """Of what devices would send for a rollout of one step."""
+    """Returns the bytes a decision that devices would send for a rollout of one step."""
     sizes = []
     for net, tables in zip(algorithm.policy.groups, algorithm.policy.build_tables(1)):
         with torch.no_grad():
@@ -157,7 +163,7 @@ def bytes_per_decision(algorithm: object, rollout: object) -> float:
     return float(np.mean(sizes))
 
 
-# --- shared tables ----------------------------------------------------------------------------------------------------
+# --- shared tables
 
 
 def test_a_shared_density_rates_all_agents_as_one() -> None:

@@ -1,4 +1,4 @@
-"""Recurrent policies: the layer against torch's own, its numpy twin, chunks and their memory, a task that needs it."""
+"""Recurrent policies: the layer against torch's and numpy's, chunks, a task that needs memory."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_rows_lie_by_chunk_environment_and_step_and_are_picked_whole() -> None:
 
 
 def test_chunks_give_the_critic_the_values_that_the_whole_rollout_gave() -> None:
-    """The memory is carried from chunk to chunk, cut where episodes end, and from one rollout to the next."""
+    """The memory goes from chunk to chunk, from rollout to rollout, and ends with the episode."""
     game, rng = spec(((2,), (2,)), 3), np.random.default_rng(0)
     view = make_critic_input("EP", game)
     policy = PolicyConfig(critic_width=8, recurrent=True)
@@ -126,7 +126,7 @@ def test_chunks_give_the_critic_the_values_that_the_whole_rollout_gave() -> None
 
 
 def test_a_cut_episodes_last_value_remembers_the_episode() -> None:
-    """With reward 0 and lambda 1 the return is the discounted value of the state that the episode was cut in."""
+    """With reward 0 and lambda 1, the return is the discounted value of the state at the cut."""
     game, rng = spec(((2,), (2,)), 3), np.random.default_rng(0)
     view = make_critic_input("EP", game)
     critic = Critic(
@@ -179,7 +179,10 @@ STEPS, ENVS = 4, 64
 
 
 def play(policy: object, rollout: Rollout, rng: np.random.Generator) -> float:
-    """Two episodes of two steps: a cue, then a blank on which to name it. The mean reward of the second steps."""
+    """Plays two episodes of two steps: a cue, then a blank on which to name it.
+
+    Returns the mean reward of the second steps.
+    """
     memory, cues = None, np.zeros((2, ENVS), int)
     acting = policy.acting()
     for t in range(STEPS):
@@ -257,7 +260,7 @@ CUES += ["algo.lr=3e-3", "algo.critic_lr=1e-2", "algo.minibatches=2", "record.te
 
 @pytest.mark.parametrize("name", ["happo", "mappo"])
 def test_whole_policies_remember_on_their_devices(name: str, tmp_path: Path) -> None:
-    """The same task through the whole program. Rollouts end amid episodes, and evaluations come between them."""
+    """The same task in the whole program: rollouts end amid episodes, evaluations intervene."""
     words = [
         *CUES,
         "train.steps=6000",

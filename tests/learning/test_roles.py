@@ -1,4 +1,4 @@
-"""Role groups: learnt where the answer is known, taken from elsewhere, written down and read back."""
+"""Role groups: learnt where the answer is known, taken from elsewhere, written and read back."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def points(*places: float, noise: float = 0.01) -> np.ndarray:
 
 
 def test_kinds_are_found_by_what_their_moves_do() -> None:
-    """Though their numbers are in the observation, sizes differ inside a kind, and the number of kinds isn't told."""
+    """Observations hold the agents' numbers, sizes differ inside a kind, and nobody tells how many
+    kinds there are.
+    """
     env = kinds_vector(KINDS, seed=1)
     assert learn(env, seed=1).groups == as_groups(env.spec.unit_types)
 
@@ -68,7 +70,10 @@ def test_kinds_are_found_from_every_seed(kinds: tuple[int, ...]) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(hang_limit_s(3600.0))
 def test_stalkers_and_zealots_are_told_apart() -> None:
-    """3s5z on SMAX, from ten seeds: at least eight right, with the number of roles given and with the index's."""
+    """On 3s5z of SMAX, at least eight seeds of ten are right.
+
+    That holds with the number of roles given, and with the number that the index chooses.
+    """
     given = found = 0
     for seed in range(1, 11):
         env = make(EnvConfig(name="smac", map="3s5z", backend="smax"), num_envs=64, seed=seed)
@@ -171,7 +176,7 @@ def test_the_index_counts_the_groups(
 
 
 def test_the_index_is_davies_and_bouldins() -> None:
-    """Two pairs at 0 and 2, and at 10 and 12, halves at one place: s is 1 in both groups, d is 10."""
+    """Two pairs at 0 and 2, and at 10 and 12: s is 1 in both groups, and d is 10."""
     scores = cluster(points(0, 2, 10, 12, noise=0.0), 2, 1).scores
     assert [score.groups for score in scores] == [2, 3, 4]
     assert scores[0].davies_bouldin == pytest.approx((1 + 1) / 10)
@@ -365,7 +370,8 @@ def test_the_analysis_takes_runs_whose_groups_were_not_learnt(tmp_path: Path) ->
             str(tmp_path / "a.png"),
         ]
         done = launch(1, *words)
-        assert done.code == code and done.err.count("\n") == (code > 0), done.err
+        assert done.code == code, done.err
+        assert done.err.count("\n") == (code > 0), done.err
 
 
 def trained(folder: Path) -> np.ndarray:

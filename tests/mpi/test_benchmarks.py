@@ -1,4 +1,4 @@
-"""Every benchmark runs as a program, prints a table and writes rows that other programs can read."""
+"""Every benchmark runs as a program, prints a table and writes rows that programs can read."""
 
 from __future__ import annotations
 

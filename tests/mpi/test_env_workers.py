@@ -100,13 +100,18 @@ def test_a_worker_that_fails_is_named_and_the_others_end(factory: str, reason: s
 def test_a_worker_that_is_killed_is_named() -> None:
     env = make(SPREAD.model_copy(update={"workers": 2}), num_envs=4, seed=1)
     step = env.reset()
+
+    def play_on() -> None:
+        nonlocal step
+        for _ in range(3):
+            env.send(np.zeros((4, 3, 1), np.int32))
+            step = env.recv()
+
     workers_of(env)[1].kill()
     with pytest.raises(
         UserError, match=r"^environment worker 1 \(environments 2 to 3\) failed: killed by SIGKILL$"
     ):
-        for _ in range(3):
-            env.send(np.zeros((4, 3, 1), np.int32))
-            step = env.recv()
+        play_on()
     assert np.isfinite(step.obs).all()
     env.close()
 

@@ -1,4 +1,4 @@
-"""An executor of the program itself: ready at once, small, and quiet while the server has nothing for it."""
+"""An executor of the program is ready at once, small, and quiet while it has nothing to do."""
 
 from __future__ import annotations
 

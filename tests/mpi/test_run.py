@@ -1,4 +1,7 @@
-"""The program as its users start it: placements agree, bad input gives one line, Ctrl-C and full disks lose nothing."""
+"""The program as its users start it.
+
+Placements agree, bad input gives one line, and Ctrl-C and full disks lose nothing.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ from limits import hang_limit_s, wait_until
 QUICK = ["-m", "sde_harl.run", "configs/quick.yaml", "train.threads=1", "record.tensorboard=false"]
 QUICK += [PATIENT]
 LIGHT = [*QUICK, "env.name=mpe", "env.map=simple_spread", "env.backend=mpe2", "env.workers=0"]
-"""A run that needs no JAX, whose import and compilation take longer than the rest of a short run."""
+"""A run that needs no JAX: its import and compilation take longer than the rest of a short run."""
 AGREE = [
     "tests/helpers/agree_program.py",
     "configs/smac.yaml",
@@ -99,7 +102,7 @@ SEEN += ["policy.recurrent=true", "record.tensorboard=false", PATIENT]
 
 @needs_mpirun
 def test_devices_that_see_and_remember_decide_the_same_on_other_ranks(tmp_path: Path) -> None:
-    """Rollouts of ten steps end amid episodes of six, so that memories pass from one to the next."""
+    """Rollouts of ten steps end amid episodes of six, so that memories pass to the next rollout."""
     prints = []
     for ranks, mode in ((1, "local"), (3, "agents")):
         ended = launch(ranks, *SEEN, f"record.dir={tmp_path}", f"placement.mode={mode}")
@@ -114,7 +117,7 @@ def test_a_run_repeats(alone: dict[str, object], tmp_path: Path) -> None:
 
 
 def complaint(ended: Ended) -> str:
-    """The one line that a user sees; no traceback, no second complaint."""
+    """Returns the one line that a user sees; checks that there is no more, and no traceback."""
     assert "Traceback" not in ended.err + ended.out, ended.err
     lines = [line for line in ended.err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, ended.err
@@ -164,7 +167,8 @@ def test_ranks_that_cant_hold_the_placement_are_named() -> None:
 
 @needs_mpirun
 def test_an_executor_of_another_version_is_named(tmp_path: Path) -> None:
-    old = "import sys, sde_harl; sde_harl.__version__ = '0.0.9'; from sde_harl.run import main; sys.exit(main([]))"
+    pretend = "import sys, sde_harl; sde_harl.__version__ = '0.0.9'"
+    old = f"{pretend}; from sde_harl.run import main; sys.exit(main([]))"
     words = [str(MPIRUN), "-np", "1", sys.executable, *LIGHT, f"record.dir={tmp_path}"]
     ended = launch_command([*words, ":", "-np", "1", sys.executable, "-c", old])
     assert ended.code != 0

@@ -36,7 +36,10 @@ def test_a_replay_on_other_ranks(
 def test_a_run_ends_without_a_worn_sensor(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Agent 1's, which is rank 2's, sees ten times; its last latents stand for eight more decisions."""
+    """The sensor of agent 1, on rank 2, gives ten readings.
+
+    The last latents stand for eight more decisions.
+    """
     file, sensor = tmp_path / "episode.npz", "sde_harl.examples.replay:Replay"
     replay.main(str(trained / "run.h5"), "0", str(file))
     with np.load(file) as arrays:
@@ -52,7 +55,8 @@ def test_a_run_ends_without_a_worn_sensor(
         "placement.mode=agents",
     ]
     ended = launch(3, "-m", "sde_harl.run", *acting(trained, tmp_path, sensor, *fault))
-    assert ended.code == 3 and "without executors 2" in ended.err, ended.err
+    assert ended.code == 3, ended.err
+    assert "without executors 2" in ended.err, ended.err
     assert "executor 2 (" in ended.err
     assert "lost: executor.sensor: sde_harl.examples.replay:Replay: read() of agent 1" in ended.err
     assert {"agent 0: 25 of 25", "agent 1: 10 of 10"} <= {
@@ -73,6 +77,8 @@ def test_a_configuration_file_alone_makes_no_executor_import(trained: Path, tmp_
     words = [word for word in words if not word.startswith("executor.sensor")]
     ended = launch(2, "-m", "sde_harl.run", str(config), *words, "placement.mode=agents")
     lines = [line for line in ended.err.splitlines() if line.startswith("error: ")]
-    assert ended.code == 2 and len(lines) == 1 and "Traceback" not in ended.err, ended.err
+    assert ended.code == 2, ended.err
+    assert len(lines) == 1, ended.err
+    assert "Traceback" not in ended.err, ended.err
     assert "executor 1 (" in lines[0]
     assert "executor.sensor: expected one" in lines[0]

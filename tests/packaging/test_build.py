@@ -1,4 +1,4 @@
-"""The built package: wheel and sdist hold all that they need, and an installed one runs in an empty folder."""
+"""Wheel and sdist hold all that they need, and an installed package runs in an empty folder."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def wheel(tree: Path) -> Path:
 
 
 def package_files(tree: Path) -> set[str]:
-    """What every install needs: modules, stubs, C sources and presets, by name."""
+    """Returns the names of what every install needs: modules, stubs, C sources and presets."""
     package = tree / "sde_harl"
     sources = (path for path in package.rglob("*") if path.suffix in (".py", ".pyi", ".c"))
     presets = (package / "config/presets").glob("*/*.yaml")

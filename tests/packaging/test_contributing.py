@@ -25,7 +25,7 @@ class Example(NamedTuple):
 
 
 def read_example(heading: str) -> Example:
-    """The files, diffs and the command of a section."""
+    """Returns the files, the diffs and the command of a section."""
     text = (ROOT / "CONTRIBUTING.md").read_text()
     section = re.split(r"^## ", text.partition(f"## {heading}\n")[2], flags=re.MULTILINE)[0]
     blocks = re.findall(r"^```(\w+)\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
@@ -39,7 +39,7 @@ def read_example(heading: str) -> Example:
 
 
 def apply_diff(folder: Path, diff: str) -> None:
-    """Apply the hunks of a diff without line numbers; each must fit at one place exactly."""
+    """Applies the hunks of a diff without line numbers; each must fit at one place exactly."""
     [name] = re.findall(r"^\+\+\+ b/(.*)$", diff, re.MULTILINE)
     path = folder / name
     text = path.read_text()
@@ -54,14 +54,14 @@ def apply_diff(folder: Path, diff: str) -> None:
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    """A folder with a copy of the package, its experiments included."""
+    """Makes a folder with a copy of the package, its experiments included."""
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "sde_harl", tmp_path / "sde_harl", ignore=ignored)
     return tmp_path
 
 
 def run_example(package: Path, heading: str, *more: str) -> h5py.File:
-    """Apply a section's example, run its command, open the record."""
+    """Applies a section's example, runs its command and opens the record."""
     example = read_example(heading)
     for name, content in example.files.items():
         assert not (package / name).exists()

@@ -1,4 +1,4 @@
-"""A room of the package imports the rooms below it, and never one above: as docs/architecture.md lists them."""
+"""A room of the package imports only the rooms below it, as docs/architecture.md lists them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OUTSIDE = {"__init__", "__main__"}
 
 
 def listed_rooms() -> list[str]:
-    """The rooms of the table, from top to bottom."""
+    """Returns the rooms of the table, from top to bottom."""
     text = (ROOT / "docs" / "architecture.md").read_text()
     table = text.partition("| room |")[2].partition("\n\n")[0]
     return [
@@ -32,7 +32,7 @@ def room_of(path: Path) -> str:
 
 
 def imported_rooms(path: Path) -> Iterator[str]:
-    """The rooms that a module imports, inside functions too."""
+    """Gives the rooms that a module imports, inside functions too."""
     for node in ast.walk(ast.parse(path.read_text())):
         names: list[str] = []
         if isinstance(node, ast.ImportFrom) and node.module == "sde_harl":

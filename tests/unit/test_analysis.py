@@ -89,7 +89,8 @@ def test_csv_and_plot(tmp_path: Path) -> None:
 
 def test_unknown_times_and_bits(tmp_path: Path) -> None:
     file = RunFile(tmp_path / "run.h5", META, "stop")
-    times = dict.fromkeys(("t_local", "t_encode", "t_round_trip", "t_decode", "t_policy"), [0, -1])
+    names = ("t_local", "t_encode", "t_round_trip", "t_decode", "t_policy")
+    times = {name: [0, -1] for name in names}
     add(
         file,
         "decisions",

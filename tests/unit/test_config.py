@@ -1,4 +1,4 @@
-"""The configuration: its layers, spellings and shipped files, and that no input gives more than one line."""
+"""The configuration: its layers, spellings and files; no input gives more than one line."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def get(config: Config, key: str) -> Any:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of defaults for one algorithm and one environment, and an experiment that names both."""
+    """Makes defaults for one algorithm and one environment, and an experiment that names both."""
     monkeypatch.setattr(arguments, "PRESETS", tmp_path)
     write(
         tmp_path / "algorithms" / "alpha.yaml",

@@ -19,8 +19,22 @@ from sde_harl.codec import golden
 from sde_harl.codec.bottleneck import load_entropy_models
 from sde_harl.errors import UserError
 
-SERVER = Host("server", "x86_64", "3.11.2", "1.26.4", "0.1.0", "Open MPI v5.0.11", 16, 64 * 10**9, ["eth0"], [], False,
-              True, "RAPL counters", "no GPU")  # fmt: skip
+SERVER = Host(
+    host="server",
+    arch="x86_64",
+    python="3.11.2",
+    numpy="1.26.4",
+    package="0.1.0",
+    mpi="Open MPI v5.0.11",
+    cores=16,
+    memory_bytes=64 * 10**9,
+    interfaces=["eth0"],
+    bridges=[],
+    chosen=False,
+    coder=True,
+    energy="RAPL counters",
+    gpu_energy="no GPU",
+)
 BOARD = SERVER._replace(
     host="edge1", cores=4, memory_bytes=8 * 10**9, energy="not measurable here: no meter"
 )
@@ -108,7 +122,7 @@ def test_an_answer_survives_json_and_nothing_else_does() -> None:
         {**fields, "host": {**fields["host"], "bridges": [1]}},
         {**fields, "host": {key: value for key, value in fields["host"].items() if key != "coder"}},
     ):
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match=r"not a probe|not a host|of a host is"):
             from_json(json.dumps(wrong))
 
 

@@ -1,4 +1,4 @@
-"""The plan: its sums against closed forms, its parts as measured here, and its error against a run."""
+"""The estimate: its sums, its parts as measured here, and its error against a run."""
 
 from __future__ import annotations
 
@@ -78,17 +78,15 @@ def test_every_split_and_codec_is_measured_here(recurrent: bool) -> None:
     assert len(parts) == count(config) == 9
     assert {(part.rows, part.agents) for part in parts} == {(3, 2)}
     sizes = {(part.local_blocks, part.codec): part.payload_bytes for part in parts}
-    assert sizes[0, "float32"] == 3 * 4 * 6 and sizes[1, "float32"] == 3 * 4 * 4, (
-        "agent 0 sees 6 numbers, sends 4"
-    )
+    assert sizes[0, "float32"] == 3 * 4 * 6, "agent 0 sees 6 numbers, sends 4"
+    assert sizes[1, "float32"] == 3 * 4 * 4, "agent 0 sees 6 numbers, sends 4"
     assert sizes[0, "int8"] == 3 * (4 + 6)
     assert sizes[1, "float16"] == 3 * 2 * 4
     assert 0 < sizes[1, "entropy"] < sizes[1, "float32"]
     assert all(math.isfinite(part.local_us) and part.local_us > 0 for part in parts)
     assert all((part.encode_us > 0) == (part.codec != "none") for part in parts)
-    assert parts[-1].codec == "none" and sizes[2, "none"] == 3 * (4 + 4), (
-        "a choice and its log-probability"
-    )
+    assert parts[-1].codec == "none", "a choice and its log-probability"
+    assert sizes[2, "none"] == 3 * (4 + 4), "a choice and its log-probability"
 
 
 def test_a_runs_parts_are_its_medians(tmp_path: Path) -> None:
@@ -149,7 +147,7 @@ def test_what_is_wrong_is_one_line(
 def test_a_run_that_the_plan_has_nothing_like_is_named(tmp_path: Path) -> None:
     path = record(tmp_path / "a", 2)
     with pytest.raises(
-        UserError, match="nothing like it .2 local blocks, entropy, 4 decisions a message"
+        UserError, match=r"nothing like it .2 local blocks, entropy, 4 decisions a message"
     ):
         against(path, {PART._replace(rows=1): predict(PART, Link(8.0, 2.0), 1.0)})
 

@@ -1,4 +1,4 @@
-"""Everything that has a name in a registry runs: algorithms, environments, codecs and splits, a few updates each."""
+"""Every algorithm, environment, codec and split in a registry runs a few updates."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_every_algorithm_plays_every_environment(
 ) -> None:
     words = ["--algo", algo, "--env", env, word]
     if env in CONTINUOUS and not ALGORITHMS[algo].continuous:
-        with pytest.raises(UserError, match="algo.name"):
+        with pytest.raises(UserError, match=r"algo.name"):
             play(tmp_path, *words)
         return
     assert len(play(tmp_path, *words)["step"]) == 2
@@ -63,13 +63,13 @@ def test_every_algorithm_acts_in_the_action_spaces_that_it_says(
     if ALGORITHMS[algo].continuous:
         assert len(play(tmp_path, *words)["step"]) == 2
     monkeypatch.setattr(ALGORITHMS[algo], "continuous", False)
-    with pytest.raises(UserError, match="algo.name"):
+    with pytest.raises(UserError, match=r"algo.name"):
         play(tmp_path, *words)
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_every_algorithm_has_recurrent_policies(algo: str, tmp_path: Path) -> None:
-    """Episodes of 25 steps end inside chunks of 10, and the second rollout goes on where the first one stopped."""
+    """Episodes of 25 steps end inside chunks of 10; the second rollout goes on after the first."""
     words = [
         "--algo",
         algo,
@@ -129,12 +129,12 @@ def test_a_diverse_group_reports_what_it_earns(words: list[str], tmp_path: Path)
 
 
 def test_diversity_needs_a_group(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="diversity.coef"):
+    with pytest.raises(UserError, match=r"diversity.coef"):
         play(tmp_path, "--algo", "happo", "--env", "mpe", "diversity.coef=0.1")
 
 
 def test_groups_must_hold_every_agent_of_the_environment(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="policy.groups"):
+    with pytest.raises(UserError, match=r"policy.groups"):
         play(tmp_path, "--algo", "happo", "--env", "mpe", "policy.groups=[[0],[1]]")
 
 
@@ -170,7 +170,7 @@ def test_a_checkpoint_plays_as_the_run_that_wrote_it(tmp_path: Path) -> None:
             assert read["evaluations"][name][:].tolist() == wrote["evaluations"][name][-1:].tolist()
         assert not read["decisions"]["train"][:].any()
     play(tmp_path / "plain", *words, load, "train.steps=0", "codec.name=float32")
-    with pytest.raises(UserError, match="policy.nets"):
+    with pytest.raises(UserError, match=r"policy.nets"):
         play(tmp_path / "other", *words, load, "policy.width=8")
 
 

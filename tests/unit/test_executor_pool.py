@@ -1,4 +1,4 @@
-"""The server's side of the wire: what an executor sends is acted on only if every field of it is right."""
+"""The server's side of the wire: only messages whose every field is right are acted on."""
 
 from __future__ import annotations
 
@@ -270,7 +270,7 @@ def test_the_bytes_of_one_answer_are_shared_by_its_agents_and_none_is_lost() -> 
 def test_an_answer_that_comes_late_is_late_for_all_its_agents(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It is counted, and not played; an executor that owes one answer for all is back when it has sent that."""
+    """It is counted, not played; an executor is back when it has sent the answer that it owes."""
     monkeypatch.setattr(membership, "ABSENT_NS", 2_500_000)
     pool, server, _far = start_on_device(
         memory=0, deadline_s=1e-3, failure_timeout_s=5.0, survives_losses=True
@@ -298,7 +298,7 @@ def test_an_answer_that_comes_late_is_late_for_all_its_agents(
 
 
 def test_a_report_may_be_as_long_as_what_it_is_about() -> None:
-    """An evaluation of long episodes is many decisions, whose times don't fit the frames of a decision."""
+    """A long evaluation has many decisions: their times don't fit the frames of a decision."""
     pool, _, _, _ = start()
     obs = np.zeros((2, ROWS, 5), np.float32)
     for step in range(3000):
@@ -367,7 +367,7 @@ def test_agents_are_assigned_evenly_and_as_pinned() -> None:
     assert assign_agents(4, 2, {0: 2, 1: 2}) == {1: (2, 3), 2: (0, 1)}
     with pytest.raises(UserError, match="-np 4"):
         assign_agents(2, 3, {})
-    with pytest.raises(UserError, match="placement.assign"):
+    with pytest.raises(UserError, match=r"placement.assign"):
         assign_agents(2, 1, {5: 1})
-    with pytest.raises(UserError, match="placement.assign"):
+    with pytest.raises(UserError, match=r"placement.assign"):
         assign_agents(2, 2, {0: 1, 1: 1})

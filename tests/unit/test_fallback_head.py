@@ -1,4 +1,4 @@
-"""Exit heads: what they choose, what they learn, when they act, and that nothing else notices them."""
+"""Fallback heads: how they choose, learn and act, and that nothing else is changed by them."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def played(trainer: Any, game: EnvSpec, envs: int = 256, seed: int = 0) -> Any:
 
 @pytest.mark.parametrize("continuous", [False, True])
 def test_they_become_a_policy_that_always_does_the_same(continuous: bool) -> None:
-    """Its heads ignore the latent, so that softmax(bias), or the means, can be met: KL 0 and all alike."""
+    """The policy's heads ignore the latent, so that its outputs can be met exactly."""
     game = spec(((2,), (1,)) if continuous else ((4, 2), (3,)), 3, continuous)
     trainer = learner(game)
     wanted = torch.tensor([0.3, -0.2] if continuous else [0.0, 1.0, 2.0, -1.0, 0.5, 0.0])
@@ -146,7 +146,7 @@ def test_they_become_a_policy_that_always_does_the_same(continuous: bool) -> Non
 
 
 def test_the_device_does_what_was_learnt() -> None:
-    """Latents in numpy, before the quantiser and scaled, through the published weights: the torch head's choices."""
+    """numpy's latents before the quantiser give, with published weights, the torch head's choices."""
     game = spec(((4,), (4,)), 3)
     trainer = learner(game)
     distillation, rollout = Distillation(trainer.policy, game, seed=1), played(trainer, game)
@@ -255,9 +255,8 @@ def test_the_order_is_last_latents_then_the_exit_head_then_nothing(
         decide()
     assert decide() == ([NO_LATENT] * ROWS, [2] * ROWS)
     decisions, _ = held.pool.report()
-    assert not decisions.fallback[:4, 0].any() and not decisions.idle[:4, 0].any(), (
-        "agent 0 had answered"
-    )
+    assert not decisions.fallback[:4, 0].any(), "agent 0 had answered"
+    assert not decisions.idle[:4, 0].any(), "agent 0 had answered"
     fallback, idle = decisions.fallback[:, 1].tolist(), decisions.idle[:, 1].tolist()
     assert fallback[:4] == [0, 0, 0, ROWS]
     assert fallback[-1] == 0
@@ -314,7 +313,10 @@ def columns(trained: Trainer, table: str, *names: str) -> list[np.ndarray]:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trainer]:
-    """The same run with and without exit heads, of which none ever has to act: then another game would be played."""
+    """Runs the same with and without fallback heads.
+
+    None ever has to act, because then another game would be played.
+    """
     folder = tmp_path_factory.mktemp("pair")
     return {each: run(folder, f"policy.fallback_head={each}") for each in ("true", "false")}
 
@@ -337,7 +339,7 @@ def test_a_checkpoint_without_them_is_learnt_from_but_not_played(
     with_them, without = (each.logger.folder / "models/last.pt" for each in pair.values())
     with pytest.raises(
         UserError,
-        match=r"^policy.fallback_head: expected false, for .*last.pt has no fallback heads and train",
+        match=r"^policy.fallback_head: expected false, for .*last.pt has no fallback heads and ",
     ):
         made(tmp_path, "policy.fallback_head=true", f"train.load={without}", "train.steps=0")
     made(tmp_path, "policy.fallback_head=true", f"train.load={without}").logger.close()
@@ -354,7 +356,7 @@ def test_a_checkpoint_without_them_is_learnt_from_but_not_played(
     weight[0, 0, 0] = float("nan")
     save(tmp_path / "nan.pt", values)
     with pytest.raises(
-        UserError, match="train.load: .*nan.pt: its fallback heads are damaged: not finite"
+        UserError, match=r"train.load: .*nan.pt: its fallback heads are damaged: not finite"
     ):
         made(tmp_path, "policy.fallback_head=true", f"train.load={tmp_path}/nan.pt")
 

@@ -46,7 +46,7 @@ FILE: dict[str, Any] = {
 
 
 def written(folder: Path, **changes: Any) -> str:
-    """A file like FILE; `changes` are of keys by name, in the section that has them, or in `algo` if none has."""
+    """Returns a file like FILE with `changes`, in the section that has the key, else in `algo`."""
     tree = copy.deepcopy(FILE)
     sections = [tree["main_args"], tree["env_args"], *tree["algo_args"].values()]
     for name, value in changes.items():
@@ -121,7 +121,7 @@ REPORT = {
         "action_aggregation": "prod",
     },
 }
-"""What its tuned on-policy files of particle worlds have in common: the figures that decide what is learnt."""
+"""The figures that its tuned on-policy files of particle worlds have in common."""
 MUJOCO = {
     "eval_episodes": 40,
     "hidden_sizes": [128, 128, 128],
@@ -160,7 +160,7 @@ def tuned(folder: Path, algo: str, env: str, env_args: dict[str, Any], **changes
 
 
 def learnt(words: list[str]) -> Config:
-    """What a run learns with: what is only spelt otherwise, called otherwise or unused is levelled."""
+    """Returns what a run learns with; names, spellings and unused values are made alike."""
     config = parse(
         [*words, "record.exp=x", "algo.chunk=8", "env.workers=0", "train.slots=2"]
     ).config
@@ -238,9 +238,14 @@ CHEETAH = {"scenario": "HalfCheetah-v2", "agent_conf": "2x3"}
     ],
 )
 def test_shipped_settings_are_harls_tuned_ones(
-    file: str, algo: str, words: list[str], family: tuple[str, dict[str, Any]], task: dict[str, Any],
-    changes: dict[str, Any], tmp_path: Path,
-) -> None:  # fmt: skip
+    file: str,
+    algo: str,
+    words: list[str],
+    family: tuple[str, dict[str, Any]],
+    task: dict[str, Any],
+    changes: dict[str, Any],
+    tmp_path: Path,
+) -> None:
     name, env_args = family
     theirs = learnt([tuned(tmp_path, algo, name, {**env_args, **task}, **changes)])
     assert learnt([f"configs/{file}.yaml", f"algo.name={algo}", *words]) == theirs
@@ -296,5 +301,8 @@ def test_anything_else_gives_one_line(tree: object) -> None:
     try:
         experiment(tree if isinstance(tree, str) else json.dumps(tree), "mine.json")
     except UserError as error:
-        assert "\n" not in str(error)
-        assert "mine.json" in str(error)
+        line = str(error)
+    else:
+        return
+    assert "\n" not in line
+    assert "mine.json" in line

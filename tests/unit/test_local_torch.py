@@ -71,7 +71,7 @@ def test_wrong_weights_and_a_missing_gpu_are_refused() -> None:
         TorchLocalNets(shape, np.full_like(flat, np.nan))
     assert flat.size == sum(map(prod, local_parameter_shapes(shape)))
     if not torch.cuda.is_available():
-        with pytest.raises(UserError, match="^executor.device: cuda: "):
+        with pytest.raises(UserError, match=r"^executor.device: cuda: "):
             TorchLocalNets(shape, flat, device="cuda")
 
 

@@ -1,4 +1,4 @@
-"""An executor that acts by its fallback heads while the server is silent, on a clock of the test."""
+"""An executor acts by its fallback heads while the server is silent, on a clock of the test."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def a_pair(sensor: str = "robots:Arm") -> Pair:
 
 
 def did() -> list[list[int]]:
-    """What the first agent has done."""
+    """Returns what the first agent has done."""
     return [action.tolist() for action in robots.Arm.made[0].did]
 
 
@@ -55,7 +55,8 @@ def later(pair: Pair, clock: Clock, waits: float) -> None:
 def test_it_acts_alone_until_the_server_speaks_and_drops_what_comes_late(clock: Clock) -> None:
     pair = a_pair()
     later(pair, clock, 100)
-    assert not did() and not looks(), "before its first reading an agent does nothing"
+    assert not did(), "before its first reading an agent does nothing"
+    assert not looks(), "before its first reading an agent does nothing"
     pair.decide(SERVERS)
     assert (did(), looks()) == ([[3, 4]], 1)
     pair.pool.sense(0, 7, np.zeros((2, 1, 5), np.float32))
@@ -145,7 +146,7 @@ def test_a_welcome_tells_of_exit_heads() -> None:
 
 
 def test_serving_waits_no_longer_than_that(clock: Clock) -> None:
-    """The server hangs after its first question; everything that the executor waits for is time that passes."""
+    """The server hangs after its first question; every wait of the executor lets time pass."""
     server, far = Loopback.pair()
     server.run_id, waited = 9, list[float]()
 

@@ -150,7 +150,7 @@ def test_episodes_are_on_disk_without_asking(tmp_path: Path) -> None:
 
 def test_a_file_that_exists_is_kept(tmp_path: Path) -> None:
     (tmp_path / "run.h5").write_text("precious")
-    with pytest.raises(UserError, match="run.h5: can't be made"):
+    with pytest.raises(UserError, match=r"run.h5: can't be made"):
         make(tmp_path)
     assert (tmp_path / "run.h5").read_text() == "precious"
 
@@ -335,7 +335,7 @@ def test_run_folder_names_what_is_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "smax").write_text("a file")
     with pytest.raises(UserError, match="smax/3m"):
         make_run_folder(tmp_path, env="smax", task="3m", algo="happo", exp="test", seed=1)
-    with pytest.raises(UserError, match="'../up'"):
+    with pytest.raises(UserError, match=r"'../up'"):
         make_run_folder(tmp_path, env="mpe", task="spread", algo="happo", exp="../up", seed=1)
 
 
@@ -410,7 +410,7 @@ def test_a_strangers_pickle_runs_nothing(tmp_path: Path, with_torch: bool) -> No
         torch.save(evil, path)
     else:
         path.write_bytes(pickle.dumps(evil))
-    with pytest.raises(UserError, match="evil.pt"):
+    with pytest.raises(UserError, match=r"evil.pt"):
         checkpoint.load(path)
     assert not mark.exists()
 
@@ -441,7 +441,7 @@ def test_damaged_checkpoints_are_refused(tmp_path: Path, content: bytes | str) -
 
 
 def test_checkpoint_into_nowhere(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="a.pt"):
+    with pytest.raises(UserError, match=r"a.pt"):
         checkpoint.save(tmp_path / "absent" / "a.pt", STATE)
 
 

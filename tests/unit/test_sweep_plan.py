@@ -112,8 +112,18 @@ def test_a_run_counts_as_finished_by_its_record_and_configuration(tmp_path: Path
     for step, whole in ((config.train.steps - 1, False), (config.train.steps, True)):
         (folder / "run.h5").unlink()
         file = RunFile(folder / "run.h5", {}, "stop")
-        add(file, "evaluations", step=step, episodes=8, win_rate=0.5, return_mean=1.0, return_std=1.0,
-                 length_mean=20.0, bits_per_element=1.0, bytes_per_decision=5.0)  # fmt: skip
+        add(
+            file,
+            "evaluations",
+            step=step,
+            episodes=8,
+            win_rate=0.5,
+            return_mean=1.0,
+            return_std=1.0,
+            length_mean=20.0,
+            bits_per_element=1.0,
+            bytes_per_decision=5.0,
+        )
         file.close()
         assert (finished(config) == folder) == whole
     (folder / "config.yaml").write_text(to_yaml(other))

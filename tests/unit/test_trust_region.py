@@ -1,4 +1,4 @@
-"""Trust-region steps: the Fisher matrix against the Hessian, the solver against a solver, bound and improvement."""
+"""Trust-region steps: the Fisher product, the solver, the bound and the improvement."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_conjugate_gradients_solve() -> None:
 
 @pytest.mark.parametrize("actions", GAMES)
 def test_the_fisher_product_is_that_of_the_kls_hessian(actions: str) -> None:
-    """Against second differences of the KL itself, with plain latents: rounding has steps, not derivatives."""
+    """It equals second differences of the KL. Latents are plain: rounding has no derivative."""
     algorithm, rollout = played(GAMES[actions], "float32")
     net, rows = rows_of(algorithm, rollout)
     net = net.double()
@@ -135,7 +135,7 @@ def test_a_step_that_cant_improve_changes_nothing() -> None:
 
 
 def test_every_accepted_step_raises_the_exact_return_of_a_tabular_game() -> None:
-    """All 9 joint actions, weighed by their old probabilities: the surrogate of each agent is the return itself."""
+    """All 9 joint actions, weighed by their old probabilities, make the surrogate the return."""
     payoff = torch.tensor([[11.0, -30.0, 0.0], [-30.0, 7.0, 6.0], [0.0, 0.0, 5.0]])
     algorithm = learner(
         spec(((3,), (3,)), 2), "hatrpo", "float32", kl_threshold=0.02, entropy_coef=0.0

@@ -147,7 +147,7 @@ def test_a_frame_written_in_place_is_the_same_frame(header: Header, payload: byt
 @settings(deadline=None)
 @given(st.integers(0, 5000), st.integers(0, 15), st.integers(0, 99))
 def test_the_crc_of_long_frames_is_zlibs(size: int, shift: int, seed: int) -> None:
-    """Long frames take another way through the processor; sizes and addresses are not its blocks'."""
+    """Long frames take another way through the processor, in blocks that don't fit here."""
     payload = np.random.default_rng(seed).bytes(size + shift)[shift:]
     frame = frame_of(Header(Kind.SENSOR, run_id=RUN), payload)
     assert int.from_bytes(frame[-4:], "little") == zlib.crc32(frame[:-4])
@@ -171,9 +171,10 @@ def test_json() -> None:
 @given(st.binary(max_size=200))
 def test_json_noise(noise: bytes) -> None:
     try:
-        assert isinstance(parse_json(memoryview(noise)), dict)
+        found: object = parse_json(memoryview(noise))
     except WireError as error:
-        assert error.reason == "json"
+        found = error.reason
+    assert isinstance(found, dict) or found == "json"
 
 
 def test_meter() -> None:
