@@ -1,4 +1,4 @@
-"""What all tests share: limits, markers by folder, and what no test may hand on to the next."""
+"""Fixtures of all tests, their limits, and their markers by folder."""
 
 from __future__ import annotations
 

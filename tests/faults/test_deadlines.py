@@ -299,7 +299,7 @@ def test_the_emulated_link_sees_no_message_that_the_real_one_lost() -> None:
 @pytest.mark.parametrize("name", ["happo", "hatrpo"])
 @pytest.mark.parametrize("recurrent", [False, True])
 def test_learning_is_on_the_latents_that_were_there(name: str, recurrent: bool) -> None:
-    """Where older latents stood for a row's own, the ratio is 1 before the first step.
+    """The ratio is 1 before the first step, too, where older latents stood for a row's own.
 
     Rows that nobody decided are left out.
     """

@@ -60,7 +60,7 @@ def frame(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def table(asked: dict[str, Any]) -> dict[str, Any]:
-    """What a device that was sent these bytes would send on."""
+    """Returns the bytes that a device which got these would send on."""
     tables = from_bytes(bytes.fromhex(asked["bytes"]))
     return {
         "bytes": to_bytes(tables).hex(),

@@ -26,7 +26,7 @@ PATIENT = f"link.failure_timeout_s={hang_limit_s():.0f}"
 
 
 class Ended(NamedTuple):
-    """What a program that has ended left."""
+    """Holds the exit code and the output of a program that has ended."""
 
     code: int
     out: str

@@ -21,7 +21,7 @@ SETTINGS = {
     else {"lr": 5e-3, "critic_lr": 5e-3}
     for name in ALGORITHMS
 }
-"""What makes an algorithm quick on a game of one step."""
+"""Settings that make an algorithm quick on a game of one step."""
 
 
 def named(shown: np.ndarray, actions: np.ndarray) -> np.ndarray:

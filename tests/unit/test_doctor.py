@@ -161,7 +161,7 @@ def test_a_launcher_that_hangs_or_fails_is_a_host_not_reached(
 
 
 def test_the_golden_bytes_are_compressais() -> None:
-    """Of CompressAI's own coder, over the same integer tables."""
+    """CompressAI's own coder makes the same bytes over the same integer tables."""
     load_entropy_models()  # a light package, in which the coder is found
     from compressai import ans
 

@@ -48,7 +48,7 @@ RNG = np.random.default_rng(5)
 
 
 def heads(choice: int) -> list[list[np.ndarray]]:
-    """Of two agents, which choose `choice` whatever they see."""
+    """Returns the heads of two agents that always choose `choice`."""
     return [[np.zeros((4, 3), np.float32), np.eye(3, dtype=np.float32)[choice]] for _ in range(2)]
 
 
@@ -146,7 +146,7 @@ def test_they_become_a_policy_that_always_does_the_same(continuous: bool) -> Non
 
 
 def test_the_device_does_what_was_learnt() -> None:
-    """numpy's latents before the quantiser give, with published weights, the torch head's choices."""
+    """numpy's latents before the quantiser give the torch head's choices, by published weights."""
     game = spec(((4,), (4,)), 3)
     trainer = learner(game)
     distillation, rollout = Distillation(trainer.policy, game, seed=1), played(trainer, game)
@@ -289,7 +289,7 @@ ANEW = (
     "algorithm/rate_trainers/",
     "counters/",
 )
-"""What a run that starts from another one's checkpoint doesn't take over."""
+"""Parts that a run doesn't take over from another one's checkpoint."""
 
 
 def made(folder: Path, *words: str) -> Trainer:

@@ -128,7 +128,7 @@ MUJOCO = {
     "entropy_coef": 0,
     "clip_param": 0.1,
 }
-"""What those of robots say otherwise."""
+"""The figures that those of robots set otherwise."""
 LONG = {"clip_param": 0.05, "ppo_epoch": 15, "critic_epoch": 15, "entropy_coef": 0.01}
 NATURAL = {
     "kl_threshold": 0.005,

@@ -1,4 +1,4 @@
-"""What executors are told once: made from a configuration, sent as JSON, read again."""
+"""The description of a session: made from a configuration, sent as JSON, read again."""
 
 from __future__ import annotations
 

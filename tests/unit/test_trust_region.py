@@ -45,7 +45,7 @@ def rows_of(algorithm: Any, rollout: Any, index: int = 0) -> tuple[GroupNet, Gro
 
 @torch.no_grad()
 def frozen(net: GroupNet, rows: GroupBatch) -> Distribution:
-    """What the policy says now, whatever becomes of its parameters."""
+    """Returns the outputs of the policy as it is now, kept apart from its parameters."""
     outputs = net(rows.obs).outputs.clone()
     if net.log_std is not None:
         return Gaussians(outputs, net.std().clone(), rows.available_actions)
