@@ -7,9 +7,11 @@ al., NeurIPS 2024 (Datasets and Benchmarks).
 from __future__ import annotations
 
 import contextlib
-import io
+import importlib
+import importlib.util
 import sys
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -99,12 +101,10 @@ def _make_rules(map_name: str) -> _Battle:
     """Makes the rules of one map. Raises UserError for an unknown one."""
     smax = _import_smax()
     # JaxMARL's own table: a map that it adds can be played without a change here
-    if map_name not in smax.MAP_NAME_TO_SCENARIO:
-        raise unknown_value("env.map", map_name, smax.MAP_NAME_TO_SCENARIO)
-    from jaxmarl.environments.smax import HeuristicEnemySMAX
-
-    make_game: Any = HeuristicEnemySMAX
-    game = make_game(enemy_shoots=True, scenario=smax.map_name_to_scenario(map_name))
+    maps = smax.smax_env.MAP_NAME_TO_SCENARIO
+    if map_name not in maps:
+        raise unknown_value("env.map", map_name, maps)
+    game = smax.HeuristicEnemySMAX(enemy_shoots=True, scenario=maps[map_name])
     return _Battle(game, map_name)
 
 
@@ -120,26 +120,31 @@ def make(env_config: EnvConfig, *, num_envs: int, seed: int, first_env: int) -> 
     )
 
 
-def _import_smax() -> Any:
-    """Returns JaxMARL's SMAX module. Its import computes with JAX, so JAX is set up before."""
+def _import_smax() -> ModuleType:
+    """Returns JaxMARL's SMAX package. Its import computes with JAX, so JAX is set up before."""
     set_up()
-    with _no_stdout():
-        from jaxmarl.environments.smax import smax_env
-    return smax_env
+    with _empty_packages("jaxmarl", "jaxmarl.environments"):
+        return importlib.import_module("jaxmarl.environments.smax")
 
 
 @contextlib.contextmanager
-def _no_stdout() -> Iterator[None]:
-    """Drops what JaxMARL prints on import, and undoes what it does to the streams.
+def _empty_packages(*names: str) -> Iterator[None]:
+    """Lets submodules of these packages be imported without running the packages' own code.
 
-    JaxMARL's import sets sys.stdout and sys.stderr to the process's first ones, which would end any
-    redirection of theirs. contextlib.redirect_stdout is no help: it restores sys.stdout alone.
+    JaxMARL's packages import every environment that it has, which takes two seconds of a start,
+    print to the terminal and replace sys.stdout. SMAX needs none of the others.
     """
-    kept = (sys.stdout, sys.stderr, sys.__stdout__)
-    sink = io.TextIOWrapper(io.BytesIO())
-    sys.stdout = sink
-    sys.__stdout__ = sink  # type: ignore[misc]
+    missing = [name for name in names if name not in sys.modules]
+    for name in missing:
+        spec = importlib.util.find_spec(name)
+        if spec is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        package = ModuleType(name)
+        package.__path__ = list(spec.submodule_search_locations or ())
+        sys.modules[name] = package
     try:
         yield
     finally:
-        sys.stdout, sys.stderr, sys.__stdout__ = kept  # type: ignore[misc]
+        # An `import jaxmarl` elsewhere in this process gets the real package.
+        for name in missing:
+            sys.modules.pop(name, None)
