@@ -19,6 +19,7 @@ from rich.console import Console
 from sde_harl.analysis import program, tables
 from sde_harl.analysis.energy_estimates import Estimate, estimate, host_and_watts
 from sde_harl.record.reader import Run
+from sde_harl.record.terminal import PlainConsole
 
 WIDTH = 110  # where the output is no terminal
 NAMES = ("run", "rank", "host")
@@ -52,7 +53,7 @@ def report(runs: list[Run], args: argparse.Namespace) -> None:
         return
     if args.json:
         Path(args.json).write_text(text + "\n")
-    show(estimates, tables.new_console(WIDTH))
+    show(estimates, PlainConsole(width=WIDTH))
 
 
 def main() -> int:

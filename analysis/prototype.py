@@ -62,7 +62,7 @@ def show(items: list[Setup], console: Console) -> None:
     links = "real links"
     if first.emulated:
         links = f"emulated: {first.emulated}"
-    console.print(f"{first.env}, {links}", markup=False)
+    tables.print_line(console, f"{first.env}, {links}")
     _show_figures(items, console)
     _show_ratios(items, console)
     tables.print_notes(console, (*NOTES, _agreement(items)))

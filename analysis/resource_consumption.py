@@ -23,6 +23,7 @@ from sde_harl.analysis.consumption_tables import show
 from sde_harl.analysis.latency import STAGES
 from sde_harl.analysis.power_meter import host_and_file
 from sde_harl.record.reader import Run
+from sde_harl.record.terminal import PlainConsole
 
 WIDTH = 150  # where the output is no terminal
 STDOUT = "-"
@@ -113,7 +114,7 @@ def report_on(runs: list[Run], args: argparse.Namespace) -> None:
     reports = [summarise(run, dict(args.meter)) for run in runs]
     # JSON on standard output must be all that stands there.
     if args.json != STDOUT:
-        console = tables.new_console(WIDTH)
+        console = PlainConsole(width=WIDTH)
         for report in reports:
             show(report, console)
     if args.json:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from sde_harl.text import printable
+
 
 class UserError(Exception):
     """An error that the user can correct. It is printed as one line, without a traceback."""
+
+    def __init__(self, message: str) -> None:
+        # Here, once for all errors: many name what a file or another host calls itself.
+        super().__init__(printable(message))
 
 
 class ExitCode(IntEnum):

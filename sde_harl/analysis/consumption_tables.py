@@ -54,8 +54,7 @@ def _show_title(report: Report, console: Console) -> None:
     setting = f"{report.env}, {report.algo}, placement {report.placement}, hosts {hosts}"
     tables.print_line(console, f"{report.path}: {setting}")
     if report.emulated:
-        # Emulations may have brackets in their names, which rich would read as markup.
-        console.print(f"  emulated: {report.emulated}", markup=False)
+        tables.print_line(console, f"  emulated: {report.emulated}")
 
 
 def _show_ranks(rows: list[Row], console: Console) -> None:

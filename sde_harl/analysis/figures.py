@@ -17,8 +17,11 @@ DOTS_PER_INCH = 120
 def new_figure(width: float, height: float) -> Figure:
     """Returns an empty figure of this size in inches."""
     # Figure itself, not pyplot: pyplot looks for a display and keeps every figure in memory.
+    from matplotlib import rcParams
     from matplotlib.figure import Figure
 
+    # Names may hold dollar signs, between which matplotlib would read TeX.
+    rcParams["text.parse_math"] = False
     return Figure(figsize=(width, height), layout="constrained")
 
 

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from sde_harl.analysis.tables import new_console
 from sde_harl.errors import ExitCode, UserError
 from sde_harl.record.reader import Run, open_run, run_files
+from sde_harl.record.terminal import PlainConsole
+from sde_harl.text import printable
 
 
 class Findings(NamedTuple):
@@ -60,7 +61,7 @@ def run(
         runs = _open_runs(args.runs)
         report(runs, args)
     except (UserError, OSError) as error:
-        print(f"{Path(parser.prog).stem}: {error}", file=sys.stderr)
+        print(f"{Path(parser.prog).stem}: {printable(str(error))}", file=sys.stderr)
         return ExitCode.USER_ERROR
     return ExitCode.DONE
 
@@ -71,7 +72,7 @@ def _open_runs(paths: list[Path]) -> list[Run]:
     for each in runs:
         if each.emulated:
             # On stderr, so that it stands beside every kind of output, JSON too.
-            print(f"{each.path}: emulated: {each.emulated}", file=sys.stderr)
+            print(printable(f"{each.path}: emulated: {each.emulated}"), file=sys.stderr)
     return runs
 
 
@@ -90,7 +91,7 @@ def run_and_show(
         if args.json:
             print(as_json(findings.rows))
         else:
-            findings.show(new_console(width))
+            findings.show(PlainConsole(width=width))
         if args.plot:
             findings.plot(args.plot)
 

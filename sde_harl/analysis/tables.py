@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Collection, Iterable
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-
-def new_console(width: int) -> Console:
-    """Returns a console; `width` holds where the output is a file or a pipe."""
-    if sys.stdout.isatty():
-        return Console(highlight=False)
-    # Without a width, rich takes 80 columns for a pipe and breaks the cells.
-    return Console(width=width, highlight=False)
+from sde_harl.text import printable
 
 
 def new_table(columns: Iterable[str], *, left: Collection[str] = (), narrow: bool = False) -> Table:
@@ -53,8 +46,8 @@ def plural(count: int, noun: str) -> str:
 
 
 def print_line(console: Console, text: str) -> None:
-    """Prints a line that may be longer than the console is wide, brackets and all."""
-    console.print(text, markup=False, soft_wrap=True)
+    """Prints one line, which may be longer than the console is wide."""
+    console.print(printable(text), soft_wrap=True)
 
 
 def print_notes(console: Console, notes: Iterable[str]) -> None:

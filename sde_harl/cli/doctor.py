@@ -26,6 +26,8 @@ from rich.table import Table
 
 from sde_harl.cli.probe import MARK, Host, Probe, from_json
 from sde_harl.errors import ExitCode, UserError
+from sde_harl.record.terminal import PlainConsole
+from sde_harl.text import printable
 
 MOST_AT_ONCE = 4  # mpiruns side by side
 LINE = re.compile(r"(?P<name>[\w.:-]+)(\s+(slots|max_slots)\s*=\s*\d+)*")
@@ -267,11 +269,11 @@ def diagnose(
     lines = energy(answers)
     lines += [f"{level}: {host}: {text}" for level, host, text in findings]
     for line in lines:
-        # Texts of other hosts are printed as they are: no markup, no colours, no line breaks.
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        # Texts of other hosts: each stays on its line.
+        console.print(printable(line), soft_wrap=True)
     bad = {finding.host for finding in findings if finding.level == "error"}
     ready = len(names) - len(bad)
-    console.print(f"{ready} of {len(names)} hosts are fit for a run", highlight=False)
+    console.print(f"{ready} of {len(names)} hosts are fit for a run")
     if bad:
         return ExitCode.USER_ERROR
     return ExitCode.DONE
@@ -306,11 +308,8 @@ def main(argv: list[str]) -> int:
         options = argv[at + 1 :]
     args = _parser().parse_args(ours)
     names = read_hosts(args.hostfile)
-    width = None
-    if not sys.stdout.isatty():
-        width = WIDTH
 
     def question(host: str) -> Probe | Unreached:
         return ask(names[0], host, options, timeout_s=args.timeout)
 
-    return diagnose(names, question, Console(width=width))
+    return diagnose(names, question, PlainConsole(width=WIDTH))

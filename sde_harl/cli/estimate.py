@@ -37,6 +37,7 @@ from sde_harl.config.arguments import parse
 from sde_harl.errors import ExitCode, UserError
 from sde_harl.link.wire import OVERHEAD
 from sde_harl.record.reader import run_files
+from sde_harl.record.terminal import PlainConsole
 
 ACTION_BYTES = 4
 """Bytes sent down for a decision: an action of one number."""
@@ -144,7 +145,7 @@ def candidates(paths: list[Path], words: list[str]) -> list[PolicyCost]:
     env = make(config.env, num_envs=config.train.envs // config.train.slots, seed=config.seed)
     try:
         parts = measure(config, env.spec)
-        console = Console(stderr=True)
+        console = PlainConsole(file=sys.stderr)
         return list(track(parts, "measuring", count(config), console=console, transient=True))
     finally:
         env.close()
@@ -282,10 +283,7 @@ def main(argv: list[str]) -> int:
     link = Link(rate_mbit=options.rate_mbit, rtt_ms=options.rtt_ms)
     parts = candidates(options.measured, words)
     estimates = {part: predict(part, link, options.device_factor) for part in parts}
-    width = None
-    if not sys.stdout.isatty():
-        width = WIDTH
-    console = Console(width=width, highlight=False)
+    console = PlainConsole(width=WIDTH)
     chosen = pick(estimates, options.objective)
     show(estimates, chosen=chosen, objective=options.objective, console=console)
     if options.against:

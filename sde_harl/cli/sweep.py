@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from sde_harl.cli.trials import Result, SweepPlan, Trial, finished, plan, result, write_index
@@ -36,7 +35,9 @@ from sde_harl.config.wording import shown
 from sde_harl.errors import ExitCode, UserError
 from sde_harl.link.mpi import launched_ranks
 from sde_harl.record.reader import SWEEP_INDEX
+from sde_harl.record.terminal import PlainConsole
 from sde_harl.run import STOPS
+from sde_harl.text import printable
 
 RUNS_FAILED = 1
 POLL_S = 0.2
@@ -116,7 +117,8 @@ class Sweep:
             self._say(number, trial, line.rstrip())
 
     def _say(self, number: int, trial: Trial, text: str) -> None:
-        print(f"[{number}/{len(self._trials)} {trial.name}] {text}", flush=True)
+        # Escaped: a run's log may repeat what a host calls itself.
+        print(printable(f"[{number}/{len(self._trials)} {trial.name}] {text}"), flush=True)
 
     def _time_left(self) -> str:
         """Returns an estimate from the runs so far. Returns nothing before the first run."""
@@ -239,10 +241,7 @@ def main(argv: list[str]) -> int:
     if not options.mpirun and any(trial.config.placement.mode != "local" for trial in asked.trials):
         print("no --mpirun: every run is one process, whatever placement.mode says")
     sweep = Sweep(asked, shlex.split(options.mpirun))
-    width = None
-    if not sys.stdout.isatty():
-        width = WIDTH
-    console = Console(width=width, highlight=False)
+    console = PlainConsole(width=WIDTH)
     try:
         sweep.run()
     finally:

@@ -6,7 +6,6 @@ topic) and env_args.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 from sde_harl.config.layers import Layer, Value
 from sde_harl.config.wording import brief, shown
 from sde_harl.errors import UserError
+from sde_harl.text import strict_json
 
 SECTIONS = ("main_args", "algo_args", "env_args")
 
@@ -173,8 +173,8 @@ def _entries(text: str, source: str) -> Iterator[Entry]:
 def _tree(text: str, source: str) -> dict[str, dict[str, Any]]:
     """Returns the sections of a file. Raises UserError where they are not HARL's."""
     try:
-        tree = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        tree = strict_json(text)
+    except ValueError as error:
         raise UserError(f"{source}: not valid JSON: {shown(str(error))}") from error
     if (
         not isinstance(tree, dict)

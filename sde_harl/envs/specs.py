@@ -11,6 +11,7 @@ from math import prod
 from typing import Any, get_args, get_origin, get_type_hints
 
 from sde_harl.envs.base import EnvSpec
+from sde_harl.text import strict_json
 
 MAX_SIZE = 1 << 24
 """Most numbers of an observation, a state or an action's choices; a larger size means that the file
@@ -25,7 +26,7 @@ def to_json(spec: EnvSpec) -> str:
 
 def from_json(text: str | bytes) -> EnvSpec:
     """Reads what `to_json` or a user's hand wrote. Raises ValueError that names the wrong field."""
-    given = json.loads(text)
+    given = strict_json(text)
     if not isinstance(given, dict):
         given = {}  # so that the fields are reported as missing
     fields = {name: _tuples(value) for name, value in given.items()}

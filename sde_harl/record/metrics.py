@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 from sde_harl.errors import UserError
 from sde_harl.record.metrics_csv import MetricsCsv
 from sde_harl.record.progress import SECONDS_BETWEEN_LINES, ProgressLine, clock, shown_scalars
+from sde_harl.text import printable
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -96,7 +97,7 @@ class Metrics:
             self._board.add_scalar(name, value, step)
 
     def _write_log(self, line: str) -> None:
-        stamped = f"{clock(time.monotonic() - self._start)} {line}\n"
+        stamped = f"{clock(time.monotonic() - self._start)} {printable(line)}\n"
         self._on_disk(lambda: self._log.write(stamped))
 
     def _on_disk(self, act: Callable[[], object]) -> None:

@@ -8,8 +8,10 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TextIO
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, track
+
+from sde_harl.record.terminal import PlainConsole
+from sde_harl.text import printable
 
 SECONDS_BETWEEN_LINES = 5.0
 """The least time between two progress lines where no terminal redraws them."""
@@ -75,12 +77,12 @@ class ProgressLine:
         return line
 
     def print(self, text: str) -> None:
-        """Prints a line as it is, above the bar where there is one."""
+        """Prints one line, above the bar where there is one."""
+        line = printable(text)  # it may name hosts, which call themselves what they like
         if self._bar is None:
-            print(text, file=self._stream, flush=True)
+            print(line, file=self._stream, flush=True)
         else:
-            # rich would read brackets as its markup.
-            self._bar.console.print(text, highlight=False, markup=False)
+            self._bar.console.print(line)
 
     def close(self) -> None:
         if self._bar is not None:
@@ -94,7 +96,7 @@ def progress_range(total: int, description: str) -> Iterator[int]:
     """
     if sys.stderr.isatty():
         # Transient: the bar is gone at the end, as the run's own line comes next.
-        console = Console(stderr=True)
+        console = PlainConsole(file=sys.stderr)
         yield from track(range(total), description, total, console=console, transient=True)
         return
     line_shown = time.monotonic()
@@ -125,8 +127,9 @@ def clock(seconds: float) -> str:
 
 
 def _open_bar(stream: TextIO, total_steps: int) -> Progress:
-    console = Console(file=stream)  # not rich's own: tests and jobs may give another stream
-    bar = Progress(BarColumn(20), TextColumn("{task.fields[line]}"), console=console)
+    console = PlainConsole(file=stream)  # not rich's own: tests and jobs may give another stream
+    column = TextColumn("{task.fields[line]}", markup=False)
+    bar = Progress(BarColumn(20), column, console=console)
     bar.add_task("", total=total_steps, line="")
     bar.start()
     return bar

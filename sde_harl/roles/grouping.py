@@ -7,7 +7,6 @@ checkpoint holds them, since its nets mean nothing in other groups.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ from sde_harl.record.reader import open_run
 from sde_harl.roles.clusters import Groups, Score, as_groups, cluster
 from sde_harl.roles.experience import play_at_random
 from sde_harl.roles.identity import Embedding, embed
+from sde_harl.text import strict_json
 
 
 class Roles(NamedTuple):
@@ -140,8 +140,8 @@ def _checked(groups: list[Any], agents: int, key: str) -> Groups:
 def _parse_list(text: str, problem: str) -> list[Any]:
     """Returns the list that a JSON text holds; raises UserError with `problem` if it holds none."""
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):  # the latter for brackets nested thousands deep
+        value = strict_json(text)
+    except ValueError:
         value = None
     if not isinstance(value, list):
         raise UserError(f"{problem}; is it of an earlier version?")
