@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from sde_harl.config.wording import shown
 from sde_harl.errors import UserError
 
 NAMED = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")
@@ -17,15 +20,46 @@ def function(key: str, spelt: str) -> Callable[..., Any]:
 
     Importing its module runs that module's code. So call this only with what the user of this
     process has written, never with what another rank has sent. Raises UserError where there is no
-    such function, and whatever the module itself raises.
+    such function, and where the module can't be imported.
     """
     match = NAMED.fullmatch(spelt)
     if match is None:
         raise UserError(f"{key}: expected module:function, got {spelt!r}")
     try:
-        found = getattr(importlib.import_module(match[1]), match[2])
+        with explained(f"{key}: {spelt}: import", passing=ImportError):
+            module = importlib.import_module(match[1])
+        found = getattr(module, match[2])
     except (ImportError, AttributeError) as error:
-        raise UserError(f"{key}: can't take {match[2]} from {match[1]}: {error}") from error
+        reason = one_line(error)
+        raise UserError(f"{key}: can't take {match[2]} from {match[1]}: {reason}") from error
     if not callable(found):
         raise UserError(f"{key}: {spelt} is a {type(found).__name__}, not a function")
     return found  # type: ignore[no-any-return]
+
+
+@contextmanager
+def explained(place: str, *, passing: type[Exception] = UserError) -> Iterator[None]:
+    """Turns whatever the user's code raises into a UserError of one line that begins with `place`.
+
+    It names the line of the user's code. UserErrors and errors of type `passing` stay as they are.
+    """
+    try:
+        yield
+    except (UserError, passing):
+        raise
+    # A user's code may call exit(), which would end the run without a word.
+    except (Exception, SystemExit) as error:
+        # Where the user's code failed, not where it was called.
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        kind = type(error).__name__
+        raise UserError(
+            f"{place}: {kind}: {one_line(error)} ({last.filename}:{last.lineno})"
+        ) from error
+
+
+def one_line(error: BaseException) -> str:
+    """Returns the text of an exception on one line, quoted where it can't be printed."""
+    text = " ".join(str(error).split())
+    if not text:
+        return "no message"
+    return shown(text)

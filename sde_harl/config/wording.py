@@ -16,7 +16,8 @@ MOST_LETTERS = 63
 
 def brief(raw: Any) -> str:
     """Returns any value as one short line, even where YAML's aliases made it huge or endless."""
-    text = _SHORT.repr(raw)
+    # Arrays write each of their rows on a line of its own.
+    text = _SHORT.repr(raw).replace("\n", " ")
     if len(text) <= MOST_LETTERS:
         return text
     return f"{text[: MOST_LETTERS - 3]}..."

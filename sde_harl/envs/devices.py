@@ -25,6 +25,8 @@ from sde_harl.errors import UserError
 class World(Game):
     """Counts the decisions of an episode, and writes no observations."""
 
+    has_rewards = False
+
     def __init__(self, spec: EnvSpec) -> None:
         self.spec = spec
         self._decisions = 0

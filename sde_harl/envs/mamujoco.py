@@ -19,6 +19,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from pettingzoo.utils import BaseParallelWrapper
 
+from sde_harl.envs.parallel_protocol import Origin
 from sde_harl.envs.pettingzoo import ParallelGame
 from sde_harl.envs.settings import EnvConfig, unknown_value
 
@@ -87,7 +88,8 @@ def make_game(env_config: EnvConfig) -> ParallelGame:
     limit = env.single_agent_env.spec.max_episode_steps
     if env_config.agent_obsk == WHOLE_ROBOT:
         env = WholeRobot(env)
-    game = ParallelGame(env, f"mamujoco/{env_config.map}", episode_limit=limit)
+    origin = Origin(key="env.map", spelt=env_config.map)
+    game = ParallelGame(env, f"mamujoco/{env_config.map}", origin=origin, episode_limit=limit)
     # "agent_0" says nothing about the limb that it moves, so it is no hint for roles
     game.spec = game.spec._replace(unit_types=("",) * len(game.spec.agents))
     return game

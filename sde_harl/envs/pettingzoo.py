@@ -2,28 +2,43 @@
 
 * Rewards: the team's is the mean over all agents; an agent that has left counts 0.
 * Ends: an agent that leaves early is inactive from then on; the episode is over when all have left.
-* Observations: a Dict with "observation" and "action_mask" says what is available. A Box of three
-  dimensions is an image; its channels are the last dimension, or the first if that is the smallest.
-  Images of bytes stay bytes if all agents' observations are such. All else is flattened as
-  gymnasium flattens it.
-* Actions: Box actions are clipped to their bounds.
+  If one terminates and another is truncated in the last step, the episode is truncated: the agent
+  that was cut off would have gone on to earn, and only a truncated episode's return is completed by
+  the critic's value of the last state, in which the other agent is seen to be gone already.
+* Observations: a Dict with "observation" and "action_mask" says what is available, or else
+  infos[agent]["action_mask"]. A Box of three dimensions is an image; its channels are the last
+  dimension, or the first if that is the smallest. Images of bytes stay bytes if all agents'
+  observations are such. All else is flattened as gymnasium flattens it.
+* An agent whose mask leaves it nothing (it isn't in turn) does its first choice and is inactive in
+  that step: it made no decision.
+* Actions: Box actions are clipped to their bounds; those of whole numbers are rounded to them.
 * State: the environment's own if it has one, else the agents' observations one after the other (of
   images of one shape: one upon the other, as channels).
+* Names: a slash in an agent's name is written %2F, because records keep an agent under its name.
+
+`parallel_protocol` calls the environment and checks what it returns.
 """
 
 from __future__ import annotations
 
 import re
+import weakref
+from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
 from sde_harl.config.entry_points import function
+from sde_harl.config.wording import brief
 from sde_harl.envs.base import EnvSpec
+from sde_harl.envs.parallel_protocol import Origin, ParallelProtocol, Seen
 from sde_harl.envs.parallel_spaces import (
+    MASK,
     Bounds,
+    MisfitError,
     StateLayout,
     action_bounds,
     action_columns,
@@ -31,7 +46,10 @@ from sde_harl.envs.parallel_spaces import (
     are_all_continuous,
     has_mask,
     joined_image,
+    mask_row,
     obs_images,
+    obs_row,
+    seen_space,
     state_layout,
     to_native,
     to_row,
@@ -40,48 +58,73 @@ from sde_harl.envs.settings import EnvConfig
 from sde_harl.envs.vector.games import Game, ObservationBuffers, Outcome
 from sde_harl.errors import UserError
 
-SEED_MASK = 0x7FFFFFFF
-"""Many environments seed generators that take no more than 32 bits."""
+KEY = "env.factory"
 
 
 class ParallelGame(Game):
-    """One parallel environment. Raises UserError for action spaces that no policy can act in."""
+    """One parallel environment. Raises UserError for whatever is wrong with it."""
 
-    def __init__(self, env: Any, name: str, *, episode_limit: int = 0) -> None:
+    seed_bits = 31  # many environments seed generators that take no more than 32 bits
+
+    def __init__(self, env: Any, name: str, *, origin: Origin, episode_limit: int = 0) -> None:
+        self._origin = origin
         self._env = env
-        self._agents = tuple(env.possible_agents)
-        given = [env.observation_space(agent) for agent in self._agents]
+        self._protocol = ParallelProtocol(env, origin)
+        self._agents = self._protocol.agents
+        given = [self._protocol.space("observation_space", agent) for agent in self._agents]
         self._has_mask = [has_mask(space) for space in given]
-        self._obs_spaces = [
-            space["observation"] if is_masked else space
-            for space, is_masked in zip(given, self._has_mask)
+        self._obs_spaces = [self._checked(i, seen_space, space) for i, space in enumerate(given)]
+        self._action_spaces = [
+            self._protocol.space("action_space", agent) for agent in self._agents
         ]
-        self._action_spaces = [env.action_space(agent) for agent in self._agents]
-        is_continuous = are_all_continuous(self._agents, self._action_spaces)
-        env.reset(seed=0)  # some environments know their state only after a reset
-        self._has_state = _has_state(env)
-        self.spec = self._make_spec(name, episode_limit, is_continuous=is_continuous)
+        sizes = [self._checked(i, action_sizes, each) for i, each in enumerate(self._action_spaces)]
+        try:
+            is_continuous = are_all_continuous(self._action_spaces)
+        except MisfitError as misfit:
+            raise origin.error(misfit.expected, misfit.got) from None
+        self._protocol.reset(seed=0)  # some environments know their state only after a reset
+        self._first_state = self._protocol.state()
+        self.spec = self._make_spec(
+            name, tuple(sizes), episode_limit=episode_limit, is_continuous=is_continuous
+        )
         self._bounds: Bounds | None = None
         if is_continuous:
             self._bounds = action_bounds(self._action_spaces, len(self.spec.branches))
         branches = self.spec.branches
-        self._columns = [action_columns(sizes, branches) for sizes in self.spec.action_sizes]
+        self._columns = [action_columns(each, branches) for each in self.spec.action_sizes]
+        self._choices = self.spec.choices()
+        self._begins = np.cumsum((0, *branches))[:-1]  # (D,) where each branch begins among the A
 
-    def _make_spec(self, name: str, episode_limit: int, *, is_continuous: bool) -> EnvSpec:
+    def _checked(self, i: int, read: Any, space: Any) -> Any:
+        """Returns `read(space)` of agent i. Raises UserError that names the agent."""
+        try:
+            return read(space)
+        except MisfitError as misfit:
+            agent = f", space of {brief(self._agents[i])}"
+            raise self._origin.error(misfit.expected, misfit.got, agent) from None
+
+    def _make_spec(
+        self,
+        name: str,
+        sizes: tuple[tuple[int, ...], ...],
+        *,
+        episode_limit: int,
+        is_continuous: bool,
+    ) -> EnvSpec:
         obs_sizes = tuple(spaces.flatdim(space) for space in self._obs_spaces)
         images = obs_images(self._obs_spaces)
         obs_dtype = "float32"
         if images and all(space.dtype == np.uint8 for space in self._obs_spaces):
             obs_dtype = "uint8"
-        if self._has_state:
-            state = state_layout(np.asarray(self._env.state()))
+        if self._first_state is not None:
+            state = state_layout(self._first_state)
         else:
             state = StateLayout(size=sum(obs_sizes), image=joined_image(images), dtype=obs_dtype)
         return EnvSpec(
             name=name,
-            agents=tuple(map(str, self._agents)),
+            agents=agent_names(self._agents, self._origin),
             obs_sizes=obs_sizes,
-            action_sizes=tuple(action_sizes(space) for space in self._action_spaces),
+            action_sizes=sizes,
             state_size=state.size,
             episode_limit=episode_limit,
             continuous=is_continuous,
@@ -94,59 +137,78 @@ class ParallelGame(Game):
         )
 
     def reset(self, seed: int, out: ObservationBuffers) -> None:
-        obs, _ = self._env.reset(seed=seed & SEED_MASK)
-        self._write(obs, out)
+        self._write(self._protocol.reset(seed), out)
 
     def step(self, actions: NDArray[np.generic], out: ObservationBuffers) -> Outcome:
-        obs, rewards, terminated, truncated, _ = self._env.step(self._native(actions))
-        self._write(obs, out)
-        # environments differ in whether they empty `agents` in the step that ends an episode
-        is_over = all(terminated[agent] or truncated[agent] for agent in self._env.agents)
-        is_late = any(truncated[agent] and not terminated[agent] for agent in truncated)
+        stepped = self._protocol.step(self._native(actions))
+        self._write(stepped.seen, out)
         return Outcome(
-            reward=sum(rewards.values()) / len(self._agents),
-            terminated=is_over and not is_late,
-            truncated=is_over and is_late,
+            reward=stepped.reward / len(self._agents),
+            terminated=stepped.is_over and not stepped.is_cut,
+            truncated=stepped.is_over and stepped.is_cut,
         )
 
     def close(self) -> None:
-        self._env.close()
+        self._protocol.close()
 
     def _native(self, actions: NDArray[np.generic]) -> dict[Any, Any]:
         """Returns the actions (N, D) as the environment's own, by agent."""
         if self._bounds is not None:
-            actions = np.clip(actions, self._bounds.low, self._bounds.high)
+            actions = self._bounds.nearest(actions)
         native = {
             agent: to_native(action, space)
             for agent, action, space in zip(self._agents, actions, self._action_spaces)
         }
         # PettingZoo takes no actions of agents that have left. The others' go in the order of the
         # environment's own list, on which some environments rely.
-        return {agent: native[agent] for agent in self._env.agents}
+        return {agent: native[agent] for agent in self._protocol.acting}
 
-    def _write(self, obs: dict[Any, Any], out: ObservationBuffers) -> None:
+    # The vector's check of all numbers says it of those that are too large for float32.
+    @np.errstate(over="ignore")
+    def _write(self, seen: Seen, out: ObservationBuffers) -> None:
         """Writes what the environment returned; an agent that has left sees zeros."""
-        alive = set(self._env.agents)
         for i, agent in enumerate(self._agents):
-            out.active[i] = agent in alive
-            if agent in obs:
-                self._write_agent(i, obs[agent], out)
-            else:
+            out.active[i] = agent in seen.alive
+            if agent not in seen.obs:
                 out.obs[i] = 0
-        if self._has_state:
-            out.state[:] = to_row(self._env.state())
+                continue
+            try:
+                self._write_agent(i, seen.obs[agent], seen.infos.get(agent), out=out)
+            except MisfitError as misfit:
+                place = f", observation of {brief(agent)}"
+                raise self._origin.error(misfit.expected, misfit.got, place) from None
+        if self._first_state is not None:
+            out.state[:] = to_row(self._protocol.state_like(self._first_state))
         else:
             out.state[:] = self._joined(out)
 
-    def _write_agent(self, i: int, seen: Any, out: ObservationBuffers) -> None:
+    def _write_agent(self, i: int, seen: Any, info: Any, *, out: ObservationBuffers) -> None:
+        mask = None
         if self._has_mask[i]:
-            out.available_actions[i, self._columns[i]] = seen["action_mask"]
+            if not isinstance(seen, Mapping) or not {"observation", MASK} <= set(seen):
+                raise MisfitError(f"a dict of observation and {MASK}", brief(seen))
+            mask = seen[MASK]
             seen = seen["observation"]
-        if isinstance(self._obs_spaces[i], spaces.Box):
-            row = to_row(seen)  # not gymnasium's flatten: it would leave an image's channels first
-        else:
-            row = spaces.flatten(self._obs_spaces[i], seen)
+        elif isinstance(info, Mapping):
+            mask = info.get(MASK)
+        self._write_mask(i, mask, out)
+        row = obs_row(self._obs_spaces[i], seen)
         out.obs[i, : len(row)] = row
+
+    def _write_mask(self, i: int, mask: Any, out: ObservationBuffers) -> None:
+        """Writes what an agent may choose; without a mask, all that it has."""
+        available = out.available_actions[i]
+        available[:] = self._choices[i]
+        if mask is None:
+            return
+        if self.spec.continuous:
+            raise MisfitError(f"no {MASK}, for actions are continuous", brief(mask))
+        available[self._columns[i]] = mask_row(mask, size=len(self._columns[i]))
+        has_choice = np.logical_or.reduceat(available, self._begins)  # (D,)
+        if not has_choice.all():
+            available[self._begins[~has_choice]] = True
+        if not has_choice[: len(self.spec.action_sizes[i])].any():
+            out.active[i] = False
 
     def _joined(self, out: ObservationBuffers) -> NDArray[Any]:
         """Returns the observations just written as one state (S,)."""
@@ -158,11 +220,28 @@ class ParallelGame(Game):
         return np.concatenate([row[:size] for row, size in zip(out.obs, self.spec.obs_sizes)])
 
 
-def _has_state(env: Any) -> bool:
-    try:
-        return np.size(env.state()) > 0
-    except (AttributeError, NotImplementedError):  # PettingZoo's base class raises the latter
-        return False
+def agent_names(agents: Sequence[Any], origin: Origin) -> tuple[str, ...]:
+    """Returns the agents' names as records keep them, in which a slash would begin a folder.
+
+    Raises UserError for names that are empty or equal as text.
+    """
+    names = tuple(map(_escaped, map(str, agents)))
+    if "" in names or len(set(names)) < len(names):
+        raise origin.error("agents whose names differ as text, none of them empty", brief(agents))
+    return names
+
+
+def _escaped(name: str) -> str:
+    if name == ".":  # HDF5's word for the group itself
+        return "%2E"
+    return "".join(
+        letter if letter.isprintable() and letter not in "/%" else quote(letter, safe="")
+        for letter in name.encode("utf-8", "replace").decode()
+    )
+
+
+# By the id of the innermost object, which the game keeps alive: no other can have it meanwhile.
+_in_play: weakref.WeakValueDictionary[int, ParallelGame] = weakref.WeakValueDictionary()
 
 
 def make_game(env_config: EnvConfig) -> ParallelGame:
@@ -170,11 +249,31 @@ def make_game(env_config: EnvConfig) -> ParallelGame:
 
     Raises UserError if there is no such factory, or if it makes something else.
     """
-    env = function("env.factory", env_config.factory)()
-    for name in ("possible_agents", "observation_space", "action_space", "step"):
-        if not hasattr(env, name):
+    origin = Origin(key=KEY, spelt=env_config.factory)
+    factory = function(KEY, env_config.factory)
+    with origin.explained("the call"):
+        env = factory()
+        # Wrappers may be new around the same environment.
+        core = getattr(env, "unwrapped", None) or env
+    _check_kind(env, origin)
+    if id(core) in _in_play:
+        raise origin.error("a new environment at each call", "the same object twice")
+    game = ParallelGame(env, "pettingzoo/" + env_config.factory.replace(":", "."), origin=origin)
+    _in_play[id(core)] = game
+    return game
+
+
+def _check_kind(env: Any, origin: Origin) -> None:
+    """Raises UserError where `env` is no parallel environment."""
+    if hasattr(env, "agent_iter"):
+        raise origin.error(
+            "a parallel environment",
+            "an AEC environment",
+            "; pettingzoo.utils.conversions.aec_to_parallel makes one of it",
+        )
+    for name in ("possible_agents", "observation_space", "action_space", "reset", "step"):
+        if isinstance(env, type) or not hasattr(env, name):
             raise UserError(
-                f"env.factory: {env_config.factory} made a {type(env).__name__}, "
+                f"{origin.key}: {origin.spelt} made a {type(env).__name__}, "
                 "not a parallel environment"
             )
-    return ParallelGame(env, "pettingzoo/" + env_config.factory.replace(":", "."))

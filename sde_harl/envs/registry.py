@@ -37,6 +37,10 @@ __all__ = [
 ]
 
 
+WORKER_TIMEOUT_S = 60.0
+"""Time that a step in a worker process may take, where no run's link.failure_timeout_s says it."""
+
+
 class Backend(NamedTuple):
     """Describes one implementation of a benchmark."""
 
@@ -124,7 +128,14 @@ def _sentence(name: str, key: str, backend: Backend, *, reason: str) -> str:
     return ", ".join(parts) + "."
 
 
-def make(env_config: EnvConfig, *, num_envs: int, seed: int, first_env: int = 0) -> VectorEnv:
+def make(
+    env_config: EnvConfig,
+    *,
+    num_envs: int,
+    seed: int,
+    first_env: int = 0,
+    timeout_s: float = WORKER_TIMEOUT_S,
+) -> VectorEnv:
     """Makes environments `first_env` .. `first_env + num_envs - 1` of the run with `seed`.
 
     Environment i's random stream follows from (seed, i) alone, so vectors can be cut anywhere:
@@ -133,8 +144,9 @@ def make(env_config: EnvConfig, *, num_envs: int, seed: int, first_env: int = 0)
         left = make(config.env, num_envs=32, seed=1)
         right = make(config.env, num_envs=32, seed=1, first_env=32)
 
-    `left` and `right` together play exactly the games of `all_games`. Raises UserError for an
-    unknown name, backend or map, and for a missing package.
+    `left` and `right` together play exactly the games of `all_games`. A worker process whose step
+    takes longer than `timeout_s` is given up. Raises UserError for an unknown name, backend or map,
+    and for a missing package.
     """
     with _backend_module(env_config) as module:
         if not hasattr(module, "make_game"):  # one computation steps all of its games
@@ -143,7 +155,9 @@ def make(env_config: EnvConfig, *, num_envs: int, seed: int, first_env: int = 0)
             )
             return vector
     if env_config.workers:
-        return WorkerVector(env_config, num_envs=num_envs, seed=seed, first_env=first_env)
+        return WorkerVector(
+            env_config, num_envs=num_envs, seed=seed, first_env=first_env, timeout_s=timeout_s
+        )
     games = make_games(env_config, count=num_envs)
     return SerialVector(games, seed=seed, first_env=first_env)
 

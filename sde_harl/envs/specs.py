@@ -6,11 +6,13 @@ A run leaves it behind as spec.json, and a worker process answers with it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import prod
 from typing import Any, get_args, get_origin, get_type_hints
 
+from sde_harl.config.wording import brief
 from sde_harl.envs.base import EnvSpec
+from sde_harl.errors import UserError
 from sde_harl.text import strict_json
 
 MAX_SIZE = 1 << 24
@@ -22,6 +24,23 @@ DTYPES = ("float32", "uint8")
 def to_json(spec: EnvSpec) -> str:
     """Returns the spec as one line."""
     return json.dumps(spec._asdict())
+
+
+def common_spec(specs: Sequence[EnvSpec]) -> EnvSpec:
+    """Returns the spec that all environments of a run have.
+
+    Raises UserError where they differ: a factory may make another environment at each call.
+    """
+    first = specs[0]
+    for other in specs:
+        if other != first:
+            pairs = zip(first._fields, first, other)
+            field, one, two = next(pair for pair in pairs if pair[1] != pair[2])
+            raise UserError(
+                f"env.name: expected environments that are all alike, got {field} that differ:"
+                f" {brief(one)}, {brief(two)} ({first.name})"
+            )
+    return first
 
 
 def from_json(text: str | bytes) -> EnvSpec:

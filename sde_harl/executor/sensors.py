@@ -14,15 +14,14 @@ n agents of one executor, O an agent's observation, D numbers of an action.
 from __future__ import annotations
 
 import logging
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sde_harl.config.entry_points import function
+from sde_harl.config.entry_points import explained, function
 from sde_harl.errors import UserError
 from sde_harl.link.wire import WireError
 from sde_harl.policy.shapes import LocalShape
@@ -97,8 +96,7 @@ class Senses:
         self._actuators = actuators
         self._action_dtype = np.dtype(action_dtype(actuators.continuous))
         self._sensors: list[Sensor] = []
-        with self._explaining("import"):
-            make = function(KEY, spelt)
+        make = function(KEY, spelt)
         for agent in agents:
             with self._explaining(f"making agent {agent}"):
                 self._sensors.append(make(agent))
@@ -151,17 +149,6 @@ class Senses:
     def _misread(self, agent: int, got: str) -> UserError:
         return UserError(f"{KEY}: {self._spelt}: read() of agent {agent} gave {got}")
 
-    @contextmanager
-    def _explaining(self, what: str) -> Iterator[None]:
+    def _explaining(self, what: str) -> AbstractContextManager[None]:
         """Turns whatever the user's code raises into one line that says where."""
-        try:
-            yield
-        except UserError:
-            raise
-        except Exception as error:
-            # Where the user's code failed, not where it was called.
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            raise UserError(
-                f"{KEY}: {self._spelt}: {what}: {type(error).__name__}: {error} "
-                f"({last.filename}:{last.lineno})"
-            ) from error
+        return explained(f"{KEY}: {self._spelt}: {what}")

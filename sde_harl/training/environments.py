@@ -5,6 +5,7 @@ from __future__ import annotations
 from sde_harl.config.schema import Config
 from sde_harl.envs.base import VectorEnv
 from sde_harl.envs.registry import make
+from sde_harl.envs.specs import common_spec
 
 
 class Environments:
@@ -22,11 +23,19 @@ class Environments:
         config = self._config
         rows = config.train.envs // config.train.slots
         made = [
-            make(config.env, num_envs=rows, seed=config.seed, first_env=first + slot * rows)
+            make(
+                config.env,
+                num_envs=rows,
+                seed=config.seed,
+                first_env=first + slot * rows,
+                timeout_s=config.link.failure_timeout_s,
+            )
             for slot in range(config.train.slots)
         ]
         # Kept for `close`: environments may hold processes, and evaluation's come later.
         self._open += made
+        # Slots and evaluation make their own environments, which a factory may make differently.
+        common_spec([env.spec for env in self._open])
         return made
 
     def close(self) -> None:

@@ -102,8 +102,14 @@ def test_continuous_agents_are_clipped_and_have_the_environments_state() -> None
             "odd_envs:nothing",
             r"env\.factory: odd_envs:nothing made a NoneType, not a parallel environment",
         ),
-        ("odd_envs:mixed", r"env\.factory: some agents choose and some act continuously"),
-        ("odd_envs:unplayable", r"env\.factory: b acts in Text"),
+        (
+            "odd_envs:mixed",
+            r"env\.factory: expected agents that all choose or all act continuously, got Disc",
+        ),
+        (
+            "odd_envs:unplayable",
+            r"env\.factory: expected actions in Discrete, .*, got Text.*, space of 'b'\)$",
+        ),
     ],
 )
 @pytest.mark.parametrize("workers", [0, 1])

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sde_harl.envs.base import EnvSpec, EnvStep, VectorEnv, loaded_episodes, stream
+from sde_harl.envs.vector.arrival import check_finite
 from sde_harl.envs.vector.jax_setup import configure
 from sde_harl.envs.vector.rules import BatchedRules, BatchState, Rules
 
@@ -148,6 +149,7 @@ class CompiledVector(VectorEnv):
         self._program = _compile(make_rules, variant, num_envs)
         self.spec = self._program.spec
         self.num_envs = num_envs
+        self._first_env = first_env
         numbers = range(first_env, first_env + num_envs)
         words = [stream(seed, number).generate_state(2, np.uint32) for number in numbers]
         self._streams = np.stack(words)  # (E, 2)
@@ -179,7 +181,9 @@ class CompiledVector(VectorEnv):
             arrays[name] = np.asarray(array)
         self._seeds = arrays.pop("seeds")
         self._episodes = arrays.pop("episodes")
-        return EnvStep(**arrays)
+        step = EnvStep(**arrays)
+        check_finite(step, self.spec, first_env=self._first_env)
+        return step
 
     def episode_seeds(self) -> NDArray[np.int64]:
         if self._seeds is None:

@@ -36,12 +36,13 @@ from __future__ import annotations
 import mmap
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sde_harl.envs.base import EnvSpec, EnvStep, stream
+from sde_harl.envs.specs import common_spec
 from sde_harl.envs.vector.ring import RingVector, VectorBuffers, memory_size
 
 
@@ -77,10 +78,14 @@ class Game(ABC):
     """One environment. It doesn't reset itself, and counts nothing for the vector."""
 
     spec: EnvSpec
+    seed_bits: ClassVar[int] = 63
+    """Seeds are below 2 to this power, at most 63: they must fit a non-negative int64."""
+    has_rewards: ClassVar[bool] = True
+    """False where nobody knows what a step earns: the reward is NaN."""
 
     @abstractmethod
     def reset(self, seed: int, out: ObservationBuffers) -> None:
-        """Begins the episode of `seed`, 0 to 2^63 - 1, and writes what is seen into `out`.
+        """Begins the episode of `seed` and writes what is seen into `out`.
 
         The same seed gives the same episode, whatever this object has played before.
         """
@@ -160,9 +165,10 @@ class GameBatch:
         """Begins game e's next episode."""
         source = stream(self._seed, self._first_env + e, int(self._episodes[e]))
         word = int(source.generate_state(1, np.uint64)[0])
-        seed = word >> 1  # 63 bits, so that it fits a non-negative int64
+        game = self._games[e]
+        seed = word >> 1 & (1 << game.seed_bits) - 1
         self._seeds[e] = seed
-        self._games[e].reset(seed, out)
+        game.reset(seed, out)
 
     def _keep_final(self, step: EnvStep) -> None:
         step.final_state[:] = step.state
@@ -202,9 +208,10 @@ class SerialVector(RingVector):
     """
 
     def __init__(self, games: Sequence[Game], *, seed: int, first_env: int) -> None:
-        spec = games[0].spec
+        spec = common_spec([game.spec for game in games])
         memory = mmap.mmap(-1, memory_size(spec, len(games)))  # anonymous, hence zero
-        super().__init__(spec, len(games), memory)
+        super().__init__(spec, len(games), memory, first_env=first_env)
+        self.has_rewards = games[0].has_rewards
         self._games = games
         self._batch = GameBatch(games, buffers=self._buffers, seed=seed, first_env=first_env)
         self._is_reset = False

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from sde_harl.envs.base import EnvSpec, EnvStep, VectorEnv, loaded_episodes
+from sde_harl.envs.vector.arrival import check_finite
 
 RING = 3
 """Steps in memory: the two that a caller may still read, and the one that is being written."""
@@ -151,10 +152,14 @@ class RingVector(VectorEnv):
     `_finish` returns when it is written.
     """
 
-    def __init__(self, spec: EnvSpec, num_envs: int, memory: mmap.mmap) -> None:
+    has_rewards = True
+    """False where nobody knows what a step earns: its rewards are NaN."""
+
+    def __init__(self, spec: EnvSpec, num_envs: int, memory: mmap.mmap, *, first_env: int) -> None:
         """Lays the arrays out over `memory`, which must be zero and `memory_size` bytes long."""
         self.spec = spec
         self.num_envs = num_envs
+        self._first_env = first_env
         self._buffers = lay_out(memory, spec, num_envs)
         for buffers in self._buffers.steps:
             # most games never write these two: all is available, and every agent is active
@@ -183,7 +188,9 @@ class RingVector(VectorEnv):
             raise RuntimeError("recv without send")
         self._is_pending = False
         self._finish()
-        return self._latest().step
+        step = self._latest().step
+        check_finite(step, self.spec, first_env=self._first_env, has_rewards=self.has_rewards)
+        return step
 
     def episode_seeds(self) -> NDArray[np.int64]:
         return self._latest().seeds.copy()

@@ -15,9 +15,10 @@ import traceback
 from types import SimpleNamespace
 from typing import BinaryIO, NamedTuple, cast
 
+from sde_harl.config.entry_points import one_line
 from sde_harl.envs.registry import make_games
 from sde_harl.envs.settings import EnvConfig
-from sde_harl.envs.specs import to_json
+from sde_harl.envs.specs import common_spec, to_json
 from sde_harl.envs.vector.games import Game, GameBatch
 from sde_harl.envs.vector.ring import lay_out
 from sde_harl.envs.vector.worker_protocol import (
@@ -33,40 +34,61 @@ PR_SET_PDEATHSIG = 1
 """Linux: option of prctl(2) that asks for a signal when the parent dies."""
 
 
+class ParentGoneError(Exception):
+    """Nobody reads the answers any more."""
+
+
 class Channels(NamedTuple):
     """The two ends of the pipes to the vector that are in this process."""
 
     commands: BinaryIO
     answers: BinaryIO
 
+    def answer(self, message: bytes) -> None:
+        """Sends an answer. Raises ParentGoneError where its pipe has no reader."""
+        try:
+            self.answers.write(message)
+        except BrokenPipeError as error:
+            raise ParentGoneError from error
+
 
 def main() -> int:
     """Plays until the input ends; returns the exit code, 1 where a game failed."""
     _ignore_signals()
     channels = _take_channels()
-    setup = setup_from_json(channels.commands.readline())
+    line = channels.commands.readline()
+    if not line:  # the parent ended before it said anything
+        return 1
+    setup = setup_from_json(line)
     _die_with(setup.parent)
     try:
-        _play(setup, channels)
-        return 0
-    except UserError as error:
-        failure = WorkerFailure(is_user_error=True, text=str(error))
-    except BaseException as error:
-        traceback.print_exc()
-        failure = WorkerFailure(is_user_error=False, text=_one_line(error))
-    channels.answers.write(failure.to_bytes())
+        failure = _play_or_fail(setup, channels)
+        if failure is None:
+            return 0
+        channels.answer(failure.to_bytes())
+    except ParentGoneError:
+        pass  # nothing is left to do, and nobody to tell
     return 1
 
 
-def _one_line(error: BaseException) -> str:
-    # The text of an exception may have many lines, but a UserError's text is one line.
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+def _play_or_fail(setup: WorkerSetup, channels: Channels) -> WorkerFailure | None:
+    """Plays until the input ends; returns why it ended where a game failed."""
+    try:
+        _play(setup, channels)
+    except ParentGoneError:
+        raise
+    except UserError as error:
+        return WorkerFailure(is_user_error=True, text=str(error))
+    except BaseException as error:
+        traceback.print_exc()
+        return WorkerFailure(is_user_error=False, text=f"{type(error).__name__}: {one_line(error)}")
+    return None
 
 
 def _ignore_signals() -> None:
     """Leaves the signals that end a run to the parent."""
     # On SIGTERM it saves the run first, and needs us until it closes our input.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -101,7 +123,7 @@ def _play(setup: WorkerSetup, channels: Channels) -> None:
     # and memory on importing the rest of the configuration.
     env_config = cast(EnvConfig, SimpleNamespace(**setup.env))
     games = make_games(env_config, count=setup.num_rows)
-    channels.answers.write(to_json(games[0].spec).encode() + b"\n")
+    channels.answer(to_json(common_spec([game.spec for game in games])).encode() + b"\n")
     # The memory gets its size only when the vector has read the spec of every worker. So it is
     # mapped after the first command has come; none comes where another worker failed.
     command = channels.commands.read(2)
@@ -119,7 +141,7 @@ def _carry_out(command: bytes, channels: Channels, batch: GameBatch) -> None:
             batch.reset(index)
         else:
             batch.step(index)
-        channels.answers.write(DONE)
+        channels.answer(DONE)
         command = channels.commands.read(2)
 
 

@@ -9,8 +9,10 @@ pipes: eventfd and semaphores were measured to be no faster, and the end of a pi
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -20,7 +22,7 @@ import numpy as np
 
 from sde_harl.envs.base import EnvSpec
 from sde_harl.envs.settings import EnvConfig
-from sde_harl.envs.specs import from_json
+from sde_harl.envs.specs import common_spec, from_json
 from sde_harl.envs.vector.ring import RingVector, memory_size
 from sde_harl.envs.vector.worker_protocol import (
     DONE,
@@ -35,6 +37,9 @@ from sde_harl.errors import UserError
 LAUNCHERS = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "SLURM_")
 """Variables that would make a worker's MPI believe that it is one of the job's ranks."""
 CLOSE_TIMEOUT_S = 5.0
+START_TIMEOUT_S = 120.0
+"""Least time for a worker to start and to make its games. Many start at once and import much."""
+POLL_S = 0.5
 SETTINGS = [name for name, value in vars(EnvConfig).items() if isinstance(value, property)]
 """Names of the settings that an environment reads, the only ones that travel to a worker."""
 
@@ -42,9 +47,11 @@ SETTINGS = [name for name, value in vars(EnvConfig).items() if isinstance(value,
 class Worker:
     """Starts one worker process and talks to it."""
 
-    def __init__(self, number: int, setup: WorkerSetup) -> None:
+    def __init__(self, number: int, setup: WorkerSetup, *, timeout_s: float) -> None:
+        """`timeout_s`: time that a step may take."""
         self._number = number
         self._setup = setup
+        self._timeout_s = timeout_s
         self._process = _start_process(setup.memory)
         self._stdin = cast("IO[bytes]", self._process.stdin)
         self._stdout = cast("IO[bytes]", self._process.stdout)
@@ -52,6 +59,7 @@ class Worker:
 
     def spec(self) -> EnvSpec:
         """Waits until the games are made and returns their spec. Raises UserError."""
+        self._wait(max(self._timeout_s, START_TIMEOUT_S))
         line = self._stdout.readline()
         if not line or line.startswith(FAILED):
             self._fail(line)
@@ -62,7 +70,11 @@ class Worker:
         self._write(bytes((command, index)))
 
     def finish(self) -> None:
-        """Waits until the command is carried out. Raises UserError if the worker failed or died."""
+        """Waits until the command is carried out.
+
+        Raises UserError if the worker failed or died, or doesn't answer in time.
+        """
+        self._wait(self._timeout_s)
         answer = self._stdout.read(1)
         if answer != DONE:
             self._fail(answer + self._stdout.readline())
@@ -71,23 +83,36 @@ class Worker:
         """Ends the process, by force if it doesn't end by itself."""
         self._stdin.close()
         self._stdout.close()
-        try:
-            self._process.wait(CLOSE_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        _ended(self._process)
 
     def _write(self, message: bytes) -> None:
         # If the worker has died, reading its answer finds out why.
         with contextlib.suppress(BrokenPipeError):
             self._stdin.write(message)
 
+    def _wait(self, timeout_s: float) -> None:
+        """Waits until there is something to read. Raises UserError if there is nothing in time."""
+        poll = select.poll()
+        poll.register(self._stdout, select.POLLIN)
+        # In short waits that are counted: while this process itself is stopped, the clock goes on,
+        # but the worker may be stopped with it.
+        for _ in range(math.ceil(timeout_s / POLL_S)):
+            if poll.poll(1e3 * min(POLL_S, timeout_s)):
+                return
+        self._process.kill()  # it would not hear that its input ends
+        raise self._error(
+            f"no answer within {timeout_s:g} s (link.failure_timeout_s): it is stopped, or its"
+            " environment hangs"
+        )
+
     def _fail(self, answer: bytes) -> NoReturn:
         """Raises the UserError that an answer, or the lack of one, calls for."""
-        reason = self._reason(answer)
+        raise self._error(self._reason(answer))
+
+    def _error(self, reason: str) -> UserError:
         first = self._setup.first_env + self._setup.first_row
         games = f"environments {first} to {first + self._setup.num_rows - 1}"
-        raise UserError(f"environment worker {self._number} ({games}) failed: {reason}")
+        return UserError(f"environment worker {self._number} ({games}) failed: {reason}")
 
     def _reason(self, answer: bytes) -> str:
         """Returns why the worker failed. Raises UserError if it's one that speaks for itself."""
@@ -96,7 +121,8 @@ class Worker:
             if failure.is_user_error:
                 raise UserError(failure.text)
             return failure.text
-        code = self._process.wait()  # its output has ended, so it has ended or is about to
+        # Its output has ended, so it has ended or is about to.
+        code = _ended(self._process)
         if code < 0:
             return f"killed by {signal.Signals(-code).name}"
         return f"it ended with code {code}"
@@ -105,7 +131,16 @@ class Worker:
 class WorkerVector(RingVector):
     """Deals E games over worker processes. Raises UserError if a game can't be made."""
 
-    def __init__(self, env_config: EnvConfig, *, num_envs: int, seed: int, first_env: int) -> None:
+    def __init__(
+        self,
+        env_config: EnvConfig,
+        *,
+        num_envs: int,
+        seed: int,
+        first_env: int,
+        timeout_s: float,
+    ) -> None:
+        """`timeout_s`: time that a step may take before its worker is given up."""
         memory = os.memfd_create("environments")
         everyones = WorkerSetup(
             env={name: getattr(env_config, name) for name in SETTINGS},
@@ -124,12 +159,12 @@ class WorkerVector(RingVector):
             deal = np.array_split(np.arange(num_envs), min(env_config.workers, num_envs))
             for number, rows in enumerate(deal):
                 own = everyones._replace(first_row=int(rows[0]), num_rows=len(rows))
-                self._workers.append(Worker(number, own))
+                self._workers.append(Worker(number, own, timeout_s=timeout_s))
             # The memory gets its size last, because the size follows from the spec, which only a
             # game knows. All are asked: one that failed says so instead of its spec.
-            spec, *_ = [worker.spec() for worker in self._workers]
+            spec = common_spec([worker.spec() for worker in self._workers])
             os.ftruncate(memory, memory_size(spec, num_envs))
-            super().__init__(spec, num_envs, mmap.mmap(memory, 0))
+            super().__init__(spec, num_envs, mmap.mmap(memory, 0), first_env=first_env)
         except BaseException:
             self.close()
             raise
@@ -150,6 +185,15 @@ class WorkerVector(RingVector):
     def close(self) -> None:
         for worker in self._workers:
             worker.close()
+
+
+def _ended(process: subprocess.Popen[bytes]) -> int:
+    """Returns the exit code of a process that has nothing left to do; kills it if it goes on."""
+    try:
+        return process.wait(CLOSE_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
 
 
 def _start_process(memory: int) -> subprocess.Popen[bytes]:
