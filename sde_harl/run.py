@@ -15,15 +15,20 @@ import socket
 import sys
 import traceback
 from types import FrameType
+from typing import TYPE_CHECKING
 
 # The acting nets are small and the environments keep the cores busy, so a BLAS thread for each
 # core would only get in their way. BLAS reads this once, when numpy is first imported: below.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+from sde_harl.config.entry_points import function
 from sde_harl.errors import ExitCode, UserError
 from sde_harl.link import mpi
 from sde_harl.link.loopback import Loopback
 from sde_harl.link.transport import Transport
+
+if TYPE_CHECKING:
+    from sde_harl.config.schema import Config
 
 # Signals that save and end the run. mpirun turns Ctrl-C into SIGTERM and kills its ranks soon
 # after. SIGUSR1 it only passes on, so that there is time to save.
@@ -108,6 +113,7 @@ def lead(argv: list[str], transport: Transport | None) -> ExitCode:
             f"placement.mode: local is one process, mpirun started {transport.size};"
             " use mode agents"
         )
+    find_code(request.config, is_one_process=transport is None)
     from sde_harl.training.build import build
     from sde_harl.training.trainer import Trainer
 
@@ -124,6 +130,20 @@ def lead(argv: list[str], transport: Transport | None) -> ExitCode:
     ranks = ", ".join(map(str, absent))
     print(f"done, but without executors {ranks}: no answer", file=sys.stderr)
     return ExitCode.EXECUTORS_ABSENT
+
+
+def find_code(config: Config, *, is_one_process: bool) -> None:
+    """Looks for the functions that this process will call. Raises UserError for a missing one.
+
+    It comes before the imports that take ten seconds and more. Under mpirun a sensor is looked for
+    by its own executor, for it need not be on this host.
+    """
+    from sde_harl.config.named_code import named_code
+    from sde_harl.executor.sensors import KEY
+
+    for key, spelt in named_code(config).items():
+        if is_one_process or key != KEY:
+            function(key, spelt)
 
 
 def loopback(sensor: str = "none") -> Transport:

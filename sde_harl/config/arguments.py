@@ -16,6 +16,7 @@ from typing import NamedTuple
 from sde_harl.config.harl import HARL_KEYS, UNSUPPORTED, experiment
 from sde_harl.config.keys import KEYS, Key
 from sde_harl.config.layers import Layer, Value, build, layer_of, to_yaml
+from sde_harl.config.named_code import refuse_strange_code
 from sde_harl.config.schema import Config, LinkProfile
 from sde_harl.config.wording import brief, did_you_mean, shown
 from sde_harl.config.yaml_text import load
@@ -25,10 +26,13 @@ PRESETS = Path(__file__).with_name("presets")
 FOLDERS = {"algo": "algorithms", "env": "environments"}
 """Folders of PRESETS with the defaults of each algorithm and each environment."""
 
+SWITCHES = ("--print-config", "--trust")
+
 USAGE = """usage:
   sde-harl run EXPERIMENT [key=value ...]                      in one process, or under mpirun:
   mpirun -np 9 sde-harl run smac train.steps=200000
   sde-harl run EXPERIMENT --print-config                       show all keys and values, and stop
+  sde-harl run FILE.yaml --trust                               the file may name code: env.factory
   sde-harl run --algo happo --env smac --exp_name test --seed 2 [--key value ...]   HARL's spelling
   sde-harl run --load_config FILE.json [key=value ...]         a file of HARL's
 
@@ -50,7 +54,7 @@ def parse(argv: list[str]) -> Request:
     """Reads the command line and the files it names. Raises UserError that names key and source."""
     if "--help" in argv or "-h" in argv:
         return Request(config=None, text=help_text())
-    words = _words([each for each in argv if each != "--print-config"])
+    words = _words([each for each in argv if each not in SWITCHES])
     if not words.files and not {"env.name", "algo.name"} & set(words.given):
         raise UserError(
             "no configuration: give an experiment, or --algo and --env; --help tells more"
@@ -58,14 +62,16 @@ def parse(argv: list[str]) -> Request:
     if len(words.files) > 1:
         files = " and ".join(map(shown, words.files))
         raise UserError(f"one configuration file at a time, got {files}")
-    layers: Layer = {}
+    file: Layer = {}
     note = ""
     if words.files:
-        layers, note = _experiment(words.files[0])
-    layers = {**layers, **words.given}
+        file, note = _experiment(words.files[0])
+    layers = {**file, **words.given}
     config = build({**_defaults("algo", layers), **_defaults("env", layers), **layers})
     if "--print-config" in argv:
         return Request(config=None, text=to_yaml(config))
+    if "--trust" not in argv:
+        refuse_strange_code(config, file=file, typed=words.given.keys())
     return Request(config=config, text=note)
 
 
