@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sde_harl.config.wording import shown
 from sde_harl.errors import UserError
 
 NAMED = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")
@@ -58,8 +57,5 @@ def explained(place: str, *, passing: type[Exception] = UserError) -> Iterator[N
 
 
 def one_line(error: BaseException) -> str:
-    """Returns the text of an exception on one line, quoted where it can't be printed."""
-    text = " ".join(str(error).split())
-    if not text:
-        return "no message"
-    return shown(text)
+    """Returns the text of an exception, which may have many lines, on one."""
+    return " ".join(str(error).split()) or "no message"
