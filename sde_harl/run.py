@@ -166,25 +166,29 @@ def loopback(sensor: str = "none") -> Transport:
 
 def run_executor(argv: list[str]) -> int:
     """Runs one of ranks 1 to N and returns its exit code. Of `argv` only the sensor is used."""
-    from sde_harl.executor.executor import serve
     from sde_harl.executor.sensors import sensor_on_command_line
+    from sde_harl.executor.serving import serve
 
     # The server ends the executors, after it has saved what it needs of them.
     for number in STOPS:
         signal.signal(number, signal.SIG_IGN)
     transport = mpi.join()
+    name = f"executor {transport.rank} ({socket.gethostname()})"
     code = ExitCode.DONE
     try:
-        serve(transport, sensor_on_command_line(argv))
-    except UserError:
-        code = ExitCode.USER_ERROR  # rank 0 has printed it
+        farewell = serve(transport, sensor_on_command_line(argv))
+        if farewell.reason:
+            code = ExitCode.USER_ERROR  # rank 0 has printed it
+    except UserError as error:
+        # Rank 0 can't print this one: it is what this executor misses.
+        code = ExitCode.USER_ERROR
+        print(f"error: {name}: {error}", file=sys.stderr)
     except Exception as error:
         traceback.print_exc()
-        host = socket.gethostname()
-        print(f"error: executor {transport.rank} on {host}: {error!r}", file=sys.stderr)
-        # To return would leave rank 0 waiting for an answer that can't come.
+        print(f"error: {name}: {error!r}", file=sys.stderr)
+        # The link is broken. To return would leave rank 0 waiting for an answer that can't come.
         transport.abort(ExitCode.DEFECT)
-    transport.close()
+    transport.close(code)
     return code
 
 

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from sde_harl.codec.bottleneck import Bottleneck
 from sde_harl.codec.coder import LIMIT
-from sde_harl.codec.plain import FLOAT16_MAX
+from sde_harl.codec.plain import LARGEST_LATENT
 from sde_harl.codec.tables import MAX_SPAN, Tables
 from sde_harl.errors import UserError
 
@@ -217,16 +217,14 @@ def quantise_plain(name: str, z: Tensor) -> Tensor:
 
     Its gradient is that of z.
     """
-    if name == "float32":
-        return z
+    limit = float(LARGEST_LATENT)
     with torch.no_grad():
-        rounded = _PLAIN[name](z)
+        rounded = _PLAIN[name](z.clamp(-limit, limit))
     return _straight_through(z, rounded)
 
 
 def _round_float16(z: Tensor) -> Tensor:
-    limit = float(FLOAT16_MAX)
-    return z.clamp(-limit, limit).half().float()
+    return z.half().float()
 
 
 def _round_int8(z: Tensor) -> Tensor:
@@ -236,5 +234,13 @@ def _round_int8(z: Tensor) -> Tensor:
     return (torch.round(z / scale).clamp(-127, 127) + 0.0) * scale
 
 
-_PLAIN: dict[str, Callable[[Tensor], Tensor]] = {"float16": _round_float16, "int8": _round_int8}
+def _keep(z: Tensor) -> Tensor:
+    return z
+
+
+_PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
+    "float32": _keep,
+    "float16": _round_float16,
+    "int8": _round_int8,
+}
 """The rounding of each plain codec in torch; plain.py has the numpy twins."""

@@ -8,18 +8,17 @@
 
 It needs only numpy, unless the run wants torch. An executor keeps nothing but what the server
 published: one that starts again has lost nothing. Only recurrent policies that run on the device
-remember what they saw, and begin anew then. `Executor.handle` is all of its behaviour; `serve`
+remember what they saw, and begin anew then. `Executor.handle` is all of its behaviour; serving.py
 drives it from a transport, a loopback drives it from the server.
 """
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 
 from sde_harl.errors import UserError
 from sde_harl.executor.backend import find_nets
+from sde_harl.executor.farewell import Farewell, read_farewell, say_bye
 from sde_harl.executor.handlers import make_handler
 from sde_harl.executor.handlers.base import Handler, NotWelcomed
 from sde_harl.executor.sensors import NO_SENSOR, Senses
@@ -27,7 +26,6 @@ from sde_harl.executor.timings import Timings
 from sde_harl.executor.usage import HostUsage
 from sde_harl.link.transport import Transport
 from sde_harl.link.wire import Header, Kind, Message, WireError
-from sde_harl.meters.timing import now_ns
 from sde_harl.protocol.hello import describe_host
 from sde_harl.protocol.resources import pack_meter
 from sde_harl.protocol.session import SessionSpec
@@ -40,9 +38,6 @@ SENSOR = Kind.SENSOR
 ACTIONS = Kind.ACTIONS
 # The server counts what is too long and drops it, so this only has to be more than any message.
 LARGEST_SENT = 1 << 28
-KILLED_S = 2.0
-"""Time that the server gets to kill this process: one that leaves MPI meanwhile makes Open MPI's
-prterun crash at times."""
 
 
 class Executor:
@@ -58,11 +53,10 @@ class Executor:
         self._handler: Handler = NotWelcomed()
         self._timings = Timings()
         self._usage = HostUsage()
-        self._has_parted = False
-        self.farewell: str | None = None
-        """The reason for which the server ended the run, "" when all was well; None before."""
-        self.is_killed = False
-        """True where the server ends this process too, because it can't reach all others."""
+        self.has_parted = False
+        """True once it has told the server that it can't go on."""
+        self.farewell: Farewell | None = None
+        """None until the server has said goodbye."""
         hello = describe_host(self._usage.energy)
         transport.send(SERVER, Header(kind=Kind.HELLO), hello.to_json())
 
@@ -73,7 +67,7 @@ class Executor:
         goodbye.
         """
         # The server may have sent more before it read that this executor has parted.
-        if self._has_parted and message.header.kind is not Kind.BYE:
+        if self.has_parted and message.header.kind is not Kind.BYE:
             return
         try:
             self._do(message)
@@ -85,23 +79,18 @@ class Executor:
 
         After that `act_if_due` is to be called.
         """
-        if self._has_parted:
+        if self.has_parted:
             return most_s
         return self._handler.wait_s(most_s)
 
     def act_if_due(self) -> None:
         """Acts without the server where it has been silent for too long, if the agents can."""
-        if self._has_parted:
+        if self.has_parted:
             return
         try:
             self._handler.act_if_due()
         except UserError as error:
             self._part(error)
-
-    def give_up(self, reason: str) -> UserError:
-        """Ends without the server; returns the error to raise."""
-        self.close()
-        return UserError(reason)
 
     def close(self) -> None:
         """Lets go of the agents' sensors, if there are any."""
@@ -109,9 +98,10 @@ class Executor:
 
     def _part(self, error: UserError) -> None:
         """Tells the server why this executor can't go on."""
-        self._has_parted = True
-        # In one line, as the server prints it, whatever the sensor's message looks like.
-        self._transport.send(SERVER, Header(kind=Kind.BYE), " ".join(str(error).split()).encode())
+        self.has_parted = True
+        say_bye(self._transport, str(error))
+        # Not only at the run's end: until then its agents must stand still.
+        self.close()
 
     def _do(self, message: Message) -> None:
         kind = message.header.kind
@@ -178,9 +168,7 @@ class Executor:
         return Senses(self._sensor, session.agents, shape=session.shape, actuators=actuators)
 
     def _end(self, message: Message) -> None:
-        self.farewell = bytes(message.payload).decode("utf-8", "replace")
-        # The goodbye's step is the number of executors that the server can't reach.
-        self.is_killed = message.header.step > 0
+        self.farewell = read_farewell(message)
         # At once, for a robot must stand still before this process is killed.
         self.close()
 
@@ -189,33 +177,3 @@ class Executor:
         resources = self._usage.resources(self._transport, self._handler.decisions_alone)
         payload = pack_meter(resources, self._timings.take())
         self._transport.send(SERVER, Header(kind=Kind.METER, step=number), payload)
-
-
-def serve(transport: Transport, sensor: str = NO_SENSOR, idle_s: float = 3600.0) -> None:
-    """Runs an executor until the server says goodbye; `sensor` as of `Executor`.
-
-    Raises UserError where the server gave a reason, has ended, or has been silent for `idle_s`:
-    nothing else would end this process then.
-    """
-    executor = Executor(transport, sensor)
-    heard_ns = now_ns()
-    while executor.farewell is None:
-        for message in transport.wait(executor.wait_s(idle_s)):
-            heard_ns = now_ns()
-            executor.handle(message)
-            if executor.farewell is not None:
-                break  # nothing that came behind the goodbye matters
-        # After the messages, because an answer that is here is better than acting alone.
-        executor.act_if_due()
-        if now_ns() - heard_ns >= idle_s * 1e9:
-            raise executor.give_up(f"the server has been silent for {idle_s:.0f} s")
-    _leave(transport, executor)
-
-
-def _leave(transport: Transport, executor: Executor) -> None:
-    """Ends after the server's goodbye. Raises UserError where it gave a reason."""
-    transport.flush(1.0)
-    if executor.is_killed:
-        time.sleep(KILLED_S)
-    if executor.farewell:
-        raise UserError(executor.farewell)

@@ -97,9 +97,14 @@ class Senses:
         self._action_dtype = np.dtype(action_dtype(actuators.continuous))
         self._sensors: list[Sensor] = []
         make = function(KEY, spelt)
-        for agent in agents:
-            with self._explaining(f"making agent {agent}"):
-                self._sensors.append(make(agent))
+        try:
+            for agent in agents:
+                with self._explaining(f"making agent {agent}"):
+                    self._sensors.append(make(agent))
+        except UserError:
+            # Those that are made already would stay open.
+            self.close()
+            raise
 
     def read(self) -> bytes:
         """Returns each agent's observation in turn, as they lie on the wire. Raises UserError."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter, deque
+from collections import Counter
 from typing import NamedTuple
 
 log = logging.getLogger(__name__)
@@ -13,7 +13,8 @@ LOGGED_PER_RANK = 3
 FLOOD = 1000
 """Refused messages of one rank that can be no accident."""
 KEPT = 1024
-"""Rows kept for the record between two drains; `counts` stays exact beyond that."""
+"""Refused messages of one rank kept for the record between two drains, its first ones; `counts`
+stays exact beyond that."""
 
 
 class Fault(NamedTuple):
@@ -36,7 +37,9 @@ class Faults:
         self.counts: Counter[tuple[int, str]] = Counter()
         self._rank = rank
         self._refused: Counter[int] = Counter()
-        self._rows: deque[Fault] = deque(maxlen=KEPT)
+        self._rows: list[Fault] = []
+        # For each rank, so that a flood of one can't hide what another does.
+        self._kept: Counter[int] = Counter()
         self.flood: Fault | None = None
         """The message that brought the first rank to FLOOD refused ones; None while no rank has as
         many."""
@@ -51,7 +54,9 @@ class Faults:
         fault = Fault(rank=source, reason=reason, step=step, agent=agent)
         self.counts[source, reason] += 1
         self._refused[source] += 1
-        self._rows.append(fault)
+        if self._kept[source] < KEPT:
+            self._kept[source] += 1
+            self._rows.append(fault)
         refused = self._refused[source]
         if refused == FLOOD and not self.flood:
             self.flood = fault
@@ -79,6 +84,7 @@ class Faults:
 
     def drain(self) -> list[Fault]:
         """Returns the faults since the last drain, oldest first, for the record."""
-        rows = list(self._rows)
-        self._rows.clear()
+        rows = self._rows
+        self._rows = []
+        self._kept.clear()
         return rows

@@ -18,6 +18,8 @@ MATCHES_A_POLL = 256
 # Every MPI sends so few bytes together with the announcement (the eager protocol): once matched,
 # they are here.
 SHORT_BYTES = 2048
+DRAIN_BYTES = 1 << 16
+"""Room for messages that are larger than any that is expected, all over one another."""
 
 
 class Receiving(NamedTuple):
@@ -37,6 +39,9 @@ class MpiServer(MpiEnd, Collecting):
         # By rank: its long messages that are still coming in, and what it sent after them. A short
         # message must not overtake a long one of the same rank.
         self._coming: dict[int, deque[Receiving]] = {}
+        self._drain = bytearray(DRAIN_BYTES)
+        # Messages too large to be kept, which are still coming in: each sender and request.
+        self._draining: list[tuple[int, Any]] = []
 
     def _take_in(self) -> None:
         # A matched probe, not a posted receive: when a message is longer than the posted buffer,
@@ -61,7 +66,10 @@ class MpiServer(MpiEnd, Collecting):
             if matched is None:
                 return
             source = status.Get_source()
-            size = status.Get_count(self._byte)
+            size = status.Get_elements(self._byte)
+            if size > self._frame_bytes:
+                self._refuse(matched, source, size)
+                continue
             frame = memoryview(bytearray(size))
             if size <= SHORT_BYTES and source not in self._coming:
                 matched.Recv([frame, self._byte])
@@ -70,10 +78,30 @@ class MpiServer(MpiEnd, Collecting):
                 request = matched.Irecv([frame, self._byte])
                 self._coming.setdefault(source, deque()).append(Receiving(request, frame))
 
+    def _refuse(self, matched: Any, source: int, size: int) -> None:
+        """Counts a message that is larger than any expected one, and receives it into nowhere."""
+        self.received[source] += 1
+        self.received_bytes += size
+        self.faults.count(source, "oversize")
+        # It has to be received, or its sender could never leave MPI. A buffer of its size would
+        # let a device decide how much memory this process takes; a shorter one Open MPI 5 writes
+        # past. So all pieces of it go to the same place: the stride between them is 0.
+        pieces = -(-size // DRAIN_BYTES)
+        nowhere = self._byte.Create_hvector(pieces, DRAIN_BYTES, 0).Commit()
+        self._draining.append((source, matched.Irecv([self._drain, 1, nowhere])))
+        # MPI keeps what it needs of the type until the message is here.
+        nowhere.Free()
+
     def _arrived(self) -> list[tuple[int, memoryview]]:
         self._take_in()
         if self._coming:
             self._finish()
+        if self._draining:
+            self._draining = [
+                (source, request)
+                for source, request in self._draining
+                if source not in self.lost and not self._is_here(request)
+            ]
         complete = self._complete
         self._complete = []
         return complete
@@ -82,15 +110,17 @@ class MpiServer(MpiEnd, Collecting):
         """Moves long messages that are here to the complete ones, each rank's in order."""
         for source, coming in list(self._coming.items()):
             room = MATCHES_A_POLL - len(self._complete)
-            while coming and room > 0 and source not in self.lost and self._is_here(coming[0]):
+            while (
+                coming and room > 0 and source not in self.lost and self._is_here(coming[0].request)
+            ):
                 room -= 1
                 self._complete.append((source, coming.popleft().frame))
             if not coming or source in self.lost:
                 del self._coming[source]
 
-    def _is_here(self, receiving: Receiving) -> bool:
+    def _is_here(self, request: Any) -> bool:
         try:
-            return bool(receiving.request.Test())
+            return bool(request.Test())
         except self._mpi.Exception as error:
             self._note_failure(error)
             return False

@@ -139,12 +139,27 @@ def parse_json(payload: memoryview, limit: int = LARGEST_JSON) -> dict[str, Any]
     if len(payload) > limit:
         raise WireError("json")
     try:
-        value = json.loads(str(payload, "utf-8"), parse_constant=_refuse_constant)
+        value = json.loads(
+            str(payload, "utf-8"),
+            parse_constant=_refuse_constant,
+            object_pairs_hook=_refuse_duplicates,
+        )
     except (ValueError, RecursionError) as error:  # deep nesting ends in a RecursionError
         raise WireError("json") from error
     if not isinstance(value, dict):
         raise WireError("json")
     return value
+
+
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns an object's fields; refuses a name that comes twice, of which Python takes the last.
+
+    Two readers could take different ones.
+    """
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a name comes twice")
+    return fields
 
 
 def _refuse_constant(name: str) -> None:

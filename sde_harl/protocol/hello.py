@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from sde_harl import __version__
-from sde_harl.errors import UserError
+from sde_harl.errors import UserError, printable
 from sde_harl.link.wire import WireError, parse_json
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 LONGEST_TEXT = 256
 """Characters that any text of a HELLO may have."""
-NUMBERS = ("cores", "pid")
-"""Fields that are integers; all others are text."""
+NUMBERS = {"cores": 1 << 20, "pid": 1 << 32}
+"""Fields that are integers from 1, and the largest of each; all others are text."""
 
 
 class Hello(NamedTuple):
@@ -68,9 +68,9 @@ def _is_valid(name: str, value: Any) -> bool:
     """Returns whether a field of a HELLO has the right type and may be printed."""
     if name in NUMBERS:
         # isinstance would let a bool pass for an int.
-        return type(value) is int
-    # Printed on the server's terminal, so it must not hold control characters.
-    return type(value) is str and value.isprintable() and len(value) <= LONGEST_TEXT
+        return type(value) is int and 1 <= value <= NUMBERS[name]
+    # Refused rather than made printable: an honest host sends no such text.
+    return type(value) is str and value != "" and printable(value, LONGEST_TEXT) == value
 
 
 def describe_host(energy: Energy) -> Hello:
@@ -83,6 +83,7 @@ def describe_host(energy: Energy) -> Hello:
         package=__version__,
         cores=os.cpu_count() or 1,
         pid=os.getpid(),
-        energy=energy.host_scope,
-        gpu_energy=energy.gpu_scope,
+        # These hold what drivers and the kernel say, in any words.
+        energy=printable(energy.host_scope, LONGEST_TEXT),
+        gpu_energy=printable(energy.gpu_scope, LONGEST_TEXT),
     )

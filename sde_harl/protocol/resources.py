@@ -51,25 +51,42 @@ TIMINGS = np.dtype("<u4")
 TIMINGS_A_ROW = 3
 """Local net, encode, round trip."""
 LONGEST_NS = 2**32 - 1
-LARGEST_BYTES = 1 << 50
-"""No host has as much memory; a larger number would not even fit the record."""
 METER_BYTES = RESOURCES.size
 """Bytes of a METER payload without its timings."""
 TIMING_BYTES = TIMINGS_A_ROW * TIMINGS.itemsize
 """Bytes of one row of timings."""
 
-# The record (run.h5) holds these as signed numbers, so what a device claims must be bounded before.
-BOUNDED = (
-    "rss_bytes",
-    "peak_rss_bytes",
-    "alone",
-    "sent",
-    "received",
-    "sent_bytes",
-    "received_bytes",
-)
-# NaN says that there is no sensor; infinity is a broken one.
-NOT_INFINITE = ("joules", "gpu_joules", "idle_w", "gpu_idle_w")
+# What a device claims goes into the record and into sums over hosts, so each number has bounds that
+# no host can reach: 30 years on 1,000 cores, 2^50 of whatever is counted, a megawatt.
+LARGEST_S = 1e12
+LARGEST_COUNT = 1 << 50
+LARGEST_J = 1e15
+LARGEST_W = 1e6
+BOUNDS: dict[str, tuple[float, float]] = {
+    "cpu_s": (0, LARGEST_S),
+    "rss_bytes": (0, LARGEST_COUNT),
+    "peak_rss_bytes": (0, LARGEST_COUNT),
+    "sleep_s": (0, LARGEST_S),
+    "waits": (0, LARGEST_COUNT),
+    "rejected": (0, LARGEST_COUNT),
+    "alone": (0, LARGEST_COUNT),
+    "sent": (0, LARGEST_COUNT),
+    "received": (0, LARGEST_COUNT),
+    "sent_bytes": (0, LARGEST_COUNT),
+    "received_bytes": (0, LARGEST_COUNT),
+    # Negative where unknown, and where an interface has been reset since the start.
+    "carried_sent_bytes": (-LARGEST_COUNT, LARGEST_COUNT),
+    "carried_received_bytes": (-LARGEST_COUNT, LARGEST_COUNT),
+    "carried_sent_packets": (-LARGEST_COUNT, LARGEST_COUNT),
+    "carried_received_packets": (-LARGEST_COUNT, LARGEST_COUNT),
+    "joules": (-LARGEST_J, LARGEST_J),
+    "gpu_joules": (-LARGEST_J, LARGEST_J),
+    "idle_w": (-LARGEST_W, LARGEST_W),
+    "gpu_idle_w": (-LARGEST_W, LARGEST_W),
+}
+"""The least and the largest value of each field of `Resources`."""
+MAY_BE_NAN = ("joules", "gpu_joules", "idle_w", "gpu_idle_w")
+"""Fields that are NaN where the host has no sensor."""
 
 
 def pack_meter(resources: Resources, timings: NDArray[np.integer[Any]]) -> bytes:
@@ -90,10 +107,10 @@ def unpack_meter(payload: memoryview) -> tuple[Resources, NDArray[np.uint32]]:
 
 
 def _is_plausible(resources: Resources) -> bool:
-    """Returns whether the numbers can be recorded."""
-    return (
-        math.isfinite(resources.cpu_s)
-        and math.isfinite(resources.sleep_s)
-        and not any(math.isinf(getattr(resources, name)) for name in NOT_INFINITE)
-        and max(getattr(resources, name) for name in BOUNDED) <= LARGEST_BYTES
-    )
+    """Returns whether each number is within its bounds, or NaN where it may be."""
+    for name, value in resources._asdict().items():
+        low, high = BOUNDS[name]
+        is_unknown = name in MAY_BE_NAN and math.isnan(value)
+        if not (is_unknown or low <= value <= high):
+            return False
+    return True

@@ -109,18 +109,15 @@ class SessionSpec(NamedTuple):
         fields: dict[str, Any] = {**self._asdict(), "shape": shape}
         for name in NESTED:
             fields[name] = _dict_or_none(fields[name])
-        return json.dumps(
-            {WIRE_NAMES.get(name, name): value for name, value in fields.items()}
-        ).encode()
+        return json.dumps(fields).encode()
 
     @classmethod
     def from_json(cls, payload: memoryview) -> SessionSpec:
         """Reads a WELCOME. Raises WireError unless it has exactly the expected fields."""
         # A missing or unknown field shows a server of another version, which may mean other sizes.
-        received = parse_json(payload)
-        if set(received) != {WIRE_NAMES.get(name, name) for name in cls._fields}:
+        fields = parse_json(payload)
+        if set(fields) != set(cls._fields):
             raise WireError("welcome")
-        fields = {name: received[WIRE_NAMES.get(name, name)] for name in cls._fields}
         for name, kind in NESTED.items():
             if fields[name] is not None:
                 fields[name] = _read_tuple(kind, fields[name])
@@ -132,8 +129,6 @@ class SessionSpec(NamedTuple):
 
 NESTED = {"on_device": OnDeviceShape, "actions": ActuatorSpec, "fallback_head": FallbackShape}
 """Fields that are named tuples of their own, or None."""
-# Protocol 6 has this older name. Another name in the WELCOME would need another protocol number.
-WIRE_NAMES = {"on_device": "whole"}
 
 
 def _actuators(config: Config, spec: EnvSpec) -> ActuatorSpec | None:

@@ -5,7 +5,6 @@ N agents, n of one executor, E environments, A choices, D numbers of an action, 
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,17 @@ from sde_harl.protocol.actions import ActionsMessage
 
 # A GRU's memory lies between an earlier one and a tanh, so within [-1, 1]; the rest is rounding.
 LARGEST_MEMORY = 1.001
+# A choice wins a race (inference/acting.py) whose random numbers are within [6e-8, 17]. So its
+# probability is at least 3.6e-9 / A of A choices: its logarithm is above -32 for A up to 270,000.
+# A normal draw is within +-5.5, which gives a density of e^-16 / std.
+LEAST_LOG_PROB = -32.0
+"""Log-probability of a number of an action, below which no policy acts."""
+LARGEST_LOG_DENSITY = -LEAST_LOG_PROB
+"""Log-probability of a continuous number, above which no policy acts: one with a standard deviation
+below 5e-15 has broken down. A choice's is 0 at most."""
+LARGEST_ACTION = 1e6
+"""Magnitude of a continuous number that no policy exceeds. Environments clip to bounds of their
+own, but what is learnt from is the number before that."""
 
 
 class ActionCheck:
@@ -34,24 +44,39 @@ class ActionCheck:
         available: NDArray[np.bool_],
     ) -> None:
         """Raises WireError where `agents` (n,) can't have acted so; available (N, E, A) bool."""
-        is_possible = self._is_possible(message.actions, agents, available)
-        # One number that is NaN or infinite makes the sum so.
-        if not (is_possible and math.isfinite(message.log_probs.sum())):
-            raise WireError("action")
+        if self._continuous:
+            # What an agent lacks is padding, False in `available`: only 0 is left there.
+            _check_numbers(message, available[agents])
+        else:
+            self._check_choices(message, agents, available)
         memory = message.memory
-        # Written so that NaN fails too.
-        if memory.size and not (np.abs(memory) < LARGEST_MEMORY).all():
+        # Written so that NaN fails too, here and below: it makes the least and the largest NaN.
+        if memory.size and not np.abs(memory).max() < LARGEST_MEMORY:
             raise WireError("memory")
 
-    def _is_possible(
-        self, actions: NDArray[Any], agents: NDArray[np.integer[Any]], available: NDArray[np.bool_]
-    ) -> bool:
-        """Returns whether actions (n, E, D) are finite, or available choices in their branches."""
-        if self._continuous:
-            return bool(np.isfinite(actions).all())
+    def _check_choices(
+        self,
+        message: ActionsMessage,
+        agents: NDArray[np.integer[Any]],
+        available: NDArray[np.bool_],
+    ) -> None:
+        """Raises WireError unless all choices (n, E, D) are available and can have been drawn."""
+        actions = message.actions
         # As unsigned numbers, so that -1 is huge.
         if not (actions.view(np.uint32) < self._choices).all():
-            return False
+            raise WireError("action")
         # The three indices broadcast to (n, E, D): each choice is looked up in its own branch.
         environments = np.arange(actions.shape[1])[:, None]
-        return bool(available[agents[:, None, None], environments, actions + self._first].all())
+        if not available[agents[:, None, None], environments, actions + self._first].all():
+            raise WireError("action")
+        log_probs = message.log_probs
+        if not (log_probs.min() >= LEAST_LOG_PROB and log_probs.max() <= 0.0):
+            raise WireError("log_prob")
+
+
+def _check_numbers(message: ActionsMessage, available: NDArray[np.bool_]) -> None:
+    """Raises WireError unless continuous actions are within bounds; available (n, E, D) bool."""
+    if not (np.abs(message.actions) <= available * LARGEST_ACTION).all():
+        raise WireError("action")
+    if not (np.abs(message.log_probs) <= available * LARGEST_LOG_DENSITY).all():
+        raise WireError("log_prob")

@@ -104,7 +104,8 @@ class AnswerWaiter:
         new = (self._transport.lost | parted.keys()) - self._membership.lost
         for rank in new:
             why = parted.get(rank, "its process has ended")
-            if not self._settings.survives_losses:
+            # A run doesn't begin without one that has never said hello.
+            if not self._settings.survives_losses or rank not in self._receiver.hosts:
                 raise UserError(f"{self._name(rank)}: {why}")
             self._note(rank, "lost", f"{why}; its agents do without it")
         # These still run, so they hear the goodbye at the end.

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sde_harl.codec.plain import UNKNOWN_BITS
 from sde_harl.codec.registry import PLAIN, Codec
+from sde_harl.errors import LONGEST_TEXT, printable
 from sde_harl.link.transport import Transport
 from sde_harl.link.wire import Kind, Message, WireError
 from sde_harl.meters.timing import now_ns
@@ -33,8 +34,6 @@ DEVICE_ACTIONS = Kind.DEVICE_ACTIONS
 METER = Kind.METER
 HELLO = Kind.HELLO
 BYE = Kind.BYE
-LONGEST_REASON = 1024
-"""Bytes of a BYE's reason that are shown."""
 
 
 class Receiver:
@@ -219,7 +218,8 @@ class Receiver:
         rank = message.source
         question = Question(slot=REPORT, number=message.header.step, agent=0)
         is_late = self._membership.is_owed(rank, question)
-        if not is_late and question.number != self._reports.number:
+        is_awaited = question.number == self._reports.number and rank not in self._reports.received
+        if not (is_late or is_awaited):
             raise WireError("step")
         # A late report is checked, too: only a right one shows that the executor is back.
         report = read_report(message.payload, len(self._executors[rank]))
@@ -250,7 +250,5 @@ def _plain_codecs(session: SessionSpec) -> list[Codec]:
 
 def _read_reason(payload: memoryview) -> str:
     """Returns the reason in a BYE, fit to be printed on a terminal."""
-    reason = bytes(payload[:LONGEST_REASON]).decode("utf-8", "replace")
-    if reason.isprintable():
-        return reason
-    return ascii(reason)
+    # No character takes more than four bytes; the rest is never decoded.
+    return printable(bytes(payload[: 4 * LONGEST_TEXT]).decode("utf-8", "replace"))

@@ -204,7 +204,7 @@ def test_an_impossible_memory_is_refused(
         ([-1, 0], -1.0, 0, "action"),
         ([2, 2], -1.0, 0, "action"),  # behind the last choice
         ([0, 0], -1.0, 0, "action"),  # not available
-        ([1, 1], np.nan, 0, "action"),
+        ([1, 1], np.nan, 0, "log_prob"),
         ([1, 1], -1.0, 1, "agent"),  # an executor's answer is all its agents'
         ([1, 1], -1.0, 2, "agent"),
     ],

@@ -12,7 +12,7 @@ from pairs import ACTIONS, Pair
 from pools import SHAPE, session_of, weights
 
 from sde_harl.errors import UserError
-from sde_harl.executor.executor import serve
+from sde_harl.executor.serving import serve
 from sde_harl.link.loopback import Loopback
 from sde_harl.link.wire import Header, Kind, Message, WireError
 from sde_harl.policy.inference.fallback_head import fallback_orders

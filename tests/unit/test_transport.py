@@ -51,7 +51,19 @@ def test_faults_count_all_and_log_a_few(caplog: pytest.LogCaptureFixture) -> Non
     assert "rank 0 refused a message of rank 4: crc" in caplog.text
     rows = faults.drain()
     assert len(rows) == KEPT
-    assert rows[-1] == Fault(4, "crc", KEPT + 4, 1)
+    assert rows[-1] == Fault(4, "crc", KEPT - 1, 1)
+
+
+def test_a_flood_of_one_rank_hides_no_other() -> None:
+    faults = Faults(0)
+    faults.count(2, "log_prob")
+    for _ in range(2 * KEPT):
+        faults.count(1, "magic")
+    faults.count(3, "decode")
+    faults.note(1, "absent", "executor 1: absent")
+    assert {fault.rank for fault in faults.drain()} == {1, 2, 3}
+    faults.count(1, "magic")
+    assert [fault.reason for fault in faults.drain()] == ["magic"]
 
 
 class FakeTime:
