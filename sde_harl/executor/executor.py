@@ -127,6 +127,9 @@ class Executor:
         elif kind is Kind.METER:
             self._report(message.header.step)
         elif kind is Kind.WELCOME:
+            # Frames of another run are refused from here on. Set before anything can go wrong with
+            # the session: the server would refuse a goodbye without it.
+            self._transport.run_id = message.header.run_id
             self._begin(SessionSpec.from_json(message.payload))
         elif kind is Kind.BYE:
             self._end(message)
@@ -135,8 +138,6 @@ class Executor:
 
     def _begin(self, session: SessionSpec) -> None:
         """Prepares for a session. Raises UserError where this host can't take part."""
-        # From here on frames of another run are refused.
-        self._transport.run_id = session.run_id
         self._transport.set_frame_bytes(receive=session.frame_bytes, send=LARGEST_SENT)
         # Looked for before the pause for the idle power, so a missing torch is reported at once.
         nets = find_nets(session.torch_device)

@@ -90,8 +90,18 @@ class Inbox(Collecting):
 class Stage:
     """A pool that has met both executors and published a model."""
 
-    def __init__(self, codec: str = "float32", continuous: bool | None = None) -> None:
-        """`continuous`: policies run on the devices, and whether they act so; None: split."""
+    def __init__(
+        self,
+        codec: str = "float32",
+        continuous: bool | None = None,
+        *,
+        survives_losses: bool = True,
+        farewell: bytes = b"",
+    ) -> None:
+        """Meets both executors; rank 2 says `farewell` instead of hello, if it is given.
+
+        `continuous`: policies run on the devices, and whether they act so; None: split.
+        """
         self.inbox = Inbox()
         self.codec = codec
         self.continuous = continuous
@@ -117,12 +127,16 @@ class Stage:
                 action_size=2,
                 continuous=bool(continuous),
                 deadline_s=1e-3,
-                survives_losses=True,
+                survives_losses=survives_losses,
             ),
         )
         for rank in AGENT_OF:
-            hello = describe_host(Energy()).to_json()
-            self.inbox.put_message(rank, Header(kind=Kind.HELLO), hello)
+            greeting = Header(kind=Kind.HELLO)
+            payload = describe_host(Energy()).to_json()
+            if farewell and rank == 2:
+                greeting = Header(kind=Kind.BYE)
+                payload = farewell
+            self.inbox.put_message(rank, greeting, payload)
         self.pool.handshake()
         zeros = [np.zeros(each[1:], np.float32) for each in shapes]
         self.pool.publish(1, [zeros, zeros], [])
