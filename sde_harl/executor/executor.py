@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from sde_harl.config.entry_points import one_line
 from sde_harl.errors import UserError
 from sde_harl.executor.backend import find_nets
 from sde_harl.executor.farewell import Farewell, read_farewell, say_bye
@@ -99,7 +100,7 @@ class Executor:
     def _part(self, error: UserError) -> None:
         """Tells the server why this executor can't go on."""
         self.has_parted = True
-        say_bye(self._transport, str(error))
+        say_bye(self._transport, one_line(error))
         # Not only at the run's end: until then its agents must stand still.
         self.close()
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sde_harl.errors import printable
 from sde_harl.link.transport import Transport
 from sde_harl.link.wire import Header, Kind, Message
 
 SERVER = 0
+LONGEST_REASON = 4096
+"""Bytes of a reason that are sent."""
 
 
 class Farewell(NamedTuple):
@@ -31,6 +32,5 @@ def read_farewell(message: Message) -> Farewell:
 
 def say_bye(transport: Transport, reason: str) -> None:
     """Tells the server why this executor can't go on."""
-    # In one line, as the server prints it, whatever a sensor's message looks like.
-    line = printable(" ".join(reason.split()))
-    transport.send(SERVER, Header(kind=Kind.BYE), line.encode("utf-8", "replace"))
+    payload = reason.encode("utf-8", "replace")[:LONGEST_REASON]
+    transport.send(SERVER, Header(kind=Kind.BYE), payload)

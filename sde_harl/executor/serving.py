@@ -6,6 +6,7 @@ import logging
 import time
 import traceback
 
+from sde_harl.config.entry_points import one_line
 from sde_harl.errors import UserError
 from sde_harl.executor.executor import Executor
 from sde_harl.executor.farewell import Farewell, read_farewell, say_bye
@@ -77,4 +78,4 @@ def _await_farewell(transport: Transport) -> Farewell:
 def _describe(error: BaseException) -> str:
     """Returns what went wrong and where, in one line."""
     last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({last.filename}:{last.lineno})"
+    return f"{type(error).__name__}: {one_line(error)} ({last.filename}:{last.lineno})"

@@ -16,13 +16,13 @@ frames.c makes and checks the bytes, and its first comment shows their layout:
 
 from __future__ import annotations
 
-import json
 from enum import IntEnum
 from typing import Any, NamedTuple, Tuple
 from zlib import crc32
 
 from sde_harl.link import _frames
 from sde_harl.link._frames import frame_of, seal, unpack
+from sde_harl.text import strict_json
 
 __all__ = ["frame_of", "seal", "unpack"]  # and what is defined here
 
@@ -139,29 +139,9 @@ def parse_json(payload: memoryview, limit: int = LARGEST_JSON) -> dict[str, Any]
     if len(payload) > limit:
         raise WireError("json")
     try:
-        value = json.loads(
-            str(payload, "utf-8"),
-            parse_constant=_refuse_constant,
-            object_pairs_hook=_refuse_duplicates,
-        )
-    except (ValueError, RecursionError) as error:  # deep nesting ends in a RecursionError
+        value = strict_json(str(payload, "utf-8"))
+    except ValueError as error:
         raise WireError("json") from error
     if not isinstance(value, dict):
         raise WireError("json")
     return value
-
-
-def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Returns an object's fields; refuses a name that comes twice, of which Python takes the last.
-
-    Two readers could take different ones.
-    """
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise ValueError("a name comes twice")
-    return fields
-
-
-def _refuse_constant(name: str) -> None:
-    """Refuses NaN and Infinity, which Python reads although JSON has no such numbers."""
-    raise ValueError(f"{name} is not JSON")

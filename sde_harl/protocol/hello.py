@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from sde_harl import __version__
-from sde_harl.errors import UserError, printable
+from sde_harl.errors import UserError
 from sde_harl.link.wire import WireError, parse_json
+from sde_harl.text import printable
 
 if TYPE_CHECKING:
     from sde_harl.meters.energy import Energy
@@ -70,7 +71,7 @@ def _is_valid(name: str, value: Any) -> bool:
         # isinstance would let a bool pass for an int.
         return type(value) is int and 1 <= value <= NUMBERS[name]
     # Refused rather than made printable: an honest host sends no such text.
-    return type(value) is str and value != "" and printable(value, LONGEST_TEXT) == value
+    return type(value) is str and value.isprintable() and 0 < len(value) <= LONGEST_TEXT
 
 
 def describe_host(energy: Energy) -> Hello:
@@ -84,6 +85,6 @@ def describe_host(energy: Energy) -> Hello:
         cores=os.cpu_count() or 1,
         pid=os.getpid(),
         # These hold what drivers and the kernel say, in any words.
-        energy=printable(energy.host_scope, LONGEST_TEXT),
-        gpu_energy=printable(energy.gpu_scope, LONGEST_TEXT),
+        energy=printable(energy.host_scope)[:LONGEST_TEXT],
+        gpu_energy=printable(energy.gpu_scope)[:LONGEST_TEXT],
     )

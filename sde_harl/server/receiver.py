@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from sde_harl.codec.plain import UNKNOWN_BITS
 from sde_harl.codec.registry import PLAIN, Codec
-from sde_harl.errors import LONGEST_TEXT, printable
 from sde_harl.link.transport import Transport
 from sde_harl.link.wire import Kind, Message, WireError
 from sde_harl.meters.timing import now_ns
@@ -25,6 +24,7 @@ from sde_harl.server.action_check import ActionCheck
 from sde_harl.server.membership import REPORT, Membership, Question
 from sde_harl.server.reports import Reports, read_report
 from sde_harl.server.slot import Slot
+from sde_harl.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,8 @@ DEVICE_ACTIONS = Kind.DEVICE_ACTIONS
 METER = Kind.METER
 HELLO = Kind.HELLO
 BYE = Kind.BYE
+LONGEST_REASON = 1024
+"""Characters of a BYE's reason that are shown."""
 
 
 class Receiver:
@@ -250,5 +252,6 @@ def _plain_codecs(session: SessionSpec) -> list[Codec]:
 
 def _read_reason(payload: memoryview) -> str:
     """Returns the reason in a BYE, fit to be printed on a terminal."""
-    # No character takes more than four bytes; the rest is never decoded.
-    return printable(bytes(payload[: 4 * LONGEST_TEXT]).decode("utf-8", "replace"))
+    # Cut first, so that a long one costs no more than a short one; escapes may lengthen it again.
+    text = bytes(payload[:LONGEST_REASON]).decode("utf-8", "replace")
+    return printable(text)[:LONGEST_REASON]

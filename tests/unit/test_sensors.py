@@ -170,7 +170,7 @@ def test_a_reason_that_is_no_text_is_one_line() -> None:
     pair = Pair("robots:Arm")
     pair.server.flush(1.0)  # the welcome has told the run's number
     pair.executor._transport.send(0, Header(kind=Kind.BYE), b"\xff\n\x1b[2J" + b"x" * 5000)
-    with pytest.raises(UserError, match=r"executor 1 \(.+\): .+\\n\\x1b.*x+\.\.\.$") as raised:
+    with pytest.raises(UserError, match=r"executor 1 \(.+\): .+\\n\\x1b.*x+$") as raised:
         pair.pool.report()
     assert str(raised.value).isprintable()
     assert len(str(raised.value)) < 1200
