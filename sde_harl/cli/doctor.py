@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -24,13 +23,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from sde_harl.cli.hostfile import check_launcher, read_hosts
 from sde_harl.cli.probe import MARK, Host, Probe, from_json
 from sde_harl.errors import ExitCode, UserError
 from sde_harl.record.terminal import PlainConsole
 from sde_harl.text import printable
 
 MOST_AT_ONCE = 4  # mpiruns side by side
-LINE = re.compile(r"(?P<name>[\w.:-]+)(\s+(slots|max_slots)\s*=\s*\d+)*")
 # With Open MPI's defaults, a job of x86-64 and ARM hosts fails at its start.
 MIXED = "add to mpirun: --pmixmca gds hash --mca pml ob1 --mca btl tcp,self"
 MOST_CLOCK_S = 1.0
@@ -68,29 +67,6 @@ class Finding(NamedTuple):
 
 Answers = dict[str, "Probe | Unreached"]
 """Answers by the names in the hostfile. The first host is the server."""
-
-
-def read_hosts(path: Path) -> list[str]:
-    """Returns the names of a hostfile in their order, each once.
-
-    Raises UserError for a file that can't be read, a bad line, and a file without hosts.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: can't read the hostfile: {error}") from error
-    names: dict[str, None] = {}
-    for number, line in enumerate(lines, start=1):
-        text = line.partition("#")[0].strip()
-        if not text:
-            continue
-        found = LINE.fullmatch(text)
-        if found is None:
-            raise UserError(f"{path}:{number}: expected NAME slots=N, got {text[:60]!r}")
-        names[found["name"]] = None
-    if not names:
-        raise UserError(f"{path}: no hosts")
-    return [*names]
 
 
 def ask(server: str, host: str, options: list[str], timeout_s: float) -> Probe | Unreached:
@@ -308,6 +284,7 @@ def main(argv: list[str]) -> int:
         options = argv[at + 1 :]
     args = _parser().parse_args(ours)
     names = read_hosts(args.hostfile)
+    check_launcher(options, "sde-harl doctor -- ...")
 
     def question(host: str) -> Probe | Unreached:
         return ask(names[0], host, options, timeout_s=args.timeout)

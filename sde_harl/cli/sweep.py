@@ -30,6 +30,7 @@ from typing import NamedTuple, TextIO
 from rich import box
 from rich.table import Table
 
+from sde_harl.cli.hostfile import check_launcher
 from sde_harl.cli.trials import Result, SweepPlan, Trial, finished, plan, result, write_index
 from sde_harl.config.wording import shown
 from sde_harl.errors import ExitCode, UserError
@@ -240,7 +241,9 @@ def main(argv: list[str]) -> int:
     asked = plan(words)
     if not options.mpirun and any(trial.config.placement.mode != "local" for trial in asked.trials):
         print("no --mpirun: every run is one process, whatever placement.mode says")
-    sweep = Sweep(asked, shlex.split(options.mpirun))
+    launcher = shlex.split(options.mpirun)
+    check_launcher(launcher, "--mpirun")
+    sweep = Sweep(asked, launcher)
     console = PlainConsole(width=WIDTH)
     try:
         sweep.run()

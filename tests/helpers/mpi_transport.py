@@ -1,6 +1,6 @@
 """Checks what every transport must do: over the loopback and, as a program, over MPI.
 
-As a program: mpirun -np N python tests/helpers/mpi_transport.py serve|idle|abort
+As a program: mpirun -np N python tests/helpers/mpi_transport.py serve|idle|abort|huge [MB]
 """
 
 from __future__ import annotations
@@ -10,16 +10,19 @@ import sys
 import time
 
 import numpy as np
+import psutil
 import pytest
 from limits import hang_limit_s
 
 from sde_harl.link.mpi import join
+from sde_harl.link.mpi_end import MpiEnd
 from sde_harl.link.transport import Transport
 from sde_harl.link.wire import OVERHEAD, Header, Kind, Message
 
 RUN = 77
 FRAME_BYTES = 65536
 LARGE = 4 << 20
+HUGE_GROWTH = 32 << 20
 TIMEOUT_S = hang_limit_s()
 
 
@@ -193,6 +196,35 @@ def idle(server: Transport) -> None:
     server.send(1, Header(kind=Kind.BYE))
 
 
+def take_huge(server: Transport) -> None:
+    """Checks that a message larger than any expected one takes no room; then reads the next."""
+    server.run_id = RUN
+    gather(server, 1)
+    before = psutil.Process().memory_info().rss
+    peak = before
+    server.send(1, Header(kind=Kind.WELCOME, version=FRAME_BYTES))
+    deadline = time.monotonic() + TIMEOUT_S
+    messages: list[Message] = []
+    while not messages:
+        assert time.monotonic() < deadline
+        messages = server.wait(0.01)
+        peak = max(peak, psutil.Process().memory_info().rss)
+    assert [bytes(message.payload) for message in messages] == [b"still here"]
+    assert server.faults.counts == {(1, "oversize"): 1}
+    assert peak - before < HUGE_GROWTH, f"{peak - before:,} bytes more"
+    server.send(1, Header(kind=Kind.BYE))
+
+
+def send_huge(transport: Transport, megabytes: int) -> None:
+    """Sends a message of so many MB, from a buffer of one, then a right one."""
+    assert isinstance(transport, MpiEnd)
+    megabyte = 1 << 20
+    repeated = transport._byte.Create_hvector(megabytes, megabyte, 0).Commit()
+    sent = transport._comm.Isend([bytearray(megabyte), 1, repeated], 0)
+    transport.send(0, Header(kind=Kind.LATENTS), b"still here")
+    sent.Wait()
+
+
 def cpu_s(server: Transport) -> float:
     server.send(1, Header(kind=Kind.METER))
     return float(struct.unpack("<d", gather(server, 1)[0][3])[0])
@@ -203,12 +235,14 @@ def main(what: str) -> None:
     if what == "abort" and transport.rank == transport.size - 1:
         transport.abort(3)
     if transport.rank == 0:
-        {"serve": serve, "idle": idle, "abort": serve}[what](transport)
+        {"serve": serve, "idle": idle, "abort": serve, "huge": take_huge}[what](transport)
     else:
         echo = Echo(transport)
         while echo.open:
             for message in transport.wait(1.0):
                 echo.handle(message)
+                if what == "huge" and message.header.kind is Kind.WELCOME:
+                    send_huge(transport, int(sys.argv[2]))
     transport.close()
     if transport.rank == 0:
         print(f"{what} passed with {transport.size} ranks")

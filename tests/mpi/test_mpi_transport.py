@@ -32,3 +32,15 @@ def test_a_waiting_executor_leaves_the_core_alone() -> None:
     shares = [float(line.split()[1]) for line in ended.out.splitlines() if line[:5] == "share"]
     assert len(shares) == 2
     assert max(shares) < 0.15
+
+
+@needs_mpirun
+@pytest.mark.parametrize(
+    # MPI's count of bytes ends at 2 GiB; a sender may have types of more.
+    "megabytes",
+    [200, pytest.param(2500, marks=pytest.mark.slow)],
+)
+def test_a_message_that_nobody_expects_takes_no_room(megabytes: int) -> None:
+    ended = launch(2, PROGRAM, "huge", str(megabytes))
+    assert ended.code == 0, ended.err
+    assert "huge passed with 2 ranks" in ended.out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 from limits import hang_limit_s
 from rich.console import Console
 
-from sde_harl.cli import doctor
-from sde_harl.cli.doctor import Unreached, ask, diagnose, examine, read_hosts
+from sde_harl.cli import doctor, sweep
+from sde_harl.cli.doctor import Unreached, ask, diagnose, examine
+from sde_harl.cli.hostfile import check_launcher, read_hosts
 from sde_harl.cli.main import main
 from sde_harl.cli.probe import Host, Probe, from_json, to_json
 from sde_harl.codec import golden
@@ -179,3 +181,47 @@ def test_the_golden_bytes_are_compressais() -> None:
 def test_another_coder_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(golden, "PAYLOAD", golden.PAYLOAD[:-1] + b"\0")
     assert not golden.coder_agrees()
+
+
+# ---- names that ssh would take for options
+
+
+@pytest.mark.parametrize("name", ["-oProxyCommand=touch${IFS}/tmp/x", "--", "-1 slots=1"])
+def test_a_host_can_not_begin_with_a_dash(name: str, tmp_path: Path) -> None:
+    """ssh would take it for an option, and some of those run programs."""
+    file = tmp_path / "hosts"
+    file.write_text(f"server slots=1\n\n  {name}  # a comment\n")
+    with pytest.raises(UserError, match=rf"^{file}:3: expected NAME slots=N, got '-"):
+        read_hosts(file)
+    for option in ("--hostfile", "-hostfile", "--machinefile", "--default-hostfile"):
+        with pytest.raises(UserError, match=rf"^{file}:3: expected the name of a host, got '-"):
+            check_launcher(["mpirun", "-np", "3", option, str(file)], "--mpirun")
+
+
+@pytest.mark.parametrize("option", ["--host", "-host", "-H"])
+def test_the_options_of_an_mpirun_name_hosts_too(option: str) -> None:
+    check_launcher(["mpirun", option, "a:1,b-c:2", "--mca", "btl", "tcp,self"], "--mpirun")
+    with pytest.raises(UserError, match=r"^--mpirun: expected the name of a host, got '-oX'"):
+        check_launcher(["mpirun", option, "a,-oX"], "--mpirun")
+
+
+def test_a_hostfile_of_other_words_is_left_to_mpirun(tmp_path: Path) -> None:
+    file = tmp_path / "hosts"
+    file.write_text("server slots=2 max_slots=4 username=me\n# -x\nuser@edge1\n+n1\n")
+    check_launcher(["mpirun", "--hostfile", str(file)], "--mpirun")
+
+
+@pytest.mark.usefixtures("kept_signals")
+def test_a_sweep_looks_at_its_hostfile_before_it_starts_a_run(tmp_path: Path) -> None:
+    file = tmp_path / "hosts"
+    file.write_text("-oProxyCommand=x\n")
+    words = ["quick", "seed=1,2", f"record.dir={tmp_path}"]
+    with pytest.raises(UserError, match=rf"^{file}:1: "):
+        sweep.main([*words, "--mpirun", f"mpirun -np 3 --hostfile {file}"])
+
+
+def test_the_emulated_cluster_has_no_such_host(tmp_path: Path) -> None:
+    onhost = Path(__file__).parents[2] / "jobs" / "testbed" / "onhost"
+    ended = subprocess.run([onhost, "-x", "true"], capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr == "onhost: expected the name of a host, got '-x'\n"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -160,22 +159,12 @@ def test_a_robot_stands_still_as_soon_as_its_executor_parts() -> None:
 # ---- where nobody else can tell
 
 
-@pytest.fixture
-def _signals() -> Iterator[None]:
-    """Undoes what a program does to the signals of this process."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-    before = {number: signal.getsignal(number) for number in numbers}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 def join(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Has the program be rank 1 of a link."""
     monkeypatch.setattr(mpi, "join", lambda: served.far)
 
 
-@pytest.mark.usefixtures("_signals")
+@pytest.mark.usefixtures("kept_signals")
 def test_an_executor_tells_of_a_server_that_has_ended(
     clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -197,7 +186,7 @@ def test_an_executor_tells_of_a_server_that_has_ended(
     assert [arm.closed for arm in robots.Arm.made] == [1, 1]
 
 
-@pytest.mark.usefixtures("_signals")
+@pytest.mark.usefixtures("kept_signals")
 def test_an_executor_leaves_the_servers_reason_to_the_server(
     clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -39,6 +39,14 @@ from sde_harl.policy.distributions import Distribution
 from sde_harl.policy.group_net import GroupNet
 from sde_harl.policy.split_policy import SplitPolicy
 
+# Devices tell the log-probabilities that they acted with. The server bounds each, but an action of
+# many numbers, or many agents together, could still overflow a ratio, and one infinite row is NaN
+# in the weights of all groups that follow. No honest ratio comes near these.
+LARGEST_CHANGE = 20.0
+"""Largest log-ratio of an agent's action; what is above counts as this and has no gradient."""
+LARGEST_M = 1e9
+"""Largest magnitude of M, and of the ratio of a group's joint action."""
+
 
 class OnPolicy(ABC):
     """Updates a split policy and its critic from rollouts."""
@@ -108,11 +116,12 @@ class OnPolicy(ABC):
         change = distribution.log_probs(batch.actions) - batch.log_probs  # (n, B, D)
         if self._algo.action_aggregation == "prod":
             # The sum over one number would copy the array.
-            return torch.exp(change.sum(-1) if change.shape[-1] > 1 else change[..., 0])
+            total = change.sum(-1) if change.shape[-1] > 1 else change[..., 0]
+            return torch.exp(total.clamp(max=LARGEST_CHANGE))
         # The mean of ratios, as 1 plus the mean of what they differ from 1: an agent's padding has
         # the change 0, which adds nothing to the sum, and the divisor counts only the numbers of
         # the agent's own action.
-        return 1.0 + torch.expm1(change).sum(-1) / net.dimensions
+        return 1.0 + torch.expm1(change.clamp(max=LARGEST_CHANGE)).sum(-1) / net.dimensions
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what changes over a run, except the policy itself (`policy.state_dict()`)."""
@@ -145,7 +154,7 @@ class OnPolicy(ABC):
             batch = gather_group(rollout, net, m, mask_dead=self._algo.policy_active_masks)
             reports.append(self.update_group(index, batch))
             if self.sequential and index != order[-1]:
-                m = m * self._joint_ratio(net, batch)
+                m = (m * self._joint_ratio(net, batch)).clamp(-LARGEST_M, LARGEST_M)
         return {name: float(np.mean([each[name] for each in reports])) for name in reports[0]}
 
     @torch.no_grad()
@@ -158,7 +167,9 @@ class OnPolicy(ABC):
         outputs = batch.forward(net).outputs
         distribution = net.distribution(outputs, batch.available_actions)
         ratio = self.ratio(net, distribution, batch)  # (n, B)
-        return (1.0 + (ratio - 1.0) * batch.active_masks).prod(0)
+        product = (1.0 + (ratio - 1.0) * batch.active_masks).prod(0)
+        # Of many agents it may overflow before it meets a ratio of 0, which makes NaN of it.
+        return product.nan_to_num(nan=0.0).clamp(max=LARGEST_M)
 
     def _order(self) -> list[int]:
         """Returns the groups in the order of this update.
