@@ -181,8 +181,15 @@ def _check_element(space: Any, seen: Any) -> None:
             raise MisfitError(f"{len(space.spaces)} values in a tuple", _keys(seen))
         for part, value in zip(space.spaces, seen):
             _check_element(part, value)
-    elif not space.contains(seen):
+    elif not _contains(space, seen):
         raise MisfitError(f"an element of {brief(space)}", brief(seen))
+
+
+def _contains(space: Any, seen: Any) -> bool:
+    try:
+        return bool(space.contains(seen))
+    except Exception:  # gymnasium's spaces raise various errors for what they don't expect
+        return False
 
 
 def _keys(seen: Any) -> str:

@@ -171,6 +171,7 @@ class ParallelGame(Game):
             out.active[i] = agent in seen.alive
             if agent not in seen.obs:
                 out.obs[i] = 0
+                out.available_actions[i] = self._choices[i]
                 continue
             try:
                 self._write_agent(i, seen.obs[agent], seen.infos.get(agent), out=out)
@@ -189,7 +190,9 @@ class ParallelGame(Game):
                 raise MisfitError(f"a dict of observation and {MASK}", brief(seen))
             mask = seen[MASK]
             seen = seen["observation"]
-        elif isinstance(info, Mapping):
+        elif info is not None:
+            if not isinstance(info, Mapping):
+                raise MisfitError("a dict of infos", brief(info))
             mask = info.get(MASK)
         self._write_mask(i, mask, out)
         row = obs_row(self._obs_spaces[i], seen)
