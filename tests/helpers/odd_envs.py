@@ -292,3 +292,135 @@ def unplayable() -> Corridor:
 
 def nothing() -> None:
     """Returns None where an environment is expected."""
+
+
+SAME = Corridor()
+
+
+def same() -> Corridor:
+    return SAME
+
+
+def same_within_a_wrapper() -> Any:
+    return pettingzoo.utils.BaseParallelWrapper(SAME)
+
+
+class InTurns(pettingzoo.AECEnv):
+    """Plays one agent after the other, and is never played here."""
+
+    metadata: ClassVar[dict[str, Any]] = {"name": "in_turns"}
+    possible_agents: ClassVar[list[str]] = ["a"]
+
+
+def in_turns() -> InTurns:
+    return InTurns()
+
+
+def a_class() -> type:
+    return Corridor
+
+
+class Unseeded(Cues):
+    """Can't be given a seed."""
+
+    def reset(self) -> tuple[Any, Any]:  # type: ignore[override]
+        return super().reset()
+
+
+class Echo(pettingzoo.ParallelEnv):
+    """Agents see their own last action, and nothing at first; six steps."""
+
+    metadata: ClassVar[dict[str, Any]] = {"name": "echo"}
+    possible_agents: ClassVar[list[str]] = ["a", "b"]
+    act: spaces.Space[Any] = spaces.Box(-1, 1, (1,))
+
+    def __init__(self) -> None:
+        self.agents: list[str] = []
+
+    def observation_space(self, agent: str) -> spaces.Space[Any]:
+        return spaces.Box(-np.inf, np.inf, np.shape(self.act.sample()))
+
+    def action_space(self, agent: str) -> spaces.Space[Any]:
+        return self.act
+
+    def reset(self, seed: int | None = None, options: Any = None) -> tuple[Any, Any]:
+        self.step_count = 0
+        self.agents = list(self.possible_agents)
+        shape = self.observation_space("a").shape
+        return dict.fromkeys(self.agents, np.zeros(shape)), self._infos()
+
+    def _infos(self) -> dict[str, Any]:
+        return {}
+
+    def step(self, actions: dict[str, Any]) -> tuple[Any, Any, Any, Any, Any]:
+        for agent, action in actions.items():
+            assert self.action_space(agent).contains(action), action
+        self.step_count += 1
+        over = self.step_count == LIMIT
+        flags = self._flags(over)
+        rewards = dict.fromkeys(self.agents, 1.0)
+        self.agents = [] if over else self.agents
+        return actions, rewards, *flags, self._infos()
+
+    def _flags(self, over: bool) -> tuple[Any, Any]:
+        return dict.fromkeys(self.agents, False), dict.fromkeys(self.agents, over)
+
+
+class Whole(Echo):
+    """Takes whole numbers."""
+
+    act = spaces.Box(-1, 2, (2,), np.int64)
+
+
+class Fine(Echo):
+    """Has bounds that float32 rounds to numbers beyond them."""
+
+    act = spaces.Box(-0.1, 0.1, (1,), np.float64)
+
+
+class BothEnds(Echo):
+    """Ends for "a", and is cut off for "b"."""
+
+    def _flags(self, over: bool) -> tuple[Any, Any]:
+        return {"a": over, "b": False}, {"a": False, "b": over}
+
+
+class Slashes(Echo):
+    """Has agents whose names mean something in HDF5's paths, or in ours."""
+
+    possible_agents: ClassVar[list[str]] = ["red/0", ".", "100%"]
+
+
+class Turns(Echo):
+    """Says in its infos who is in turn: "a", with two choices, then "b", with five."""
+
+    def action_space(self, agent: str) -> spaces.Space[Any]:
+        return spaces.Discrete({"a": 2, "b": 5}[agent])
+
+    def _infos(self) -> dict[str, Any]:
+        turn = self.possible_agents[self.step_count % 2]
+        return {
+            agent: {"action_mask": np.full(self.action_space(agent).n, agent == turn, np.int8)}
+            for agent in self.possible_agents
+        }
+
+    def step(self, actions: dict[str, Any]) -> tuple[Any, Any, Any, Any, Any]:
+        _, *rest = super().step(actions)
+        return dict.fromkeys(self.possible_agents, np.ones(1)), *rest
+
+
+made = 0
+
+
+class Growing(Echo):
+    """Is larger than the one that was made before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        global made
+        made += 1
+        self.act = spaces.Box(-1, 1, (2 - made % 2,))
+
+
+def growing() -> Growing:
+    return Growing()

@@ -334,3 +334,132 @@ def test_every_fault_in_a_simple_environment_is_one_line_or_harmless(call: str, 
         plays_or_says_why(
             SIMPLE._replace(call=call, at=2, fault=fault, masks=masks, has_state=True)
         )
+
+
+CASES: dict[str, tuple[Plan, str]] = {
+    "an agent that is not in turn": (SIMPLE._replace(masks="obs"), ""),
+    "reset without infos": (
+        SIMPLE._replace(call="reset", at=2, fault=instead({"a": 0, "b": 1})),
+        r"expected \(observations, infos\), got a dict \(generated_envs:make, reset\(\)\)",
+    ),
+    "step of the old API": (
+        SIMPLE._replace(call="step", at=1, fault=without(3)),
+        r"expected \(observations, rewards, terminations, truncations, infos\), got 4 values "
+        r"\(generated_envs:make, step\(\); PettingZoo before",
+    ),
+    "a termination is missing": (
+        SIMPLE._replace(call="step", at=1, fault=lacking(2)),
+        r"expected a flag in terminations of 'b', got none",
+    ),
+    "a reward is missing": (
+        SIMPLE._replace(call="step", at=1, fault=lacking(1)),
+        r"expected a reward of 'b', got none",
+    ),
+    "a reward is NaN": (
+        SIMPLE._replace(call="step", at=2, fault=valued(1, float("nan"))),
+        r"expected a finite number \(float32\) as the reward of 'a', got nan",
+    ),
+    "an observation is NaN": (
+        SIMPLE._replace(call="step", at=2, fault=observed(NAN)),
+        r"env\.name: expected finite numbers \(float32\) in the observation of agent a, got nan "
+        r"\(pettingzoo/generated_envs\.make, environment 0\)",
+    ),
+    "the first observation is infinite": (
+        SIMPLE._replace(call="reset", at=2, fault=observed(np.full(3, np.inf))),
+        r"in the observation of agent a, got inf",
+    ),
+    "a state is NaN": (
+        SIMPLE._replace(
+            call="step", at=2, has_state=True, fault=with_attribute("shown_state", NAN * [[1], [1]])
+        ),
+        r"env\.name: expected finite numbers \(float32\) in the state, got nan",
+    ),
+    "a state changes its shape": (
+        SIMPLE._replace(
+            call="step", at=2, has_state=True, fault=with_attribute("shown_state", np.zeros(2))
+        ),
+        r"expected a state of shape \(2, 3\) and dtype float64 as before, got shape \(2,\)",
+    ),
+    "a shorter observation": (
+        SIMPLE._replace(call="step", at=2, fault=observed(np.zeros(2))),
+        r"expected shape \(3,\) and dtype float32, got shape \(2,\) and dtype float64 "
+        r"\(generated_envs:make, observation of 'a'\)",
+    ),
+    "an observation of another type": (
+        SIMPLE._replace(call="step", at=2, fault=observed(np.zeros(3, "U1"))),
+        r"expected shape \(3,\) and dtype float32, got shape \(3,\) and dtype <U1",
+    ),
+    "a mask of another length": (
+        SIMPLE._replace(masks="infos", call="step", at=2, fault=masked(np.ones(4))),
+        r"expected shape \(3,\) .*, got shape \(4,\) .*, observation of 'a'\)",
+    ),
+    "a mask of other numbers": (
+        SIMPLE._replace(masks="obs", call="step", at=2, fault=masked(np.full(3, 2))),
+        r"expected an action mask of 0 and 1, got .*, observation of 'a'\)",
+    ),
+    "an agent that nobody knows": (
+        SIMPLE._replace(call="step", at=2, fault=stranger(0)),
+        r"expected an observation of possible_agents only, got one of 'stranger'",
+    ),
+    "an agent leaves without a flag": (
+        SIMPLE._replace(call="step", at=2, fault=with_attribute("agents", ["a"])),
+        r"expected a termination or truncation of 'b', which left `agents`, got neither",
+    ),
+    "possible_agents change": (
+        SIMPLE._replace(call="reset", at=2, fault=with_attribute("possible_agents", ["a"])),
+        r"expected the possible_agents \('a', 'b'\) as before, got \('a',\)",
+    ),
+    "no agents": (SIMPLE._replace(agents=()), r"expected possible_agents, each once, got none"),
+    "names that are equal as text": (
+        SIMPLE._replace(agents=(1, "1")),
+        r"expected agents whose names differ as text, none of them empty, got \(1, '1'\)",
+    ),
+    "an exception": (
+        SIMPLE._replace(call="step", at=2, fault=raising(ValueError("two\nlines"))),
+        r"generated_envs:make: step\(\): ValueError: two lines \(.*test_env_faults\.py:\d+\)",
+    ),
+    "exit()": (
+        SIMPLE._replace(call="step", at=2, fault=raising(SystemExit(0))),
+        r"generated_envs:make: step\(\): SystemExit: 0 \(",
+    ),
+    "a Sequence": (
+        SIMPLE._replace(obs_spaces=(BOX, spaces.Sequence(BOX))),
+        r"expected a space of fixed size .*, got Sequence\(.*, space of 'b'\)",
+    ),
+    "a space that is none": (
+        SIMPLE._replace(obs_spaces=(BOX, None)),
+        r"expected a space of gymnasium's, got NoneType \(generated_envs:make, space of 'b'\)",
+    ),
+    "spaces that miss an agent": (
+        SIMPLE._replace(action_spaces=(spaces.Discrete(2),)),
+        r"generated_envs:make: action_space\('b'\): IndexError: ",
+    ),
+    "an empty Box": (
+        SIMPLE._replace(obs_spaces=(BOX, spaces.Box(-1, 1, (0,)))),
+        r"expected 1 to 16777216 numbers, got 0 .*, space of 'b'\)",
+    ),
+    "an endless Discrete": (
+        SIMPLE._replace(action_spaces=(spaces.Discrete(2**40),) * 2),
+        r"expected 1 to 16777216 numbers, got 1099511627776 .*, space of 'a'\)",
+    ),
+    "whole numbers beyond float32": (
+        SIMPLE._replace(action_spaces=(spaces.Box(-(2**62), 2**62, (1,), np.int64),) * 2),
+        r"expected whole numbers within -16777216 to 16777216, got .*, space of 'a'\)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("plan", "line"), CASES.values(), ids=CASES)
+def test_what_is_wrong_is_said_in_one_line(plan: Plan, line: str) -> None:
+    if not line:
+        play(vector(plan))
+        return
+    with pytest.raises(UserError, match=line):
+        play(vector(plan))
+
+
+def test_finite_numbers_are_the_environments_own_business() -> None:
+    huge = np.full(3, 3e38, np.float32)
+    play(vector(SIMPLE._replace(call="step", at=2, fault=observed(huge))))
+    with np.errstate(over="ignore"):
+        play(vector(SIMPLE._replace(call="step", at=2, fault=valued(1, -3e38))))

@@ -131,3 +131,91 @@ def test_random_play_goes_through_all_ends() -> None:
     steps = play(make(CORRIDOR, num_envs=4, seed=1), 100)
     assert any(step.terminated.any() for step in steps)
     assert any(step.truncated.any() for step in steps)
+
+
+def complaint(factory: str) -> str:
+    with pytest.raises(UserError) as caught:
+        play(make(EnvConfig(name="pettingzoo", factory=factory), num_envs=2, seed=1), 3)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("factory", "line"),
+    [
+        (
+            "same",
+            "env.factory: expected a new environment at each call, got the same object twice "
+            "(odd_envs:same)",
+        ),
+        (
+            "same_within_a_wrapper",
+            "env.factory: expected a new environment at each call, got the same object twice "
+            "(odd_envs:same_within_a_wrapper)",
+        ),
+        (
+            "in_turns",
+            "env.factory: expected a parallel environment, got an AEC environment "
+            "(odd_envs:in_turns; pettingzoo.utils.conversions.aec_to_parallel makes one of it)",
+        ),
+        (
+            "Unseeded",
+            "env.factory: expected reset(seed=None, options=None), got a reset() without seed "
+            "(odd_envs:Unseeded)",
+        ),
+        (
+            "growing",
+            "env.name: expected environments that are all alike, got obs_sizes that differ: "
+            "(1, 1), (2, 2) (pettingzoo/odd_envs.growing)",
+        ),
+        (
+            "a_class",
+            "env.factory: odd_envs:a_class made a type, not a parallel environment",
+        ),
+    ],
+)
+def test_a_factory_that_makes_something_else_is_refused(factory: str, line: str) -> None:
+    assert complaint(f"odd_envs:{factory}") == line
+
+
+def test_an_environment_may_be_made_again_when_the_first_is_gone() -> None:
+    config = EnvConfig(name="pettingzoo", factory="odd_envs:same")
+    for _ in range(2):
+        play(make(config, num_envs=1, seed=1), 3)
+
+
+def test_whole_actions_are_rounded_within_their_bounds() -> None:
+    env = make(EnvConfig(name="pettingzoo", factory="odd_envs:Whole"), num_envs=1, seed=1)
+    env.reset()
+    env.send(np.array([[[0.6, -0.6], [9, -9]]], np.float32))
+    np.testing.assert_array_equal(env.recv().obs[0], [[1, -1], [2, -1]])
+
+
+def test_bounds_between_two_float32_numbers_are_never_exceeded() -> None:
+    env = make(EnvConfig(name="pettingzoo", factory="odd_envs:Fine"), num_envs=1, seed=1)
+    env.reset()
+    env.send(np.array([[[9], [-9]]], np.float32))  # the environment asserts that it contains them
+    env.recv()
+
+
+def test_who_is_not_in_turn_does_the_first_choice_and_decides_nothing() -> None:
+    env = make(EnvConfig(name="pettingzoo", factory="odd_envs:Turns"), num_envs=1, seed=1)
+    for at, step in enumerate(play(env, 20)):
+        turn = at % LIMIT % 2
+        assert step.active[0].tolist() == [turn == 0, turn == 1]
+        waiting = step.available_actions[0, 1 - turn]
+        assert waiting.tolist() == [True] + [False] * 4
+        own = [2, 5][turn]
+        assert step.available_actions[0, turn].tolist() == [True] * own + [False] * (5 - own)
+
+
+def test_one_that_terminates_beside_one_that_is_cut_off_is_a_truncation() -> None:
+    env = make(EnvConfig(name="pettingzoo", factory="odd_envs:BothEnds"), num_envs=1, seed=1)
+    steps = play(env, LIMIT)
+    assert steps[-1].truncated[0]
+    assert not steps[-1].terminated[0]
+
+
+def test_names_are_one_part_of_a_path() -> None:
+    env = make(EnvConfig(name="pettingzoo", factory="odd_envs:Slashes"), num_envs=1, seed=1)
+    assert env.spec.agents == ("red%2F0", "%2E", "100%25")
+    assert len(play(env, 3)) == 4
