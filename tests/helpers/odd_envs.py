@@ -424,3 +424,14 @@ class Growing(Echo):
 
 def growing() -> Growing:
     return Growing()
+
+
+class Broken(Echo):
+    """Shows "b" what is no number from the third step on."""
+
+    def step(self, actions: dict[str, Any]) -> tuple[Any, Any, Any, Any, Any]:
+        obs, *rest = super().step(actions)
+        shown = dict(obs)
+        if self.step_count > 2:
+            shown["b"] = np.full(1, np.nan)
+        return shown, *rest

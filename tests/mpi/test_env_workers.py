@@ -19,10 +19,14 @@ import psutil
 import pytest
 from limits import hang_limit_s
 from playing import assert_equal, play
+from small_runs import made
 
 from sde_harl.config.schema import EnvConfig
 from sde_harl.envs.registry import make
-from sde_harl.envs.vector.worker_protocol import WorkerSetup, setup_from_json
+from sde_harl.envs.specs import from_json
+from sde_harl.envs.vector.ring import memory_size
+from sde_harl.envs.vector.worker_protocol import RESET, WorkerSetup, setup_from_json
+from sde_harl.envs.vector.workers import SETTINGS
 from sde_harl.errors import UserError
 
 SPREAD = EnvConfig(name="mpe", map="simple_spread")
@@ -214,3 +218,86 @@ def test_a_setup_comes_back_from_its_line() -> None:
 def test_a_setup_that_is_wrong_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         setup_from_json(json.dumps(SETUP._asdict() | change).encode())
+
+
+@pytest.mark.parametrize("is_stopped", [True, False], ids=["stopped", "hung"])
+def test_a_worker_that_gives_no_answer_is_named_and_killed(is_stopped: bool) -> None:
+    config = EnvConfig(name="pettingzoo", factory="odd_envs:Stuck", workers=1)
+    env = make(config, num_envs=2, seed=1, first_env=4, timeout_s=1.0)
+    [worker] = workers_of(env)
+    if is_stopped:
+        worker.suspend()
+    else:
+        env.reset()
+        env.send(np.zeros((2, 2, 2), np.int32))
+    with pytest.raises(
+        UserError,
+        match=r"^environment worker 0 \(environments 4 to 5\) failed: no answer within 1 s "
+        r"\(link\.failure_timeout_s\): it is stopped, or its environment hangs$",
+    ):
+        env.reset()
+    wait_until_gone([worker])
+    env.close()
+
+
+def test_a_run_gives_its_workers_the_time_of_its_executors(tmp_path: Path) -> None:
+    words = ["--env", "mpe", "--algo", "happo", "env.workers=1", "link.failure_timeout_s=1.5"]
+    before = psutil.Process().children()
+    learner = made(tmp_path, *words, "train.slots=1")
+    [worker] = [each for each in psutil.Process().children() if each not in before]
+    worker.suspend()
+    with pytest.raises(UserError, match=r"no answer within 1\.5 s \(link\.failure_timeout_s\)"):
+        learner.run()
+    wait_until_gone([worker])
+
+
+def test_numbers_from_workers_are_checked() -> None:
+    env = make(
+        EnvConfig(name="pettingzoo", factory="odd_envs:Broken", workers=2), num_envs=4, seed=1
+    )
+    with pytest.raises(UserError, match=r"observation of agent b, got nan .*, environment 0\)$"):
+        play(env, 5)
+    env.close()
+
+
+def start_worker(memory: int) -> subprocess.Popen[bytes]:
+    """Starts a worker with no vector on the other side."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "sde_harl.envs.vector.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        pass_fds=(memory,),
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        bufsize=0,
+    )
+
+
+@pytest.mark.parametrize("moment", ["start", "spec", "step"])
+def test_a_worker_without_a_parent_ends_without_a_word(moment: str) -> None:
+    memory = os.memfd_create("environments")
+    config = CORRIDOR.model_copy(update={"workers": 1})
+    setup = SETUP._replace(
+        env={name: getattr(config, name) for name in SETTINGS},
+        num_envs=2,
+        memory=memory,
+        parent=os.getpid(),
+    )
+    with start_worker(memory) as worker:
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        assert worker.stderr is not None
+        if moment == "step":
+            worker.stdin.write(setup.to_json() + b"\n")
+            spec = from_json(worker.stdout.readline())
+            os.ftruncate(memory, memory_size(spec, 2))
+            worker.stdout.close()
+            worker.stdin.write(bytes((RESET, 0)))
+        elif moment == "spec":
+            worker.stdout.close()
+            worker.stdin.write(setup.to_json() + b"\n")
+        worker.stdin.close()
+        said = worker.stderr.read()
+        worker.wait(hang_limit_s())
+    os.close(memory)
+    assert said == b""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -614,3 +617,77 @@ def test_any_text_gives_a_config_or_one_line(text: str) -> None:
 @example(["--"], True)
 def test_any_command_line_gives_a_request_or_one_line(words: list[str], file: bool) -> None:
     config_or_line(parse, [SMAC, *words] if file else words)
+
+
+CODE = "env: {name: pettingzoo, factory: 'odd_envs:Corridor'}\nalgo: {name: happo}"
+SENSOR = """
+env: {name: devices, spec: spec.json}
+algo: {name: happo}
+train: {load: last.pt}
+executor: {sensor: 'robots:Arm'}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "spelt"),
+    [(CODE, "env.factory", "odd_envs:Corridor"), (SENSOR, "executor.sensor", "robots:Arm")],
+)
+def test_code_that_a_file_names_needs_trust(
+    text: str, key: str, spelt: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "strange.yaml"
+    write(file, text)
+    assert complaint(str(file)) == (
+        f"{key}: expected --trust on the command line, for this file names code to run, "
+        f"got {spelt} ({file}); if you trust it, add --trust or {key}={spelt}"
+    )
+    for word in ("--trust", f"{key}={spelt}", f"--{key}={spelt}"):
+        assert get(parsed(str(file), word), key) == spelt
+    assert spelt in parse([str(file), "--print-config"]).text
+
+
+def test_code_that_is_not_run_needs_no_trust(tmp_path: Path) -> None:
+    file = tmp_path / "old.yaml"
+    write(file, CODE)
+    assert parsed(str(file), "env.name=mpe", "env.map=simple_spread").env.name == "mpe"
+
+
+def test_a_file_can_not_pass_for_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "command line", CODE)
+    monkeypatch.chdir(tmp_path)
+    assert complaint("command line").startswith("env.factory: expected --trust")
+
+
+def test_no_shipped_file_names_code() -> None:
+    for path in [*PRESETS.rglob("*.yaml"), *EXPERIMENTS]:
+        named = layer_of(path.read_text(), str(path))
+        assert not set(named) & {"env.factory", "executor.sensor"}, path
+
+
+MISSING = """
+import sys
+from sde_harl.errors import UserError
+from sde_harl.run import lead
+try:
+    lead(sys.argv[1:], None)
+except UserError as error:
+    print(error)
+print("torch" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("factory", ["no_such_module:make", "odd_envs:no_such_function"])
+def test_a_missing_factory_is_found_before_the_heavy_imports(factory: str) -> None:
+    words = ["--env", "pettingzoo", "--algo", "happo", f"env.factory={factory}"]
+    done = subprocess.run(
+        [sys.executable, "-c", MISSING, *words],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    line, is_torch_there = done.stdout.splitlines()
+    assert line.startswith("env.factory: can't take ")
+    assert is_torch_there == "False"
