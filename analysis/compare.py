@@ -18,6 +18,7 @@ from rich.console import Console
 
 from sde_harl.analysis import figures, program, tables
 from sde_harl.analysis.comparison import Groups, Member, Row, align, compare, group, member
+from sde_harl.analysis.each_run import of_each
 from sde_harl.analysis.reference import read_reference
 from sde_harl.record.reader import Run
 
@@ -92,7 +93,7 @@ def _read_rivals(reference: Path, members: list[Member]) -> list[Member]:
 
 
 def find(runs: list[Run], args: argparse.Namespace) -> program.Findings:
-    members = [member(run) for run in runs]
+    members = of_each(runs, member)
     if args.reference:
         members += _read_rivals(args.reference, members)
     groups = group(members)

@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from sde_harl.analysis import program, tables
+from sde_harl.analysis.each_run import of_each
 from sde_harl.analysis.energy_estimates import Estimate, estimate, host_and_watts
 from sde_harl.record.reader import Run
 from sde_harl.record.terminal import PlainConsole
@@ -45,7 +46,9 @@ def show(estimates: list[Estimate], console: Console) -> None:
 
 
 def report(runs: list[Run], args: argparse.Namespace) -> None:
-    estimates = [each for run in runs for each in estimate(run, dict(args.watts))]
+    watts = dict(args.watts)
+    found = of_each(runs, lambda run: estimate(run, watts))
+    estimates = [each for of_run in found for each in of_run]
     text = program.as_json([asdict(each) for each in estimates])
     # Only JSON on standard output: a program that reads it can't read a table too.
     if args.json == STDOUT:

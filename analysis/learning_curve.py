@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sde_harl.analysis import figures, program, tables
+from sde_harl.analysis.each_run import of_each
 from sde_harl.analysis.learning_curves import Curve, by_experiment, learning_curve
 from sde_harl.analysis.statistics import spread
 from sde_harl.record.reader import Run
@@ -80,7 +81,7 @@ def plot(curves: list[Curve], target: Path) -> None:
 
 
 def find(runs: list[Run], args: argparse.Namespace) -> program.Findings:
-    curves = [learning_curve(run) for run in runs]
+    curves = of_each(runs, learning_curve)
     return program.Findings(
         rows=[asdict(curve) for curve in curves],
         show=lambda console: show(curves, console),

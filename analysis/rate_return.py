@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from sde_harl.analysis import figures, program, tables
+from sde_harl.analysis.each_run import of_each
 from sde_harl.analysis.rates import Point, Row, point, rate_rows
 from sde_harl.record.reader import Run
 
@@ -156,7 +157,7 @@ def _bits_to_bytes(bits: Any) -> Any:
 
 
 def find(runs: list[Run], args: argparse.Namespace) -> program.Findings:
-    points = [point(run) for run in runs]
+    points = of_each(runs, point)
     rows = rate_rows(points)
 
     def show_all(console: Console) -> None:

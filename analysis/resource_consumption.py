@@ -20,6 +20,7 @@ from sde_harl.analysis import figures, program, tables
 from sde_harl.analysis.consumption import ALL, Report, Row, summarise
 from sde_harl.analysis.consumption_csv import write_csv
 from sde_harl.analysis.consumption_tables import show
+from sde_harl.analysis.each_run import of_each
 from sde_harl.analysis.latency import STAGES
 from sde_harl.analysis.power_meter import host_and_file
 from sde_harl.record.reader import Run
@@ -111,7 +112,8 @@ def _draw_bytes(axes: Any, report: Report) -> None:
 
 
 def report_on(runs: list[Run], args: argparse.Namespace) -> None:
-    reports = [summarise(run, dict(args.meter)) for run in runs]
+    meters = dict(args.meter)
+    reports = of_each(runs, lambda run: summarise(run, meters))
     # JSON on standard output must be all that stands there.
     if args.json != STDOUT:
         console = PlainConsole(width=WIDTH)

@@ -19,6 +19,7 @@ import numpy as np
 from rich.console import Console
 
 from sde_harl.analysis import figures, program, tables
+from sde_harl.analysis.each_run import of_each
 from sde_harl.analysis.role_groups import Agent, RoleGroups, role_groups
 from sde_harl.record.reader import Run
 from sde_harl.record.schema import Array
@@ -114,7 +115,7 @@ def _label(agent: Agent) -> str:
 
 
 def find(runs: list[Run], args: argparse.Namespace) -> program.Findings:
-    found = [role_groups(run) for run in runs]
+    found = of_each(runs, role_groups)
 
     def show_all(console: Console) -> None:
         for each in found:

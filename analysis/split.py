@@ -17,6 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from sde_harl.analysis import figures, program, tables
+from sde_harl.analysis.each_run import of_each
 from sde_harl.analysis.splits import Split, cost, group_splits
 from sde_harl.record.reader import Run
 
@@ -177,7 +178,7 @@ def _means(splits: list[Split], name: str) -> list[float]:
 
 
 def find(runs: list[Run], args: argparse.Namespace) -> program.Findings:
-    splits = group_splits([cost(run) for run in runs])
+    splits = group_splits(of_each(runs, cost))
     return program.Findings(
         rows=[asdict(each) for each in splits],
         show=lambda console: show(splits, console),

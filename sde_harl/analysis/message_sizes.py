@@ -42,7 +42,7 @@ def bytes_per_decision(run: Run, decisions: Columns, sent: list[Span]) -> Bytes:
         return UNKNOWN
     environments = decisions["environments"].astype(np.float64)
     count = max(float(environments.sum()), 1.0)  # a row may be of no environment
-    latent = float(run.meta.get("latent", math.nan))
+    latent = float(run.number("latent") or math.nan)
     return Bytes(
         payload=float(decisions["payload_bytes"].sum()) / count,
         ideal=_ideal(decisions["ideal_bits"], environments),
@@ -76,7 +76,7 @@ def _observation(run: Run, agents: Array, environments: Array) -> float:
     if not ((agents >= 0) & (agents < len(sizes))).all():
         return math.nan
     element_bytes = 4
-    if run.meta.get("obs_dtype") == "uint8":
+    if run.text("obs_dtype") == "uint8":
         element_bytes = 1
     count = max(float(environments.sum()), 1.0)
     return float((element_bytes * sizes[agents] * environments).sum()) / count

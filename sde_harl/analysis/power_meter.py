@@ -36,8 +36,15 @@ def read_meter(path: Path, run: Run) -> MeterReadings:
     # The integral of power over time, by the trapezoidal rule.
     steps = 0.5 * (watts[1:] + watts[:-1]) * np.diff(unix_s)
     joules = np.concatenate([[0.0], np.cumsum(steps)])
-    started = datetime.fromisoformat(str(run.meta["started"])).timestamp()
-    return MeterReadings(time_s=unix_s - started, joules=joules)
+    return MeterReadings(time_s=unix_s - _started(run), joules=joules)
+
+
+def _started(run: Run) -> float:
+    """Returns when the run started, in seconds of Unix."""
+    try:
+        return datetime.fromisoformat(run.text("started")).timestamp()
+    except (ValueError, OverflowError) as error:
+        raise UserError(f"{run.path}: /meta doesn't tell when it started") from error
 
 
 def _read_columns(path: Path) -> tuple[Array, Array]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from sde_harl.analysis.each_run import NONSENSE
 from sde_harl.errors import ExitCode, UserError
 from sde_harl.record.reader import Run, open_run, run_files
 from sde_harl.record.terminal import PlainConsole
@@ -60,6 +61,11 @@ def run(
     try:
         runs = _open_runs(args.runs)
         report(runs, args)
+    except NONSENSE as error:
+        names = ", ".join(map(str, args.runs))
+        message = printable(f"{names}: can't be shown: {error}")
+        print(f"{Path(parser.prog).stem}: {message}", file=sys.stderr)
+        return ExitCode.USER_ERROR
     except (UserError, OSError) as error:
         print(f"{Path(parser.prog).stem}: {printable(str(error))}", file=sys.stderr)
         return ExitCode.USER_ERROR

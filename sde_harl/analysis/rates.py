@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from sde_harl.analysis.learning_curves import learning_curve
-from sde_harl.analysis.run_config import config_section
+from sde_harl.analysis.run_config import setting
 from sde_harl.analysis.statistics import Spread, spread
-from sde_harl.errors import UserError
 from sde_harl.record.reader import Columns, Run
 
-DEFAULT_LATENT_SCALE = 4
+DEFAULT_LATENT_SCALE = 4.0
 
 
 class Setting(NamedTuple):
@@ -99,7 +98,7 @@ def _setting(run: Run, measure: str) -> Setting:
         measure=measure,
         codec=codec,
         trained=trained,
-        latent=int(run.meta.get("latent", 0)),
+        latent=run.number("latent"),
     )
 
 
@@ -138,24 +137,20 @@ def _describe_entropy_codec(run: Run) -> str:
 
     Raises UserError where the configuration can't be read.
     """
-    try:
-        return _describe(config_section(run, "codec"))
-    except (UserError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{run.path}: /meta config doesn't tell the codec's settings") from error
-
-
-def _describe(codec: dict[str, Any]) -> str:
     # A run from before a key existed had what is the default today. A target of bytes comes
     # first: the controller then moves lambda, and the configured one says nothing.
+    target_bytes = setting(run, "codec.target_bytes", 0.0, kind=float)
+    scale = setting(run, "codec.latent_scale", DEFAULT_LATENT_SCALE, kind=float)
+    warm_up = setting(run, "codec.rate_warmup", 0.0, kind=float)
     parts = []
-    if codec.get("target_bytes", 0):
-        parts.append(f"{codec['target_bytes']:g} bytes")
+    if target_bytes:
+        parts.append(f"{target_bytes:g} bytes")
     else:
-        parts.append(f"lambda {codec['rate_coef']:g}")
-    parts.append(f"scale {codec.get('latent_scale', DEFAULT_LATENT_SCALE):g}")
-    if codec.get("rate_warmup", 0):
-        parts.append(f"warm-up {codec['rate_warmup']:g}")
-    if codec.get("share_tables", False):
+        parts.append(f"lambda {setting(run, 'codec.rate_coef', kind=float):g}")
+    parts.append(f"scale {scale:g}")
+    if warm_up:
+        parts.append(f"warm-up {warm_up:g}")
+    if setting(run, "codec.share_tables", False, kind=bool):
         parts.append("shared tables")
     return ", ".join(parts)
 

@@ -63,7 +63,7 @@ def role_groups(run: Run) -> RoleGroups:
         path=str(run.path),
         env=run.env,
         seed=run.seed,
-        source=str(run.meta.get("roles_source", "unknown")),
+        source=run.text("roles_source"),
         groups=groups,
         agents=_agents(run, own, points),
         points=points.tolist(),

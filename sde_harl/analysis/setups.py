@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from sde_harl.analysis.devices import SERVER, device_cpu_counters, device_energies
+from sde_harl.analysis.each_run import of_each
 from sde_harl.analysis.latency import is_on_device, stage_times
-from sde_harl.analysis.run_config import config_section
+from sde_harl.analysis.run_config import setting
 from sde_harl.analysis.statistics import Quantiles, quantiles
 from sde_harl.analysis.traffic import Span, spans
 from sde_harl.errors import UserError
@@ -71,8 +72,7 @@ def setups(runs: list[Run]) -> list[Setup]:
     first = runs[0]
     _check_comparable(runs)
     members: dict[str, list[_Totals]] = {}
-    for run in runs:
-        totals = _totals(run)
+    for totals in of_each(runs, _totals):
         members.setdefault(totals.setup, []).append(totals)
     if CODED not in members:
         raise UserError(
@@ -162,7 +162,7 @@ def _growth(cpu_s: Array) -> float:
 
 
 def _setup_name(run: Run) -> str:
-    local_blocks = config_section(run, "policy")["local_blocks"]
+    local_blocks = setting(run, "policy.local_blocks", kind=int)
     if is_on_device(run):
         return ON_DEVICES
     if local_blocks == 0 and run.codec == "float32":

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from sde_harl.analysis.devices import device_cpu_counters, device_energies
 from sde_harl.analysis.energy import energy_notes, host_energies
 from sde_harl.analysis.latency import is_on_device, stage_times
-from sde_harl.analysis.run_config import config_section
+from sde_harl.analysis.run_config import setting
 from sde_harl.analysis.statistics import Spread, quantiles, spread
 from sde_harl.errors import UserError
 from sde_harl.record.reader import Columns, Run
@@ -90,8 +90,6 @@ def cost(run: Run) -> Cost:
 
     Raises UserError where it has no decisions, or where its configuration can't be read.
     """
-    policy = config_section(run, "policy")
-    train = config_section(run, "train")
     decisions = run.table("decisions")
     if not decisions:
         raise UserError(f"{run.path}: no decisions were recorded in this run (record.decisions)")
@@ -99,20 +97,20 @@ def cost(run: Run) -> Cost:
     device_mj, energy = _device_mj(run)
     steps = _learnt_steps(run)
     return Cost(
-        key=_key(run, policy, decisions),
+        key=_key(run, decisions),
         seed=run.seed,
         figures=_figures(run, decisions, one_process, device_mj=device_mj, steps=steps),
         energy=energy,
-        untrained=not steps and str(train.get("load", "none")) == "none",
+        untrained=not steps and setting(run, "train.load", "none", kind=str) == "none",
         one_process=one_process,
     )
 
 
-def _key(run: Run, policy: dict[str, Any], decisions: Columns) -> SplitKey:
+def _key(run: Run, decisions: Columns) -> SplitKey:
     return SplitKey(
         env=run.env,
-        blocks=int(policy["blocks"]),
-        local_blocks=int(policy["local_blocks"]),
+        blocks=setting(run, "policy.blocks", kind=int),
+        local_blocks=setting(run, "policy.local_blocks", kind=int),
         codec=run.codec,
         # Most messages are of one size; those of evaluations may be smaller.
         rows=int(np.median(decisions["environments"])),

@@ -5,7 +5,6 @@ N agents, E rows (decisions) of a message, O observation, Z latent, A outputs of
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,8 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sde_harl.analysis.each_run import of_run
+from sde_harl.analysis.run_config import setting
 from sde_harl.codec.registry import PLAIN, Codec, make_codec
-from sde_harl.config.layers import from_yaml
 from sde_harl.config.schema import Config
 from sde_harl.draws.counters import Draw, Purpose
 from sde_harl.envs.base import EnvSpec
@@ -25,7 +25,7 @@ from sde_harl.policy.inference.local_nets import LocalNets
 from sde_harl.policy.inference.on_device import OnDevicePolicy
 from sde_harl.policy.shapes import local_shape, on_device_shape
 from sde_harl.policy.split_policy import SplitPolicy
-from sde_harl.record.reader import open_run
+from sde_harl.record.reader import Run, open_run
 
 CALLS = 200
 WARM_UP = 20
@@ -71,12 +71,15 @@ class RunCost(NamedTuple):
 
 def from_run(path: Path) -> RunCost:
     """Reads a run's record. Raises UserError where it holds no decisions or no times."""
-    run = open_run(path)
+    return of_run(open_run(path), _run_cost)
+
+
+def _run_cost(run: Run) -> RunCost:
+    path = run.path
     table = run.table("decisions")
-    meta = {key: str(value) for key, value in run.meta.items()}
-    if not table or "config" not in meta or "agents" not in meta:
+    if not table:
         raise UserError(f"{path}: no decisions were recorded in this run (record.decisions)")
-    codec = meta["codec"]
+    codec = run.codec
     # A policy that runs entirely on its device has no other stages.
     on_device = codec == "none"
     local = _microseconds(table["t_local"], path)
@@ -86,10 +89,10 @@ def from_run(path: Path) -> RunCost:
     acting = _microseconds(table["t_policy"], path, absent=on_device)
     payload_bytes = float(table["payload_bytes"].mean())
     cost = PolicyCost(
-        local_blocks=from_yaml(meta["config"], f"{path} /meta").policy.local_blocks,
+        local_blocks=setting(run, "policy.local_blocks", kind=int),
         codec=codec,
         rows=int(np.median(table["environments"])),
-        agents=len(json.loads(meta["agents"])),
+        agents=len(run.json_list("agents")),
         local_us=_median(local),
         encode_us=_median(encode),
         decode_us=_median(decode),

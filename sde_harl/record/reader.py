@@ -6,21 +6,21 @@ that could not train.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
 
 from sde_harl.errors import UserError
-from sde_harl.record.schema import Array, Trajectory
+from sde_harl.record.datasets import array, attribute, column, member, subgroup
+from sde_harl.record.schema import META, SCALAR, STEP, TABLES, Array, Trajectory
+from sde_harl.text import strict_json
 
 Columns = dict[str, Array]
-MetaValue = str | int | float
+MetaValue = str | int
 
 SWEEP_INDEX = "sweep.json"
 """The file in a sweep's folder that names its finished runs."""
@@ -37,14 +37,14 @@ class Run:
     meta: dict[str, MetaValue]
 
     def table(self, name: str) -> Columns:
-        """Returns a table's columns, all of one length.
+        """Returns a table's columns as the schema has them, all of one length.
 
-        The result is empty where the table is missing or has no rows. Raises UserError where the
-        table is damaged.
+        The result is empty where the table is missing or has no rows. Raises UserError where it is
+        damaged, and where a column is missing or isn't what the schema says.
         """
         # Opened for each table: a comparison of hundreds of runs would keep too many files open.
         with _open(self.path, f"/{name} is damaged") as file:
-            columns = _read_columns(file.get(name))
+            columns = _read_columns(file, name)
         # A killed writer leaves columns of unequal length: rows that one lacks are left out.
         rows = min((len(values) for values in columns.values()), default=0)
         if rows == 0:
@@ -53,51 +53,64 @@ class Run:
 
     def trajectory(self, number: int) -> Trajectory:
         """Returns a recorded episode. Raises UserError where the file doesn't hold all of it."""
-        name = f"trajectories/episode_{number}"
-        with _open(self.path, f"/{name} can't be read") as file:
-            group = file[name]
+        name = f"episode_{number}"
+        with _open(self.path, f"/trajectories/{name} can't be read") as file:
+            group = subgroup(subgroup(file, "trajectories"), name)
+            seed = attribute(group, "seed", int)
+            if seed is None:
+                raise ValueError("it has no seed")
             return Trajectory(
-                observations={agent: data[:] for agent, data in group["observations"].items()},
-                actions={agent: data[:] for agent, data in group["actions"].items()},
-                rewards=group["rewards"][:],
-                terminations=group["terminations"][:],
-                truncations=group["truncations"][:],
-                seed=int(group.attrs["seed"]),
+                observations=_arrays(subgroup(group, "observations")),
+                actions=_arrays(subgroup(group, "actions")),
+                rewards=array(group, "rewards"),
+                terminations=array(group, "terminations"),
+                truncations=array(group, "truncations"),
+                seed=int(seed),
             )
 
     def json_list(self, name: str) -> list[Any]:
         """Returns a /meta attribute that holds a JSON list; empty where the attribute is missing.
 
-        Raises UserError where it holds something else.
+        Raises UserError where it holds something else, or items that such a list never has.
         """
         try:
-            value = json.loads(str(self.meta.get(name, "[]")))
+            value = strict_json(self.text(name, "[]"))
         except ValueError as error:
-            raise UserError(f"{self.path}: /meta {name} isn't JSON") from error
+            raise UserError(f"{self.path}: /meta {name} isn't JSON: {error}") from error
         if not isinstance(value, list):
             raise UserError(f"{self.path}: /meta {name} isn't a list")
+        if not all(map(ITEMS[name], value)):
+            raise UserError(f"{self.path}: /meta {name} holds what no record of ours holds")
         return value
+
+    def text(self, name: str, missing: str = "unknown") -> str:
+        """Returns a /meta attribute as text."""
+        return str(self.meta.get(name, missing))
+
+    def number(self, name: str) -> int:
+        """Returns a /meta attribute that is a whole number; 0 where it is missing."""
+        return int(self.meta.get(name, 0))
 
     @property
     def env(self) -> str:
-        return str(self.meta.get("env", "unknown"))
+        return self.text("env")
 
     @property
     def algo(self) -> str:
-        return str(self.meta.get("algo", "unknown"))
+        return self.text("algo")
 
     @property
     def codec(self) -> str:
-        return str(self.meta.get("codec", "unknown"))
+        return self.text("codec")
 
     @property
     def emulated(self) -> str:
         """Says which links and devices are emulated, and as what; empty where none is."""
-        return str(self.meta.get("emulated", ""))
+        return self.text("emulated", "")
 
     @property
     def seed(self) -> str:
-        return str(self.meta.get("seed", "?"))
+        return self.text("seed", "?")
 
     @property
     def exp(self) -> str:
@@ -113,12 +126,13 @@ def open_run(path: Path) -> Run:
     # h5py's own message for a missing file is long and full of its internals.
     if not path.exists():
         raise UserError(f"{path}: no such file")
-    with _open(path, "damaged, or not an HDF5 file") as file:
-        group = file.get("meta")
-        if not isinstance(group, h5py.Group):
-            raise UserError(f"{path}: not a run's record: it has no /meta")
-        meta = {key: _plain(value) for key, value in group.attrs.items()}
-    return Run(path=path, meta=meta)
+    # Asked before it is opened: a pipe would wait for its writer.
+    if not path.is_file():
+        raise UserError(f"{path}: not a file")
+    with _open(path, "damaged, or not a run's record") as file:
+        group = subgroup(file, "meta")
+        found = {name: attribute(group, name, kind) for name, kind in META.items()}
+    return Run(path=path, meta={name: value for name, value in found.items() if value is not None})
 
 
 def run_files(path: Path) -> list[Path]:
@@ -129,57 +143,74 @@ def run_files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     try:
-        index = json.loads((path / SWEEP_INDEX).read_text(encoding="utf-8"))
-        folders = dict(index["runs"]).values()
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        index = strict_json((path / SWEEP_INDEX).read_text(encoding="utf-8"))
+        folders = list(index["runs"].values())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: neither a run.h5 nor the folder of a sweep: {SWEEP_INDEX} can't be read"
         ) from error
-    return [path / str(folder) / "run.h5" for folder in folders]
+    if not all(isinstance(folder, str) and folder.isprintable() for folder in folders):
+        raise UserError(f"{path}: {SWEEP_INDEX} names runs that are no folders")
+    return [path / folder / "run.h5" for folder in folders]
 
 
 @contextmanager
 def _open(path: Path, problem: str) -> Iterator[h5py.File]:
-    """Opens the file; turns h5py's errors into a UserError that names file and `problem`."""
+    """Opens the file; turns whatever it raises into a UserError that names file and `problem`."""
     try:
         # No lock: a run that still writes may be looked at; each flush leaves a consistent file.
         with h5py.File(path, "r", locking=False) as file:
             yield file
-    # Depending on what is damaged, h5py raises any of the three.
-    except (OSError, RuntimeError, KeyError) as error:
+    # All that happens inside is reading, and h5py raises nearly every kind of error for a damaged
+    # file: a list of them would be short of one.
+    except Exception as error:
         raise UserError(f"{path}: {problem}: {_first_line(error)}") from error
 
 
-def _read_columns(group: object) -> Columns:
-    if not isinstance(group, h5py.Group):
+def _read_columns(file: h5py.File, name: str) -> Columns:
+    group = member(file, name)
+    if group is None:
         return {}
-    return {key: _read(data) for key, data in group.items() if isinstance(data, h5py.Dataset)}
+    if not isinstance(group, h5py.Group):
+        raise ValueError("it is no table")
+    # An algorithm names its own scalars.
+    columns = TABLES[name] or {each: SCALAR for each in group}
+    if "step" in columns:
+        columns = {**columns, "step": STEP}
+    return {each: column(group, each, expected) for each, expected in columns.items()}
 
 
-def _read(data: h5py.Dataset) -> Array:
-    """Returns the values; where the last chunk can't be read, those before it."""
-    try:
-        return np.asarray(data[:])
-    except OSError:
-        # A kill can leave a column whose length already counts a chunk that isn't on the disk.
-        chunk = len(data)
-        if data.chunks:
-            chunk = data.chunks[0]
-        readable = max(0, len(data) - 1) // chunk * chunk
-        return np.asarray(data[:readable])
+def _arrays(group: h5py.Group) -> dict[str, Array]:
+    return {name: array(group, name) for name in group}
 
 
-def _plain(value: object) -> MetaValue:
-    """Returns an attribute as Python's own type; h5py gives numpy's."""
-    if isinstance(value, bytes):
-        return value.decode(errors="replace")
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, (str, int, float)):
-        return value
-    return str(value)
+def _is_text(item: Any) -> bool:
+    return isinstance(item, str)
+
+
+def _is_count(item: Any) -> bool:
+    return type(item) is int and 0 <= item < 1 << 31  # True is an int too
+
+
+def _is_host(item: Any) -> bool:
+    # Older records hold the host's name alone.
+    return isinstance(item, (str, dict))
+
+
+def _is_group(item: Any) -> bool:
+    return isinstance(item, list) and all(map(_is_count, item))
+
+
+ITEMS: dict[str, Callable[[Any], bool]] = {
+    "agents": _is_text,
+    "groups": _is_group,
+    "hosts": _is_host,
+    "obs_sizes": _is_count,
+    "unit_types": _is_text,
+}
+"""The lists in /meta, and what each of their items is."""
 
 
 def _first_line(error: Exception) -> str:
     # str() of a KeyError is its message in quotes.
-    return str(error).strip("'\"").partition("\n")[0]
+    return str(error).strip("'\"").partition("\n")[0] or type(error).__name__

@@ -19,41 +19,49 @@ class Column(NamedTuple):
     dtype: str
     unit: str
     description: str
+    least: int | None = None
+    """The least value that a reader takes; None: any."""
 
 
 # Every time column follows the same rule, so that a reader needs one test for "not measured".
 UNKNOWN_TIME = "0 or less: unknown"
 
-STEP = Column("i8", "environment steps", "environment steps played when the row was written")
-RANK = Column("i4", "1", "MPI rank")
+STEP = Column(
+    "i8", "environment steps", "environment steps played when the row was written", least=0
+)
+RANK = Column("i4", "1", "MPI rank", least=0)
 
 # One row for each episode, of training or of an evaluation.
 EPISODES = {
     "step": STEP,
-    "slot": Column("i4", "1", "slot of the environment; slots are played in turn"),
-    "env": Column("i4", "1", "number of the environment"),
+    "slot": Column("i4", "1", "slot of the environment; slots are played in turn", least=0),
+    "env": Column("i4", "1", "number of the environment", least=0),
     "train": Column("?", "1", "true: played for training, false: played in an evaluation"),
     "seed": Column("i8", "1", "seed of the environment"),
-    "length": Column("i4", "environment steps", "length of the episode"),
+    "length": Column("i4", "environment steps", "length of the episode", least=0),
     "return": Column("f8", "reward", "undiscounted return of the team"),
-    "won": Column("i1", "1", "1: won, 0: lost, -1: unknown"),
+    "won": Column("i1", "1", "1: won, 0: lost, -1: unknown", least=-1),
     "policy_version": Column("i8", "1", "version of the published policy at the episode's end"),
 }
 
 # One row for each agent and message, so this is by far the longest table.
 DECISIONS = {
     "step": STEP,
-    "agent": Column("i4", "1", "agent that the message is from"),
+    "agent": Column("i4", "1", "agent that the message is from", least=0),
     "train": Column("?", "1", "true: decided in training, false: decided in an evaluation"),
     "rank": Column("i4", "1", "MPI rank of the executor that encoded the message"),
-    "environments": Column("i4", "decisions", "environments (rows) in the message"),
+    "environments": Column("i4", "decisions", "environments (rows) in the message", least=0),
     "payload_bytes": Column(
-        "i4", "byte", "coded latents; of a policy on the device: the actions it sent instead"
+        "i4",
+        "byte",
+        "coded latents; of a policy on the device: the actions it sent instead",
+        least=0,
     ),
     "wire_bytes": Column(
         "i4",
         "byte",
         "frame with header and payload; the agent's share where several agents share one message",
+        least=0,
     ),
     "ideal_bits": Column(
         "f8", "bit", "-log2 of the probability of the symbols; negative or NaN: unknown"
@@ -77,20 +85,25 @@ DECISIONS = {
         "f4", "steps", "mean age of the latents used; 0: all are fresh, NaN: there were none"
     ),
     "deadline_missed": Column(
-        "i4", "decisions", "environments whose latents had not arrived by the deadline"
+        "i4", "decisions", "environments whose latents had not arrived by the deadline", least=0
     ),
     "idle": Column(
-        "i4", "decisions", "environments in which the agent did nothing, because it had no latents"
+        "i4",
+        "decisions",
+        "environments in which the agent did nothing, because it had no latents",
+        least=0,
     ),
     "fallback": Column(
         "i4",
         "decisions",
         "environments in which the fallback head chose the action, because there were no latents",
+        least=0,
     ),
     "late": Column(
         "i4",
         "messages",
         "answers to earlier decisions that arrived since the last row; in payload_bytes too",
+        least=0,
     ),
 }
 
@@ -100,8 +113,8 @@ RESOURCES = {
     "step": STEP,
     "time_s": Column("f8", "s", "time since the start of the run"),
     "cpu_s": Column("f8", "s", "processor time of the process so far, user and system"),
-    "rss_bytes": Column("i8", "byte", "resident memory"),
-    "peak_rss_bytes": Column("i8", "byte", "largest resident memory so far"),
+    "rss_bytes": Column("i8", "byte", "resident memory", least=0),
+    "peak_rss_bytes": Column("i8", "byte", "largest resident memory so far", least=0),
     "joules": Column(
         "f8",
         "J",
@@ -118,6 +131,7 @@ RESOURCES = {
         "i8",
         "decisions",
         "decisions made so far by the executor's fallback heads while the server was silent",
+        least=0,
     ),
 }
 
@@ -125,30 +139,38 @@ RESOURCES = {
 TRAFFIC = {
     "rank": RANK,
     "step": STEP,
-    "sent": Column("i8", "messages", "messages sent so far"),
-    "received": Column("i8", "messages", "messages received so far"),
-    "sent_bytes": Column("i8", "byte", "frames of every kind sent so far, header and payload"),
+    "sent": Column("i8", "messages", "messages sent so far", least=0),
+    "received": Column("i8", "messages", "messages received so far", least=0),
+    "sent_bytes": Column(
+        "i8", "byte", "frames of every kind sent so far, header and payload", least=0
+    ),
     "received_bytes": Column(
-        "i8", "byte", "frames of every kind received so far, header and payload"
+        "i8", "byte", "frames of every kind received so far, header and payload", least=0
     ),
     "carried_sent_bytes": Column(
-        "i8", "byte", "sent so far by the network interfaces used, all headers; -1: unknown"
+        "i8",
+        "byte",
+        "sent so far by the network interfaces used, all headers; -1: unknown",
+        least=-1,
     ),
     "carried_received_bytes": Column(
-        "i8", "byte", "received so far by the network interfaces used, all headers; -1: unknown"
+        "i8",
+        "byte",
+        "received so far by the network interfaces used, all headers; -1: unknown",
+        least=-1,
     ),
     "carried_sent_packets": Column(
-        "i8", "packets", "sent so far by the network interfaces used; -1: unknown"
+        "i8", "packets", "sent so far by the network interfaces used; -1: unknown", least=-1
     ),
     "carried_received_packets": Column(
-        "i8", "packets", "received so far by the network interfaces used; -1: unknown"
+        "i8", "packets", "received so far by the network interfaces used; -1: unknown", least=-1
     ),
 }
 
 # One row for each evaluation: means over its greedy episodes.
 EVALUATIONS = {
     "step": STEP,
-    "episodes": Column("i4", "episodes", "greedy episodes played"),
+    "episodes": Column("i4", "episodes", "greedy episodes played", least=0),
     "win_rate": Column("f8", "1", "share of episodes won; NaN: the environment has no winner"),
     "return_mean": Column("f8", "reward", "mean of the returns"),
     "return_std": Column("f8", "reward", "standard deviation of the returns"),
@@ -171,8 +193,10 @@ EMBEDDING_SIZE = 8
 # Written once, before training, where role groups are learnt: one row for each agent and half of
 # its random play.
 ROLES = {
-    "agent": Column("i4", "1", "number of the agent"),
-    "half": Column("i4", "1", "half of the agent's random play that this embedding is from"),
+    "agent": Column("i4", "1", "number of the agent", least=0),
+    "half": Column(
+        "i4", "1", "half of the agent's random play that this embedding is from", least=0
+    ),
     **{
         f"mu_{k}": Column("f4", "1", f"element {k} of the identity's embedding")
         for k in range(EMBEDDING_SIZE)
@@ -184,7 +208,7 @@ ROLES = {
 }
 
 ROLE_SCORES = {
-    "groups": Column("i4", "1", "number of role groups"),
+    "groups": Column("i4", "1", "number of role groups", least=1),
     "index": Column(
         "f8", "1", "Davies-Bouldin index of the agents in this number of groups; less is better"
     ),
@@ -193,9 +217,12 @@ ROLE_SCORES = {
 FAULTS = {
     "step": STEP,
     "rank": RANK,
-    "agent": Column("i4", "1", "agent; -1: unknown"),
+    "agent": Column("i4", "1", "agent; -1: unknown", least=-1),
     "kind": Column("S48", "text", "what was wrong with the message"),
 }
+
+SCALAR = Column("f8", "1", "a scalar that the algorithm reports")
+"""A column of `training`, by whatever name."""
 
 TABLES: dict[str, dict[str, Column]] = {
     "episodes": EPISODES,
@@ -209,6 +236,31 @@ TABLES: dict[str, dict[str, Column]] = {
     "role_scores": ROLE_SCORES,
     "faults": FAULTS,
 }
+
+
+META: dict[str, type] = {
+    "config": str,  # YAML
+    "env": str,
+    "algo": str,
+    "seed": int,
+    "backend": str,
+    "emulated": str,
+    "placement": str,
+    "executors": int,
+    "hosts": str,  # JSON, as is all that is named in the plural
+    "versions": str,
+    "git_revision": str,
+    "codec": str,
+    "latent": int,
+    "obs_sizes": str,
+    "obs_dtype": str,
+    "agents": str,
+    "unit_types": str,
+    "groups": str,
+    "roles_source": str,
+    "started": str,
+}
+"""The attributes of /meta, and Python's type of each."""
 
 
 class Trajectory(NamedTuple):

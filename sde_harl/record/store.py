@@ -24,7 +24,7 @@ import h5py
 import numpy as np
 
 from sde_harl.record.disk import OrderedFile
-from sde_harl.record.schema import STEP, TABLES, Array, Column, Trajectory
+from sde_harl.record.schema import SCALAR, STEP, TABLES, Array, Column, Trajectory
 from sde_harl.record.trajectories import write_unlinked
 
 # A kill should not lose an episode, so these tables are flushed with the batch that brought rows.
@@ -194,7 +194,7 @@ class Store:
 
     def _make_table(self, name: str, column_names: list[str]) -> None:
         """Makes a table whose columns are named by its first row."""
-        columns = {key: Column("f8", "1", key) for key in column_names}
+        columns = {key: SCALAR._replace(description=key) for key in column_names}
         if "step" in columns:
             columns["step"] = STEP
         self._tables[name] = _Table(self._file[name], columns, CHUNK_ROWS)

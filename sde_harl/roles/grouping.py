@@ -108,11 +108,11 @@ def _of_types(spec: EnvSpec) -> Groups:
 
 def _of_run(path: Path, spec: EnvSpec) -> Groups:
     """Returns the groups that another run had."""
-    meta = open_run(path).meta
+    run = open_run(path)
     key = f"roles.from: {path}"
     # An agent's number means the same in both runs only if they have the same agents.
     agents, groups = (
-        _parse_list(str(meta.get(name, "")), f"{key} has no list {name} in /meta")
+        _parse_list(run.text(name, ""), f"{key} has no list {name} in /meta")
         for name in ("agents", "groups")
     )
     if agents != list(spec.agents):

@@ -136,7 +136,7 @@ def test_runs_that_are_not_alike_are_not_compared(tmp_path: Path) -> None:
         in run("prototype.py", measured(tmp_path / "d", SPLIT, "int8"), code=2).stderr
     )
     assert (
-        "no section policy"
+        "tell policy.local_blocks"
         in run("prototype.py", measured(tmp_path / "e", "seed: 1"), code=2).stderr
     )
     assert "no decisions" in run("prototype.py", record(tmp_path / "f", rows=False), code=2).stderr

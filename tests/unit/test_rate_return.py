@@ -87,4 +87,4 @@ def test_runs_whose_latents_are_not_known_are_no_points(tmp_path: Path) -> None:
     text = run("rate_return.py", path).stdout
     assert text == f"{path}: its last evaluation's latents weren't recorded: left out\n"
     broken = rated(tmp_path, 0.5, rate_coef="much")
-    assert "codec's settings" in run("rate_return.py", broken, code=2).stderr
+    assert "doesn't tell codec.rate_coef" in run("rate_return.py", broken, code=2).stderr

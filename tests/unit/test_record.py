@@ -378,9 +378,16 @@ def test_checkpoint_of_another_shape_names_the_key(tmp_path: Path) -> None:
     loaded = checkpoint.load(path)
     only_w = {"w": POLICY["w"]}
     cases: list[tuple[dict[str, Any], str]] = [
-        ({**POLICY, "w": torch.zeros(3, 2)}, r"a.pt: policy/w is \(2, 3\) where \(3, 2\)"),
+        (
+            {**POLICY, "w": torch.zeros(3, 2)},
+            r"a.pt: policy/w is float32 \(2, 3\) where float32 \(3, 2\) is needed",
+        ),
+        (
+            {**POLICY, "b": torch.zeros(4, dtype=torch.int64)},
+            r"a.pt: policy/b is float32 \(4,\) where int64 \(4,\) is needed",
+        ),
         ({**POLICY, "more": torch.zeros(1)}, "a.pt: policy/more is missing"),
-        ({**POLICY, "w": 1.0}, "a.pt: 'policy/w' holds what no checkpoint of ours holds"),
+        ({**POLICY, "w": 1.0}, r"a.pt: policy/w is float32 \(2, 3\) where float is needed"),
         (only_w, "a.pt: policy/b has no place"),
     ]
     for expected, message in cases:

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import analysis_runs
 import pytest
 from analysis_runs import run
 from split_runs import EDGES, MESSAGES, ROWS, SAME, record
@@ -129,9 +130,7 @@ def test_what_is_no_run_and_no_sweep_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_run_without_decisions_or_configuration_is_one_line(tmp_path: Path) -> None:
-    RunFile(tmp_path / "run.h5", {"config": "seed: 3"}, "stop").close()
-    assert (
-        "/meta config has no section policy" in run("split.py", tmp_path / "run.h5", code=2).stderr
-    )
+    path = analysis_runs.record(tmp_path)
+    assert "/meta config doesn't tell policy.blocks" in run("split.py", path, code=2).stderr
     RunFile(tmp_path / "b.h5", {"config": to_yaml(Config())}, "stop").close()
     assert "no decisions were recorded" in run("split.py", tmp_path / "b.h5", code=2).stderr
