@@ -85,6 +85,11 @@ class Rollout:
         self.truncated = np.zeros((steps, envs), bool)  # (T, E)
 
     @property
+    def nbytes(self) -> int:
+        """Returns the bytes of all arrays."""
+        return sum(each.nbytes for each in vars(self).values() if isinstance(each, np.ndarray))
+
+    @property
     def ended(self) -> NDArray[np.bool_]:
         """Returns (T, E) bool, True where an episode ended with the step."""
         ended: NDArray[np.bool_] = self.terminated | self.truncated

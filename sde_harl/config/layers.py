@@ -20,6 +20,13 @@ from sde_harl.config.yaml_text import load
 from sde_harl.errors import UserError
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes out what is there twice: yaml_text.py reads no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 class Value(NamedTuple):
     """A raw value and where it was written."""
 
@@ -92,7 +99,7 @@ def to_yaml(config: Config) -> str:
     plain = config.model_dump()
     plain["policy"]["groups"] = [list(group) for group in config.policy.groups]
     plain["roles"] = {spelt(name): value for name, value in plain["roles"].items()}
-    return str(yaml.safe_dump(plain, sort_keys=False, default_flow_style=None))
+    return str(yaml.dump(plain, Dumper=_Dumper, sort_keys=False, default_flow_style=None))
 
 
 def from_yaml(text: str, source: str) -> Config:

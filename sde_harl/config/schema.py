@@ -124,13 +124,13 @@ class AlgoConfig(Section):
 class PolicyConfig(Section):
     """The networks, and where they are split."""
 
-    blocks: Annotated[WholeNumber, Field(ge=1)] = 3
+    blocks: Annotated[WholeNumber, Field(ge=1, le=1000)] = 3
     """Blocks (Linear + ReLU) of a policy, before its head."""
     local_blocks: Annotated[WholeNumber, Field(ge=0)] = 1
     """Blocks on the device. 0 sends the coded observation; all of them send only what was done."""
-    width: Annotated[WholeNumber, Field(ge=1)] = 64
+    width: Annotated[WholeNumber, Field(ge=1, le=65536)] = 64
     """Width of a block."""
-    latent: Annotated[WholeNumber, Field(ge=0)] = 16
+    latent: Annotated[WholeNumber, Field(ge=0, le=65536)] = 16
     """Numbers in the latent that a device sends for a decision. 0: policy.width."""
     feature_norm: bool = True
     """Normalise each observation and state over its features."""
@@ -138,9 +138,9 @@ class PolicyConfig(Section):
     """Normalise the output of each block and of the GRU, as HARL does. Also in the critic."""
     recurrent: bool = False
     """Add a GRU before the heads (on the device if all blocks are there) and one in the critic."""
-    conv_channels: Annotated[WholeNumber, Field(ge=0)] = 32
+    conv_channels: Annotated[WholeNumber, Field(ge=0, le=65536)] = 32
     """Image observations: channels of the convolution before the first block. 0: no convolution."""
-    conv_kernel: Annotated[WholeNumber, Field(ge=1)] = 3
+    conv_kernel: Annotated[WholeNumber, Field(ge=1, le=1024)] = 3
     """Height and width of the convolution's kernel."""
     conv_stride: Annotated[WholeNumber, Field(ge=1)] = 1
     """Stride of the convolution. The block behind it has this squared times fewer weights."""
@@ -154,9 +154,9 @@ class PolicyConfig(Section):
     """Continuous actions: the largest standard deviation."""
     groups: Groups = ()
     """Role groups, whose agents share a trunk: [[0, 1], [2]]. Empty: each agent is a group."""
-    critic_blocks: Annotated[WholeNumber, Field(ge=1)] = 2
+    critic_blocks: Annotated[WholeNumber, Field(ge=1, le=1000)] = 2
     """Blocks of the critic."""
-    critic_width: Annotated[WholeNumber, Field(ge=1)] = 128
+    critic_width: Annotated[WholeNumber, Field(ge=1, le=65536)] = 128
     """Width of the critic."""
 
 
@@ -208,7 +208,7 @@ class DiversityConfig(Section):
     """Weight of the policies' part (KL from the group's mean) beside that of the predictors."""
     lr: Annotated[Number, Field(gt=0)] = 3e-4
     """Learning rate of the predictors of the next observation (Adam)."""
-    width: Annotated[WholeNumber, Field(ge=1)] = 64
+    width: Annotated[WholeNumber, Field(ge=1, le=65536)] = 64
     """Width of the two layers of the predictors."""
     steps: Annotated[WholeNumber, Field(ge=1)] = 16
     """Training steps of the predictors for each rollout, on 256 random rows each."""
@@ -292,11 +292,11 @@ class TrainConfig(Section):
     """Environment steps of the run. 0: evaluate once and end."""
     load: Text = "none"
     """Checkpoint (models/*.pt of a run) to start from: nets, entropy models, value normaliser."""
-    envs: Annotated[WholeNumber, Field(ge=1)] = 64
+    envs: Annotated[WholeNumber, Field(ge=1, le=65536)] = 64
     """Environments, a multiple of train.slots."""
     slots: Annotated[WholeNumber, Field(ge=1, le=16)] = 2
     """Parts of the environments that take turns: devices code one while another steps."""
-    rollout: Annotated[WholeNumber, Field(ge=1)] = 128
+    rollout: Annotated[WholeNumber, Field(ge=1, le=10**9)] = 128
     """Steps of each environment between two updates."""
     threads: Annotated[WholeNumber, Field(ge=0)] = 1
     """torch threads of the learner. 0: one a core, faster on idle cores, slower on busy ones."""

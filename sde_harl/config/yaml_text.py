@@ -22,10 +22,20 @@ BAD_YAML = (
     ValueError,
 )
 MOST_BITS = 63
+MOST_LETTERS = 1 << 18
+"""Of a text. Configurations have some thousands."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that also refuses keys given twice and numbers beyond 64 bits."""
+    """Safe YAML that also refuses aliases, keys given twice and numbers beyond 64 bits."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        # A few aliases of aliases stand for more values than any memory holds.
+        if self.check_event(yaml.AliasEvent):
+            alias = self.peek_event()  # type: ignore[no-untyped-call]
+            problem = f"an alias (*{alias.anchor[:20]}): write out what it stands for"
+            raise yaml.composer.ComposerError(None, None, problem, alias.start_mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         # PyYAML takes the last of two equal keys without a word.
@@ -57,6 +67,9 @@ def load(text: str, source: str) -> Any:
 
     Raises UserError that names `source`, the line where there are several, and the problem.
     """
+    # PyYAML takes seconds for each of them.
+    if len(text) > MOST_LETTERS:
+        raise UserError(f"{source}: expected {MOST_LETTERS:,} letters or less, got {len(text):,}")
     try:
         return _Loader(text).get_single_data()
     except BAD_YAML as error:

@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 
 from sde_harl.errors import UserError
+from sde_harl.meters.memory import host_bytes
 from sde_harl.text import strict_json
 
 Value = torch.Tensor | str | int | float
@@ -174,9 +175,8 @@ def _check_file(path: Path) -> None:
     for magic, kind in KINDS_OF_FILES.items():
         if beginning.startswith(magic):
             raise _refused(path, kind)
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     # Space that was never written takes no place on a disk, so a file can be as large as it likes.
-    if about.st_size > memory:
+    if about.st_size > host_bytes():
         raise _refused(path, f"{about.st_size:,} bytes don't fit into this host's memory")
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sde_harl.draws.counters import Draw, Purpose
 from sde_harl.envs.base import EnvSpec, EnvStep, VectorEnv
+from sde_harl.meters.memory import check_fits
 from sde_harl.record.progress import progress_range
 
 
@@ -46,10 +47,14 @@ def play_at_random(envs: Sequence[VectorEnv], steps: int, seed: int) -> Experien
     draw = Draw(seed=seed, purpose=Purpose.RANDOM_PLAY, step=0, first_environment=0, agents=agents)
     now = [env.reset() for env in envs]
     moments: list[Experience] = []  # (E, ...) each
-    for at in progress_range(-(-steps // sum(sizes)), "roles: random play"):
+    count = -(-steps // sum(sizes))
+    for at in progress_range(count, "roles: random play"):
         # By the environment's number in the run, so that the vectors' sizes change no action.
         draws = [draw._replace(step=at, first_environment=first) for first in firsts]
         moments.append(_step_all(envs, now, draws))
+        if at == 0:
+            each_bytes = sum(array.nbytes for array in moments[0])
+            check_fits("roles.steps", each_bytes * count, f"{steps:,} steps of random play")
     return _joined(moments, np.stack)
 
 

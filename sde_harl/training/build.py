@@ -18,6 +18,7 @@ from sde_harl.envs.base import EnvSpec, VectorEnv
 from sde_harl.envs.registry import resolve_backend
 from sde_harl.errors import UserError
 from sde_harl.link.transport import Transport
+from sde_harl.meters.memory import check_fits
 from sde_harl.meters.timing import Stages
 from sde_harl.placement.base import Placement
 from sde_harl.placement.registry import find_placement
@@ -136,18 +137,23 @@ def _generator(seed: int) -> torch.Generator:
 def _rollout(
     config: Config, spec: EnvSpec, critic_input: CriticInput, *, latent_size: int
 ) -> Rollout:
-    """Returns the arrays of one rollout."""
+    """Returns the arrays of one rollout. Raises UserError where they don't fit into the memory."""
     recurrent = config.policy.recurrent
-    return Rollout(
+    # Without memory every step can be learnt by itself.
+    chunk = config.algo.chunk if recurrent else 1
+    make = functools.partial(
+        Rollout,
         spec,
-        steps=config.train.rollout,
-        envs=config.train.envs,
         latent_size=latent_size,
         critic_input=critic_input,
-        # Without memory every step can be learnt by itself.
-        chunk=config.algo.chunk if recurrent else 1,
+        chunk=chunk,
         memory_size=config.policy.width if recurrent else 0,
     )
+    train = config.train
+    step_bytes = make(steps=chunk, envs=1).nbytes / chunk
+    what = f"a rollout of {train.rollout:,} steps of {train.envs:,} environments"
+    check_fits("train.rollout", step_bytes * train.envs * train.rollout, what)
+    return make(steps=train.rollout, envs=train.envs)
 
 
 def _slots(

@@ -10,12 +10,16 @@ from sde_harl.algorithms.on_policy.base import OnPolicy
 from sde_harl.auxiliary.distillation import Distillation
 from sde_harl.auxiliary.diversity import Diversity
 from sde_harl.auxiliary.rate_control import RateControl
-from sde_harl.config.schema import Config
+from sde_harl.config.schema import Config, PolicyConfig
 from sde_harl.envs.base import EnvSpec
+from sde_harl.meters.memory import check_fits
 from sde_harl.policy.critic import Critic
 from sde_harl.policy.critic_input import CriticInput, make_critic_input
 from sde_harl.policy.split_policy import SplitPolicy
 from sde_harl.roles.grouping import Roles
+
+
+NUMBER_BYTES = 4 * 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +47,11 @@ def build_learned(
     roles: Roles,
     generator: torch.Generator,
 ) -> Learned:
-    """Returns everything that learns. Raises UserError where parts don't fit the environment."""
+    """Returns everything that learns.
+
+    Raises UserError where parts don't fit the environment, or into the memory.
+    """
+    _check_memory(config.policy)
     # The order of these constructors is the order in which they draw from the generator, so that
     # another order would give every run other weights.
     policy = SplitPolicy(
@@ -78,6 +86,18 @@ def build_learned(
         fallback=_fallback(config, spec, policy),
         generator=generator,
     )
+
+
+def _check_memory(policy: PolicyConfig) -> None:
+    """Raises UserError for nets that are too large, even if all agents share one."""
+    # A number of a net comes with its gradient and two moments of Adam.
+    inner = policy.width**2 * (policy.blocks - 1)
+    check_fits("policy.width", NUMBER_BYTES * inner, f"a net of {policy.blocks} such blocks")
+    coding = 2 * policy.width * policy.latent
+    check_fits("policy.latent", NUMBER_BYTES * coding, f"a latent beside blocks of {policy.width}")
+    critic = policy.critic_width**2 * (policy.critic_blocks - 1)
+    what = f"a critic of {policy.critic_blocks} such blocks"
+    check_fits("policy.critic_width", NUMBER_BYTES * critic, what)
 
 
 def _diversity(

@@ -387,7 +387,7 @@ COMMAND_LINE = {
     "train.envs=true": ("train.envs", "command line", "a whole number"),
     "train.envs=7": ("train.envs", "command line", "a multiple of train.slots = 2"),
     "train.envs=1": ("train.envs", "command line", "a multiple of train.slots = 2"),
-    "train.envs=0": ("train.envs", "command line", "1 or more"),
+    "train.envs=0": ("train.envs", "command line", "1 to 65536"),
     "algo.lr=": ("algo.lr", "command line", "a number"),
     "algo.lr=0": ("algo.lr", "command line", "above 0"),
     "algo.lr=.nan": ("algo.lr", "command line", "above 0"),
@@ -691,3 +691,25 @@ def test_a_missing_factory_is_found_before_the_heavy_imports(factory: str) -> No
     line, is_torch_there = done.stdout.splitlines()
     assert line.startswith("env.factory: can't take ")
     assert is_torch_there == "False"
+
+
+def test_aliases_are_refused_before_they_are_followed() -> None:
+    lines = ["a0: &a0 [0, 0, 0, 0, 0, 0, 0, 0, 0, 0]"]
+    lines += [f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 10)}]" for k in range(1, 12)]
+    with pytest.raises(UserError, match=r"^f.yaml:2: not valid YAML: an alias \(\*a0\)"):
+        from_yaml("\n".join([*lines, "policy: {groups: *a11}"]), "f.yaml")
+
+
+def test_a_text_longer_than_any_configuration_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^f.yaml: expected 262,144 letters or less, got 600,"):
+        from_yaml("[0], " * 120_001, "f.yaml")
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["train.rollout=1e12", "train.envs=1e9", "policy.width=1e6", "policy.blocks=1e9"]
+    + ["policy.latent=1e9", "policy.critic_width=1e6", "policy.conv_channels=1e9"],
+)
+def test_sizes_that_no_host_could_hold_are_out_of_bounds(word: str) -> None:
+    with pytest.raises(UserError, match=rf"^{word.partition('=')[0]}: expected [01] to "):
+        parse(["quick", word])
