@@ -13,9 +13,11 @@ export PATH := $(VENV)/bin:$(PATH)
 export OMPI_ALLOW_RUN_AS_ROOT := 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 
-# Good: it runs, its Python is new enough, and it was made for this folder (a venv can't be moved).
+# JAX needs Python 3.11; numpy below 2, which compressai asks for, has no wheels for 3.13.
+RIGHT_PYTHON := sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
+# Good: it runs, its Python is right, and it was made for this folder (a venv can't be moved).
 GOOD_VENV := grep -qF '$(VENV)' .venv/bin/activate 2>/dev/null && \
-	.venv/bin/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+	.venv/bin/python -c 'import sys, pip; $(RIGHT_PYTHON)' 2>/dev/null
 C_SOURCES := $(wildcard sde_harl/*/*.c sde_harl/*/*/*.c)
 ifneq ($(wildcard $(STAMP)),)
 $(shell $(GOOD_VENV) || rm -f $(STAMP))
@@ -42,12 +44,13 @@ $(STAMP): pyproject.toml setup.py Makefile $(C_SOURCES)
 	@command -v cc gcc clang >/dev/null || { \
 		echo 'error: no C compiler (Debian: apt install gcc libc6-dev python3-dev)' >&2; exit 1; }
 	@$(GOOD_VENV) || { \
-		for python in python3.11 python3 python3.12 python3.13; do \
-			"$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+		for python in python3.11 python3.12 python3; do \
+			"$$python" -c 'import sys, venv, ensurepip; $(RIGHT_PYTHON)' 2>/dev/null || continue; \
 			echo "making .venv with $$("$$python" --version)"; \
 			exec "$$python" -m venv --clear .venv; \
 		done; \
-		echo 'error: no Python 3.11 or newer with its venv module (Debian: apt install python3-venv)' >&2; \
+		echo 'error: no Python 3.11 or 3.12 with its venv module (Debian: apt install python3-venv);' \
+			'3.13 has no wheels of numpy<2, which compressai needs' >&2; \
 		exit 1; \
 	}
 	.venv/bin/python -m pip install -q -e '.[mpi,smax,mpe,mamujoco,dev]'

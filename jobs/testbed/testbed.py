@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """An emulated cluster on one machine: a server and edge hosts with links, addresses and processors of their own.
 
   testbed.py up [EDGES] [--link NAME [FIGURE=VALUE ...]] [--device NAME]     8 hosts on wifi5-20mhz by default

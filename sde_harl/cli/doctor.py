@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sde_harl.cli.hostfile import check_launcher, read_hosts
+from sde_harl.cli.launcher import advice, environment
 from sde_harl.cli.probe import MARK, Host, Probe, from_json
 from sde_harl.errors import ExitCode, UserError
 from sde_harl.record.terminal import PlainConsole
@@ -77,6 +78,7 @@ def ask(server: str, host: str, options: list[str], timeout_s: float) -> Probe |
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env=environment(),
         start_new_session=True,
     )
     try:
@@ -247,6 +249,8 @@ def diagnose(
     for line in lines:
         # Texts of other hosts: each stays on its line.
         console.print(printable(line), soft_wrap=True)
+    if advice():
+        console.print(advice(), soft_wrap=True)
     bad = {finding.host for finding in findings if finding.level == "error"}
     ready = len(names) - len(bad)
     console.print(f"{ready} of {len(names)} hosts are fit for a run")

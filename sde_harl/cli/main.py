@@ -9,6 +9,7 @@ import importlib
 import sys
 from typing import NamedTuple, NoReturn
 
+from sde_harl import __version__
 from sde_harl.errors import ExitCode, UserError
 
 
@@ -34,7 +35,10 @@ def usage() -> str:
     """Returns the text of `sde-harl --help`."""
     lines = ["usage: sde-harl COMMAND [...]", "", "commands:"]
     lines += [f"  {name:<10} {command.help}" for name, command in COMMANDS.items()]
-    lines += ["", "sde-harl COMMAND --help explains a command."]
+    lines += [
+        "",
+        "sde-harl COMMAND --help explains a command; sde-harl --version tells the version.",
+    ]
     return "\n".join(lines)
 
 
@@ -56,6 +60,9 @@ def _dispatch(argv: list[str]) -> int:
         print(usage())
         return ExitCode.DONE
     name = argv[0]
+    if name == "--version":
+        print(f"sde_harl {__version__}")
+        return ExitCode.DONE
     if name not in COMMANDS:
         raise UserError(f"{name!r}: no such command; there are: {', '.join(COMMANDS)}")
     module = importlib.import_module(COMMANDS[name].module)

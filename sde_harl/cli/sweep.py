@@ -31,6 +31,7 @@ from rich import box
 from rich.table import Table
 
 from sde_harl.cli.hostfile import check_launcher
+from sde_harl.cli.launcher import environment
 from sde_harl.cli.trials import Result, SweepPlan, Trial, finished, plan, result, write_index
 from sde_harl.config.wording import shown
 from sde_harl.errors import ExitCode, UserError
@@ -163,6 +164,7 @@ def start(words: list[str], output: TextIO) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
+            env=environment(),
             start_new_session=True,
         )
     except OSError as error:

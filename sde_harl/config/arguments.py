@@ -18,7 +18,7 @@ from sde_harl.config.keys import KEYS, Key
 from sde_harl.config.layers import Layer, Value, build, layer_of, to_yaml
 from sde_harl.config.named_code import refuse_strange_code
 from sde_harl.config.schema import Config, LinkProfile
-from sde_harl.config.wording import brief, did_you_mean, shown
+from sde_harl.config.wording import MEANT, brief, did_you_mean, shown
 from sde_harl.config.yaml_text import load
 from sde_harl.errors import UserError
 
@@ -151,6 +151,8 @@ def _key_of_flag(flag: str) -> str | None:
         raise UserError(f"{flag}: not supported: {UNSUPPORTED[name]} (command line)")
     if not flag.startswith("--") or name not in HARL_KEYS:
         hint = did_you_mean(flag, [f"--{each}" for each in (*HARL_KEYS, *KEYS)], 0.7)
+        if name in MEANT:
+            hint = f"; did you mean --{MEANT[name]}?"
         raise UserError(f"{shown(flag)}: no such flag (command line){hint}; --help lists all")
     return HARL_KEYS[name]
 

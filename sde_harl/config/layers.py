@@ -15,7 +15,7 @@ from sde_harl.config.expected import expectations
 from sde_harl.config.keys import KEYS, SECTIONS, spelt
 from sde_harl.config.rules import first_broken
 from sde_harl.config.schema import Config
-from sde_harl.config.wording import brief, did_you_mean, shown
+from sde_harl.config.wording import brief, key_meant, shown
 from sde_harl.config.yaml_text import load
 from sde_harl.errors import UserError
 
@@ -48,7 +48,7 @@ def build(layer: Layer) -> Config:
     # pydantic reports in the order of the schema. A user mends a file from its top.
     for name, given in layer.items():
         if name not in KEYS:
-            hint = did_you_mean(name, KEYS, 0.3)
+            hint = key_meant(name, KEYS)
             raise UserError(f"{shown(name)}: no such key ({given.source}){hint}")
         if name in wrong:
             raise _error(name, wanted=wrong[name], got=given.value, source=given.source)

@@ -43,7 +43,7 @@ class Roles(NamedTuple):
         indices = {score.groups: f", index {score.davies_bouldin:.2f}" for score in self.scores}
         index = indices.get(count, "")
         members = " ".join(str(list(group)) for group in self.groups)
-        return f"roles ({self.source}): {count} group{plural} of {agents} agents{index}: {members}"
+        return f"roles ({self.source}): {agents} agents in {count} group{plural}{index}: {members}"
 
 
 def find_roles(config: Config, envs: Sequence[VectorEnv]) -> Roles:

@@ -18,7 +18,6 @@ from sde_harl.policy.critic_input import CriticInput, make_critic_input
 from sde_harl.policy.split_policy import SplitPolicy
 from sde_harl.roles.grouping import Roles
 
-
 NUMBER_BYTES = 4 * 4
 
 

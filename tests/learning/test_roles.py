@@ -306,7 +306,7 @@ def test_a_run_learns_its_roles_and_writes_them_down(
         assert (file["roles"]["sigma_0"][:] > 0).all()
         assert file["role_scores"]["groups"][:].tolist() == [2]
         assert np.isfinite(file["role_scores"]["index"][:]).all()
-    assert "roles (learnt): 1 group of 2 agents" in run_log(first)
+    assert "roles (learnt): 2 agents in 1 group" in run_log(first)
     assert run_log(run("second", f"roles.from={first}/run.h5")).count("roles (") == 1
     run("third", "roles.source=one")
     by_hand = run("by hand", "policy.groups=[[0, 1]]")

@@ -26,6 +26,7 @@ from sde_harl.config.arguments import (
 from sde_harl.config.keys import KEYS, Key
 from sde_harl.config.layers import Value, build, from_yaml, layer_of, to_yaml
 from sde_harl.config.schema import Config, LinkProfile
+from sde_harl.config.wording import MEANT
 from sde_harl.envs.registry import ENVS
 from sde_harl.errors import UserError
 
@@ -707,9 +708,49 @@ def test_a_text_longer_than_any_configuration_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "word",
-    ["train.rollout=1e12", "train.envs=1e9", "policy.width=1e6", "policy.blocks=1e9"]
-    + ["policy.latent=1e9", "policy.critic_width=1e6", "policy.conv_channels=1e9"],
+    [
+        "train.rollout=1e12",
+        "train.envs=1e9",
+        "policy.width=1e6",
+        "policy.blocks=1e9",
+        "policy.latent=1e9",
+        "policy.critic_width=1e6",
+        "policy.conv_channels=1e9",
+    ],
 )
 def test_sizes_that_no_host_could_hold_are_out_of_bounds(word: str) -> None:
     with pytest.raises(UserError, match=rf"^{word.partition('=')[0]}: expected [01] to "):
         parse(["quick", word])
+
+
+def test_what_users_call_a_key_is_a_key() -> None:
+    assert set(MEANT.values()) <= set(KEYS)
+    assert not MEANT.keys() & set(KEYS)
+
+
+@pytest.mark.parametrize(
+    ("word", "key"),
+    [
+        ("resume=true", "train.load"),
+        ("steps=100", "train.steps"),
+        ("lr=1", "algo.lr"),
+        ("train.lr=1", "algo.lr"),
+        ("gamma=1", "algo.gamma"),
+        ("train.gamma=1", "algo.gamma"),
+        ("envs=4", "train.envs"),
+        ("load=a.pt", "train.load"),
+        ("device=cuda", "executor.device"),
+        ("map=3m", "env.map"),
+        ("algo=happo", "algo.name"),
+        ("learning-rate=1", "algo.lr"),
+        ("trian.steps=1", "train.steps"),
+    ],
+)
+def test_a_hint_says_what_is_meant(word: str, key: str) -> None:
+    with pytest.raises(UserError, match=rf"no such key \(command line\); did you mean {key}\?$"):
+        parse(["quick", word])
+
+
+def test_a_flag_is_hinted_by_what_is_meant() -> None:
+    with pytest.raises(UserError, match=r"^--steps: no such flag .* did you mean --train.steps\?"):
+        parse(["quick", "--steps", "3"])
