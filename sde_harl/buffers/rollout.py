@@ -83,6 +83,8 @@ class Rollout:
         self.rewards = np.zeros((steps, envs), np.float32)  # (T, E), the team's
         self.terminated = np.zeros((steps, envs), bool)  # (T, E)
         self.truncated = np.zeros((steps, envs), bool)  # (T, E)
+        # True in every step of an episode whose game failed.
+        self.void = np.zeros((steps, envs), bool)  # (T, E)
 
     @property
     def nbytes(self) -> int:
@@ -94,3 +96,11 @@ class Rollout:
         """Returns (T, E) bool, True where an episode ended with the step."""
         ended: NDArray[np.bool_] = self.terminated | self.truncated
         return ended
+
+    def valid_sequences(self) -> NDArray[np.intp]:
+        """Returns the numbers of the sequences that may be learnt from, in ascending order.
+
+        Those are all but the ones that hold a step of a void episode.
+        """
+        by_sequence = self.void.reshape(-1, self.chunk, self.void.shape[1]).any(1)  # (T / L, E)
+        return np.flatnonzero(~by_sequence)

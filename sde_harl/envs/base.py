@@ -154,6 +154,9 @@ class EnvStep(NamedTuple):
     """(E,), undiscounted sum of rewards of the episode that ended, 0 where none ended."""
     lengths: NDArray[np.int32]
     """(E,), steps of the episode that ended, 0 where none ended."""
+    void: NDArray[np.bool_]
+    """(E,), the episode that ended is void: its game failed. It is `terminated` as well, but all
+    that was seen and earned in it counts for nothing, and its seed is played again."""
 
 
 class VectorEnv(ABC):

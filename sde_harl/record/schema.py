@@ -218,7 +218,9 @@ FAULTS = {
     "step": STEP,
     "rank": RANK,
     "agent": Column("i4", "1", "agent; -1: unknown", least=-1),
-    "kind": Column("S48", "text", "what was wrong with the message"),
+    "kind": Column(
+        "S48", "text", "what was wrong with the message; void: a game failed, no episode counted"
+    ),
 }
 
 SCALAR = Column("f8", "1", "a scalar that the algorithm reports")

@@ -91,7 +91,8 @@ def _step_all(envs: Sequence[VectorEnv], now: list[EnvStep], draws: list[Draw]) 
             actions=_described(spec, actions[k]),
             next_obs=_next_obs(after),
             rewards=after.rewards.copy(),
-            active=active[k],
+            # A void episode's last step led to nothing.
+            active=active[k] & ~after.void[:, None],
         )
         for k, after in enumerate(now)
     ]

@@ -212,6 +212,10 @@ class ExecutorPool:
         """Returns refused messages, and executors that left or came back, since the last call."""
         return self._transport.faults.drain()
 
+    def note(self, kind: str, line: str) -> None:
+        """Notes a fault of this rank's own: a short slug, and a sentence for the log."""
+        self._transport.faults.note(0, kind, line)
+
     def _make_room(self) -> None:
         """Makes room for frames as large as an executor may send by now."""
         largest = largest_received(

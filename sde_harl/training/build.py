@@ -166,6 +166,7 @@ def _slots(
             env,
             placement=placement(number, spec=env.spec, pool=pool, stages=stages),
             stages=stages,
+            note=pool.note,
         )
         for number, env in enumerate(envs)
     ]

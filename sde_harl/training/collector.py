@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.draws.counters import Draw, Purpose
@@ -27,6 +28,8 @@ class Collector:
         self._env_slots = env_slots
         self._seed = seed
         self._agents = np.arange(len(rollout.obs), dtype=np.int32)
+        # (E,) where in the rollout each environment's present episode begins.
+        self._starts = np.zeros(rollout.rewards.shape[1], np.int64)
 
     def collect(self, policy: ActingPolicy, first_step: int) -> Iterator[Episodes]:
         """Plays T steps of every environment; yields the episodes of a slot as they end.
@@ -37,6 +40,8 @@ class Collector:
         # Slots write to these two only where latents were late.
         rollout.stale[:] = False
         rollout.decided[:] = True
+        rollout.void[:] = False
+        self._starts[:] = 0
         for t in range(len(rollout.rewards)):
             for env_slot in self._env_slots:
                 # The last step of a slot ends here and not before, so that its environments had
@@ -92,8 +97,20 @@ class Collector:
         if now.truncated.any():
             final = rollout.critic_input(now.final_state, now.final_obs)
             rollout.final_critic_inputs[:, t, rows] = final
+        self._strike_out(now.void, t, first=rows.start)
+        self._starts[rows][now.terminated | now.truncated] = t + 1
         if ended is not None:
             yield ended
+
+    def _strike_out(self, void: NDArray[np.bool_], t: int, *, first: int) -> None:
+        """Takes all steps of the `void` (E,) episodes that end with step `t` out of learning.
+
+        `first` is the number of the slot's first environment.
+        """
+        for e in first + np.flatnonzero(void):
+            steps = slice(self._starts[e], t + 1)
+            self.rollout.void[steps, e] = True
+            self.rollout.active_masks[:, steps, e] = False
 
     def _end(self) -> Iterator[Episodes]:
         """Ends the last step of every slot; yields the episodes that ended with it."""

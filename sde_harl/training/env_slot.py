@@ -5,6 +5,8 @@ N agents, E environments of the slot.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,10 +21,20 @@ from sde_harl.training.episodes import Episodes
 class EnvSlot:
     """The environments of one slot and where they stand."""
 
-    def __init__(self, slot: int, env: VectorEnv, placement: Placement, stages: Stages) -> None:
+    def __init__(
+        self,
+        slot: int,
+        env: VectorEnv,
+        *,
+        placement: Placement,
+        stages: Stages,
+        note: Callable[[str, str], None],
+    ) -> None:
+        """`note` records that something went wrong: a short slug, and a sentence for the log."""
         self._env = env
         self._placement = placement
         self._stages = stages
+        self._note = note
         self.num_envs = env.num_envs
         # The slot's environments among those of all slots.
         self.rows = slice(slot * env.num_envs, (slot + 1) * env.num_envs)
@@ -64,7 +76,10 @@ class EnvSlot:
         return decision
 
     def advance(self) -> Episodes | None:
-        """Waits for the environments; returns the episodes that ended, None where none did."""
+        """Waits for the environments; returns the episodes that ended, None where none did.
+
+        Void episodes are noted, and are not among those that it returns.
+        """
         with self._stages("environment"):
             self.step = self._env.recv()
         self._began = self.step.terminated | self.step.truncated
@@ -76,6 +91,10 @@ class EnvSlot:
     def _end_episodes(self, ended: NDArray[np.intp]) -> Episodes:
         """Returns the episodes that the last step ended; `ended` are environments of the slot."""
         self._placement.restart(ended)
+        for e in ended[self.step.void[ended]]:
+            number = self.rows.start + e
+            self._note("void", f"environment {number}: its game failed, and the episode is void")
+        ended = ended[~self.step.void[ended]]
         episodes = Episodes(
             environment=self.rows.start + ended,
             seed=self.seeds[ended],

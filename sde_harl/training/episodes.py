@@ -71,7 +71,7 @@ class EpisodeRecorder:
         """
         self._rewards.append(step.rewards.copy())
         for e in np.flatnonzero(step.terminated | step.truncated):
-            if wanted[e]:
+            if wanted[e] and not step.void[e]:
                 self._emit(self._trajectory(int(e), step, int(seeds[e])))
             # Also where it wasn't wanted: the next episode begins here.
             self._starts[e] = len(self._rewards)

@@ -104,15 +104,18 @@ class Trainer:
         )
 
     def _collect(self) -> Episodes:
-        """Plays one rollout; returns the episodes that ended in it."""
+        """Plays one rollout to learn from; returns the episodes that ended meanwhile."""
         collector = self.collector
         parts = []
-        first_step = self.counters.steps // self.config.train.envs
-        for ended in collector.collect(self._acting, first_step):
-            self.logger.ended(self.counters.steps, ended)
-            parts.append(ended)
-        self.counters.steps += collector.rollout.rewards.size
-        return Episodes.join(parts)
+        while True:
+            first_step = self.counters.steps // self.config.train.envs
+            for ended in collector.collect(self._acting, first_step):
+                self.logger.ended(self.counters.steps, ended)
+                parts.append(ended)
+            self.counters.steps += collector.rollout.rewards.size
+            # Where every game failed there is nothing to learn from.
+            if len(collector.rollout.valid_sequences()):
+                return Episodes.join(parts)
 
     def _report(self, *, train: bool) -> Decisions:
         """Returns the decisions since the last report, and records them with all ranks' usage."""

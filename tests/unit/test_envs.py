@@ -84,6 +84,7 @@ def test_shapes_and_types(config: EnvConfig, make: Make) -> None:
         "won": ((4,), np.int8),
         "returns": ((4,), np.float32),
         "lengths": ((4,), np.int32),
+        "void": ((4,), np.bool_),
     }
     for step in play(env, 2):
         assert {

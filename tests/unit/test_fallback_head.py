@@ -227,6 +227,7 @@ def test_the_order_is_last_latents_then_the_exit_head_then_nothing(
         SerialVector([World(game) for _ in range(ROWS)], seed=1, first_env=0),
         placement=Split(0, spec=game, pool=held.pool, stages=stages),
         stages=stages,
+        note=held.pool.note,
     )
     zeros = np.zeros((2, 4, 3), np.float32)
     server = ActingPolicy(

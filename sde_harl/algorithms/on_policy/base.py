@@ -29,10 +29,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sde_harl.algorithms.on_policy.critic_trainer import CriticTrainer
-from sde_harl.algorithms.on_policy.group_batch import GroupBatch, gather_group
+from sde_harl.algorithms.on_policy.group_batch import GroupBatch, gather_group, learnt_rows
 from sde_harl.auxiliary.rate import RateTrainer
 from sde_harl.buffers.rollout import Rollout
-from sde_harl.buffers.sequences import flatten_rows
 from sde_harl.config.schema import AlgoConfig, CodecConfig
 from sde_harl.policy.critic import Critic
 from sde_harl.policy.distributions import Distribution
@@ -146,7 +145,7 @@ class OnPolicy(ABC):
     ) -> dict[str, float]:
         """Updates the groups in turn, from advantages (V, T, E); returns their mean scalars."""
         normalised = _normalised(advantages, rollout.active_masks)
-        m = flatten_rows(torch.from_numpy(normalised), rollout.chunk)  # (V, B), M of eq. 12
+        m = learnt_rows(normalised, rollout)  # (V, B), M of eq. 12
         order = self._order()
         reports = []
         for index in order:

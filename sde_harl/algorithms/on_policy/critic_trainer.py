@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -50,6 +50,16 @@ class CriticEstimate(NamedTuple):
     """The memory of the rollout's sequences; None if the critic isn't recurrent."""
     length: int
     """L."""
+    valid: NDArray[np.intp]
+    """Numbers of the sequences to learn from: all but those of void episodes."""
+
+    def valid_rows(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Returns what of an array (V, T, E) is to be learnt from, (V, T, E) or (V, B)."""
+        if len(self.valid) * self.length == array[0].size:
+            return array
+        rows = flatten_rows(torch.from_numpy(array), self.length)
+        valid = take_sequences(rows, torch.from_numpy(self.valid), self.length)
+        return cast("NDArray[np.float32]", valid.numpy())
 
 
 class CriticMemories(NamedTuple):
@@ -93,6 +103,7 @@ class CriticTrainer:
             values=values[:, :-1],
             recurrent_state=_sequence_states(rollout, memories),
             length=rollout.chunk,
+            valid=rollout.valid_sequences(),
         )
 
     def start_update(self, estimate: CriticEstimate) -> Future[dict[str, float]]:
@@ -102,10 +113,12 @@ class CriticTrainer:
         HARL updates the critic after the policies. Ours learns at the same time, since neither
         needs the other's result.
         """
-        sequences = estimate.returns[0].size // estimate.length
+        sequences = len(estimate.valid)
         # Drawn here and not in the thread, before the policies draw theirs, so that the same seed
         # repeats the run.
         order = shuffled(sequences, self._minibatches, self._generator)
+        if sequences * estimate.length < estimate.returns[0].size:
+            order = torch.from_numpy(estimate.valid)[order]
         return self._thread.submit(self._update, estimate, order, sequences)
 
     def state_dict(self) -> dict[str, Any]:
@@ -213,7 +226,7 @@ class CriticTrainer:
         """Learns from an estimate's `sequences`, in the given `order`."""
         # Before the targets are normalised, so that a first rollout isn't learnt from in units of
         # 1.
-        self.value_norm.update(estimate.returns)
+        self.value_norm.update(estimate.valid_rows(estimate.returns))
         rows = self._learning_rows(estimate, order)
         state = estimate.recurrent_state and estimate.recurrent_state.select(order)
         losses = []
@@ -291,8 +304,9 @@ def _explained_variance(estimate: CriticEstimate) -> float:
 
     It is 1 for a perfect critic, and 0 for one that always predicts the mean.
     """
-    unexplained = np.var(estimate.returns - estimate.values)
-    return float(1.0 - unexplained / max(np.var(estimate.returns), 1e-8))
+    variance = float(np.var(estimate.valid_rows(estimate.returns)))
+    unexplained = float(np.var(estimate.valid_rows(estimate.returns - estimate.values)))
+    return 1.0 - unexplained / max(variance, 1e-8)
 
 
 def _start_thread() -> ThreadPoolExecutor:

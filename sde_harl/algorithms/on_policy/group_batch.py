@@ -78,7 +78,7 @@ def gather_group(
     members = _member_index(net)
 
     def rows(array: NDArray[Any]) -> Tensor:
-        return flatten_rows(torch.from_numpy(array[members]), rollout.chunk)
+        return learnt_rows(array[members], rollout)
 
     available_actions = rows(rollout.available_actions)
     actions = rows(rollout.actions)
@@ -106,12 +106,24 @@ def gather_group(
     )
 
 
+def learnt_rows(array: NDArray[Any], rollout: Rollout) -> Tensor:
+    """Returns an array (k, T, E, ...) of the rollout as rows (k, B, ...) without void episodes."""
+    rows = flatten_rows(torch.from_numpy(array), rollout.chunk)
+    if not rollout.void.any():
+        return rows
+    valid = torch.from_numpy(rollout.valid_sequences())
+    return take_sequences(rows, valid, rollout.chunk)
+
+
 def _recurrent_state(rollout: Rollout, net: GroupNet) -> RecurrentState | None:
     """Returns the memory that the group's sequences begin with, or None if the policy has none."""
     if not net.gru:
         return None
     memory = torch.from_numpy(rollout.memory[_member_index(net)])  # (n, T / L, E, H)
-    return chunk_states(memory, rollout.ended, rollout.chunk)
+    state = chunk_states(memory, rollout.ended, rollout.chunk)
+    if rollout.void.any():
+        state = state.select(torch.from_numpy(rollout.valid_sequences()))
+    return state
 
 
 def _member_index(net: GroupNet) -> slice | list[int]:

@@ -72,6 +72,8 @@ class Outcome(NamedTuple):
     """Out of time; ignored where `terminated`."""
     won: int = -1
     """1 won, 0 lost, -1 unknown; ignored where the episode goes on."""
+    void: bool = False
+    """The game failed, so the episode ends here and counts for nothing; see `EnvStep.void`."""
 
 
 class Game(ABC):
@@ -128,6 +130,7 @@ class GameBatch:
         step = self._buffers.steps[index].step
         for array in (step.rewards, step.terminated, step.truncated, step.returns, step.lengths):
             array[:] = 0
+        step.void[:] = False
         step.won[:] = -1
         self._keep_final(step)
         self._write_episodes(index)
@@ -144,9 +147,10 @@ class GameBatch:
         for e, game in enumerate(self._games):
             outcome = game.step(self._buffers.actions[e], outs[e])
             step.rewards[e] = outcome.reward
-            step.terminated[e] = outcome.terminated
+            step.terminated[e] = outcome.terminated or outcome.void
             step.truncated[e] = outcome.truncated
             step.won[e] = outcome.won
+            step.void[e] = outcome.void
         np.greater(step.truncated, step.terminated, out=step.truncated)  # truncated and not over
         self._keep_final(step)
         ended = step.terminated | step.truncated
@@ -183,7 +187,8 @@ class GameBatch:
         step.won[~ended] = -1
         self._returns[ended] = 0
         self._lengths[ended] = 0
-        self._episodes += ended
+        # The seed follows from this number, so that a void episode's is played again.
+        self._episodes += ended & ~step.void
 
     def _write_episodes(self, index: int) -> None:
         self._buffers.steps[index].seeds[:] = self._seeds

@@ -107,6 +107,7 @@ def _outputs(spec: EnvSpec, num_envs: int) -> dict[str, _Array]:
         "won": _Array(shape=(num_envs,), dtype=np.int8),
         "returns": number,
         "lengths": _Array(shape=(num_envs,), dtype=np.int32),
+        "void": flag,
         "seeds": counter,
         "episodes": counter,
     }

@@ -119,6 +119,7 @@ class BatchedRules:
             returns=returns_left,
             lengths=lengths_left,
         )
+        no_failure: Any = jnp.zeros_like(ended)  # computed games don't fail
         step = EnvStep(
             **now.observation._asdict(),
             rewards=played.reward,
@@ -129,6 +130,7 @@ class BatchedRules:
             won=jnp.where(ended, played.won, -1).astype(jnp.int8),
             returns=returns - returns_left,  # 0 where the episode goes on
             lengths=lengths - lengths_left,
+            void=no_failure,
         )
         return state, step
 
@@ -177,6 +179,7 @@ def _first_step(observation: JaxObservation, zeros: Any, integer_zeros: Any) -> 
         won=integer_zeros.astype(jnp.int8) - 1,
         returns=zeros,
         lengths=integer_zeros,
+        void=zeros.astype(bool),
     )
 
 
