@@ -39,9 +39,9 @@ class EnvConfig(Section):
     """The game that is played."""
 
     name: Text = "smac"
-    """Benchmark: smac, mpe, mamujoco, pettingzoo (your own environment), devices (sensors)."""
+    """Benchmark: smac, smacv2, mpe, mamujoco, pettingzoo (your environment), devices (sensors)."""
     map: Text = "3s5z"
-    """Map (smac), scenario (mpe), or robot and partition (mamujoco: HalfCheetah-6x1)."""
+    """Map (smac, smacv2), scenario (mpe), or robot and partition (mamujoco: HalfCheetah-6x1)."""
     backend: Text = "auto"
     """smac: starcraft2, smax (JaxMARL), auto (StarCraft II if found). mpe: mpe2, jax."""
     state_type: Annotated[Literal["EP", "FP"], TEXT] = "EP"
@@ -50,6 +50,10 @@ class EnvConfig(Section):
     """Use continuous actions instead of discrete ones, where the benchmark has both (mpe)."""
     workers: Annotated[WholeNumber, Field(ge=0, le=1024)] = 0
     """Processes that step each slot, for benchmarks that run one game at a time. 0: rank 0 does."""
+    agent_id: bool = False
+    """StarCraft II: observations end with the agent's number, one-hot (HARL: in smac)."""
+    last_action: bool = False
+    """StarCraft II: observations show own and visible allies' last actions (HARL: in smac)."""
     agent_obsk: Annotated[WholeNumber, Field(ge=-1)] = 1
     """mamujoco: an agent observes joints up to this many away. -1: whole robot, agent id (HARL)."""
     factory: Text = "none"

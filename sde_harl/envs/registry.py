@@ -18,9 +18,9 @@ import importlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from sde_harl.envs import starcraft2
 from sde_harl.envs.base import EnvSpec, VectorEnv
 from sde_harl.envs.settings import EnvConfig, Requirements, unknown_value
+from sde_harl.envs.starcraft import install
 from sde_harl.envs.vector.games import Game, SerialVector
 from sde_harl.envs.vector.workers import WorkerVector
 from sde_harl.errors import UserError
@@ -48,6 +48,10 @@ class Backend(NamedTuple):
     """Name of its module in this package."""
     extra: str = ""
     """`pip install -e '.[EXTRA]'` installs what it needs; "" where it needs nothing."""
+    install: str = ""
+    """What else installs it, where no extra does."""
+    version: Callable[[], str] | None = None
+    """Returns the game's version, where that is not a package's."""
     requirements: Callable[[], Requirements] | None = None
     """Checks whether this host can play it. None: usable wherever its packages are installed."""
     results: str = ""
@@ -61,6 +65,8 @@ class ChosenBackend(NamedTuple):
     """Its key in `ENVS[benchmark]`."""
     line: str
     """One plain sentence for the user."""
+    game_version: str = ""
+    """The game's version, where that is not a package's."""
 
 
 # Benchmark -> backend. `env.backend=auto` takes the first whose requirements are met, so the order
@@ -70,9 +76,20 @@ class ChosenBackend(NamedTuple):
 ENVS: dict[str, dict[str, Backend]] = {
     "smac": {
         "starcraft2": Backend(
-            module="starcraft2", extra="smac", requirements=starcraft2.requirements
+            module="starcraft.smac",
+            install="jobs/install_sc2.sh",
+            requirements=install.requires("smac"),
+            version=install.game_version,
         ),
         "smax": Backend(module="smax", extra="smax", results="smax"),
+    },
+    "smacv2": {
+        "starcraft2": Backend(
+            module="starcraft.smacv2",
+            install="jobs/install_sc2.sh",
+            requirements=install.requires("smacv2"),
+            version=install.game_version,
+        ),
     },
     "mpe": {
         "mpe2": Backend(module="mpe", extra="mpe"),
@@ -96,7 +113,7 @@ def resolve_backend(env_config: EnvConfig) -> ChosenBackend:
     backends = ENVS[name]
     if asked in backends:
         line = f"{name} is played on {asked}, as env.backend asks."
-        return ChosenBackend(backend=asked, line=line)
+        return _chosen(asked, backends[asked], line=line)
     if asked != "auto":
         raise unknown_value("env.backend", asked, ["auto", *backends])
     return _first_usable(name, backends)
@@ -114,18 +131,25 @@ def _first_usable(name: str, backends: dict[str, Backend]) -> ChosenBackend:
             continue
         # what an earlier, preferred backend misses explains the choice better than what is there
         reason = ", and ".join(missing) or found.present
-        return ChosenBackend(backend=key, line=_sentence(name, key, backend, reason=reason))
+        return _chosen(key, backend, line=_sentence(name, key, backend, reason=reason))
     raise UserError(f"env.backend: {name} can't be played here: {'; '.join(missing)}")
+
+
+def _chosen(key: str, backend: Backend, *, line: str) -> ChosenBackend:
+    version = ""
+    if backend.version is not None:
+        version = backend.version()
+    return ChosenBackend(backend=key, line=line, game_version=version)
 
 
 def _sentence(name: str, key: str, backend: Backend, *, reason: str) -> str:
     """Returns the sentence that tells the user which backend "auto" chose; `reason` may be ""."""
-    parts = [f"{name} is played on {key}"]
+    sentence = f"{name} is played on {key}"
     if backend.results:
-        parts.append(f"and its results are called {backend.results}")
+        sentence += f", and its results are called {backend.results}"
     if reason:
-        parts.append(f"because {reason}")
-    return ", ".join(parts) + "."
+        sentence += f": {reason}"
+    return sentence + "."
 
 
 def make(
@@ -183,7 +207,7 @@ def _backend_module(env_config: EnvConfig) -> Iterator[Any]:
     try:
         yield importlib.import_module(f"sde_harl.envs.{backend.module}")
     except ModuleNotFoundError as error:
+        how = backend.install or f"pip install -e '.[{backend.extra}]'"
         raise UserError(
-            f"env.name: {env_config.name} on {chosen} needs the package {error.name}: "
-            f"pip install -e '.[{backend.extra}]'"
+            f"env.name: {env_config.name} on {chosen} needs the package {error.name}: {how}"
         ) from error

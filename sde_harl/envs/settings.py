@@ -37,6 +37,14 @@ class EnvConfig(Protocol):
         """Worker processes that step a vector of single games; 0 = none, in this process."""
 
     @property
+    def agent_id(self) -> bool:
+        """StarCraft II: observations end with the agent's number, one-hot."""
+
+    @property
+    def last_action(self) -> bool:
+        """StarCraft II: observations show the last actions of the agent and of visible allies."""
+
+    @property
     def agent_obsk(self) -> int:
         """mamujoco: how many joints away an agent sees; -1 = all of the robot."""
 

@@ -64,7 +64,7 @@ def build(config: Config, transport: Transport) -> TrainingParts:
     Raises UserError for everything that the user can mend.
     """
     torch.set_num_threads(config.train.threads or os.cpu_count() or 1)
-    backend, backend_line = resolve_backend(config.env)
+    backend = resolve_backend(config.env)
     environments = Environments(config)
     envs = environments.make(first=0)
     spec = envs[0].spec
@@ -97,7 +97,7 @@ def build(config: Config, transport: Transport) -> TrainingParts:
     # can't start leaves no folder behind.
     logger = RunLogger(config=config, spec=spec, pool=pool, backend=backend, roles=roles)
     players = f"{spec.name}, {config.algo.name}, {transport.size - 1} executor(s)"
-    for line in (backend_line, players, roles.line(), f"run folder {logger.folder}"):
+    for line in (players, roles.line(), f"run folder {logger.folder}", backend.line):
         logger.note(line)
     evaluator = Evaluator(
         config.eval.episodes,

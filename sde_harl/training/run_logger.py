@@ -13,6 +13,7 @@ import numpy as np
 from sde_harl.config.layers import to_yaml
 from sde_harl.config.schema import Config
 from sde_harl.envs.base import EnvSpec
+from sde_harl.envs.registry import ChosenBackend
 from sde_harl.envs.specs import to_json
 from sde_harl.policy.shapes import local_shape
 from sde_harl.protocol.hello import describe_host
@@ -39,7 +40,13 @@ class RunLogger:
     """Writes the record of one run; each kind of event has a method."""
 
     def __init__(
-        self, *, config: Config, spec: EnvSpec, pool: ExecutorPool, backend: str, roles: Roles
+        self,
+        *,
+        config: Config,
+        spec: EnvSpec,
+        pool: ExecutorPool,
+        backend: ChosenBackend,
+        roles: Roles,
     ) -> None:
         """Makes the run's folder and the files in it. Raises UserError where they can't be made."""
         self._usage = ServerUsage(config.meters.idle_s)

@@ -14,6 +14,7 @@ from pathlib import Path
 from sde_harl.config.layers import to_yaml
 from sde_harl.config.schema import Config, LinkProfile
 from sde_harl.envs.base import EnvSpec
+from sde_harl.envs.registry import ChosenBackend
 from sde_harl.policy.shapes import local_shape
 from sde_harl.roles.grouping import Roles
 from sde_harl.server.executor_pool import ExecutorPool
@@ -31,6 +32,9 @@ PACKAGES = (
     "jax",
     "jaxmarl",
     "mpe2",
+    "smac",
+    "smacv2",
+    "pysc2",
     "scikit-learn",
 )
 """The packages whose versions are recorded: they can change a run's numbers."""
@@ -42,7 +46,7 @@ def run_metadata(
     spec: EnvSpec,
     pool: ExecutorPool,
     server: Mapping[str, str | int],
-    backend: str,
+    backend: ChosenBackend,
     roles: Roles,
 ) -> dict[str, str | int | float]:
     """Returns the attributes of /meta; lists are JSON, because HDF5 has no lists of lists.
@@ -55,7 +59,8 @@ def run_metadata(
         "env": spec.name,
         "algo": config.algo.name,
         "seed": config.seed,
-        "backend": backend,
+        "backend": backend.backend,
+        "game_version": backend.game_version,
         "emulated": _emulated(config.link.model),
         "placement": config.placement.mode,
         "executors": len(pool.hosts),

@@ -275,10 +275,6 @@ def test_recv_needs_a_send(config: EnvConfig, make: Make) -> None:
     [
         (SMAX.model_copy(update={"map": "3s5y"}), r"env\.map: .*'3s5y'; choose one of: 3s5z, "),
         (SMAX.model_copy(update={"continuous_actions": True}), r"env\.continuous_actions: "),
-        (
-            SMAX.model_copy(update={"backend": "starcraft2"}),
-            r"env\.backend: starcraft2 is not built yet; use smax",
-        ),
         (SMAX.model_copy(update={"backend": "smx"}), r"env\.backend: .*choose one of: smax, "),
         (
             EnvConfig(name="mpe", map="simple_reference", backend="jax"),
@@ -311,10 +307,10 @@ def lay_out_smac(folder: Path, *packages: str) -> None:
 @pytest.mark.parametrize(
     ("packages", "game", "backend", "reason"),
     [
-        ((), True, "smax", "the package smac .* is not installed"),
-        (("smac",), True, "smax", "the package smac .* is not installed"),  # PyPI's namesake
+        ((), True, "smax", "oxwhirl's package smac is not installed"),
+        (("smac",), True, "smax", "oxwhirl's package smac is not installed"),  # PyPI's namesake
         (("smac", "smac/env", "smac/env/starcraft2"), False, "smax", "StarCraft II is not at"),
-        (("smac", "smac/env", "smac/env/starcraft2"), True, "starcraft2", "are both here"),
+        (("smac", "smac/env", "smac/env/starcraft2"), True, "starcraft2", r"4\.10\.0 .* is at"),
     ],
 )
 def test_auto_backend_says_which_and_why(
@@ -326,17 +322,21 @@ def test_auto_backend_says_which_and_why(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lay_out_smac(tmp_path, *packages)
+    if game:
+        (tmp_path / "Versions" / "Base75689").mkdir(parents=True)
+        (tmp_path / "Versions" / "Base75689" / "SC2_x64").touch()
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    monkeypatch.setenv("SC2PATH", str(tmp_path if game else tmp_path / "nowhere"))
-    chosen, line = resolve_backend(EnvConfig(name="smac", map="3m"))
+    monkeypatch.setenv("SC2PATH", str(tmp_path))
+    chosen, line, version = resolve_backend(EnvConfig(name="smac", map="3m"))
     assert chosen == backend
+    assert version == ("4.10.0 (build 75689)" if backend == "starcraft2" else "")
     assert re.search(reason, line)
     assert "\n" not in line
 
 
 def test_backend_that_was_asked_for() -> None:
-    assert resolve_backend(SMAX) == ("smax", "smac is played on smax, as env.backend asks.")
-    assert resolve_backend(SPREAD) == ("mpe2", "mpe is played on mpe2.")
+    assert resolve_backend(SMAX) == ("smax", "smac is played on smax, as env.backend asks.", "")
+    assert resolve_backend(SPREAD) == ("mpe2", "mpe is played on mpe2.", "")
 
 
 def test_a_benchmark_without_a_usable_backend_says_what_each_misses(
@@ -353,7 +353,7 @@ def test_a_benchmark_without_a_usable_backend_says_what_each_misses(
         resolve_backend(config)
     monkeypatch.setitem(ENVS, "odd", backends | {"third": ready})
     assert resolve_backend(config).line == (
-        "odd is played on third, and its results are called third, because a is away, and b is out."
+        "odd is played on third, and its results are called third: a is away, and b is out."
     )
 
 

@@ -304,9 +304,9 @@ def _explained_variance(estimate: CriticEstimate) -> float:
 
     It is 1 for a perfect critic, and 0 for one that always predicts the mean.
     """
-    variance = float(np.var(estimate.valid_rows(estimate.returns)))
-    unexplained = float(np.var(estimate.valid_rows(estimate.returns - estimate.values)))
-    return 1.0 - unexplained / max(variance, 1e-8)
+    variance: Any = np.var(estimate.valid_rows(estimate.returns))
+    unexplained: Any = np.var(estimate.valid_rows(estimate.returns - estimate.values))
+    return float(1.0 - unexplained / max(variance, 1e-8))
 
 
 def _start_thread() -> ThreadPoolExecutor:

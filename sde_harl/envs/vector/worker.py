@@ -6,7 +6,6 @@ its input ends, or with its parent.
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 import signal
@@ -16,6 +15,7 @@ from types import SimpleNamespace
 from typing import BinaryIO, NamedTuple, cast
 
 from sde_harl.config.entry_points import one_line
+from sde_harl.envs.die_with_parent import die_with_parent
 from sde_harl.envs.registry import make_games
 from sde_harl.envs.settings import EnvConfig
 from sde_harl.envs.specs import common_spec, to_json
@@ -29,9 +29,6 @@ from sde_harl.envs.vector.worker_protocol import (
     setup_from_json,
 )
 from sde_harl.errors import UserError
-
-PR_SET_PDEATHSIG = 1
-"""Linux: option of prctl(2) that asks for a signal when the parent dies."""
 
 
 class ParentGoneError(Exception):
@@ -60,7 +57,8 @@ def main() -> int:
     if not line:  # the parent ended before it said anything
         return 1
     setup = setup_from_json(line)
-    _die_with(setup.parent)
+    # The end of our input isn't enough: while a game computes, the input isn't read.
+    die_with_parent(setup.parent)
     try:
         failure = _play_or_fail(setup, channels)
         if failure is None:
@@ -103,18 +101,6 @@ def _take_channels() -> Channels:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
     return Channels(commands=commands, answers=answers)
-
-
-def _die_with(parent: int) -> None:
-    """Makes this process end when its parent is killed.
-
-    The end of our input isn't enough: while a game computes, the input isn't read. So the kernel is
-    asked to kill us.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it died before we asked
-        sys.exit(1)
 
 
 def _play(setup: WorkerSetup, channels: Channels) -> None:
