@@ -24,6 +24,9 @@ NO_OP = 0
 class Battle(Game):
     """One client with its game, which is started by the first reset."""
 
+    seed_bits = 31
+    """What fits the protocol's unsigned seed of 32 bits with room to spare."""
+
     def __init__(
         self, client: Any, env_config: EnvConfig, *, unit_types: tuple[str, ...] = ()
     ) -> None:

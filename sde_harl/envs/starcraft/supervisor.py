@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple, NoReturn
 
+from sde_harl.config.entry_points import one_line
 from sde_harl.envs.starcraft import process
 from sde_harl.errors import UserError
 
@@ -101,7 +102,7 @@ class Supervisor:
         if client._sc2_proc:
             client._sc2_proc.socket.allow(process.ANSWER_TIMEOUT_S)
         else:
-            client._seed = seed & 0x7FFFFFFF
+            client._seed = seed
             client._episode_count = 0  # by which the client knows that it has to start a game
         client.reset(*configuration)
         # The clients add up what the enemies are worth while these appear: too much if they don't
@@ -132,7 +133,7 @@ class Supervisor:
         """Ends the game and waits before the next. Raises UserError after too many failures."""
         self.close()
         self._failures += 1
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        reason = f"{type(error).__name__}: {one_line(error)}"
         if self._failures == MAX_FAILURES:
             raise UserError(f"StarCraft II failed {MAX_FAILURES} times in a row: {reason}")
         log.warning("StarCraft II failed and is started again: %s", reason)
