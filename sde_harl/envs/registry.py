@@ -50,6 +50,8 @@ class Backend(NamedTuple):
     """`pip install -e '.[EXTRA]'` installs what it needs; "" where it needs nothing."""
     install: str = ""
     """What else installs it, where no extra does."""
+    step_timeout_s: float = 0.0
+    """Least time that a step in a worker process may take, where a game may be started in it."""
     version: Callable[[], str] | None = None
     """Returns the game's version, where that is not a package's."""
     requirements: Callable[[], Requirements] | None = None
@@ -80,6 +82,7 @@ ENVS: dict[str, dict[str, Backend]] = {
             install="jobs/install_sc2.sh",
             requirements=install.requires("smac"),
             version=install.game_version,
+            step_timeout_s=install.STEP_TIMEOUT_S,
         ),
         "smax": Backend(module="smax", extra="smax", results="smax"),
     },
@@ -89,6 +92,7 @@ ENVS: dict[str, dict[str, Backend]] = {
             install="jobs/install_sc2.sh",
             requirements=install.requires("smacv2"),
             version=install.game_version,
+            step_timeout_s=install.STEP_TIMEOUT_S,
         ),
     },
     "mpe": {
@@ -179,8 +183,13 @@ def make(
             )
             return vector
     if env_config.workers:
+        backend = ENVS[env_config.name][resolve_backend(env_config).backend]
         return WorkerVector(
-            env_config, num_envs=num_envs, seed=seed, first_env=first_env, timeout_s=timeout_s
+            env_config,
+            num_envs=num_envs,
+            seed=seed,
+            first_env=first_env,
+            timeout_s=max(timeout_s, backend.step_timeout_s),
         )
     games = make_games(env_config, count=num_envs)
     return SerialVector(games, seed=seed, first_env=first_env)

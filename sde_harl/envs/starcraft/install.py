@@ -16,6 +16,9 @@ from sde_harl.envs.settings import Requirements
 from sde_harl.errors import UserError
 
 HOW = "see docs/starcraft.md"
+STEP_TIMEOUT_S = 1800.0
+"""For a step in a worker process, in which each of its games may be started several times. The
+games themselves have limits of their own (process.py)."""
 VERSIONS = {69232: "4.6.2", 75689: "4.10.0"}
 """Versions of the game, by build, that results have been published on."""
 

@@ -1,0 +1,221 @@
+"""SMAC and SMACv2 by their unmodified clients, on whatever game SC2PATH has.
+
+A program that speaks the game's protocol will do: nothing here depends on how battles end.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import psutil
+import pytest
+from launch import environment
+from limits import wait_until
+from playing import at_random
+
+from sde_harl.config.schema import EnvConfig
+from sde_harl.envs.registry import make
+from sde_harl.envs.starcraft.install import requires
+
+pytestmark = pytest.mark.slow
+MISSING = requires("smac")().missing or requires("smacv2")().missing
+needs_game = pytest.mark.skipif(bool(MISSING), reason=MISSING)
+
+SMAC_MAPS = (
+    *("3m", "8m", "25m", "5m_vs_6m", "8m_vs_9m", "10m_vs_11m", "27m_vs_30m", "2m_vs_1z"),
+    *("2s3z", "3s5z", "3s5z_vs_3s6z", "1c3s5z", "3s_vs_3z", "3s_vs_4z", "3s_vs_5z", "2s_vs_1sc"),
+    *("MMM", "MMM2", "corridor", "6h_vs_8z", "so_many_baneling", "bane_vs_bane", "2c_vs_64zg"),
+)
+SMACV2_MAPS = [
+    f"{race}_{size}"
+    for race in ("terran", "protoss", "zerg")
+    for size in ("5_vs_5", "10_vs_10", "10_vs_11", "20_vs_20", "20_vs_23")
+]
+
+
+def games_of(process: psutil.Process) -> list[psutil.Process]:
+    """Returns the games among the descendants of a process."""
+    found = []
+    for each in process.children(recursive=True):
+        try:
+            # The launcher, too, has these words until it is the game.
+            if "-listen" in each.cmdline():
+                found.append(each)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+class Played:
+    """Games in worker processes, played at random."""
+
+    def __init__(self, name: str, map_name: str, *, num_envs: int = 1, workers: int = 1) -> None:
+        config = EnvConfig(
+            name=name,
+            map=map_name,
+            backend="starcraft2",
+            workers=workers,
+            agent_id=True,
+            last_action=True,
+        )
+        self.env = make(config, num_envs=num_envs, seed=1)
+        self._rng = np.random.default_rng(0)
+        self.step = self.env.reset()
+        self.whole = np.zeros(num_envs, int)
+        self.void = np.zeros(num_envs, int)
+        self.returns: list[float] = []
+
+    def play(self) -> Any:
+        self.env.send(at_random(self.env, self.step, self._rng))
+        step = self.step = self.env.recv()
+        ended = step.terminated | step.truncated
+        self.whole += ended & ~step.void
+        self.void += step.void
+        self.returns += step.returns[ended & ~step.void].tolist()
+        return step
+
+    def play_episodes(self, count: int) -> None:
+        """Plays until every environment has ended so many whole episodes."""
+        until = self.whole + count
+        while (self.whole < until).any():
+            self.play()
+
+    def check(self) -> None:
+        """Asserts what holds of every step."""
+        spec, step = self.env.spec, self.step
+        assert step.available_actions.any(-1).all()
+        assert np.isfinite(step.obs).all()
+        assert len(set(spec.obs_sizes)) == 1
+        # All enemies' health, their deaths and the win are worth 20; shields grow again.
+        assert np.max(self.returns, initial=0.0) <= 40
+
+
+@pytest.fixture
+def orphans() -> Iterator[None]:
+    """Asserts that a test leaves no game behind."""
+    yield
+    assert not games_of(psutil.Process())
+
+
+@needs_game
+@pytest.mark.usefixtures("orphans")
+@pytest.mark.parametrize(
+    ("name", "map_name"),
+    [*(("smac", each) for each in SMAC_MAPS), *(("smacv2", each) for each in SMACV2_MAPS)],
+)
+def test_every_map_plays_an_episode_and_begins_another(name: str, map_name: str) -> None:
+    played = Played(name, map_name)
+    played.play_episodes(1)
+    played.play()
+    played.check()
+    assert played.env.spec.name == f"{name}/{map_name}"
+    if name == "smac":
+        assert "" not in played.env.spec.unit_types
+    played.env.close()
+
+
+@needs_game
+@pytest.mark.usefixtures("orphans")
+@pytest.mark.parametrize(("name", "map_name"), [("smac", "3s5z"), ("smacv2", "terran_5_vs_5")])
+def test_twenty_episodes_on_end(name: str, map_name: str) -> None:
+    played = Played(name, map_name)
+    first = games_of(psutil.Process())
+    played.play_episodes(20)
+    played.check()
+    assert not played.void.any()
+    assert games_of(psutil.Process()) == first, "all in one game"
+    assert played.env.state_dict()["episodes"].tolist() == played.whole.tolist()
+    played.env.close()
+
+
+@needs_game
+def test_a_seed_of_smacv2_repeats_teams_and_places() -> None:
+    starts = []
+    for _ in range(2):
+        played = Played("smacv2", "zerg_5_vs_5")
+        starts.append([played.step.state.copy()])
+        for _ in range(3):
+            played.play_episodes(1)
+            starts[-1].append(played.step.state.copy())
+        played.env.close()
+    np.testing.assert_array_equal(starts[0], starts[1])
+    assert len(np.unique(np.concatenate(starts[0]), axis=0)) == 4
+
+
+@needs_game
+@pytest.mark.usefixtures("orphans")
+def test_eight_games_that_are_killed_and_stopped_account_for_every_episode() -> None:
+    """Five kills and three stops at random, fifty episodes each."""
+    played = Played("smac", "3m", num_envs=8, workers=4)
+    chance = random.Random(0)
+    faults = [signal.SIGKILL] * 5 + [signal.SIGSTOP] * 3
+    chance.shuffle(faults)
+    for fault in faults:
+        for _ in range(chance.randrange(20, 60)):
+            played.play()
+        chance.choice(games_of(psutil.Process())).send_signal(fault)
+    played.play_episodes(1)
+    while (played.whole < 50).any():
+        played.play()
+    # A game that is struck where an episode ends is lost at the reset: no episode is void then.
+    assert 0 < played.void.sum() <= len(faults)
+    assert played.env.state_dict()["episodes"].tolist() == played.whole.tolist()
+    played.check()
+    assert max(played.returns) <= 20.001, "max_reward is what it was"
+    played.env.close()
+
+
+@needs_game
+@pytest.mark.parametrize(
+    "victim", ["trainer", "worker"], ids=["the trainer", "a worker of the trainer"]
+)
+def test_a_run_that_is_killed_leaves_no_game(victim: str, tmp_path: Path) -> None:
+    words = "quick env.name=smac env.map=3m env.backend=starcraft2 env.workers=2 policy.groups=[]"
+    keys = f"train.envs=4 train.slots=2 train.rollout=20 record.dir={tmp_path}"
+    command = [sys.executable, "-m", "sde_harl.run", *words.split(), *keys.split()]
+    trainer = subprocess.Popen([*command, "train.steps=1000000"], env=environment())
+    parent = psutil.Process(trainer.pid)
+    wait_until(
+        lambda: len(games_of(parent)) == 4 and [*tmp_path.glob("**/run.h5")],
+        "four games and a record",
+        is_alive=lambda: trainer.poll() is None,
+    )
+    started = games_of(parent)
+    if victim == "trainer":
+        trainer.kill()
+    else:
+        os.kill(started[0].ppid(), signal.SIGKILL)
+    trainer.wait()
+    wait_until(lambda: not any(each.is_running() for each in started), "the end of the games")
+
+
+@needs_game
+def test_a_run_trains_on_the_game_and_records_its_version(tmp_path: Path) -> None:
+    words = "quick env.name=smacv2 env.map=terran_5_vs_5 env.workers=2 policy.groups=[]"
+    keys = "train.envs=4 train.slots=2 train.rollout=50 train.steps=1000 eval.episodes=4"
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "sde_harl.run",
+            *words.split(),
+            *keys.split(),
+            f"record.dir={tmp_path}",
+        ],
+        env=environment(),
+        check=True,
+    )
+    [record] = tmp_path.glob("**/run.h5")
+    with h5py.File(record) as file:
+        assert "(build " in file["meta"].attrs["game_version"]
+        assert file["episodes/train"][:].sum() > 0
+        assert (~file["episodes/train"][:]).sum() == 4
