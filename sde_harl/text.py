@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 
@@ -24,6 +25,18 @@ def printable(text: str, keep: str = "") -> str:
 
 def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode()
+
+
+def read_text(path: Path, most_bytes: int) -> str:
+    """Returns the text of a file in UTF-8.
+
+    Raises OSError, and ValueError for a file that is larger: some, such as /dev/zero, have no end.
+    """
+    with path.open("rb") as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise ValueError(f"more than {most_bytes:,} bytes")
+    return content.decode()
 
 
 def strict_json(text: str | bytes) -> Any:

@@ -51,7 +51,7 @@ def _read_columns(path: Path) -> tuple[Array, Array]:
     try:
         with path.open(newline="") as file:
             rows = [(float(row["unix_s"]), float(row["watts"])) for row in csv.DictReader(file)]
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise UserError(
             f"{path}: not a meter's CSV with the columns unix_s and watts: {error!r}"
         ) from error

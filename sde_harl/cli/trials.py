@@ -140,7 +140,7 @@ def finished(config: Config) -> Path | None:
 
 def _is_finished(folder: Path, config: Config) -> bool:
     written = folder / "config.yaml"
-    if not written.is_file() or written.read_text(encoding="utf-8") != to_yaml(config):
+    if not written.is_file() or written.read_bytes() != to_yaml(config).encode():
         return False
     # Evaluation is the last thing that a run does, if it evaluates at all.
     last = "training"

@@ -19,8 +19,9 @@ from sde_harl.config.layers import Layer, Value, build, layer_of, to_yaml
 from sde_harl.config.named_code import refuse_strange_code
 from sde_harl.config.schema import Config, LinkProfile
 from sde_harl.config.wording import MEANT, brief, did_you_mean, shown
-from sde_harl.config.yaml_text import load
+from sde_harl.config.yaml_text import MOST_LETTERS, load
 from sde_harl.errors import UserError
+from sde_harl.text import read_text
 
 PRESETS = Path(__file__).with_name("presets")
 FOLDERS = {"algo": "algorithms", "env": "environments"}
@@ -205,13 +206,13 @@ def _read(path: Path) -> Layer:
 def _text(path: Path) -> str:
     name = shown(str(path))
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path, MOST_LETTERS)
     except OSError as error:
         raise UserError(f"{name}: can't read the configuration: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{name}: not a text file") from error
-    except ValueError as error:  # a null character, for one
-        raise UserError(f"{name}: not a file's name") from error
+    except ValueError as error:
+        raise UserError(f"{name}: can't read the configuration: {error}") from error
 
 
 def _defaults(section: str, layers: Layer) -> Layer:

@@ -20,6 +20,7 @@ from sde_harl.envs.settings import EnvConfig
 from sde_harl.envs.specs import from_json
 from sde_harl.envs.vector.games import Game, ObservationBuffers, Outcome, SerialVector
 from sde_harl.errors import UserError
+from sde_harl.text import read_text
 
 
 class World(Game):
@@ -61,9 +62,13 @@ def make(env_config: EnvConfig, *, num_envs: int, seed: int, first_env: int) -> 
     return SerialVector([World(spec) for _ in range(num_envs)], seed=seed, first_env=first_env)
 
 
+MOST_BYTES = 1 << 20
+"""Of a spec. That of a hundred agents takes some thousands."""
+
+
 def _read(path: Path) -> EnvSpec:
     try:
-        return from_json(path.read_bytes())
+        return from_json(read_text(path, MOST_BYTES))
     except OSError as error:
         raise UserError(f"env.spec: {path}: can't be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # RecursionError: thousands of nested brackets

@@ -17,13 +17,14 @@ import h5py
 from sde_harl.errors import UserError
 from sde_harl.record.datasets import array, attribute, column, member, subgroup
 from sde_harl.record.schema import META, SCALAR, STEP, TABLES, Array, Trajectory
-from sde_harl.text import strict_json
+from sde_harl.text import read_text, strict_json
 
 Columns = dict[str, Array]
 MetaValue = str | int
 
 SWEEP_INDEX = "sweep.json"
 """The file in a sweep's folder that names its finished runs."""
+MOST_INDEX_BYTES = 1 << 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +144,7 @@ def run_files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     try:
-        index = strict_json((path / SWEEP_INDEX).read_text(encoding="utf-8"))
+        index = strict_json(_index_of(path))
         folders = list(index["runs"].values())
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
@@ -152,6 +153,15 @@ def run_files(path: Path) -> list[Path]:
     if not all(isinstance(folder, str) and folder.isprintable() for folder in folders):
         raise UserError(f"{path}: {SWEEP_INDEX} names runs that are no folders")
     return [path / folder / "run.h5" for folder in folders]
+
+
+def _index_of(sweep: Path) -> str:
+    """Returns the text of a sweep's index."""
+    index = sweep / SWEEP_INDEX
+    # A pipe in its place would wait for its writer.
+    if not index.is_file():
+        raise ValueError("no regular file")
+    return read_text(index, MOST_INDEX_BYTES)
 
 
 @contextmanager

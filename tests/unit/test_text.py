@@ -15,11 +15,12 @@ from rich.progress import Progress
 from sde_harl.analysis import figures, tables
 from sde_harl.analysis.consumption import summarise
 from sde_harl.analysis.consumption_tables import show
+from sde_harl.config.arguments import parse
 from sde_harl.errors import UserError
 from sde_harl.record.progress import ProgressLine
 from sde_harl.record.reader import open_run
 from sde_harl.record.terminal import PlainConsole
-from sde_harl.text import printable, strict_json
+from sde_harl.text import printable, read_text, strict_json
 
 HOSTILE = "[/x] [red]:boom: \x1b]0;title\x07 \u202e back \x9b31m"
 AS_SHOWN = r"[/x] [red]:boom: \x1b]0;title\x07 \u202e back \x9b31m"
@@ -123,3 +124,12 @@ def test_a_name_is_no_formula_in_a_figure(tmp_path: Path) -> None:
     figures.add_legends(figure)
     figures.save(figure, tmp_path / "f.png")
     assert (tmp_path / "f.png").stat().st_size
+
+
+def test_a_file_without_end_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^/dev/zero: can't read the configuration: more than "):
+        parse(["/dev/zero"])
+    (tmp_path / "a").write_text("é")
+    assert read_text(tmp_path / "a", 2) == "é"
+    with pytest.raises(ValueError, match="more than 1 bytes"):
+        read_text(tmp_path / "a", 1)
