@@ -7,6 +7,7 @@ told to, and nothing hangs.
 from __future__ import annotations
 
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -46,7 +47,8 @@ RUN += [
 RUN += [f"train.envs={ENVS}", f"train.rollout={ROLLOUT}"]
 LATE = [f"link.deadline_ms={DEADLINE_MS}", "link.failure_timeout_s=3"]
 
-# An executor that on a signal floods the server with noise and with frames that look right.
+# An executor that on a signal floods the server with noise and with frames that look right, or on
+# another one fails.
 GARBAGE = """
 import random, signal, sys
 from sde_harl.executor import executor
@@ -61,13 +63,19 @@ def begin(*_):
     global flood
     flood = True
 
+def fail(*_):
+    executor.Executor.handle = fails
+
+def fails(self, message):
+    raise RuntimeError("a part of this program\\nis wrong")
+
 def handle(self, message, known=executor.Executor.handle):
     global sent
     if flood and message.header.kind is not Kind.BYE:
         link, choose, header = self._transport, random.Random(message.header.step), message.header
         for _ in range(1000):
             sent += 1
-            if sent % 10_000 == 0:
+            if sent % 1000 == 0:
                 print("garbage", sent, flush=True)
             noise = choose.randbytes(choose.choice([0, 3, 31, 32, 200, 3000]))
             if choose.random() < 0.5:
@@ -85,6 +93,7 @@ def handle(self, message, known=executor.Executor.handle):
 if launched_ranks()[0] == 2:
     executor.Executor.handle = handle
     signal.signal(signal.SIGUSR2, begin)
+    signal.signal(signal.SIGWINCH, fail)
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -185,6 +194,8 @@ def befall(job: Job, kind: str) -> None:
         rank.suspend()
         time.sleep(5.0)
         rank.resume()
+    elif kind == "fail":
+        rank.send_signal(signal.SIGWINCH)
     else:
         rank.send_signal(signal.SIGUSR2)
 
@@ -213,6 +224,7 @@ CASES = {
     "pause": ({0}, {"absent", "back"}),
     "cut": ({0}, {"absent", "back"}),
     "garbage": ({0, 3}, {"kind", "short", "magic"}),
+    "fail": ({3}, {"lost"}),
 }
 
 
@@ -238,8 +250,10 @@ def test_with_fallback_a_run_goes_on(
     codes, kinds = CASES[kind]
     assert code in codes, f"{code}: {job.text()}"
     assert "Traceback" not in job.text(), job.text()[-3000:]
-    if kind == "garbage":  # it may also have left the report unanswered and be asked nothing more
-        assert "garbage 10000" in job.text(), job.text()
+    # It sends a thousand for each message that it gets, but how many of those there are depends on
+    # how fast the server is: it may be absent after the first.
+    if kind == "garbage":
+        assert "garbage 1000" in job.text(), job.text()
     record = recorded(tmp_path)
     mine = {name for rank, name in record.faults if rank == 2}
     assert kinds <= mine, mine
@@ -250,7 +264,9 @@ def test_with_fallback_a_run_goes_on(
 
 @needs_mpirun
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["kill", "kill, ulfm", "stop", "stop, ulfm", "cut", "garbage"])
+@pytest.mark.parametrize(
+    "kind", ["kill", "kill, ulfm", "stop", "stop, ulfm", "cut", "garbage", "fail"]
+)
 @pytest.mark.parametrize("seed", range(10))
 def test_with_abort_every_rank_ends(
     kind: str, seed: int, tmp_path: Path, request: pytest.FixtureRequest
@@ -306,3 +322,21 @@ def test_a_device_is_restarted_with_the_run(seed: int, tmp_path: Path) -> None:
     again = recorded(folders[1])
     assert not again.faults
     assert len(again.episodes["length"]) == STEPS // EPISODE
+
+
+@needs_mpirun
+@pytest.mark.slow
+def test_executors_tell_of_a_server_that_was_killed(tmp_path: Path) -> None:
+    """Nobody else can: the server is gone."""
+    job = Job(tmp_path, "abort", True)
+    try:
+        job.await_start()
+        job.ranks()[0].kill()
+        assert job.end() != 0
+    finally:
+        job.kill()
+    for rank in (1, 2, 3):
+        assert re.search(
+            rf"error: executor {rank} \(.+\): the server's process has ended", job.text()
+        ), job.text()
+    assert "Traceback" not in job.text(), job.text()[-3000:]
