@@ -20,6 +20,8 @@ from hostile_program import HOSTILE
 from launch import command, environment, kill_all, needs_mpirun
 from limits import hang_limit_s, wait_until
 
+from sde_harl.record.checkpoint import load
+
 MINUTES = float(os.environ.get("SDE_HARL_HOSTILE_MINUTES", "1"))
 PROGRAM = Path(__file__).parents[1] / "helpers" / "hostile_program.py"
 RUN = [
@@ -122,7 +124,8 @@ def check_record(path: Path) -> None:
 
 
 def check_weights(path: Path) -> None:
-    checkpoint = torch.load(path, weights_only=True)
-    tensors = {name: each for name, each in checkpoint.items() if isinstance(each, torch.Tensor)}
+    tensors = {
+        name: each for name, each in load(path).values.items() if isinstance(each, torch.Tensor)
+    }
     assert len(tensors) > 10
     assert [name for name, each in tensors.items() if not torch.isfinite(each).all()] == []

@@ -13,6 +13,7 @@ from small_runs import made
 from sde_harl.codec.plain import LARGEST_LATENT
 from sde_harl.executor.handlers import on_device
 from sde_harl.executor.handlers.split import SplitHandler
+from sde_harl.record.checkpoint import load
 from sde_harl.server.action_check import LARGEST_LOG_DENSITY, LEAST_LOG_PROB
 
 ON_DEVICE = ["policy.local_blocks=3", "codec.name=none"]
@@ -24,8 +25,11 @@ def check_weights(folder: Path, *words: str) -> None:
     run = made(folder, "--env", "mpe", *TWO_UPDATES, *words)
     run.run()
     assert not run.pool.faults(), "these numbers are within bounds"
-    checkpoint = torch.load(run.logger.folder / "models" / "last.pt", weights_only=True)
-    tensors = {name: each for name, each in checkpoint.items() if isinstance(each, torch.Tensor)}
+    tensors = {
+        name: each
+        for name, each in load(run.logger.folder / "models" / "last.pt").values.items()
+        if isinstance(each, torch.Tensor)
+    }
     assert len(tensors) > 10
     assert [name for name, each in tensors.items() if not torch.isfinite(each).all()] == []
 
