@@ -168,12 +168,15 @@ def _check_file(path: Path) -> None:
         if not stat.S_ISREG(about.st_mode):
             raise _refused(path, "it is no regular file")
         with path.open("rb") as file:
-            beginning = file.read(4)
+            beginning = file.read(9)
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: can't read the checkpoint: {reason}") from error
+    # A file of ours begins with 8 bytes for the length of its header, which is JSON. One length in
+    # 32 has a pickle's first byte.
+    is_ours = beginning[8:] == b"{"
     for magic, kind in KINDS_OF_FILES.items():
-        if beginning.startswith(magic):
+        if beginning.startswith(magic) and not is_ours:
             raise _refused(path, kind)
     # Space that was never written takes no place on a disk, so a file can be as large as it likes.
     if about.st_size > host_bytes():
