@@ -13,6 +13,9 @@ from sde_harl.errors import UserError
 
 NAMED = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")
 
+FAILURES = (Exception, SystemExit)
+"""All that a user's code may raise, which may call exit(): that would end the run in silence."""
+
 
 def function(key: str, spelt: str) -> Callable[..., Any]:
     """Returns the function that `spelt`, the value of key `key`, names as module:function.
@@ -46,14 +49,16 @@ def explained(place: str, *, passing: type[Exception] = UserError) -> Iterator[N
         yield
     except (UserError, passing):
         raise
-    # A user's code may call exit(), which would end the run without a word.
-    except (Exception, SystemExit) as error:
-        # Where the user's code failed, not where it was called.
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        kind = type(error).__name__
-        raise UserError(
-            f"{place}: {kind}: {one_line(error)} ({last.filename}:{last.lineno})"
-        ) from error
+    except FAILURES as error:
+        raise explanation(place, error) from error
+
+
+def explanation(place: str, error: BaseException) -> UserError:
+    """Returns the error that `explained` raises, for code in which `with` would take too long."""
+    # Where the user's code failed, not where it was called.
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    kind = type(error).__name__
+    return UserError(f"{place}: {kind}: {one_line(error)} ({last.filename}:{last.lineno})")
 
 
 def one_line(error: BaseException) -> str:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sde_harl.config.entry_points import explained
+from sde_harl.config.entry_points import FAILURES, explained, explanation
 from sde_harl.config.wording import brief
 from sde_harl.envs.parallel_spaces import MisfitError, as_array
 from sde_harl.errors import UserError
@@ -108,8 +108,10 @@ class ParallelProtocol:
 
     def step(self, actions: dict[Any, Any]) -> Stepped:
         """Plays the actions of the agents that act."""
-        with self._origin.explained("step()"):
+        try:
             result = self._env.step(actions)
+        except FAILURES as error:
+            raise self._failure("step()", error) from error
         if not isinstance(result, (tuple, list)) or len(result) != 5:
             raise self._error(
                 "(observations, rewards, terminations, truncations, infos)",
@@ -123,13 +125,12 @@ class ParallelProtocol:
         reward = self._reward(rewards)
         self._acting = self._present(", step()")
         left = terminated | truncated
-        for agent in acted:
-            if agent not in left and agent not in self._acting:
-                raise self._error(
-                    f"a termination or truncation of {brief(agent)}, which left `agents`",
-                    "neither",
-                    ", step()",
-                )
+        for agent in {*acted}.difference(self._acting, left):
+            raise self._error(
+                f"a termination or truncation of {brief(agent)}, which left `agents`",
+                "neither",
+                ", step()",
+            )
         alive = set(self._acting) - left
         return Stepped(
             seen=self._seen(obs, infos, alive=alive, place=", step()"),
@@ -140,13 +141,14 @@ class ParallelProtocol:
 
     def state(self) -> NDArray[Any] | None:
         """Returns the environment's own state, None where it has none."""
-        with self._origin.explained("state()"):
-            try:
-                state = self._env.state()
-            # PettingZoo's base class raises the latter, and its wrappers pass the former on.
-            except (AttributeError, NotImplementedError):
-                return None
+        try:
+            state = self._env.state()
             array = np.asarray(state)
+        # PettingZoo's base class raises the latter, and its wrappers pass the former on.
+        except (AttributeError, NotImplementedError):
+            return None
+        except FAILURES as error:
+            raise self._failure("state()", error) from error
         if array.dtype.kind not in "biuf":
             raise self._error("numbers", _kind(state), ", state()")
         if not array.size:
@@ -171,6 +173,9 @@ class ParallelProtocol:
             with self._origin.explained("close()"):
                 self._env.close()
 
+    def _failure(self, what: str, error: BaseException) -> UserError:
+        return explanation(f"{self._origin.key}: {self._origin.spelt}: {what}", error)
+
     def _error(self, expected: str, got: str, place: str = "") -> UserError:
         return self._origin.error(expected, got, place)
 
@@ -183,9 +188,11 @@ class ParallelProtocol:
         return agents
 
     def _present(self, place: str) -> list[Any]:
-        with self._origin.explained("agents"):
+        try:
             agents = list(self._env.agents)
             is_right = self._known.issuperset(agents) and len(set(agents)) == len(agents)
+        except FAILURES as error:
+            raise self._failure("agents", error) from error
         if not is_right:
             raise self._error("`agents` of possible_agents, each once", brief(agents), place)
         return agents
@@ -201,7 +208,7 @@ class ParallelProtocol:
         self, what: str, given: Any, *, needed: Iterable[Any], place: str = ", step()"
     ) -> Mapping[Any, Any]:
         """Returns a dict by agent. Raises UserError where it has too many agents or too few."""
-        if not isinstance(given, Mapping):
+        if type(given) is not dict and not isinstance(given, Mapping):
             raise self._error(f"{what} of each agent, in a dict", _kind(given), place)
         if not self._known.issuperset(given):
             unknown = next(agent for agent in given if agent not in self._known)
@@ -214,19 +221,24 @@ class ParallelProtocol:
     def _flags(self, name: str, given: Any) -> set[Any]:
         """Returns the agents among those that acted whose flag is set."""
         flags = self._by_agent(f"a flag in {name}", given, needed=self._acting)
+        flagged: set[Any] = set()
         for agent in self._acting:
-            if not _is_flag(flags[agent]):
+            flag = flags[agent]
+            if flag is False:  # nearly always
+                continue
+            if not _is_flag(flag):
                 raise self._error(
-                    f"True or False in the {name} of {brief(agent)}",
-                    brief(flags[agent]),
-                    ", step()",
+                    f"True or False in the {name} of {brief(agent)}", brief(flag), ", step()"
                 )
-        return {agent for agent in self._acting if flags[agent]}
+            if flag:
+                flagged.add(agent)
+        return flagged
 
     def _reward(self, given: Any) -> float:
         """Returns the sum of rewards; of agents that have left before, none counts."""
         rewards = self._by_agent("a reward", given, needed=self._acting)
-        numbers = [_number(reward) for agent, reward in rewards.items() if agent in self._acting]
+        acting = self._acting
+        numbers = [_number(reward) for agent, reward in rewards.items() if agent in acting]
         total = sum(numbers)
         if math.isfinite(total) and max(map(abs, numbers)) <= LARGEST:
             return total

@@ -44,13 +44,13 @@ class Bounds(NamedTuple):
 
     low: NDArray[np.float32]  # (N, D)
     high: NDArray[np.float32]  # (N, D)
-    whole: NDArray[np.bool_]
-    """(N, D), the action is a whole number."""
+    whole: NDArray[np.bool_] | None
+    """(N, D), the action is a whole number; None where none is."""
 
     def nearest(self, actions: NDArray[np.generic]) -> NDArray[np.generic]:
         """Returns the possible actions (N, D) that are nearest to these."""
         actions = np.clip(actions, self.low, self.high)
-        if self.whole.any():
+        if self.whole is not None:
             actions = np.where(self.whole, np.rint(actions), actions)
         return actions
 
@@ -133,7 +133,7 @@ def to_row(array: NDArray[Any]) -> NDArray[Any]:
     """Returns an observation or a state as one row; an image with its channels last."""
     if _has_channels_first(array.shape):
         array = np.moveaxis(array, 0, -1)
-    return np.ravel(array)
+    return array.reshape(-1)
 
 
 def obs_row(space: Any, seen: Any) -> NDArray[Any]:
@@ -153,6 +153,8 @@ def as_array(seen: Any, *, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
     integers, and for bytes nothing but 0 to 255. A gymnasium Box is stricter: many environments
     declare float32 and return float64.
     """
+    if type(seen) is np.ndarray and seen.dtype == dtype and seen.shape == shape:
+        return seen
     try:
         array = np.asarray(seen)
     except (TypeError, ValueError):  # lists of several lengths, for one
@@ -264,7 +266,7 @@ def action_bounds(action_spaces: Sequence[Any], dimensions: int) -> Bounds:
         low[i, own] = _rounded(space.low, up=True)
         high[i, own] = _rounded(space.high, up=False)
         whole[i, own] = _is_whole(space)
-    return Bounds(low=low, high=high, whole=whole)
+    return Bounds(low=low, high=high, whole=whole if whole.any() else None)
 
 
 def _rounded(bounds: NDArray[Any], *, up: bool) -> NDArray[np.float32]:
@@ -287,7 +289,8 @@ def to_native(action: NDArray[np.generic], space: Any) -> Any:
     """Returns an agent's numbers (D,) as an action of its own space."""
     if isinstance(space, spaces.Discrete):
         return int(action[0]) + int(space.start)
-    own = action[: math.prod(space.shape)].reshape(space.shape)  # without the padding
+    shape = space.shape
+    own = action[: math.prod(shape)].reshape(shape)  # without the padding
     if isinstance(space, spaces.MultiDiscrete):
         own = own + space.start  # our choices begin at 0, the space's own may begin elsewhere
     return own.astype(space.dtype)

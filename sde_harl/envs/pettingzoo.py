@@ -93,6 +93,7 @@ class ParallelGame(Game):
         branches = self.spec.branches
         self._columns = [action_columns(each, branches) for each in self.spec.action_sizes]
         self._choices = self.spec.choices()
+        self._was_masked = [False] * len(self._agents)
         self._begins = np.cumsum((0, *branches))[:-1]  # (D,) where each branch begins among the A
 
     def _checked(self, i: int, read: Any, space: Any) -> Any:
@@ -171,7 +172,7 @@ class ParallelGame(Game):
             out.active[i] = agent in seen.alive
             if agent not in seen.obs:
                 out.obs[i] = 0
-                out.available_actions[i] = self._choices[i]
+                self._write_mask(i, None, out)
                 continue
             try:
                 self._write_agent(i, seen.obs[agent], seen.infos.get(agent), out=out)
@@ -191,7 +192,7 @@ class ParallelGame(Game):
             mask = seen[MASK]
             seen = seen["observation"]
         elif info is not None:
-            if not isinstance(info, Mapping):
+            if type(info) is not dict and not isinstance(info, Mapping):
                 raise MisfitError("a dict of infos", brief(info))
             mask = info.get(MASK)
         self._write_mask(i, mask, out)
@@ -200,6 +201,10 @@ class ParallelGame(Game):
 
     def _write_mask(self, i: int, mask: Any, out: ObservationBuffers) -> None:
         """Writes what an agent may choose; without a mask, all that it has."""
+        # An agent that never had a mask has all of its choices in all buffers.
+        if mask is None and not self._was_masked[i]:
+            return
+        self._was_masked[i] = True
         available = out.available_actions[i]
         available[:] = self._choices[i]
         if mask is None:
