@@ -128,3 +128,12 @@ def test_a_run_counts_as_finished_by_its_record_and_configuration(tmp_path: Path
         assert (finished(config) == folder) == whole
     (folder / "config.yaml").write_text(to_yaml(other))
     assert finished(config) is None, "it was asked to be something else"
+
+
+def test_trust_in_a_file_is_passed_on_to_every_run(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("env: {name: pettingzoo, factory: 'odd_envs:Corridor'}\nalgo: {name: happo}\n")
+    with pytest.raises(UserError, match=r"^env\.factory: expected --trust on the command line"):
+        plan([str(file), "seed=1,2"])
+    asked = plan([str(file), "--trust", "seed=1,2"])
+    assert all("--trust" in trial.words for trial in asked.trials)
