@@ -25,5 +25,7 @@ class ExitCode(IntEnum):
     """A UserError. Rank 0 has printed its line."""
     EXECUTORS_ABSENT = 3
     """The run is complete, but some executors did not answer any more at its end."""
+    NOT_RECORDED = 4
+    """The run is complete, but its record or a checkpoint is not: a disk failed on the way."""
     INTERRUPTED = 130
-    """Stopped by Ctrl-C, SIGTERM or SIGUSR1, with everything saved."""
+    """Stopped by Ctrl-C, SIGTERM, SIGHUP or SIGUSR1, after everything was saved."""

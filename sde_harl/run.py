@@ -7,14 +7,14 @@ sends it what it needs. From its own command line it takes only its sensor (exec
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import functools
 import logging
 import os
-import signal
 import socket
 import sys
 import traceback
-from types import FrameType
 from typing import TYPE_CHECKING
 
 # The acting nets are small and the environments keep the cores busy, so a BLAS thread for each
@@ -26,13 +26,10 @@ from sde_harl.errors import ExitCode, UserError
 from sde_harl.link import mpi
 from sde_harl.link.loopback import Loopback
 from sde_harl.link.transport import Transport
+from sde_harl.process import guarded_streams, ignore_stops, interruption
 
 if TYPE_CHECKING:
     from sde_harl.config.schema import Config
-
-# Signals that save and end the run. mpirun turns Ctrl-C into SIGTERM and kills its ranks soon
-# after. SIGUSR1 it only passes on, so that there is time to save.
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 # glibc's mallopt, from malloc.h. 32 MiB is the largest mmap threshold that it accepts.
 M_TRIM_THRESHOLD = -1
@@ -43,12 +40,13 @@ MMAP_BYTES = 32 << 20
 
 def main(argv: list[str]) -> int:
     """Runs this process's role in the job and returns its exit code (errors.ExitCode)."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    keep_freed_memory()
-    rank, ranks = mpi.launched_ranks()
-    if rank:
-        return run_executor(argv)
-    return run_server(argv, ranks)
+    with guarded_streams():
+        logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+        keep_freed_memory()
+        rank, ranks = mpi.launched_ranks()
+        if rank:
+            return run_executor(argv)
+        return run_server(argv, ranks)
 
 
 def keep_freed_memory() -> None:
@@ -64,22 +62,23 @@ def keep_freed_memory() -> None:
 
 def run_server(argv: list[str], ranks: int) -> int:
     """Runs rank 0 of `ranks` to its end, dismisses the executors and returns the exit code."""
-    for number in STOPS:
-        signal.signal(number, _interrupt)
+    interruption.watch(functools.partial(end_before_the_run, None))
     transport: Transport | None = None
     reason = ""
     code = ExitCode.DEFECT
     try:
         if ranks > 1:
             transport = mpi.join()
+            interruption.watch(functools.partial(end_before_the_run, transport))
         code = lead(argv, transport)
     except UserError as error:
         reason = str(error)
         code = ExitCode.USER_ERROR
         print(f"error: {reason}", file=sys.stderr)
     except KeyboardInterrupt:
+        # What was saved, and where, has been said by the trainer.
         code = ExitCode.INTERRUPTED
-        print("interrupted: everything so far is saved", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
     except BaseException as error:
         reason = f"rank 0 failed: {type(error).__name__}: {error}"
         if transport and transport.absent:
@@ -88,11 +87,23 @@ def run_server(argv: list[str], ranks: int) -> int:
         raise
     finally:
         # mpirun signals all ranks when an executor exits with an error. We are ending anyway.
-        for number in STOPS:
-            signal.signal(number, signal.SIG_IGN)
+        ignore_stops()
         if transport:
             dismiss(transport, reason, code)
     return code
+
+
+def end_before_the_run(transport: Transport | None) -> None:
+    """Ends this process and its executors on a signal, while there is nothing to save yet."""
+    with contextlib.suppress(OSError):  # a closed terminal
+        # Past Python's streams: the signal may have come while one of them was in use.
+        os.write(2, b"interrupted before the run began: there was nothing to save\n")
+    ignore_stops()
+    if transport:
+        dismiss(transport, "interrupted", ExitCode.INTERRUPTED)
+    # Not an exception, which would have to pass through half-made libraries. The environments'
+    # worker processes end with this one.
+    os._exit(ExitCode.INTERRUPTED)
 
 
 def lead(argv: list[str], transport: Transport | None) -> ExitCode:
@@ -124,6 +135,9 @@ def lead(argv: list[str], transport: Transport | None) -> ExitCode:
     finally:
         if not transport:
             dismiss(link, "")
+    if trainer.incomplete:
+        print(f"done, but not all of it is recorded: {trainer.incomplete}", file=sys.stderr)
+        return ExitCode.NOT_RECORDED
     absent = trainer.pool.absent
     if not absent:
         return ExitCode.DONE
@@ -170,8 +184,7 @@ def run_executor(argv: list[str]) -> int:
     from sde_harl.executor.serving import serve
 
     # The server ends the executors, after it has saved what it needs of them.
-    for number in STOPS:
-        signal.signal(number, signal.SIG_IGN)
+    ignore_stops()
     transport = mpi.join()
     name = f"executor {transport.rank} ({socket.gethostname()})"
     code = ExitCode.DONE
@@ -205,10 +218,6 @@ def dismiss(transport: Transport, reason: str, code: int = ExitCode.DONE) -> Non
         transport.send(rank, header, reason.encode()[:4096])
     transport.flush(2.0)
     transport.close(code)
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from sde_harl.analysis.each_run import NONSENSE
 from sde_harl.errors import ExitCode, UserError
+from sde_harl.process import guarded_streams
 from sde_harl.record.reader import Run, open_run, run_files
 from sde_harl.record.terminal import PlainConsole
 from sde_harl.text import printable
@@ -56,20 +57,21 @@ def run(
 
     Returns the exit code: 2 where a file can't be read or written, else 0.
     """
-    args = parser.parse_args()
-    # OSError too: the targets of --json, --csv and --plot are the user's choice.
-    try:
-        runs = _open_runs(args.runs)
-        report(runs, args)
-    except NONSENSE as error:
-        names = ", ".join(map(str, args.runs))
-        message = printable(f"{names}: can't be shown: {error}")
-        print(f"{Path(parser.prog).stem}: {message}", file=sys.stderr)
-        return ExitCode.USER_ERROR
-    except (UserError, OSError) as error:
-        print(f"{Path(parser.prog).stem}: {printable(str(error))}", file=sys.stderr)
-        return ExitCode.USER_ERROR
-    return ExitCode.DONE
+    with guarded_streams():
+        args = parser.parse_args()
+        # OSError too: the targets of --json, --csv and --plot are the user's choice.
+        try:
+            runs = _open_runs(args.runs)
+            report(runs, args)
+        except NONSENSE as error:
+            names = ", ".join(map(str, args.runs))
+            message = printable(f"{names}: can't be shown: {error}")
+            print(f"{Path(parser.prog).stem}: {message}", file=sys.stderr)
+            return ExitCode.USER_ERROR
+        except (UserError, OSError) as error:
+            print(f"{Path(parser.prog).stem}: {printable(str(error))}", file=sys.stderr)
+            return ExitCode.USER_ERROR
+        return ExitCode.DONE
 
 
 def _open_runs(paths: list[Path]) -> list[Run]:

@@ -45,7 +45,8 @@ class RateControl:
     def next(self, progress: float, sent: float) -> float:
         """Returns lambda of the next update.
 
-        progress: of the run, 0 to 1. sent: bytes per decision of the rollout just played.
+        progress: of the run before the rollout just played, 0 to below 1. sent: bytes per decision
+        of that rollout.
         """
         if progress < self._warmup:
             # Nothing is controlled yet: bytes that a small lambda can't hold down would drive the

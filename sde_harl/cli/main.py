@@ -11,6 +11,7 @@ from typing import NamedTuple, NoReturn
 
 from sde_harl import __version__
 from sde_harl.errors import ExitCode, UserError
+from sde_harl.process import guarded_streams
 
 
 class Command(NamedTuple):
@@ -72,4 +73,6 @@ def _dispatch(argv: list[str]) -> int:
 
 def entry() -> NoReturn:
     """Runs the console script `sde-harl`."""
-    sys.exit(main(sys.argv[1:]))
+    with guarded_streams():
+        code = main(sys.argv[1:])
+    sys.exit(code)

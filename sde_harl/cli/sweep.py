@@ -36,9 +36,9 @@ from sde_harl.cli.trials import Result, SweepPlan, Trial, finished, plan, result
 from sde_harl.config.wording import shown
 from sde_harl.errors import ExitCode, UserError
 from sde_harl.link.mpi import launched_ranks
+from sde_harl.process import on_stop
 from sde_harl.record.reader import SWEEP_INDEX
 from sde_harl.record.terminal import PlainConsole
-from sde_harl.run import STOPS
 from sde_harl.text import printable
 
 RUNS_FAILED = 1
@@ -233,8 +233,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     """Runs the sweep and prints its table. Returns the exit code, 1 where a run failed."""
-    for number in STOPS:
-        signal.signal(number, signal.default_int_handler)
+    on_stop(signal.default_int_handler)
     options, words = _parser().parse_known_args(argv)
     if launched_ranks()[1] > 1:
         raise UserError(

@@ -305,6 +305,16 @@ class TrainConfig(Section):
     threads: Annotated[WholeNumber, Field(ge=0)] = 1
     """torch threads of the learner. 0: one a core, faster on idle cores, slower on busy ones."""
 
+    @property
+    def rollout_steps(self) -> int:
+        """Returns the environment steps of one rollout, of all environments together."""
+        return self.rollout * self.envs
+
+    @property
+    def planned_steps(self) -> int:
+        """Returns the environment steps that will be played: `steps`, up to whole rollouts."""
+        return -(-self.steps // self.rollout_steps) * self.rollout_steps
+
 
 class EvalConfig(Section):
     """Evaluation by greedy episodes, the same ones every time."""

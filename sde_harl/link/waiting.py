@@ -10,6 +10,8 @@ import os
 import sys
 import time
 
+from sde_harl.process import interruption
+
 SHORTEST_SLEEP_S = 20e-6
 SLEEP_PER_QUIET = 1 / 16
 """Share of the wait so far that the next sleep takes: an answer is late by at most this share."""
@@ -51,7 +53,11 @@ class Waiter:
             self._quiet_since = None
 
     def pause(self, deadline: float) -> bool:
-        """Gives the core away or sleeps, once; False if `deadline` (perf_counter) is past."""
+        """Gives the core away or sleeps, once; False if `deadline` (perf_counter) is past.
+
+        Raises KeyboardInterrupt after a signal, where this process is one that signals end.
+        """
+        interruption.check()
         now = time.perf_counter()
         if now >= deadline:
             return False

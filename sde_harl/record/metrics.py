@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -40,7 +41,8 @@ class Metrics:
                 self._board = _open_board(folder / "tensorboard")
         except OSError as error:
             raise UserError(f"{folder}: can't be written: {error.strerror}") from error
-        self._disk_failed = False
+        self.failed: str | None = None
+        """Says why the files ended early; None while all is well."""
         self._start = time.monotonic()
         self._line_shown = float("-inf")
         self._progress = ProgressLine(stream or sys.stderr, total_steps)
@@ -73,7 +75,7 @@ class Metrics:
         self._close(self._log.close)
 
     def _close(self, close: Callable[[], None]) -> None:
-        if not self._disk_failed:
+        if not self.failed:
             self._on_disk(close)
             return
         # The disk may refuse what a file still holds, which was told before; its descriptor goes.
@@ -101,14 +103,14 @@ class Metrics:
         self._on_disk(lambda: self._log.write(stamped))
 
     def _on_disk(self, act: Callable[[], object]) -> None:
-        if self._disk_failed:
+        if self.failed:
             return
         try:
             act()
         except OSError as error:
             # Set first: `note` writes to log.txt, which is on the same disk.
-            self._disk_failed = True
-            self.note(f"{self._folder}: metrics.csv and log.txt end here: {error.strerror}")
+            self.failed = f"{self._folder}: metrics.csv and log.txt end here: {error.strerror}"
+            self.note(self.failed)
 
 
 def _open_board(folder: Path) -> SummaryWriter:
@@ -117,4 +119,14 @@ def _open_board(folder: Path) -> SummaryWriter:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise UserError("record.tensorboard: the package tensorboard isn't installed") from error
+    threading.excepthook = _report_thread
     return SummaryWriter(str(folder))
+
+
+def _report_thread(failure: threading.ExceptHookArgs) -> None:
+    """Says nothing where the thread that writes TensorBoard's files meets a failing disk.
+
+    Python would print a traceback; the next `add_scalar` raises the same error where it is handled.
+    """
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)

@@ -23,6 +23,7 @@ from sde_harl.meters.timing import Stages
 from sde_harl.placement.base import Placement
 from sde_harl.placement.registry import find_placement
 from sde_harl.policy.critic_input import CriticInput
+from sde_harl.process import interruption
 from sde_harl.protocol.session import SessionSpec
 from sde_harl.roles.grouping import find_roles
 from sde_harl.server.executor_pool import ExecutorPool
@@ -66,8 +67,7 @@ def build(config: Config, transport: Transport) -> TrainingParts:
     torch.set_num_threads(config.train.threads or os.cpu_count() or 1)
     backend = resolve_backend(config.env)
     environments = Environments(config)
-    envs = environments.make(first=0)
-    spec = envs[0].spec
+    spec = environments.training[0].spec
     # A policy that is sure of its actions has many denormal numbers, which are slow.
     torch.set_flush_denormal(True)
     algorithm_class = _find_algorithm(config, spec)
@@ -78,27 +78,32 @@ def build(config: Config, transport: Transport) -> TrainingParts:
     pool = ExecutorPool(transport, session, PoolSettings.from_config(config, spec))
     pool.handshake()
 
-    roles = find_roles(config, envs)
+    roles = find_roles(config, environments.training)
     generator = _generator(config.seed)
     learned = build_learned(config, spec, algorithm_class, roles=roles, generator=generator)
+
+    counters = Counters()
+    checkpoints = _checkpoints(config, spec, learned, counters=counters, environments=environments)
 
     stages = Stages()
     placement = find_placement(config.placement, config.policy)
     make_slots = functools.partial(_slots, placement=placement, pool=pool, stages=stages)
     latent_size = session.shape.latent_max() if placement.sends_latents else 0
     rollout = _rollout(config, spec, learned.critic_input, latent_size=latent_size)
-    # After the roles, which are learnt by random play in these environments: slots reset them.
-    collector = Collector(make_slots(envs), rollout, config.seed)
+    # After the roles, which are learnt by random play in these environments, and after the
+    # checkpoint, which says with which episodes they begin: slots reset them.
+    collector = Collector(make_slots(environments.training), rollout, config.seed)
 
-    counters = Counters()
-    checkpoints = _checkpoints(config, spec, learned, counters=counters)
-
+    # From here on there is something to save.
+    interruption.defer()
     # The logger makes the run's folder, so everything that can fail comes before it: a run that
     # can't start leaves no folder behind.
     logger = RunLogger(config=config, spec=spec, pool=pool, backend=backend, roles=roles)
     players = f"{spec.name}, {config.algo.name}, {transport.size - 1} executor(s)"
     for line in (players, roles.line(), f"run folder {logger.folder}", backend.line):
         logger.note(line)
+    if config.train.planned_steps > config.train.steps:
+        logger.note(_rounded_up(config))
     evaluator = Evaluator(
         config.eval.episodes,
         make_slots=lambda: make_slots(environments.make(first=FIRST_EVAL_ENV)),
@@ -116,6 +121,14 @@ def build(config: Config, transport: Transport) -> TrainingParts:
         checkpoints=checkpoints,
         logger=logger,
         stages=stages,
+    )
+
+
+def _rounded_up(config: Config) -> str:
+    train = config.train
+    return (
+        f"train.steps: {train.steps:,} asked, {train.planned_steps:,} will be played, which is "
+        f"whole rollouts of train.rollout x train.envs = {train.rollout_steps:,}"
     )
 
 
@@ -173,11 +186,20 @@ def _slots(
 
 
 def _checkpoints(
-    config: Config, spec: EnvSpec, learned: Learned, *, counters: Counters
+    config: Config,
+    spec: EnvSpec,
+    learned: Learned,
+    *,
+    counters: Counters,
+    environments: Environments,
 ) -> Checkpoints:
     """Returns the run's checkpoints; loads another run's nets first if `train.load` names it."""
     checkpoints = Checkpoints(
-        learned=learned, counters=counters, env=spec.name, algo=config.algo.name
+        learned=learned,
+        counters=counters,
+        environments=environments,
+        env=spec.name,
+        algo=config.algo.name,
     )
     if config.train.load != "none":
         checkpoints.start_from(Path(config.train.load), learns=config.train.steps > 0)

@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from sde_harl.config.wording import shown
 from sde_harl.errors import UserError
-from sde_harl.record.checkpoint import Checkpoint, State, load, save
+from sde_harl.record.checkpoint import Checkpoint, State, flatten, load, save
 from sde_harl.training.counters import Counters
+from sde_harl.training.environments import Environments
 from sde_harl.training.learned import Learned
 
 ENTROPY_MODEL = "latent_model"
@@ -18,6 +21,8 @@ ENTROPY_MODEL = "latent_model"
 run that reads it has a plain codec."""
 FALLBACK_HEAD = "fallback_head"
 """The fallback heads' name in a checkpoint."""
+LARGEST = 1e18
+"""Bound of every number that is kept. The square of a larger one has no place in a float32."""
 
 
 class Stateful(Protocol):
@@ -31,12 +36,22 @@ class Stateful(Protocol):
 class Checkpoints:
     """Knows which parts of a run have a state, and what a checkpoint calls them."""
 
-    def __init__(self, *, learned: Learned, counters: Counters, env: str, algo: str) -> None:
+    def __init__(
+        self,
+        *,
+        learned: Learned,
+        counters: Counters,
+        environments: Environments,
+        env: str,
+        algo: str,
+    ) -> None:
         """`env`, `algo`: names that a checkpoint carries for its reader."""
         self._learned = learned
         self._counters = counters
+        self._environments = environments
         self._env = env
         self._algo = algo
+        self._kept: dict[str, State] = {}
 
     def parts(self) -> dict[str, Stateful]:
         """Returns every stateful part by its name."""
@@ -47,6 +62,7 @@ class Checkpoints:
             "algorithm": learned.algorithm,
             "rate_control": learned.rate_control,
             "counters": self._counters,
+            "environments": self._environments,
         }
         if learned.diversity:
             parts["diversity"] = learned.diversity
@@ -58,13 +74,26 @@ class Checkpoints:
         """Returns the states of all parts."""
         return {name: part.state_dict() for name, part in self.parts().items()}
 
+    def keep(self) -> None:
+        """Copies the state of all parts, which `save` writes from now on.
+
+        What changes after it, such as half of an update, never gets into a file. Raises UserError
+        where a number of the state isn't finite, or is absurdly large; the copy before it stays.
+        """
+        copied = _copy(self.state())
+        _check_numbers(copied, self._counters.steps)
+        self._kept = copied
+
     def save(self, path: Path) -> None:
-        """Writes a checkpoint. Raises UserError where it can't be written."""
+        """Writes what `keep` copied. Raises UserError where it can't be written."""
         about = {"env": self._env, "algo": self._algo, "groups": self._groups()}
-        save(path, {"run": about, **self.state()})
+        save(path, {"run": about, **self._kept})
 
     def start_from(self, path: Path, *, learns: bool) -> None:
         """Takes over the nets of another run; optimisers and counters start anew.
+
+        Episodes and random draws go on where the other run's ended, so that a run with the same
+        seed doesn't learn from the same games again.
 
         learns: False for a run that only plays, whose nets must all be in the file. Raises
         UserError where the nets are not of this configuration; nothing is changed then.
@@ -82,6 +111,21 @@ class Checkpoints:
         # Backwards: only the fallback heads may still refuse their state, so they come first.
         for name in reversed(parts):
             _load_part(path, parts[name], states[name])
+        if learns:
+            self._go_on_from(checkpoint)
+
+    def _go_on_from(self, checkpoint: Checkpoint) -> None:
+        """Begins behind the other run's episodes and draws."""
+        theirs = Counters()
+        theirs.load_state_dict(checkpoint.take("counters", theirs.state_dict()))
+        self._counters.past_steps = theirs.drawn_steps
+        played = [
+            int(value.max())
+            for name, value in checkpoint.values.items()
+            if name.startswith("environments/") and isinstance(value, torch.Tensor)
+        ]
+        # One more: the episode that each environment was in the middle of.
+        self._environments.begin_at(max(played, default=0) + 1)
 
     def _nets_in(self, checkpoint: Checkpoint) -> dict[str, Stateful]:
         """Returns the parts to load from another run's checkpoint, by their names in it."""
@@ -121,6 +165,37 @@ class Checkpoints:
     def _groups(self) -> str:
         """Returns the role groups as a checkpoint names them."""
         return json.dumps([net.members for net in self._learned.policy.groups])
+
+
+def _copy(state: Mapping[str, Any]) -> dict[str, Any]:
+    copied: dict[str, Any] = {}
+    for name, value in state.items():
+        if isinstance(value, Mapping):
+            value = _copy(value)
+        elif isinstance(value, torch.Tensor):
+            value = value.detach().clone()
+        copied[name] = value
+    return copied
+
+
+def _check_numbers(state: State, steps: int) -> None:
+    """Raises UserError where learning has made numbers that nothing can go on from."""
+    floats = {
+        name: value
+        for name, value in flatten(state).items()
+        if isinstance(value, torch.Tensor) and value.is_floating_point()
+    }
+    # One pass over all of them: a check of each tensor would cost more than its numbers.
+    together = torch.cat([value.flatten() for value in floats.values()])
+    # Not `> LARGEST`, which is false for NaN.
+    if together.abs().max() <= LARGEST:
+        return
+    name = next(name for name, value in floats.items() if not (value.abs() <= LARGEST).all())
+    worst = float(floats[name].abs().max())
+    raise UserError(
+        f"learning has become unstable: {name} reached {worst:g} after {steps:,} steps "
+        "(a smaller algo.lr may help); what was learnt up to the update before is saved"
+    )
 
 
 def _load_part(path: Path, part: Stateful, state: State) -> None:

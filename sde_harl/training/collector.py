@@ -15,6 +15,7 @@ from sde_harl.buffers.rollout import Rollout
 from sde_harl.draws.counters import Draw, Purpose
 from sde_harl.placement.base import SlotDecision
 from sde_harl.policy.inference.acting import ActingPolicy
+from sde_harl.process import interruption
 from sde_harl.protocol.actions import NO_LATENT
 from sde_harl.training.env_slot import EnvSlot
 from sde_harl.training.episodes import Episodes
@@ -43,6 +44,7 @@ class Collector:
         rollout.void[:] = False
         self._starts[:] = 0
         for t in range(len(rollout.rewards)):
+            interruption.check()
             for env_slot in self._env_slots:
                 # The last step of a slot ends here and not before, so that its environments had
                 # the turns of all other slots to step in.

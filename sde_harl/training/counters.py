@@ -14,12 +14,20 @@ class Counters:
     """Environment steps, of all training environments together."""
     version: int = 0
     """Of the model that was published last; 0 before the first."""
+    past_steps: int = 0
+    """Environment steps of the runs whose nets this one started from (train.load)."""
+
+    @property
+    def drawn_steps(self) -> int:
+        """Returns the step that random draws count from: no run draws its predecessor's again."""
+        return self.past_steps + self.steps
 
     def state_dict(self) -> dict[str, int]:
-        """Returns both numbers."""
-        return {"steps": self.steps, "version": self.version}
+        """Returns all numbers."""
+        return {"steps": self.steps, "version": self.version, "past_steps": self.past_steps}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Takes over what `state_dict` returned."""
         self.steps = state["steps"]
         self.version = state["version"]
+        self.past_steps = state["past_steps"]

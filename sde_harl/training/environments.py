@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
 from sde_harl.config.schema import Config
 from sde_harl.envs.base import VectorEnv
 from sde_harl.envs.registry import make
@@ -12,11 +17,13 @@ class Environments:
     """Makes a run's environments and closes them at its end."""
 
     def __init__(self, config: Config) -> None:
+        """Makes those of training; they are in `training`, one vector for each slot."""
         self._config = config
         self._open: list[VectorEnv] = []
+        self.training = self.make(first=0)
 
     def make(self, first: int) -> list[VectorEnv]:
-        """Returns one vector a slot, whose environments are numbered from `first` on.
+        """Returns one vector for each slot, whose environments are numbered from `first` on.
 
         An environment's number decides its random stream.
         """
@@ -37,6 +44,23 @@ class Environments:
         # Slots and evaluation make their own environments, which a factory may make differently.
         common_spec([env.spec for env in self._open])
         return made
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Returns {slot: (E,)}: how many episodes of training have ended in each environment."""
+        return {
+            str(slot): torch.from_numpy(env.state_dict()["episodes"])
+            for slot, env in enumerate(self.training)
+        }
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Has the next reset begin the episodes that a `state_dict` was taken in."""
+        for slot, env in enumerate(self.training):
+            env.load_state_dict({"episodes": state[str(slot)].numpy()})
+
+    def begin_at(self, episode: int) -> None:
+        """Has the next reset begin episode number `episode` in every environment of training."""
+        for env in self.training:
+            env.load_state_dict({"episodes": np.full(env.num_envs, episode, np.int64)})
 
     def close(self) -> None:
         """Frees what all environments hold, processes among it."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sde_harl.policy.inference.acting import ActingPolicy
+from sde_harl.process import interruption
 from sde_harl.training.env_slot import EnvSlot
 from sde_harl.training.episodes import EpisodeRecorder, Episodes
 
@@ -66,6 +67,7 @@ class GreedyPlay:
         counted: list[Episodes] = []
         self._start()
         while left.any():
+            interruption.check()
             for slot in self._slots:
                 counted += self._finish(slot, left)
                 self._begin(slot)

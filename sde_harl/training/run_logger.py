@@ -15,6 +15,7 @@ from sde_harl.config.schema import Config
 from sde_harl.envs.base import EnvSpec
 from sde_harl.envs.registry import ChosenBackend
 from sde_harl.envs.specs import to_json
+from sde_harl.errors import UserError
 from sde_harl.policy.shapes import local_shape
 from sde_harl.protocol.hello import describe_host
 from sde_harl.protocol.resources import Resources
@@ -52,6 +53,7 @@ class RunLogger:
         self._usage = ServerUsage(config.meters.idle_s)
         self._config = config
         self._pool = pool
+        self._lost: str | None = None
         self.folder = _make_folder(config, spec)
         meta = run_metadata(
             config=config,
@@ -65,7 +67,7 @@ class RunLogger:
         self._metrics = Metrics(
             self.folder,
             tensorboard=config.record.tensorboard,
-            total_steps=config.train.steps,
+            total_steps=config.train.planned_steps,
         )
         # Attributes, because methods of these names would only pass their arguments on.
         self.trajectory = self._file.trajectory
@@ -74,6 +76,11 @@ class RunLogger:
         shape = local_shape(agents=tuple(range(len(spec.agents))), spec=spec, policy=config.policy)
         self._latent_sizes = np.array(shape.latent_sizes())
         self._roles(roles)
+
+    @property
+    def incomplete(self) -> str | None:
+        """Says what of the record is missing; None while nothing is."""
+        return self._lost or self._file.failed or self._metrics.failed
 
     def ended(self, step: int, episodes: Episodes) -> None:
         """Writes episodes of training as they end, so that a kill loses no finished episode."""
@@ -98,6 +105,7 @@ class RunLogger:
             **summarise_episodes(episodes),
             **summarise_link(decisions, self._latent_sizes),
         }
+        self._check_folder()
         self._file.add("training", step=step, **row)
         self._metrics.log(step, row)
 
@@ -137,6 +145,18 @@ class RunLogger:
         """Writes what is left and closes all files."""
         self._file.close()
         self._metrics.close()
+
+    def _check_folder(self) -> None:
+        """Notices that the run's folder was removed, which no write to its open files tells.
+
+        Raises UserError where the configuration ends a run that can't be recorded.
+        """
+        if self._lost or self.folder.exists():
+            return
+        self._lost = f"{self.folder}: was removed while the run went on"
+        if self._config.record.on_disk_full == "stop":
+            raise UserError(self._lost)
+        self.note(f"{self._lost}; what is recorded from here on is lost")
 
     def _roles(self, roles: Roles) -> None:
         """Writes what role groups were learnt from, where they were."""

@@ -6,12 +6,15 @@ It knows neither MPI nor what an algorithm does.
 from __future__ import annotations
 
 import gc
+import tempfile
+from pathlib import Path
 
 from sde_harl.codec.tables import Tables
 from sde_harl.draws.counters import Purpose, derived_seed
 from sde_harl.errors import UserError
 from sde_harl.meters.timing import now_ns
 from sde_harl.policy.inference.acting import ActingPolicy
+from sde_harl.process import interruption, tell_terminal
 from sde_harl.server.decision_log import Decisions
 from sde_harl.training.build import TrainingParts
 from sde_harl.training.episodes import Episodes
@@ -48,23 +51,40 @@ class Trainer:
         self._environments = parts.environments
         self._evaluator = parts.evaluator
         self._stages = parts.stages
+        self._stops_on_full_disk = parts.config.record.on_disk_full == "stop"
+        self._unsaved: str | None = None
+
+    @property
+    def incomplete(self) -> str | None:
+        """Says what could not be recorded or saved; None while nothing is missing."""
+        return self._unsaved or self.logger.incomplete
 
     def run(self) -> None:
-        """Trains to the end. However it ends, everything learnt and recorded is saved."""
+        """Trains to the end. However it ends, everything learnt and recorded is saved.
+
+        Raises KeyboardInterrupt after a signal asked for the end.
+        """
         # The libraries' objects are many and stay. Frozen, they aren't visited at every collection.
         gc.collect()
         gc.freeze()
+        must_save = self._stops_on_full_disk
         try:
             self._train()
+        except BaseException:
+            # What ended the run is told, and not what its end meets as well.
+            must_save = False
+            raise
         finally:
+            interruption.finish()
             # Nested, so that a disk that takes no checkpoint doesn't cost the record its last rows.
             try:
-                self._save("last")
+                self._save("last", must_save=must_save)
             finally:
                 self.logger.close()
                 self._environments.close()
 
     def _train(self) -> None:
+        self.checkpoints.keep()
         self.publish()
         # A row of what the start has cost, so that later rows can be compared with it.
         self._report(train=True)
@@ -77,7 +97,7 @@ class Trainer:
             if self._due(before, self.config.eval.interval):
                 self._evaluate()
             if self._due(before, self.config.record.checkpoint_interval):
-                self._save(str(self.counters.steps))
+                self._save(str(self.counters.steps), must_save=self._stops_on_full_disk)
 
     def _due(self, before: int, interval: int) -> bool:
         """Returns True after the last update, and after one that passed a multiple of `interval`.
@@ -96,6 +116,10 @@ class Trainer:
             # Before learning: the weight of the rate depends on the bytes that were sent.
             decisions = self._report(train=True)
         scalars = self._learn(decisions.bytes_per_decision())
+        # An interrupted update is dropped, so that a checkpoint never holds half of one.
+        interruption.check()
+        # Before publishing: nobody acts by weights that can't be kept.
+        self.checkpoints.keep()
         with self._stages("publish"):
             self.publish()
         scalars |= self._speed(elapsed=(now_ns() - started) * 1e-9)
@@ -108,7 +132,7 @@ class Trainer:
         collector = self.collector
         parts = []
         while True:
-            first_step = self.counters.steps // self.config.train.envs
+            first_step = self.counters.drawn_steps // self.config.train.envs
             for ended in collector.collect(self._acting, first_step):
                 self.logger.ended(self.counters.steps, ended)
                 parts.append(ended)
@@ -128,9 +152,11 @@ class Trainer:
         learned = self.learned
         # Every update draws from a generator that its step alone decides, so that a resumed run
         # draws the same numbers.
-        seed = derived_seed(self.config.seed, Purpose.LEARNING, self.counters.steps)
+        seed = derived_seed(self.config.seed, Purpose.LEARNING, self.counters.drawn_steps)
         learned.generator.manual_seed(seed)
-        progress = self.counters.steps / self.config.train.steps
+        # Before this rollout, so that the rates that decay end at one update's share and not at 0.
+        train = self.config.train
+        progress = (self.counters.steps - train.rollout_steps) / train.planned_steps
         # Before the advantages are made, of which the intrinsic reward has to be a part.
         scalars = self._add_intrinsic_reward()
         with self._stages("learn"):
@@ -191,12 +217,35 @@ class Trainer:
         decisions = self._report(train=False)
         self.logger.evaluation(self.counters.steps, episodes=episodes, decisions=decisions)
 
-    def _save(self, name: str) -> None:
-        """Saves a checkpoint; a full disk is an error only where the configuration says so."""
+    def _save(self, name: str, *, must_save: bool) -> None:
+        """Saves the state after the last complete update.
+
+        A disk that refuses it is an error only where it `must_save`; else it is told.
+        """
         path = self.logger.folder / "models" / f"{name}.pt"
         try:
             self.checkpoints.save(path)
         except UserError as error:
-            if self.config.record.on_disk_full == "stop":
+            self._unsaved = str(error)
+            self.logger.note(self._unsaved)
+            self._save_elsewhere(path)
+            if must_save:
                 raise
+        else:
+            if name == "last":
+                self._tell(f"saved {path}")
+
+    def _save_elsewhere(self, path: Path) -> None:
+        """Saves on another disk, if there is one, what could not be saved at `path`."""
+        spare = Path(tempfile.gettempdir()) / f"{self.logger.folder.name}-{path.name}"
+        try:
+            self.checkpoints.save(spare)
+        except UserError as error:
             self.logger.note(str(error))
+        else:
+            self._tell(f"saved {spare} instead")
+
+    def _tell(self, saved: str) -> None:
+        self.logger.note(saved)
+        if interruption.requested:
+            tell_terminal(saved)

@@ -237,7 +237,7 @@ def test_a_full_disk_stops_or_goes_on_as_configured(policy: str, tmp_path: Path)
     words = [*LIGHT, f"record.dir={tmp_path}", f"record.on_disk_full={policy}", "train.steps=4096"]
     ended = limited(1_000_000, *words)
     assert "Traceback" not in ended.err, ended.err
-    assert ended.code == (0 if policy == "continue" else 2), ended.err
+    assert ended.code == (4 if policy == "continue" else 2), ended.err
     assert "run.h5" in ended.err
     with h5py.File(newest(tmp_path)) as file:
         assert len(file["episodes"]["length"]) > 0

@@ -195,6 +195,8 @@ def test_every_part_of_every_algorithm_comes_back_from_a_checkpoint(
     trained.run()
     fresh = made(tmp_path, "--algo", algo, *RICH, "seed=7")
     wanted = trained.checkpoints.state()
+    # Saved before its last publication, which a run that goes on from the file repeats.
+    wanted["counters"]["version"] -= 1
     assert differing(wanted, fresh.checkpoints.state()), "there is nothing to bring back"
     checkpoint = load(trained.logger.folder / "models" / "last.pt")
     for name, part in fresh.checkpoints.parts().items():

@@ -88,7 +88,8 @@ class OnPolicy(ABC):
     def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
         """Learns from one rollout; returns scalars to log.
 
-        `progress` of the run, 0 to 1, drives the decay of the learning rates.
+        `progress` of the run before the rollout, 0 to below 1, drives the decay of the learning
+        rates: it goes from 1 down to one update's share, and never to 0.
         """
         if self._algo.lr_decay:
             self.decay(1.0 - progress)

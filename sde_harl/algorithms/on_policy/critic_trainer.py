@@ -15,11 +15,12 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from sde_harl.algorithms.on_policy.gae import compute_gae
 from sde_harl.algorithms.on_policy.value_norm import ValueNorm
+from sde_harl.auxiliary.gradients import check_gradient
 from sde_harl.auxiliary.optimizer_state import load_optimizer_state, optimizer_state
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.buffers.sequences import (
@@ -33,6 +34,7 @@ from sde_harl.buffers.sequences import (
 from sde_harl.config.schema import AlgoConfig
 from sde_harl.policy.critic import Critic
 from sde_harl.policy.gru import RecurrentState
+from sde_harl.process import interruption
 
 
 class CriticEstimate(NamedTuple):
@@ -229,8 +231,11 @@ class CriticTrainer:
         self.value_norm.update(estimate.valid_rows(estimate.returns))
         rows = self._learning_rows(estimate, order)
         state = estimate.recurrent_state and estimate.recurrent_state.select(order)
-        losses = []
+        losses: list[Tensor] = []
         for part in minibatch_slices(sequences, self._minibatches) * self._epochs:
+            # The thread that waits for this one drops the update then.
+            if losses and interruption.requested:
+                break
             x, target, old = (take_sequences(each, part, estimate.length) for each in rows)
             values, _ = self.critic(x, state and state.select(part))
             loss = value_loss(values, target, old, config=self._config)
@@ -258,7 +263,8 @@ class CriticTrainer:
         """Takes one step of Adam; returns the loss, detached."""
         self.optimizer.zero_grad()
         (loss * self._config.value_coef).backward()
-        torch.nn.utils.clip_grad_norm_(self.critic.parameters(), self._config.max_grad_norm)
+        norm = nn.utils.clip_grad_norm_(self.critic.parameters(), self._config.max_grad_norm)
+        check_gradient(norm, "the critic")
         self.optimizer.step()
         return loss.detach()
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from sde_harl.algorithms.on_policy.base import OnPolicy, set_learning_rate
 from sde_harl.algorithms.on_policy.group_batch import GroupBatch
+from sde_harl.auxiliary.gradients import check_gradient
 from sde_harl.auxiliary.optimizer_state import load_optimizer_state, optimizer_state
 from sde_harl.auxiliary.rate import RateTrainer
 from sde_harl.buffers.sequences import minibatch_slices, shuffled
@@ -26,6 +27,7 @@ from sde_harl.config.schema import AlgoConfig, CodecConfig
 from sde_harl.policy.critic import Critic
 from sde_harl.policy.group_net import GroupNet
 from sde_harl.policy.split_policy import SplitPolicy
+from sde_harl.process import interruption
 
 
 class PolicyReport(NamedTuple):
@@ -88,6 +90,7 @@ class FirstOrder(OnPolicy):
         grad_norms: list[Tensor] = []
         rates: list[Tensor] = []
         for part, minibatch in list(enumerate(minibatches)) * self._algo.epochs:
+            interruption.check()
             output = minibatch.forward(net)
             loss, report = self._loss(net, output.outputs, batch=minibatch, weights=weights[part])
             reports.append(report)
@@ -143,6 +146,7 @@ class FirstOrder(OnPolicy):
         net.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(net.policy_parameters(), self._algo.max_grad_norm)
+        check_gradient(norm, f"group {index}'s policy")
         self._optimizers[index].step()
         if rate_trainer:
             rate_trainer.step()

@@ -43,6 +43,7 @@ from sde_harl.algorithms.on_policy.trust_region import (
 from sde_harl.auxiliary.rate import RateTrainer
 from sde_harl.policy.distributions import Distribution
 from sde_harl.policy.group_net import GroupNet
+from sde_harl.process import interruption
 
 DAMPING = 0.1
 """Added to the diagonal of F, as in HARL; a nearly singular F would make the step huge."""
@@ -136,6 +137,7 @@ class Hatrpo(OnPolicy):
 
     def _evaluate(self, step: GroupStep) -> Evaluation:
         """Judges the policy as it is now."""
+        interruption.check()
         batch = step.batch
         weights = batch.weights()  # (n, B)
         output = batch.forward(step.net)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import signal
 import sys
 import traceback
 from types import SimpleNamespace
@@ -29,6 +28,7 @@ from sde_harl.envs.vector.worker_protocol import (
     setup_from_json,
 )
 from sde_harl.errors import UserError
+from sde_harl.process import ignore_stops
 
 
 class ParentGoneError(Exception):
@@ -86,8 +86,7 @@ def _play_or_fail(setup: WorkerSetup, channels: Channels) -> WorkerFailure | Non
 def _ignore_signals() -> None:
     """Leaves the signals that end a run to the parent."""
     # On SIGTERM it saves the run first, and needs us until it closes our input.
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+    ignore_stops()
 
 
 def _take_channels() -> Channels:
