@@ -16,6 +16,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from typing import IO, NoReturn, cast
 
 import numpy as np
@@ -33,6 +34,7 @@ from sde_harl.envs.vector.worker_protocol import (
     failure_from_bytes,
 )
 from sde_harl.errors import UserError
+from sde_harl.process import interruption
 
 LAUNCHERS = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "SLURM_")
 """Variables that would make a worker's MPI believe that it is one of the job's ranks."""
@@ -79,11 +81,14 @@ class Worker:
         if answer != DONE:
             self._fail(answer + self._stdout.readline())
 
-    def close(self) -> None:
-        """Ends the process, by force if it doesn't end by itself."""
+    def dismiss(self) -> None:
+        """Asks the process to end, without waiting for it."""
         self._stdin.close()
         self._stdout.close()
-        _ended(self._process)
+
+    def reap(self, timeout_s: float) -> None:
+        """Waits for the end of the process, and enforces it after `timeout_s`."""
+        _ended(self._process, timeout_s)
 
     def _write(self, message: bytes) -> None:
         # If the worker has died, reading its answer finds out why.
@@ -99,6 +104,7 @@ class Worker:
         for _ in range(math.ceil(timeout_s / POLL_S)):
             if poll.poll(1e3 * min(POLL_S, timeout_s)):
                 return
+            interruption.check()
         self._process.kill()  # it would not hear that its input ends
         raise self._error(
             f"no answer within {timeout_s:g} s (link.failure_timeout_s): it is stopped, or its"
@@ -122,7 +128,7 @@ class Worker:
                 raise UserError(failure.text)
             return failure.text
         # Its output has ended, so it has ended or is about to.
-        code = _ended(self._process)
+        code = _ended(self._process, CLOSE_TIMEOUT_S)
         if code < 0:
             return f"killed by {signal.Signals(-code).name}"
         return f"it ended with code {code}"
@@ -184,13 +190,17 @@ class WorkerVector(RingVector):
 
     def close(self) -> None:
         for worker in self._workers:
-            worker.close()
+            worker.dismiss()
+        # One time limit for all: an environment may hang in each of them.
+        deadline = time.monotonic() + CLOSE_TIMEOUT_S
+        for worker in self._workers:
+            worker.reap(max(0.0, deadline - time.monotonic()))
 
 
-def _ended(process: subprocess.Popen[bytes]) -> int:
+def _ended(process: subprocess.Popen[bytes], timeout_s: float) -> int:
     """Returns the exit code of a process that has nothing left to do; kills it if it goes on."""
     try:
-        return process.wait(CLOSE_TIMEOUT_S)
+        return process.wait(timeout_s)
     except subprocess.TimeoutExpired:
         process.kill()
         return process.wait()
