@@ -10,7 +10,7 @@ from sde_harl.algorithms.on_policy.base import OnPolicy
 from sde_harl.auxiliary.distillation import Distillation
 from sde_harl.auxiliary.diversity import Diversity
 from sde_harl.auxiliary.rate_control import RateControl
-from sde_harl.config.schema import Config, PolicyConfig
+from sde_harl.config.schema import Config
 from sde_harl.envs.base import EnvSpec
 from sde_harl.meters.memory import check_fits
 from sde_harl.policy.critic import Critic
@@ -50,7 +50,7 @@ def build_learned(
 
     Raises UserError where parts don't fit the environment, or into the memory.
     """
-    _check_memory(config.policy)
+    _check_memory(config)
     # The order of these constructors is the order in which they draw from the generator, so that
     # another order would give every run other weights.
     policy = SplitPolicy(
@@ -87,8 +87,9 @@ def build_learned(
     )
 
 
-def _check_memory(policy: PolicyConfig) -> None:
+def _check_memory(config: Config) -> None:
     """Raises UserError for nets that are too large, even if all agents share one."""
+    policy = config.policy
     # A number of a net comes with its gradient and two moments of Adam.
     inner = policy.width**2 * (policy.blocks - 1)
     check_fits("policy.width", NUMBER_BYTES * inner, f"a net of {policy.blocks} such blocks")
@@ -97,6 +98,9 @@ def _check_memory(policy: PolicyConfig) -> None:
     critic = policy.critic_width**2 * (policy.critic_blocks - 1)
     what = f"a critic of {policy.critic_blocks} such blocks"
     check_fits("policy.critic_width", NUMBER_BYTES * critic, what)
+    if config.diversity.coef:
+        predictor = config.diversity.width**2
+        check_fits("diversity.width", NUMBER_BYTES * predictor, "a predictor of two such layers")
 
 
 def _diversity(

@@ -26,11 +26,13 @@ def test_what_fits_passes() -> None:
         "policy.width=65536",
         "policy.critic_width=65536",
         "roles.steps=1e9",
+        "diversity.width=65536",
     ],
 )
 def test_a_run_names_the_key(tmp_path: Path, word: str) -> None:
     more = ["roles.source=learnt"] * word.startswith("roles")
     more += ["policy.blocks=1000", "policy.critic_blocks=1000"] * word.startswith("policy")
+    more += ["diversity.coef=0.1"] * word.startswith("diversity")
     with pytest.raises(UserError, match=rf"^{word.partition('=')[0]}: expected less, for .* GB"):
         made(tmp_path, *MPE, *more, word)
     assert not list(tmp_path.iterdir())
