@@ -45,7 +45,7 @@ class ActionCheck:
     ) -> None:
         """Raises WireError where `agents` (n,) can't have acted so; available (N, E, A) bool."""
         if self._continuous:
-            # What an agent lacks is padding, False in `available`: only 0 is left there.
+            # What an agent lacks is padding, False in `available`, where only 0 is left.
             _check_numbers(message, available[agents])
         else:
             self._check_choices(message, agents, available)
@@ -76,7 +76,17 @@ class ActionCheck:
 
 def _check_numbers(message: ActionsMessage, available: NDArray[np.bool_]) -> None:
     """Raises WireError unless continuous actions are within bounds; available (n, E, D) bool."""
-    if not (np.abs(message.actions) <= available * LARGEST_ACTION).all():
+    actions = message.actions
+    log_probs = message.log_probs
+    if not np.abs(actions).max() <= LARGEST_ACTION:
         raise WireError("action")
-    if not (np.abs(message.log_probs) <= available * LARGEST_LOG_DENSITY).all():
+    if not np.abs(log_probs).max() <= LARGEST_LOG_DENSITY:
+        raise WireError("log_prob")
+    # In most games no agent lacks a number.
+    if available.all():
+        return
+    padding = ~available
+    if actions[padding].any():
+        raise WireError("action")
+    if log_probs[padding].any():
         raise WireError("log_prob")
