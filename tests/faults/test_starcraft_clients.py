@@ -24,7 +24,7 @@ from playing import at_random
 
 from sde_harl.config.schema import EnvConfig
 from sde_harl.envs.registry import make
-from sde_harl.envs.starcraft.install import requires
+from sde_harl.envs.starcraft.install import game_folder, requires
 
 pytestmark = pytest.mark.slow
 MISSING = requires("smac")().missing or requires("smacv2")().missing
@@ -151,11 +151,34 @@ def test_a_seed_of_smacv2_repeats_teams_and_places() -> None:
     assert len(np.unique(np.concatenate(starts[0]), axis=0)) == 4
 
 
+@pytest.fixture
+def one_launch_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Has SC2PATH name a game whose first launch fails; gives the folder that this makes."""
+    game, failed = tmp_path / "game", tmp_path / "failed"
+    real = game_folder()
+    game.mkdir()
+    for each in real.iterdir():
+        if each.name != "Versions":
+            (game / each.name).symlink_to(each.resolve())
+    for binary in real.glob("Versions/Base*/SC2_x64"):
+        wrapper = game / binary.relative_to(real)
+        wrapper.parent.mkdir(parents=True)
+        # mkdir succeeds once, whoever tries.
+        fails = f'mkdir "{failed}" 2>/dev/null && exit 3'
+        wrapper.write_text(f'#!/bin/sh\n{fails}\nexec "{binary.resolve()}" "$@"\n')
+        wrapper.chmod(0o755)
+    monkeypatch.setenv("SC2PATH", str(game))
+    return failed
+
+
 @needs_game
 @pytest.mark.usefixtures("orphans")
-def test_eight_games_that_are_killed_and_stopped_account_for_every_episode() -> None:
-    """Five kills and three stops at random, fifty episodes each."""
+def test_eight_games_that_are_killed_and_stopped_account_for_every_episode(
+    one_launch_fails: Path,
+) -> None:
+    """One launch that fails, five kills and three stops at random; fifty episodes each."""
     played = Played("smac", "3m", num_envs=8, workers=4)
+    assert one_launch_fails.is_dir()
     chance = random.Random(0)
     faults = [signal.SIGKILL] * 5 + [signal.SIGSTOP] * 3
     chance.shuffle(faults)
