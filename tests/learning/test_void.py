@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,14 @@ import pytest
 import torch
 from games import learner, spec
 from numpy.typing import NDArray
+from small_runs import made
 
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.envs.base import EnvSpec
 from sde_harl.envs.vector.games import Game, ObservationBuffers, Outcome, SerialVector
 from sde_harl.policy.critic_input import make_critic_input
+from sde_harl.training import environments
+from sde_harl.training.episodes import Episodes
 
 STEPS = 4
 LIMIT = 3
@@ -79,6 +83,27 @@ def test_a_void_episode_ends_and_its_seed_is_played_again() -> None:
     assert game.seeds[1] == game.seeds[2]
     assert len(set(game.seeds)) == 3
     assert env.state_dict()["episodes"].tolist() == [2]
+
+
+def test_only_the_steps_of_the_void_episode_are_taken_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fragile(config: object, *, first_env: int, **settings: object) -> SerialVector:
+        return SerialVector([Fragile(fails=[5]), Fragile(fails=[])], seed=1, first_env=first_env)
+
+    monkeypatch.setattr(environments, "make", fragile)
+    words = ["--env", "mpe", "policy.groups=[]", "train.envs=2", "train.slots=1", "train.rollout=8"]
+    trainer = made(tmp_path, *words)
+    trainer.publish()
+    episodes = Episodes.join(list(trainer.collector.collect(trainer._acting, 0)))
+    rollout = trainer.collector.rollout
+    assert np.flatnonzero(rollout.void[:, 0]).tolist() == [3, 4]
+    assert not rollout.void[:, 1].any()
+    np.testing.assert_array_equal(rollout.active_masks[0], ~rollout.void)
+    assert episodes.environment.tolist() == [0, 1, 1, 0]
+    assert episodes.length.tolist() == [3] * 4
+    assert [fault.reason for fault in trainer.pool.faults()] == ["void"]
+    trainer.logger.close()
 
 
 def filled(envs: int, *, recurrent: bool) -> Rollout:
