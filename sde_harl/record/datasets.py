@@ -8,17 +8,53 @@ names what is wrong.
 
 from __future__ import annotations
 
+import mmap
 import os
+import struct
+from pathlib import Path
 
 import h5py
 import numpy as np
 
 from sde_harl.record.schema import Array, Column
 
+HEAP = b"GCOL\1\0\0\0"
+"""How a heap begins; its size follows."""
+OBJECT = struct.Struct("<H6xQ")
+"""An object in a heap: its index, 0 for a free one, and its size."""
 MOST_TEXT_BYTES = 1 << 24
 """Of an attribute. The longest is the configuration."""
 MOST_CHUNK_BYTES = 1 << 24
 """Of a column's chunk. Ours are of 16384 rows at most (store.py)."""
+
+
+def check_texts(path: Path) -> None:
+    """Raises ValueError for a file whose texts HDF5 would read for ever.
+
+    It keeps texts in heaps, and walks a heap by the sizes of its objects: from a free one of size 0
+    it never gets on (seen with HDF5 2.0.0).
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        at = content.find(HEAP)
+        while at >= 0:
+            if _has_no_end(content, at):
+                raise ValueError("a heap of texts has no end")
+            at = content.find(HEAP, at + 1)
+
+
+def _has_no_end(content: mmap.mmap, at: int) -> bool:
+    """Returns whether the walk through the heap at an address would stand still."""
+    (size,) = struct.unpack_from("<Q", content[at : at + 16].ljust(16, b"\0"), 8)
+    end = min(at + size, len(content))
+    place = at + OBJECT.size
+    while end - place >= OBJECT.size:
+        index, object_bytes = OBJECT.unpack_from(content, place)
+        if index:
+            object_bytes = OBJECT.size + -(-object_bytes // 8) * 8
+        elif object_bytes == 0:
+            return True
+        place += object_bytes
+    return False
 
 
 def member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:

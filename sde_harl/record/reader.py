@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 
 from sde_harl.errors import UserError
-from sde_harl.record.datasets import array, attribute, column, member, subgroup
+from sde_harl.record.datasets import array, attribute, check_texts, column, member, subgroup
 from sde_harl.record.schema import META, SCALAR, STEP, TABLES, Array, Trajectory
 from sde_harl.text import read_text, strict_json
 
@@ -130,7 +130,12 @@ def open_run(path: Path) -> Run:
     # Asked before it is opened: a pipe would wait for its writer.
     if not path.is_file():
         raise UserError(f"{path}: not a file")
-    with _open(path, "damaged, or not a run's record") as file:
+    problem = "damaged, or not a run's record"
+    try:
+        check_texts(path)
+    except (OSError, ValueError) as error:  # ValueError: an empty file, too
+        raise UserError(f"{path}: {problem}: {_first_line(error)}") from error
+    with _open(path, problem) as file:
         group = subgroup(file, "meta")
         found = {name: attribute(group, name, kind) for name, kind in META.items()}
     return Run(path=path, meta={name: value for name, value in found.items() if value is not None})

@@ -279,3 +279,13 @@ def test_2000_damaged_records(
         path = tmp_path / "run.h5"
         path.write_bytes(mutated(content, random.Random(seed)))
         read_by_all(path, capsys, monkeypatch)
+
+
+def test_a_heap_without_end_is_not_walked(copy: Path) -> None:
+    """A free object of size 0 in the heap of the attributes' texts: HDF5 itself never gets on."""
+    content = bytearray(copy.read_bytes())
+    first = content.index(b"GCOL\1\0\0\0") + 16
+    content[first : first + 16] = bytes(16)
+    copy.write_bytes(content)
+    with pytest.raises(UserError, match=r"run.h5: damaged, .* a heap of texts has no end"):
+        open_run(copy)
