@@ -79,6 +79,9 @@ def _run_cost(run: Run) -> RunCost:
     table = run.table("decisions")
     if not table:
         raise UserError(f"{path}: no decisions were recorded in this run (record.decisions)")
+    rows = int(np.median(table["environments"]))
+    if rows < 1:
+        raise UserError(f"{path}: its messages hold no decisions")
     codec = run.codec
     # A policy that runs entirely on its device has no other stages.
     on_device = codec == "none"
@@ -91,7 +94,7 @@ def _run_cost(run: Run) -> RunCost:
     cost = PolicyCost(
         local_blocks=setting(run, "policy.local_blocks", kind=int),
         codec=codec,
-        rows=int(np.median(table["environments"])),
+        rows=rows,
         agents=len(run.json_list("agents")),
         local_us=_median(local),
         encode_us=_median(encode),
