@@ -53,6 +53,7 @@ $(STAMP): pyproject.toml setup.py Makefile $(C_SOURCES)
 			'3.13 has no wheels of numpy<2, which compressai needs' >&2; \
 		exit 1; \
 	}
+	@echo 'installing into .venv: one to five minutes, 2.5 GB'
 	.venv/bin/python -m pip install -q -e '.[mpi,smax,mpe,mamujoco,dev]'
 	@# Nine ranks on fewer cores: mpirun would refuse, or bind each rank to one core. Mapping is by slot, since
 	@# OVERSUBSCRIBE alone puts every rank on the first host of the hostfile.

@@ -140,6 +140,11 @@ def lead(argv: list[str], transport: Transport | None) -> ExitCode:
         return ExitCode.NOT_RECORDED
     absent = trainer.pool.absent
     if not absent:
+        # The folder again: its line has scrolled away, and the next command needs it.
+        folder = trainer.logger.folder
+        print(
+            f"done: analysis/resource_consumption.py {folder} shows what it cost", file=sys.stderr
+        )
         return ExitCode.DONE
     ranks = ", ".join(map(str, absent))
     print(f"done, but without executors {ranks}: no answer", file=sys.stderr)

@@ -47,7 +47,7 @@ class Backend(NamedTuple):
     module: str
     """Name of its module in this package."""
     extra: str = ""
-    """`pip install -e '.[EXTRA]'` installs what it needs; "" where it needs nothing."""
+    """`pip install 'sde_harl[EXTRA]'` installs what it needs; "" where it needs nothing."""
     install: str = ""
     """What else installs it, where no extra does."""
     step_timeout_s: float = 0.0
@@ -216,7 +216,7 @@ def _backend_module(env_config: EnvConfig) -> Iterator[Any]:
     try:
         yield importlib.import_module(f"sde_harl.envs.{backend.module}")
     except ModuleNotFoundError as error:
-        how = backend.install or f"pip install -e '.[{backend.extra}]'"
+        how = backend.install or f"pip install 'sde_harl[{backend.extra}]'"
         raise UserError(
             f"env.name: {env_config.name} on {chosen} needs the package {error.name}: {how}"
         ) from error

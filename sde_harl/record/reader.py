@@ -142,18 +142,21 @@ def open_run(path: Path) -> Run:
 
 
 def run_files(path: Path) -> list[Path]:
-    """Returns the run files behind a path: the file itself, or a sweep folder's finished runs.
+    """Returns the run files behind a path: the file itself, the file in a run's folder, or those of
+    a sweep folder's finished runs.
 
-    Raises UserError for a folder that is not a sweep's.
+    Raises UserError for a folder that is neither.
     """
     if not path.is_dir():
         return [path]
+    if (path / "run.h5").exists():
+        return [path / "run.h5"]
     try:
         index = strict_json(_index_of(path))
         folders = list(index["runs"].values())
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path}: neither a run.h5 nor the folder of a sweep: {SWEEP_INDEX} can't be read"
+            f"{path}: neither a run.h5 nor the folder of a run or of a sweep: {SWEEP_INDEX} can't be read"
         ) from error
     if not all(isinstance(folder, str) and folder.isprintable() for folder in folders):
         raise UserError(f"{path}: {SWEEP_INDEX} names runs that are no folders")

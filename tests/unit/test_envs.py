@@ -292,7 +292,7 @@ def test_what_a_user_can_mend_is_named(config: EnvConfig, message: str, make: Ma
 def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch, make: Make) -> None:
     monkeypatch.setitem(sys.modules, "mpe2", None)
     monkeypatch.delitem(sys.modules, "mpe2.simple_spread_v3", raising=False)
-    with pytest.raises(UserError, match=r"mpe2.*pip install -e '\.\[mpe\]'"):
+    with pytest.raises(UserError, match=r"mpe2.*pip install 'sde_harl\[mpe\]'"):
         make(SPREAD, num_envs=2, seed=1)
 
 

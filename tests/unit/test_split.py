@@ -124,7 +124,7 @@ def test_what_is_no_run_and_no_sweep_is_one_line(tmp_path: Path) -> None:
             (tmp_path / "sweep.json").write_text(content)
         error = run("split.py", tmp_path, code=2).stderr
         assert (
-            error == f"split: {tmp_path}: neither a run.h5 nor the folder of a sweep:"
+            error == f"split: {tmp_path}: neither a run.h5 nor the folder of a run or of a sweep:"
             " sweep.json can't be read\n"
         )
 
