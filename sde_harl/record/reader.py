@@ -156,7 +156,8 @@ def run_files(path: Path) -> list[Path]:
         folders = list(index["runs"].values())
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path}: neither a run.h5 nor the folder of a run or of a sweep: {SWEEP_INDEX} can't be read"
+            f"{path}: neither a run.h5 nor the folder of a run or of a sweep: "
+            f"{SWEEP_INDEX} can't be read"
         ) from error
     if not all(isinstance(folder, str) and folder.isprintable() for folder in folders):
         raise UserError(f"{path}: {SWEEP_INDEX} names runs that are no folders")
