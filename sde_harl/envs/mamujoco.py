@@ -11,7 +11,9 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from typing import Any
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import mujoco
 import numpy as np
@@ -22,6 +24,10 @@ from pettingzoo.utils import BaseParallelWrapper
 from sde_harl.envs.parallel_protocol import Origin
 from sde_harl.envs.pettingzoo import ParallelGame
 from sde_harl.envs.settings import EnvConfig, unknown_value
+from sde_harl.errors import UserError
+
+if TYPE_CHECKING:
+    from sde_harl.drawing.canvas import Colour, Picture
 
 PARTITIONS = {
     "HalfCheetah": ("2x3", "6x1"),
@@ -45,6 +51,24 @@ log = logging.getLogger(__name__)
 
 # Some releases of PettingZoo have types and make this class generic, others don't.
 _Wrapper: Any = BaseParallelWrapper
+
+
+class RobotGame(ParallelGame):
+    """A robot, drawn by MuJoCo."""
+
+    pictures_per_s = 20.0
+
+    def picture(self, colours: Sequence[Colour]) -> Picture | None:
+        # Without a display MuJoCo draws by EGL, which needs no graphics card.
+        if "DISPLAY" not in os.environ:
+            os.environ.setdefault("MUJOCO_GL", "egl")
+        try:
+            return super().picture(colours)
+        except UserError as error:
+            raise UserError(
+                f"{error}; to draw, MuJoCo needs EGL (Debian: libegl1 libegl-mesa0) or OSMesa"
+                " (libosmesa6 and MUJOCO_GL=osmesa)"
+            ) from error
 
 
 class WholeRobot(_Wrapper):  # type: ignore[misc]  # the base's type is Any
@@ -77,7 +101,7 @@ class WholeRobot(_Wrapper):  # type: ignore[misc]  # the base's type is Any
         }
 
 
-def make_game(env_config: EnvConfig) -> ParallelGame:
+def make_game(env_config: EnvConfig) -> RobotGame:
     """Makes one game. Raises UserError for an unknown robot or partition."""
     maps = _maps()
     if env_config.map not in maps:
@@ -89,7 +113,7 @@ def make_game(env_config: EnvConfig) -> ParallelGame:
     if env_config.agent_obsk == WHOLE_ROBOT:
         env = WholeRobot(env)
     origin = Origin(key="env.map", spelt=env_config.map)
-    game = ParallelGame(env, f"mamujoco/{env_config.map}", origin=origin, episode_limit=limit)
+    game = RobotGame(env, f"mamujoco/{env_config.map}", origin=origin, episode_limit=limit)
     # "agent_0" says nothing about the limb that it moves, so it is no hint for roles
     game.spec = game.spec._replace(unit_types=("",) * len(game.spec.agents))
     return game
@@ -105,7 +129,10 @@ def _make_robot(robot: str, partition: str, *, nearest: int) -> Any:
     # imported here: its import warns on stderr of robots that are none of these, in every run
     with contextlib.redirect_stderr(io.StringIO()):
         from gymnasium_robotics import mamujoco_v1
-    return mamujoco_v1.parallel_env(scenario=robot, agent_conf=partition, agent_obsk=nearest)
+    # The mode is fixed when it is made. Nothing is prepared for it before the first picture.
+    return mamujoco_v1.parallel_env(
+        scenario=robot, agent_conf=partition, agent_obsk=nearest, render_mode="rgb_array"
+    )
 
 
 def _log_warning(text: str) -> None:

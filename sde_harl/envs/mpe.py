@@ -15,7 +15,8 @@ import contextlib
 import importlib
 import io
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium import spaces
@@ -24,6 +25,9 @@ from numpy.typing import NDArray
 from sde_harl.envs.base import EnvSpec
 from sde_harl.envs.settings import EnvConfig, unknown_value
 from sde_harl.envs.vector.games import Game, ObservationBuffers, Outcome
+
+if TYPE_CHECKING:
+    from sde_harl.drawing.canvas import Colour, Picture
 
 SCENARIOS = {
     "simple_spread": "simple_spread_v3",
@@ -46,6 +50,7 @@ class MpeGame(Game):
     """
 
     def __init__(self, scenario: str, continuous: bool) -> None:
+        self._made_by = (scenario, continuous)
         env = _make_env(scenario, continuous)
         self.spec = _spec(env, scenario, continuous)
         self._world = env.world
@@ -54,6 +59,7 @@ class MpeGame(Game):
         self._agents: list[Any] = env.world.agents
         self._words = np.eye(env.world.dim_c)
         self._ticks = 0
+        self._window: Any = None
         for agent in self._agents:
             # an agent that never moves, or never speaks, keeps these zeros
             agent.action.u = np.zeros(2)
@@ -75,6 +81,20 @@ class MpeGame(Game):
         self._observe(out)
         is_last = self._ticks >= EPISODE_LIMIT
         return Outcome(reward=self._reward(), terminated=False, truncated=is_last)
+
+    def picture(self, colours: Sequence[Colour]) -> Picture:
+        """Returns mpe2's own picture, in its own colours."""
+        # A second environment of mpe2's, which shows this world instead of its own: it holds two
+        # megabytes that only a game that is watched needs.
+        if self._window is None:
+            self._window = _make_env(*self._made_by)
+            self._window.world = self._world
+            self._window.render_mode = "rgb_array"
+        if self._ticks == 0:
+            places = [entity.state.p_pos for entity in self._world.entities]
+            self._window.original_cam_range = np.abs(places).max()
+        picture: Picture = np.ascontiguousarray(self._window.render())
+        return picture
 
     def close(self) -> None:
         """Does nothing: mpe2's window was freed with its wrapper, and the world holds none."""

@@ -7,7 +7,8 @@ so the episodes of a seed are not mpe2's own.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,9 @@ from sde_harl.envs.vector.compiled import CompiledVector
 from sde_harl.envs.vector.jax_setup import set_up
 from sde_harl.envs.vector.rules import JaxObservation, JaxOutcome, Rules
 
+if TYPE_CHECKING:
+    from sde_harl.drawing.canvas import Colour, Picture
+
 N = 3
 """Agents; there are as many landmarks."""
 EPISODE_LIMIT = 25
@@ -29,6 +33,7 @@ DT = 0.1
 DAMPING = 0.25
 REACH = 0.3
 """Distance at which two agents touch: twice their size."""
+LANDMARK_RADIUS = 0.05
 CONTACT_FORCE = 100.0
 CONTACT_MARGIN = 1e-3
 WORDS = 2
@@ -100,6 +105,18 @@ class Spread(Rules):
             terminated=jnp.array(False),
             won=jnp.int8(-1),
         )
+
+    def picture(self, game: World, colours: Sequence[Colour]) -> Picture:
+        # Here, because a run that nobody watches needs no library that draws.
+        from sde_harl.drawing.canvas import DIM, Canvas, View
+
+        side = max(1.3, 1.15 * float(np.abs(game.bodies[[0, 2]]).max()))
+        canvas = Canvas(View(-side, -side, side, side), width=480)
+        for x, y in game.landmarks.tolist():
+            canvas.circle((x, y), LANDMARK_RADIUS, fill=DIM)
+        for (x, y), colour in zip(game.agents.tolist(), colours):
+            canvas.circle((x, y), REACH / 2, fill=colour, opacity=0.8)
+        return canvas.picture()
 
     def _push(self, actions: jax.Array) -> jax.Array:
         """Returns (N, 2) forces of the actions.

@@ -167,6 +167,27 @@ class ParallelProtocol:
                 f"a state of {misfit.expected} as before", misfit.got, ", state()"
             ) from None
 
+    def render(self) -> NDArray[np.uint8] | None:
+        """Returns the environment's picture, (H, W, 3); None where it draws none."""
+        core = getattr(self._env, "unwrapped", None) or self._env
+        try:
+            # Factories are called without arguments, and most environments ask for their mode only
+            # when they draw.
+            if getattr(core, "render_mode", "") is None:
+                core.render_mode = "rgb_array"
+            picture = self._env.render()
+        # PettingZoo's base class raises the latter, and its wrappers pass the former on.
+        except (AttributeError, NotImplementedError):
+            return None
+        except FAILURES as error:
+            raise self._failure("render()", error) from error
+        if not isinstance(picture, np.ndarray):
+            return None
+        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+            got = f"{picture.dtype} of shape {picture.shape}"
+            raise self._error("a picture (H, W, 3) of bytes", got, ", render()")
+        return np.ascontiguousarray(picture)
+
     def close(self) -> None:
         """Closes the environment, if it can be closed."""
         if hasattr(self._env, "close"):

@@ -24,7 +24,7 @@ from __future__ import annotations
 import re
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
@@ -57,6 +57,9 @@ from sde_harl.envs.parallel_spaces import (
 from sde_harl.envs.settings import EnvConfig
 from sde_harl.envs.vector.games import Game, ObservationBuffers, Outcome
 from sde_harl.errors import UserError
+
+if TYPE_CHECKING:
+    from sde_harl.drawing.canvas import Colour, Picture
 
 KEY = "env.factory"
 
@@ -148,6 +151,10 @@ class ParallelGame(Game):
             terminated=stepped.is_over and not stepped.is_cut,
             truncated=stepped.is_over and stepped.is_cut,
         )
+
+    def picture(self, colours: Sequence[Colour]) -> Picture | None:
+        """Returns the environment's own picture; None where its `render()` returns none."""
+        return self._protocol.render()
 
     def close(self) -> None:
         self._protocol.close()

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sde_harl.envs.base import EnvSpec, VectorEnv
 from sde_harl.envs.settings import EnvConfig, Requirements, unknown_value
@@ -24,6 +24,10 @@ from sde_harl.envs.starcraft import install
 from sde_harl.envs.vector.games import Game, SerialVector
 from sde_harl.envs.vector.workers import WorkerVector
 from sde_harl.errors import UserError
+
+if TYPE_CHECKING:
+    from sde_harl.drawing.canvas import Colour
+    from sde_harl.envs.vector.watching import Watched
 
 __all__ = [
     "ENVS",
@@ -33,6 +37,7 @@ __all__ = [
     "VectorEnv",
     "make",
     "make_games",
+    "make_watched",
     "resolve_backend",
 ]
 
@@ -193,6 +198,25 @@ def make(
         )
     games = make_games(env_config, count=num_envs)
     return SerialVector(games, seed=seed, first_env=first_env)
+
+
+def make_watched(
+    env_config: EnvConfig, colours: Sequence[Colour], *, seed: int, env: int
+) -> Watched:
+    """Makes a vector of environment number `env` alone, in this process, that can be watched.
+
+    `colours`: of each agent. Its games are those of a vector that `make` makes. Raises UserError in
+    the same cases as `make`.
+    """
+    # Here, because a run that nobody watches needs no library that draws.
+    from sde_harl.envs.vector.watching import watched_game, watched_rules
+
+    with _backend_module(env_config) as module:
+        if hasattr(module, "make"):
+            vector = module.make(env_config, num_envs=1, seed=seed, first_env=env)
+            return watched_rules(vector, colours)
+    [game] = make_games(env_config, count=1)
+    return watched_game(game, colours, seed=seed, first_env=env)
 
 
 def make_games(env_config: EnvConfig, *, count: int) -> list[Game]:

@@ -10,9 +10,9 @@ import contextlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,9 @@ from sde_harl.envs.vector.jax_setup import set_up
 from sde_harl.envs.vector.rules import JaxObservation, JaxOutcome, Rules
 from sde_harl.errors import UserError
 
+if TYPE_CHECKING:
+    from sde_harl.drawing.canvas import Colour, Picture
+
 STOP = 4
 """The action that does nothing; 0 to 3 move, those above it attack."""
 
@@ -33,6 +36,7 @@ class _Battle(Rules):
     """The rules of one map. A game is a pair: its random key, and JaxMARL's own state."""
 
     background = True
+    pictures_per_s = 6.0
 
     def __init__(self, game: Any, map_name: str) -> None:
         self._game = game
@@ -59,6 +63,37 @@ class _Battle(Rules):
             terminated=~allies.any() | ~enemies.any(),
             won=allies.any() & ~enemies.any(),
         )
+
+    def picture(self, game: Any, colours: Sequence[Colour]) -> Picture:
+        # Here, because a run that nobody watches needs no library that draws.
+        from sde_harl.envs.smax_picture import Battle, draw
+
+        _, battle = game
+        state = battle.state
+        types = np.asarray(state.unit_types)
+        return draw(
+            Battle(
+                state=state,
+                allies=len(self.spec.agents),
+                side=float(self._game.map_width),
+                radius=np.asarray(self._game.unit_type_radiuses)[types],
+                sight=np.asarray(self._game.unit_type_sight_ranges)[types],
+                full_health=np.asarray(self._game.unit_type_health)[types],
+                reload_s=np.asarray(self._game.unit_type_weapon_cooldowns)[types],
+                target=self._targets(state.prev_attack_actions),
+                step_s=self._game.world_steps_per_env_step * self._game.time_per_step,
+            ),
+            colours,
+        )
+
+    def _targets(self, attacks: Any) -> Any:
+        """Returns (U,) whom each unit was told to attack, its own number where it was not."""
+        allies = len(self.spec.agents)
+        units = np.arange(len(attacks))
+        choice = attacks - self._game.num_movement_actions
+        # Opponents number the allies backwards (JaxMARL's update_agent_health).
+        targets = np.where(units < allies, allies + choice, allies - 1 - choice)
+        return np.where(choice < 0, units, targets)
 
     def _observation(self, obs: dict[str, jax.Array], battle: Any) -> JaxObservation:
         available = self._game.get_avail_actions(battle)

@@ -25,7 +25,7 @@ from sde_harl.placement.registry import find_placement
 from sde_harl.policy.critic_input import CriticInput
 from sde_harl.process import interruption
 from sde_harl.protocol.session import SessionSpec
-from sde_harl.roles.grouping import find_roles
+from sde_harl.roles.grouping import Roles, find_roles
 from sde_harl.server.executor_pool import ExecutorPool
 from sde_harl.server.settings import PoolSettings
 from sde_harl.training.checkpoint import Checkpoints
@@ -59,14 +59,25 @@ class TrainingParts:
     stages: Stages
 
 
-def build(config: Config, transport: Transport) -> TrainingParts:
-    """Returns the parts of a run, after the handshake with the executors behind `transport`.
+@dataclass(frozen=True, kw_only=True)
+class PolicyParts:
+    """The policies of a run, the executors that act by them, and what is kept of both."""
 
-    Raises UserError for everything that the user can mend.
+    spec: EnvSpec
+    session: SessionSpec
+    pool: ExecutorPool
+    roles: Roles
+    learned: Learned
+    counters: Counters
+    checkpoints: Checkpoints
+
+
+def build_policies(config: Config, transport: Transport, environments: Environments) -> PolicyParts:
+    """Returns the policies for these environments, those of `train.load` where that names some.
+
+    The executors behind `transport` have shaken hands then. Raises UserError for everything that
+    the user can mend.
     """
-    torch.set_num_threads(config.train.threads or os.cpu_count() or 1)
-    backend = resolve_backend(config.env)
-    environments = Environments(config)
     spec = environments.training[0].spec
     # A policy that is sure of its actions has many denormal numbers, which are slow.
     torch.set_flush_denormal(True)
@@ -81,14 +92,37 @@ def build(config: Config, transport: Transport) -> TrainingParts:
     roles = find_roles(config, environments.training)
     generator = _generator(config.seed)
     learned = build_learned(config, spec, algorithm_class, roles=roles, generator=generator)
-
     counters = Counters()
-    checkpoints = _checkpoints(config, spec, learned, counters=counters, environments=environments)
+    return PolicyParts(
+        spec=spec,
+        session=session,
+        pool=pool,
+        roles=roles,
+        learned=learned,
+        counters=counters,
+        checkpoints=_checkpoints(
+            config, spec, learned, counters=counters, environments=environments
+        ),
+    )
+
+
+def build(config: Config, transport: Transport) -> TrainingParts:
+    """Returns the parts of a run, after the handshake with the executors behind `transport`.
+
+    Raises UserError for everything that the user can mend.
+    """
+    torch.set_num_threads(config.train.threads or os.cpu_count() or 1)
+    backend = resolve_backend(config.env)
+    environments = Environments(config)
+    policies = build_policies(config, transport, environments)
+    spec = policies.spec
+    pool = policies.pool
+    learned = policies.learned
 
     stages = Stages()
     placement = find_placement(config.placement, config.policy)
     make_slots = functools.partial(_slots, placement=placement, pool=pool, stages=stages)
-    latent_size = session.shape.latent_max() if placement.sends_latents else 0
+    latent_size = policies.session.shape.latent_max() if placement.sends_latents else 0
     rollout = _rollout(config, spec, learned.critic_input, latent_size=latent_size)
     # After the roles, which are learnt by random play in these environments, and after the
     # checkpoint, which says with which episodes they begin: slots reset them.
@@ -98,6 +132,7 @@ def build(config: Config, transport: Transport) -> TrainingParts:
     interruption.defer()
     # The logger makes the run's folder, so everything that can fail comes before it: a run that
     # can't start leaves no folder behind.
+    roles = policies.roles
     logger = RunLogger(config=config, spec=spec, pool=pool, backend=backend, roles=roles)
     players = f"{spec.name}, {config.algo.name}, {transport.size - 1} executor(s)"
     for line in (players, roles.line(), f"run folder {logger.folder}", backend.line):
@@ -117,8 +152,8 @@ def build(config: Config, transport: Transport) -> TrainingParts:
         learned=learned,
         collector=collector,
         evaluator=evaluator,
-        counters=counters,
-        checkpoints=checkpoints,
+        counters=policies.counters,
+        checkpoints=policies.checkpoints,
         logger=logger,
         stages=stages,
     )

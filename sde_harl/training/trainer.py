@@ -9,7 +9,6 @@ import gc
 import tempfile
 from pathlib import Path
 
-from sde_harl.codec.tables import Tables
 from sde_harl.draws.counters import Purpose, derived_seed
 from sde_harl.errors import UserError
 from sde_harl.meters.timing import now_ns
@@ -18,6 +17,7 @@ from sde_harl.process import interruption, tell_terminal
 from sde_harl.server.decision_log import Decisions
 from sde_harl.training.build import TrainingParts
 from sde_harl.training.episodes import Episodes
+from sde_harl.training.publishing import publish
 
 STAGES = (
     "environment",
@@ -193,19 +193,13 @@ class Trainer:
 
     def publish(self) -> None:
         """Publishes a new version: local nets and tables to the executors, the rest to rank 0."""
-        learned = self.learned
         self.counters.version += 1
-        version = self.counters.version
-        # Plain codecs have no tables.
-        tables: list[Tables] = []
-        if self.config.codec.name == "entropy":
-            tables = learned.policy.build_tables(version)
-        weights = learned.policy.local_parameters()
-        # A fallback head travels behind its agent's local net, as one vector with it.
-        if learned.fallback:
-            weights = [net + head for net, head in zip(weights, learned.fallback.arrays())]
-        self.pool.publish(version, weights, tables)
-        self._acting = learned.policy.acting()
+        self._acting = publish(
+            self.learned,
+            self.pool,
+            version=self.counters.version,
+            codec=self.config.codec.name,
+        )
 
     def _evaluate(self) -> None:
         """Plays the greedy episodes of an evaluation, the same ones each time, and records them."""

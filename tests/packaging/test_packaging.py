@@ -32,6 +32,7 @@ EXTRAS = {
     "pettingzoo",
     "football",
     "energy",
+    "video",
     "dev",
 }
 HOST = re.compile(r"[\w.-]+( slots=[1-9]\d*)?( max_slots=[1-9]\d*)?")

@@ -70,6 +70,7 @@ def _as_bytes(array: jax.Array) -> jax.Array:
 class _Program(NamedTuple):
     """Rules that are compiled for one number of environments."""
 
+    rules: Rules
     spec: EnvSpec
     reset: Any
     """(streams, episodes) -> (BatchState, _HandedOver)"""
@@ -98,6 +99,7 @@ def _compile(make_rules: Callable[..., Rules], variant: Hashable, num_envs: int)
     reset = jax.jit(_handing_over(batch.reset)).lower(streams, episodes)
     step = _lower_step(batch.step, rules, first_state)
     return _Program(
+        rules=rules,
         spec=rules.spec,
         reset=reset.compile(),
         step=step.compile(None if rules.background else ONE_THREAD),
@@ -147,6 +149,7 @@ class CompiledVector(VectorEnv):
         first_env: int,
     ) -> None:
         self._program = _compile(make_rules, variant, num_envs)
+        self.rules = self._program.rules
         self.spec = self._program.spec
         self.num_envs = num_envs
         self._first_env = first_env
@@ -156,17 +159,24 @@ class CompiledVector(VectorEnv):
         self._first_episodes = np.zeros(num_envs, np.int32)  # that a reset begins
         self._state: BatchState | None = None  # after the latest `send`
         self._pending: _HandedOver | None = None
+        # what a watched vector plays, see `played`
+        self._replay: Callable[..., Any] | None = None
+        self._played: Any = None
         # of the latest `recv`, which may be a step behind `_state`
         self._episodes = self._first_episodes
         self._seeds: NDArray[np.uint32] | None = None
 
     def reset(self) -> EnvStep:
+        self._played = None
         self._state, self._pending = self._program.reset(self._streams, self._first_episodes)
         return self.recv()
 
     def send(self, actions: NDArray[np.generic]) -> None:
         # a copy, because JAX may read the caller's memory while the step runs
         actions = np.array(actions, self.spec.action_dtype)
+        if self._replay:
+            # Before the step, which may write the new state over the one that it begins with.
+            self._played = self._replay(self._first_game(), actions[0]).game
         self._state, self._pending = self._program.step(self._state, actions)
 
     def recv(self) -> EnvStep:
@@ -184,6 +194,26 @@ class CompiledVector(VectorEnv):
         step = EnvStep(**arrays)
         check_finite(step, self.spec, first_env=self._first_env)
         return step
+
+    def watch(self) -> None:
+        """Makes `played` work, at the price of a second computation of every step."""
+        self._replay = jax.jit(self.rules.play)
+
+    def played(self) -> Any:
+        """Returns the first game's state after the latest step, as numpy arrays.
+
+        Where that step ended its episode, it is the state that the episode ended in. After a reset
+        it is the beginning. For vectors that are watched only.
+        """
+        game = self._played
+        if game is None:
+            game = self._first_game()
+        return jax.tree.map(np.asarray, game)
+
+    def _first_game(self) -> Any:
+        """Returns a copy of the first game's state."""
+        assert self._state is not None
+        return jax.tree.map(lambda leaf: np.array(leaf[0]), self._state.games)
 
     def episode_seeds(self) -> NDArray[np.int64]:
         if self._seeds is None:

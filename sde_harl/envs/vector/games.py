@@ -36,7 +36,7 @@ from __future__ import annotations
 import mmap
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,9 @@ from numpy.typing import NDArray
 from sde_harl.envs.base import EnvSpec, EnvStep, stream
 from sde_harl.envs.specs import common_spec
 from sde_harl.envs.vector.ring import RingVector, VectorBuffers, memory_size
+
+if TYPE_CHECKING:  # a run that nobody watches needs no library that draws
+    from sde_harl.drawing.canvas import Colour, Picture
 
 
 class ObservationBuffers(NamedTuple):
@@ -84,6 +87,8 @@ class Game(ABC):
     """Seeds are below 2 to this power, at most 63: they must fit a non-negative int64."""
     has_rewards: ClassVar[bool] = True
     """False where nobody knows what a step earns: the reward is NaN."""
+    pictures_per_s: ClassVar[float] = 10.0
+    """Speed at which its pictures are shown, one for each step."""
 
     @abstractmethod
     def reset(self, seed: int, out: ObservationBuffers) -> None:
@@ -98,6 +103,15 @@ class Game(ABC):
 
         It writes when the episode ends, too: these are the final observations.
         """
+
+    def picture(self, colours: Sequence[Colour]) -> Picture | None:
+        """Returns the game as it stands; None where it can't be drawn.
+
+        `colours`: of each agent (N,), for games that choose no colours of their own. Nothing but
+        `watching` calls it, between steps, so it may take its time. Raises UserError where
+        something is missing that draws.
+        """
+        return None
 
     @abstractmethod
     def close(self) -> None:

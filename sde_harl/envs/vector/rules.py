@@ -11,12 +11,16 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from sde_harl.envs.base import EnvSpec, EnvStep
+
+if TYPE_CHECKING:  # a run that nobody watches needs no library that draws
+    from sde_harl.drawing.canvas import Colour, Picture
 
 
 class JaxObservation(NamedTuple):
@@ -48,6 +52,8 @@ class Rules(ABC):
     background: bool
     """Steps run on JAX's own threads, so that `send` returns at once. For long steps only: to wake
     a thread takes longer than the step of a small game."""
+    pictures_per_s: float = 10.0
+    """Speed at which its pictures are shown, one for each step."""
 
     @abstractmethod
     def begin(self, key: jax.Array) -> tuple[Any, JaxObservation]:
@@ -56,6 +62,13 @@ class Rules(ABC):
     @abstractmethod
     def play(self, game: Any, actions: jax.Array) -> JaxOutcome:
         """Plays one step with actions (N, D)."""
+
+    def picture(self, game: Any, colours: Sequence[Colour]) -> Picture | None:
+        """Returns a game, whose state is numpy arrays here; None where it can't be drawn.
+
+        `colours`: of each agent (N,).
+        """
+        return None
 
 
 class BatchState(NamedTuple):

@@ -1,0 +1,25 @@
+"""Publishes what was learnt: local nets and tables to the executors, the rest to rank 0."""
+
+from __future__ import annotations
+
+from sde_harl.codec.tables import Tables
+from sde_harl.policy.inference.acting import ActingPolicy
+from sde_harl.server.executor_pool import ExecutorPool
+from sde_harl.training.learned import Learned
+
+
+def publish(learned: Learned, pool: ExecutorPool, *, version: int, codec: str) -> ActingPolicy:
+    """Publishes version number `version`; returns rank 0's part of the policies.
+
+    codec: as in `codec.name`.
+    """
+    # Plain codecs have no tables.
+    tables: list[Tables] = []
+    if codec == "entropy":
+        tables = learned.policy.build_tables(version)
+    weights = learned.policy.local_parameters()
+    # A fallback head travels behind its agent's local net, as one vector with it.
+    if learned.fallback:
+        weights = [net + head for net, head in zip(weights, learned.fallback.arrays())]
+    pool.publish(version, weights, tables)
+    return learned.policy.acting()
