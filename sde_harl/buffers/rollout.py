@@ -33,11 +33,12 @@ class Rollout:
         critic_input: CriticInput,
         chunk: int = 1,
         memory_size: int = 0,
+        keeps_final_obs: bool = False,
     ) -> None:
         """Allocates the arrays.
 
         `memory_size` is H, 0 for a policy without memory; a recurrent policy learns from sequences
-        of `chunk` steps.
+        of `chunk` steps. `keeps_final_obs`: a replay needs the last observations of an episode.
         """
         agents = len(spec.agents)
         values = len(critic_input.sizes)
@@ -48,6 +49,10 @@ class Rollout:
         self.obs = np.zeros(
             (agents, steps, envs, max(spec.obs_sizes)), spec.obs_dtype
         )  # (N, T, E, O)
+        # What the agents saw last. Valid only where `truncated`: elsewhere it is never written.
+        self.final_obs = np.zeros(
+            (agents, steps if keeps_final_obs else 0, envs, max(spec.obs_sizes)), spec.obs_dtype
+        )  # (N, T, E, O), or T = 0
         self.available_actions = np.zeros(
             (agents, steps, envs, sum(spec.branches)), bool
         )  # (N, T, E, A)

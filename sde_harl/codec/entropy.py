@@ -77,7 +77,7 @@ class LatentModel(nn.Module):
         medians = self.medians()[:, None, :]  # (n, 1, Z)
         with torch.no_grad():
             rounded = torch.round(z - medians).clamp(-LIMIT, LIMIT) + medians
-        return _straight_through(z, rounded)
+        return straight_through(z, rounded)
 
     def rate(self, z: Tensor, generator: torch.Generator) -> Tensor:
         """Returns the mean bits per latent element of z (n, R, Z), a scalar.
@@ -207,7 +207,8 @@ class _Replace(torch.autograd.Function):
         return gradients[0], None
 
 
-def _straight_through(z: Tensor, rounded: Tensor) -> Tensor:
+def straight_through(z: Tensor, rounded: Tensor) -> Tensor:
+    """Returns `rounded`, bit for bit, with the gradient of `z`."""
     result: Tensor = _Replace.apply(z, rounded)  # type: ignore[no-untyped-call]  # torch's
     return result
 
@@ -220,7 +221,7 @@ def quantise_plain(name: str, z: Tensor) -> Tensor:
     limit = float(LARGEST_LATENT)
     with torch.no_grad():
         rounded = _PLAIN[name](z.clamp(-limit, limit))
-    return _straight_through(z, rounded)
+    return straight_through(z, rounded)
 
 
 def _round_float16(z: Tensor) -> Tensor:

@@ -68,7 +68,11 @@ def parse(argv: list[str]) -> Request:
     if words.files:
         file, note = _experiment(words.files[0])
     layers = {**file, **words.given}
-    config = build({**_defaults("algo", layers), **_defaults("env", layers), **layers})
+    algo = _defaults("algo", layers)
+    # How often an off-policy algorithm learns is the algorithm's: an environment's file is written
+    # for rollouts of the on-policy ones.
+    pace = {key: value for key, value in algo.items() if key.startswith("train.")}
+    config = build({**algo, **_defaults("env", layers), **pace, **layers})
     if "--print-config" in argv:
         return Request(config=None, text=to_yaml(config))
     if "--trust" not in argv:

@@ -68,7 +68,8 @@ class AlgoConfig(Section):
     """The learning algorithm."""
 
     name: Text = "happo"
-    """Algorithm: happo, hatrpo, haa2c, mappo or ippo."""
+    """On-policy: happo, hatrpo, haa2c, mappo, ippo. Off-policy: hasac, haddpg, hatd3, had3qn,
+    maddpg, matd3."""
     lr: Annotated[Number, Field(gt=0)] = 5e-4
     """Learning rate of the policies (Adam). hatrpo has none."""
     critic_lr: Annotated[Number, Field(gt=0)] = 5e-4
@@ -123,6 +124,44 @@ class AlgoConfig(Section):
     """Recurrent policies: steps that gradients flow through. Rollouts are cut into such chunks."""
     lr_decay: bool = False
     """Decrease both learning rates linearly to zero over the run."""
+    buffer_size: Annotated[WholeNumber, Field(ge=1, le=10**9)] = 1_000_000
+    """Off-policy: environment steps that the replay keeps, in all environments together."""
+    buffer_dtype: Annotated[Literal["float32", "float16"], TEXT] = "float32"
+    """Off-policy: type that the replay keeps observations and states of floats in."""
+    batch_size: Annotated[WholeNumber, Field(ge=1, le=10**6)] = 1000
+    """Off-policy: rows of the replay that an update learns from."""
+    warmup_steps: Annotated[WholeNumber, Field(ge=0)] = 10_000
+    """Off-policy: environment steps of random actions before the first update."""
+    updates: Annotated[Number, Field(gt=0, le=1000)] = 1.0
+    """Off-policy: updates for each step of train.rollout. HARL: update_per_train."""
+    n_step: Annotated[WholeNumber, Field(ge=1, le=1000)] = 1
+    """Off-policy: steps of rewards before a return goes on with the critic's value."""
+    polyak: Annotated[Number, Field(gt=0, le=1)] = 0.005
+    """Off-policy: share of the nets that moves into the target nets after an update."""
+    replay: Annotated[Literal["observations", "symbols"], TEXT] = "observations"
+    """Off-policy: groups learn on latents encoded anew, or on those that were sent."""
+    alpha: Annotated[Number, Field(gt=0)] = 0.2
+    """hasac: weight of the entropy beside the reward; with algo.auto_alpha only the first one."""
+    auto_alpha: bool = True
+    """hasac: learn alpha, so that the entropy comes to algo.target_entropy."""
+    alpha_lr: Annotated[Number, Field(gt=0)] = 3e-4
+    """hasac: learning rate of log alpha."""
+    share_alpha: bool = False
+    """hasac: one alpha for all agents, instead of one for each."""
+    target_entropy: Annotated[Number, Field(gt=0, le=1)] = 0.3
+    """hasac: of choices, this share of log(available choices). Of D numbers it is -D nats."""
+    expl_noise: Annotated[Number, Field(ge=0)] = 0.1
+    """haddpg, hatd3, maddpg, matd3: deviation of the noise that they act with, in half ranges."""
+    policy_noise: Annotated[Number, Field(ge=0)] = 0.2
+    """hatd3, matd3: deviation of the noise on the target policies' actions, in half ranges."""
+    noise_clip: Annotated[Number, Field(ge=0)] = 0.5
+    """hatd3, matd3: bound of that noise."""
+    policy_freq: Annotated[WholeNumber, Field(ge=1)] = 2
+    """hatd3, matd3: the policies and all target nets learn at every so manyth update."""
+    epsilon: Annotated[Number, Field(ge=0, le=1)] = 0.05
+    """had3qn: probability that an agent acts at random, drawn for each environment."""
+    epsilon_steps: Annotated[WholeNumber, Field(ge=0)] = 0
+    """had3qn: environment steps after the warm-up in which it falls from 1 to algo.epsilon."""
 
 
 class PolicyConfig(Section):

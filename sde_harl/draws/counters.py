@@ -40,6 +40,10 @@ class Purpose(IntEnum):
     """The identity embedding and the clusters that role groups are learnt by."""
     LINK = 7
     """Delays and losses of an emulated link."""
+    EXPLORING = 8
+    """Whether an agent that explores acts at random."""
+    RANDOM_ACTION = 9
+    """The continuous actions of agents that act at random."""
 
 
 # A NamedTuple, because it is cheap to make: each decision makes one.

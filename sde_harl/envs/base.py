@@ -64,6 +64,9 @@ class EnvSpec(NamedTuple):
     state_dtype: str = "float32"
     noop: int = 0
     """The choice, in every branch, that does nothing where it is available."""
+    action_bounds: tuple[tuple[tuple[float, float], ...], ...] = ()
+    """Lowest and highest number of each dimension of each agent's action; () where actions are
+    choices, or where a dimension has no bound."""
 
     @property
     def branches(self) -> tuple[int, ...]:
@@ -80,6 +83,18 @@ class EnvSpec(NamedTuple):
         if self.continuous:
             return "float32"
         return "int32"
+
+    def bounds(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Returns the lowest and highest actions, (N, D) each; 0 in padding.
+
+        Only for continuous actions whose `action_bounds` are known.
+        """
+        low = np.zeros((len(self.agents), len(self.branches)), np.float32)
+        high = np.zeros_like(low)
+        for i, own in enumerate(self.action_bounds):
+            low[i, : len(own)] = [each[0] for each in own]
+            high[i, : len(own)] = [each[1] for each in own]
+        return low, high
 
     def idle(self, available: NDArray[np.bool_]) -> NDArray[np.generic]:
         """Returns actions (..., D) that do nothing, or as little as possible.

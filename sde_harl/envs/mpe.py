@@ -23,6 +23,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from sde_harl.envs.base import EnvSpec
+from sde_harl.envs.parallel_spaces import action_ranges
 from sde_harl.envs.settings import EnvConfig, unknown_value
 from sde_harl.envs.vector.games import Game, ObservationBuffers, Outcome
 
@@ -222,6 +223,7 @@ def _spec(env: Any, scenario: str, continuous: bool) -> EnvSpec:
         continuous=continuous,
         unit_types=tuple(agent.rsplit("_", 1)[0] for agent in agents),  # "speaker_0" is a speaker
         has_win=False,
+        action_bounds=action_ranges([env.action_space(agent) for agent in agents]),
     )
 
 

@@ -85,6 +85,7 @@ class Spread(Rules):
             continuous=continuous,
             unit_types=("agent",) * N,
             has_win=False,
+            action_bounds=(((0.0, 1.0),) * MOVES,) * N if continuous else (),
         )
 
     def begin(self, key: jax.Array) -> tuple[World, JaxObservation]:

@@ -39,6 +39,10 @@ class StateLayout(NamedTuple):
     dtype: str  # EnvSpec.state_dtype
 
 
+MAX_RANGE = 1e6
+"""Bound of an action's numbers, above which they count as unbounded."""
+
+
 class Bounds(NamedTuple):
     """The lowest and highest actions of all agents; padding is 0."""
 
@@ -267,6 +271,29 @@ def action_bounds(action_spaces: Sequence[Any], dimensions: int) -> Bounds:
         high[i, own] = _rounded(space.high, up=False)
         whole[i, own] = _is_whole(space)
     return Bounds(low=low, high=high, whole=whole if whole.any() else None)
+
+
+def action_ranges(
+    action_spaces: Sequence[Any],
+) -> tuple[tuple[tuple[float, float], ...], ...]:
+    """Returns the range of each dimension of each agent's action, as `EnvSpec.action_bounds`.
+
+    Returns () where spaces are no Boxes, or where a range is infinite or empty.
+    """
+    if not all(isinstance(space, spaces.Box) for space in action_spaces):
+        return ()
+    found = tuple(
+        tuple(
+            (float(low), float(high))
+            for low, high in zip(_rounded(space.low, up=True), _rounded(space.high, up=False))
+        )
+        for space in action_spaces
+    )
+    ranges = [each for own in found for each in own]
+    # float32 can't hold the width of a range between its own largest numbers.
+    if all(-MAX_RANGE < low < high < MAX_RANGE for low, high in ranges):
+        return found
+    return ()
 
 
 def _rounded(bounds: NDArray[Any], *, up: bool) -> NDArray[np.float32]:

@@ -42,6 +42,7 @@ from sde_harl.envs.parallel_spaces import (
     StateLayout,
     action_bounds,
     action_columns,
+    action_ranges,
     action_sizes,
     are_all_continuous,
     has_mask,
@@ -138,6 +139,7 @@ class ParallelGame(Game):
             obs_dtype=obs_dtype,
             state_image=state.image,
             state_dtype=state.dtype,
+            action_bounds=action_ranges(self._action_spaces),
         )
 
     def reset(self, seed: int, out: ObservationBuffers) -> None:

@@ -6,6 +6,7 @@ A run leaves it behind as spec.json, and a worker process answers with it.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from math import prod
 from typing import Any, get_args, get_origin, get_type_hints
@@ -106,7 +107,19 @@ def _consistent(spec: EnvSpec) -> list[tuple[str, bool]]:
         ("state_dtype", spec.state_dtype in DTYPES),
         ("episode_limit", spec.episode_limit >= 0),
         ("noop", spec.noop >= 0),
+        ("action_bounds", not spec.action_bounds or _are_bounds(spec)),
     ]
+
+
+def _are_bounds(spec: EnvSpec) -> bool:
+    """Returns whether every dimension of every agent's action has a finite range."""
+    dimensions = tuple((len(own),) for own in spec.action_bounds)
+    ranges = [each for own in spec.action_bounds for each in own]
+    return (
+        spec.continuous
+        and dimensions == spec.action_sizes
+        and all(len(each) == 2 and -math.inf < each[0] < each[1] < math.inf for each in ranges)
+    )
 
 
 def _are_sizes(numbers: Iterable[int]) -> bool:

@@ -25,7 +25,11 @@ def block(x: Tensor, weight: Tensor, bias: Tensor, *, layer_norm: bool) -> Tenso
     weight (k, I, W), bias (k, 1, W). HARL's normalisation has a gain and a shift of its own; here
     the linear layer behind it has both.
     """
-    products = torch.bmm(x, weight.expand(len(x), -1, -1))
+    return activate(torch.bmm(x, weight.expand(len(x), -1, -1)), bias, layer_norm=layer_norm)
+
+
+def activate(products: Tensor, bias: Tensor, *, layer_norm: bool) -> Tensor:
+    """Returns what follows the product (n, B, W) in a block, in the product's own memory."""
     if products.dtype is torch.float32:
         activated: Tensor = _Activation.apply(  # type: ignore[no-untyped-call]  # torch's
             products, bias, layer_norm

@@ -12,10 +12,14 @@ n agents, B rows, A outputs of a head, D numbers of an action.
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+from sde_harl.codec.entropy import straight_through
+from sde_harl.policy.inference.exploring import LEAST_LOG_STD, MOST_LOG_STD
 
 MASKED_LOGIT = -1e30
 """The logit of an unavailable choice. It is finite because the entropy and the KL multiply its
@@ -36,6 +40,21 @@ class Distribution(Protocol):
 
         `old` is of the same class and taken as a constant: no gradient reaches it.
         """
+
+
+class Drawn(NamedTuple):
+    """Actions of n agents in B rows through which gradients flow to the policies."""
+
+    actions: Tensor
+    """(n, B, A): one-hot in each branch, or numbers in -1 .. 1; 0 in padding."""
+    surprise: Tensor
+    """(n, B), whose mean is the policy's entropy in nats."""
+
+
+class Reparameterised(Protocol):
+    """Distributions whose samples have a gradient."""
+
+    def draw(self, generator: torch.Generator) -> Drawn: ...
 
 
 class Categoricals:
@@ -59,6 +78,23 @@ class Categoricals:
         if len(chosen) == 1:
             return chosen[0]
         return torch.cat(chosen, -1)
+
+    def draw(self, generator: torch.Generator) -> Drawn:
+        """Returns one-hot samples with the gradient of the Gumbel-softmax of temperature 1.
+
+        (Jang et al., ICLR 2017: straight-through.) The surprise is the entropy itself, whose
+        expectation over the choices needs no sample.
+        """
+        parts = []
+        for log_probs in self._log_probs:
+            uniform = torch.rand(log_probs.shape, generator=generator)
+            # The clamp keeps both logarithms finite: a uniform number may be 0.
+            gumbel = -torch.log(-torch.log(uniform.clamp(1e-20, 1.0 - 1e-7)))
+            soft = (log_probs + gumbel).softmax(-1)
+            hard = torch.zeros_like(soft).scatter_(-1, soft.argmax(-1, keepdim=True), 1.0)
+            parts.append(straight_through(soft, hard))
+        actions = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        return Drawn(actions=actions, surprise=self.entropy())
 
     def entropy(self) -> Tensor:
         total = torch.zeros(())
@@ -108,3 +144,27 @@ class Gaussians:
         if self._available is None:
             return values
         return values * self._available
+
+
+class SquashedGaussians:
+    """tanh of a diagonal Gaussian whose means and log-deviations are outputs (Haarnoja et al., ICML
+    2018)."""
+
+    def __init__(self, outputs: Tensor, available: Tensor | None) -> None:
+        """outputs (n, B, 2 D); available (n, B, D) bool, False in padding, or None."""
+        self._means, log_std = outputs.chunk(2, -1)
+        self._log_std = log_std.clamp(LEAST_LOG_STD, MOST_LOG_STD)
+        self._available = available
+
+    def draw(self, generator: torch.Generator) -> Drawn:
+        """Returns samples in -1 .. 1, and minus the log-density of each."""
+        noise = torch.randn(self._means.shape, generator=generator)
+        numbers = self._means + self._log_std.exp() * noise
+        # log(1 - tanh(x)^2), in a form that doesn't round to log 0.
+        slope = 2.0 * (math.log(2.0) - numbers - functional.softplus(-2.0 * numbers))
+        log_probs = -0.5 * noise.square() - self._log_std - 0.5 * math.log(2 * math.pi) - slope
+        actions = numbers.tanh()
+        if self._available is not None:
+            actions = actions * self._available
+            log_probs = log_probs * self._available
+        return Drawn(actions=actions, surprise=-log_probs.sum(-1))

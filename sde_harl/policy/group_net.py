@@ -45,7 +45,15 @@ from sde_harl.policy.layers import (
     orthogonal,
     stack,
 )
-from sde_harl.policy.shapes import ConvShape, conv_shape, local_shape, runs_on_device
+from sde_harl.policy.shapes import (
+    SAMPLED,
+    VALUES,
+    ConvShape,
+    conv_shape,
+    head_outputs,
+    local_shape,
+    runs_on_device,
+)
 
 
 class GroupOutput(NamedTuple):
@@ -81,8 +89,12 @@ class GroupNet(nn.Module):
         codec: CodecConfig,
         share: bool,
         generator: torch.Generator,
+        heads: str = SAMPLED,
     ) -> None:
-        """`members` are the group's agents; with `share` they have one set of parameters."""
+        """`members` are the group's agents; with `share` they have one set of parameters.
+
+        `heads` is what the algorithm takes their outputs for (policy/shapes.py).
+        """
         super().__init__()
         n = len(members)
         k = n
@@ -96,6 +108,7 @@ class GroupNet(nn.Module):
             self.scale = 1.0  # nothing is quantised
         self._codec = codec.name
         self._branches = spec.branches
+        self._heads = heads
         # From here on the order of the statements is the order of the random draws, and that of the
         # parameters in an optimiser's state: old runs repeat only while it stays as it is.
         self.unit = _image_unit(spec, policy)
@@ -135,14 +148,16 @@ class GroupNet(nn.Module):
     def _make_heads(
         self, spec: EnvSpec, policy: PolicyConfig, *, k: int, generator: torch.Generator
     ) -> None:
-        outputs = sum(spec.branches)
+        outputs = head_outputs(spec.branches, self._heads)
+        if self._heads == VALUES:
+            outputs += 1  # the value of the observation, beside the advantages of the choices
         # The heads' gain is small, so that the first policy chooses nearly uniformly.
         self.head_weight = orthogonal(k, policy.width, outputs, policy.head_gain, generator)
         self.head_bias = nn.Parameter(torch.zeros(k, 1, outputs))
         self._std_x = policy.std_x_coef
         self._std_y = policy.std_y_coef
         self.log_std: nn.Parameter | None = None
-        if spec.continuous:
+        if spec.continuous and self._heads == SAMPLED:
             self.log_std = nn.Parameter(torch.full((k, 1, len(spec.branches)), policy.std_x_coef))
 
     def forward(
@@ -224,6 +239,13 @@ class GroupNet(nn.Module):
         if self.log_std is not None:
             return Gaussians(outputs, self.std(), available)
         return Categoricals(outputs, self._branches, available)
+
+    def acting_head(self) -> tuple[Tensor, Tensor]:
+        """Returns weight (k, W, A) and bias (k, 1, A) of what the agents act by."""
+        if self._heads != VALUES:
+            return self.head_weight, self.head_bias
+        # The value is the same for all choices, and acting compares them.
+        return self.head_weight[..., :-1], self.head_bias[..., :-1]
 
     def std(self) -> Tensor:
         """Returns the deviations (k, 1, D) of continuous actions, y sigmoid(s / x).

@@ -26,6 +26,15 @@ if TYPE_CHECKING:
     from sde_harl.envs.base import EnvSpec
 
 
+SAMPLED = "sampled"
+VALUES = "values"
+SQUASHED = "squashed"
+BOUNDED = "bounded"
+HEADS = (SAMPLED, VALUES, SQUASHED, BOUNDED)
+"""Kinds of heads: what their outputs mean. inference/exploring.py explains them; `sampled` is also
+every on-policy algorithm's."""
+
+
 class ConvShape(NamedTuple):
     """Sizes of a convolution without padding, followed by ReLU."""
 
@@ -104,6 +113,14 @@ class OnDeviceShape(NamedTuple):
     """Seed of the run, by which actions are drawn."""
     memory: int = 0
     """H, 0 where the policies are not recurrent."""
+    heads: str = SAMPLED
+    """What the outputs mean, one of HEADS."""
+    explores: bool = False
+    """True where chances and ranges of actions (inference/exploring.py) follow the heads."""
+
+    def outputs(self) -> int:
+        """Returns A, the numbers that a head gives."""
+        return head_outputs(self.branches, self.heads)
 
 
 class FallbackShape(NamedTuple):
@@ -114,6 +131,13 @@ class FallbackShape(NamedTuple):
     continuous: bool
     wait_s: float
     """Silence of the server after which a device with actuators of its own acts by itself."""
+
+
+def head_outputs(branches: tuple[int, ...], heads: str) -> int:
+    """Returns the numbers that a head of the kind `heads` gives to act with."""
+    if heads == SQUASHED:
+        return 2 * len(branches)
+    return sum(branches)
 
 
 # ---- from the configuration ----
@@ -203,15 +227,30 @@ def _latent_size(policy: PolicyConfig) -> int:
     return policy.latent or policy.width
 
 
-def on_device_shape(*, spec: EnvSpec, policy: PolicyConfig, seed: int) -> OnDeviceShape | None:
-    """Returns the shape of policies that run on their devices; None where they are split."""
+def on_device_shape(
+    *,
+    spec: EnvSpec,
+    policy: PolicyConfig,
+    seed: int,
+    heads: str = SAMPLED,
+    explores: bool = False,
+) -> OnDeviceShape | None:
+    """Returns the shape of policies that run on their devices; None where they are split.
+
+    `heads` and `explores` are the algorithm's.
+    """
     if not runs_on_device(policy):
         return None
     memory = 0
     if policy.recurrent:
         memory = policy.width
     return OnDeviceShape(
-        branches=spec.branches, continuous=spec.continuous, seed=seed, memory=memory
+        branches=spec.branches,
+        continuous=spec.continuous,
+        seed=seed,
+        memory=memory,
+        heads=heads,
+        explores=explores,
     )
 
 
@@ -251,10 +290,11 @@ def on_device_parameter_shapes(
     """Returns the shapes of the parameters behind the local nets of policies on their devices.
 
     In wire order: the GRU's if there is one, as in `GruArrays`; the heads' (n, H or W, A) and
-    (n, A); deviations (n, D) if actions are continuous.
+    (n, A); deviations (n, D) if actions are continuous. Policies that explore have three arrays
+    instead of the deviations, as in `Exploration`: (n, 2), (n, D) and (n, D).
     """
     n = len(shape.obs_sizes)
-    outputs = sum(on_device.branches)
+    outputs = on_device.outputs()
     memory = on_device.memory
     shapes: list[tuple[int, ...]] = []
     if memory:
@@ -262,8 +302,11 @@ def on_device_parameter_shapes(
         shapes += [(n, memory, 3 * memory), (n, 3 * memory)]
     # The heads take the GRU's memory if there is one, else the last block's output.
     shapes += [(n, memory or shape.width, outputs), (n, outputs)]
-    if on_device.continuous:
-        shapes.append((n, outputs))
+    dimensions = len(on_device.branches)
+    if on_device.explores:
+        shapes += [(n, 2), (n, dimensions), (n, dimensions)]
+    elif on_device.continuous:
+        shapes.append((n, dimensions))
     return shapes
 
 

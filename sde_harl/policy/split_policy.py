@@ -23,7 +23,8 @@ from sde_harl.envs.base import EnvSpec
 from sde_harl.policy.group_net import GroupNet
 from sde_harl.policy.inference.acting import ActingPolicy, GruArrays
 from sde_harl.policy.inference.conv import ConvArrays
-from sde_harl.policy.shapes import local_shape, role_groups
+from sde_harl.policy.inference.exploring import Exploration
+from sde_harl.policy.shapes import SAMPLED, local_shape, role_groups
 
 
 class SplitPolicy(nn.Module):
@@ -37,10 +38,13 @@ class SplitPolicy(nn.Module):
         codec: CodecConfig,
         share: bool,
         generator: torch.Generator,
+        heads: str = SAMPLED,
+        explores: bool = False,
     ) -> None:
         """With `share` the agents of a group share local net and head, too.
 
-        Where the configuration gives no groups, all agents are then one group.
+        Where the configuration gives no groups, all agents are then one group. `heads` and
+        `explores` are the algorithm's, as in `OnDeviceShape`.
         """
         super().__init__()
         agents = tuple(range(len(spec.agents)))
@@ -54,6 +58,7 @@ class SplitPolicy(nn.Module):
                 codec=codec,
                 share=share,
                 generator=generator,
+                heads=heads,
             )
             for members in role_groups(policy.groups, agents=len(agents), share=share)
         ]
@@ -62,6 +67,10 @@ class SplitPolicy(nn.Module):
         self.nets = nn.ModuleList(self.groups)
         # Agents in the order of the groups -> agents in their own order.
         self._order = np.argsort([agent for net in self.groups for agent in net.members])
+        self.exploration: Exploration | None = None
+        """How the agents explore from the next publication on; None in on-policy algorithms."""
+        if explores:
+            self.exploration = _exploration(spec, heads)
 
     def local_parameters(self) -> list[list[NDArray[np.float32]]]:
         """Returns for each agent what its device holds, in wire order (policy/shapes.py).
@@ -74,6 +83,9 @@ class SplitPolicy(nn.Module):
             arrays = [_for_each_agent(net, each).copy() for each in _device_parameters(net)]
             for row, agent in enumerate(net.members):
                 by_agent[agent] = [each[row] for each in arrays]
+                if self.exploration and net.on_device:
+                    _, *published = self.exploration
+                    by_agent[agent] += [each[agent] for each in published]
         return [by_agent[agent] for agent in range(len(by_agent))]
 
     def build_tables(self, version: int) -> list[Tables]:
@@ -99,13 +111,14 @@ class SplitPolicy(nn.Module):
         """
         return ActingPolicy(
             trunk=self._trunk_arrays(),
-            head_weight=self._stacked([net.head_weight for net in self.groups]),
-            head_bias=self._stacked([net.head_bias for net in self.groups]),
+            head_weight=self._stacked([net.acting_head()[0] for net in self.groups]),
+            head_bias=self._stacked([net.acting_head()[1] for net in self.groups]),
             branches=self._branches,
             std=self._deviations(),
             gru=self._gru_arrays(),
             layer_norm=self.shape.layer_norm,
             conv=self._conv_arrays(),
+            exploration=self.exploration,
         )
 
     def _trunk_arrays(self) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
@@ -155,6 +168,19 @@ class SplitPolicy(nn.Module):
         return stacked
 
 
+def _exploration(spec: EnvSpec, heads: str) -> Exploration:
+    """Returns how agents explore before their algorithm has said anything: at random."""
+    agents = len(spec.agents)
+    dimensions = len(spec.branches)
+    low = np.zeros((agents, dimensions), np.float32)
+    high = low
+    if spec.action_bounds:
+        low, high = spec.bounds()
+    chances = np.zeros((agents, 1, 2), np.float32)
+    chances[..., 0] = 1.0
+    return Exploration(kind=heads, chances=chances, low=low[:, None], high=high[:, None])
+
+
 def _for_each_agent(net: GroupNet, parameter: Tensor) -> NDArray[np.float32]:
     """Returns a view (n, in, out) of a parameter (n or 1, in, out) of a group."""
     array: NDArray[np.float32] = parameter.expand(len(net.members), -1, -1).detach().numpy()
@@ -182,7 +208,7 @@ def _upper_parameters(net: GroupNet) -> list[Tensor]:
     arrays: list[Tensor] = []
     if net.gru:
         arrays += net.gru.arrays()
-    arrays += [net.head_weight, net.head_bias]
+    arrays += net.acting_head()
     if net.log_std is not None:
         # As deviations, so that a device needn't know how they are parameterised.
         arrays.append(net.std())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sde_harl.link.wire import WireError, parse_json
 from sde_harl.policy.shapes import (
+    SAMPLED,
     ConvShape,
     FallbackShape,
     LocalShape,
@@ -57,8 +58,13 @@ class SessionSpec(NamedTuple):
     """Sizes of the heads that act without the server; None where agents then do nothing."""
 
     @classmethod
-    def from_config(cls, config: Config, spec: EnvSpec) -> SessionSpec:
-        """Describes all agents of a run; its id and frame size are known when executors are met."""
+    def from_config(
+        cls, config: Config, spec: EnvSpec, *, heads: str = SAMPLED, explores: bool = False
+    ) -> SessionSpec:
+        """Describes all agents of a run; its id and frame size are known when executors are met.
+
+        `heads` and `explores` are the algorithm's, as in `OnDeviceShape`.
+        """
         agents = tuple(range(len(spec.agents)))
         torch_device = ""
         if config.executor.backend == "torch":
@@ -71,7 +77,9 @@ class SessionSpec(NamedTuple):
             codec=config.codec.name,
             pack=config.codec.pack,
             frame_bytes=0,
-            on_device=on_device_shape(spec=spec, policy=config.policy, seed=config.seed),
+            on_device=on_device_shape(
+                spec=spec, policy=config.policy, seed=config.seed, heads=heads, explores=explores
+            ),
             idle_s=config.meters.idle_s,
             actions=_actuators(config, spec),
             torch_device=torch_device,

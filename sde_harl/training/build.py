@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from sde_harl.algorithms.on_policy.base import OnPolicy
+from sde_harl.algorithms.algorithm import Algorithm
+from sde_harl.algorithms.off_policy.requirements import check_off_policy
 from sde_harl.algorithms.registry import ALGORITHMS
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.config.schema import Config
@@ -85,7 +86,9 @@ def build_policies(config: Config, transport: Transport, environments: Environme
 
     # The handshake comes before the learning of roles, which is slow: a missing executor, or one
     # of another version, is reported at once.
-    session = SessionSpec.from_config(config, spec)
+    session = SessionSpec.from_config(
+        config, spec, heads=algorithm_class.heads(spec), explores=algorithm_class.replays
+    )
     pool = ExecutorPool(transport, session, PoolSettings.from_config(config, spec))
     pool.handshake()
 
@@ -123,7 +126,13 @@ def build(config: Config, transport: Transport) -> TrainingParts:
     placement = find_placement(config.placement, config.policy)
     make_slots = functools.partial(_slots, placement=placement, pool=pool, stages=stages)
     latent_size = policies.session.shape.latent_max() if placement.sends_latents else 0
-    rollout = _rollout(config, spec, learned.critic_input, latent_size=latent_size)
+    rollout = _rollout(
+        config,
+        spec,
+        learned.critic_input,
+        latent_size=latent_size,
+        replays=learned.algorithm.replays,
+    )
     # After the roles, which are learnt by random play in these environments, and after the
     # checkpoint, which says with which episodes they begin: slots reset them.
     collector = Collector(make_slots(environments.training), rollout, config.seed)
@@ -167,11 +176,20 @@ def _rounded_up(config: Config) -> str:
     )
 
 
-def _find_algorithm(config: Config, spec: EnvSpec) -> type[OnPolicy]:
-    found = ALGORITHMS[config.algo.name]
+def _find_algorithm(config: Config, spec: EnvSpec) -> type[Algorithm]:
+    name = config.algo.name
+    found = ALGORITHMS[name]
     if spec.continuous and not found.continuous:
-        name = config.algo.name
         raise UserError(f"algo.name: {name} can't act in the continuous actions of {spec.name}")
+    if not spec.continuous and not found.discrete:
+        raise UserError(f"algo.name: {name} can't act by the choices of {spec.name}")
+    if len(spec.branches) > found.most_choices and not spec.continuous:
+        raise UserError(
+            f"algo.name: {name} makes one choice at a time, and an action of {spec.name} is"
+            f" {len(spec.branches)}"
+        )
+    if found.replays:
+        check_off_policy(config, spec)
     return found
 
 
@@ -183,7 +201,12 @@ def _generator(seed: int) -> torch.Generator:
 
 
 def _rollout(
-    config: Config, spec: EnvSpec, critic_input: CriticInput, *, latent_size: int
+    config: Config,
+    spec: EnvSpec,
+    critic_input: CriticInput,
+    *,
+    latent_size: int,
+    replays: bool,
 ) -> Rollout:
     """Returns the arrays of one rollout. Raises UserError where they don't fit into the memory."""
     recurrent = config.policy.recurrent
@@ -196,6 +219,7 @@ def _rollout(
         critic_input=critic_input,
         chunk=chunk,
         memory_size=config.policy.width if recurrent else 0,
+        keeps_final_obs=replays,
     )
     train = config.train
     step_bytes = make(steps=chunk, envs=1).nbytes / chunk

@@ -129,14 +129,10 @@ class Checkpoints:
 
     def _nets_in(self, checkpoint: Checkpoint) -> dict[str, Stateful]:
         """Returns the parts to load from another run's checkpoint, by their names in it."""
-        trainer = self._learned.algorithm.critic_trainer
-        # Only these two of the algorithm's parts: its optimisers, its memory and the counters
-        # belong to the other run's past.
-        parts: dict[str, Stateful] = {
-            "policy": self._learned.policy,
-            "algorithm/critic_trainer/critic": trainer.critic,
-            "algorithm/critic_trainer/value_norm": trainer.value_norm,
-        }
+        parts: dict[str, Stateful] = {"policy": self._learned.policy}
+        # Not all of the algorithm: its optimisers and the counters belong to the other run's past.
+        for name, net in self._learned.algorithm.nets().items():
+            parts[f"algorithm/{name}"] = net
         fallback = self._learned.fallback
         if fallback and checkpoint.holds(FALLBACK_HEAD):
             # Their optimiser is part of their state: the policies that they imitate are the same.

@@ -99,6 +99,8 @@ class Collector:
         if now.truncated.any():
             final = rollout.critic_input(now.final_state, now.final_obs)
             rollout.final_critic_inputs[:, t, rows] = final
+            if rollout.final_obs.size:
+                rollout.final_obs[:, t, rows] = now.final_obs.swapaxes(0, 1)
         self._strike_out(now.void, t, first=rows.start)
         self._starts[rows][now.terminated | now.truncated] = t + 1
         if ended is not None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from sde_harl.algorithms.algorithm import Algorithm
+from sde_harl.algorithms.off_policy.base import OffPolicy
 from sde_harl.algorithms.on_policy.base import OnPolicy
 from sde_harl.auxiliary.distillation import Distillation
 from sde_harl.auxiliary.diversity import Diversity
@@ -26,7 +28,7 @@ class Learned:
     """The parts that learn, and what they need for it."""
 
     policy: SplitPolicy
-    algorithm: OnPolicy
+    algorithm: Algorithm
     critic_input: CriticInput
     """How the critic's inputs are made."""
     rate_control: RateControl
@@ -41,7 +43,7 @@ class Learned:
 def build_learned(
     config: Config,
     spec: EnvSpec,
-    algorithm_class: type[OnPolicy],
+    algorithm_class: type[Algorithm],
     *,
     roles: Roles,
     generator: torch.Generator,
@@ -60,23 +62,19 @@ def build_learned(
         codec=config.codec,
         share=config.algo.share_param,
         generator=generator,
+        heads=algorithm_class.heads(spec),
+        explores=algorithm_class.replays,
     )
     kind = "own" if algorithm_class.decentralised_critic else config.env.state_type
     critic_input = make_critic_input(kind, spec)
-    critic = Critic(
-        critic_input=critic_input,
-        policy=config.policy,
-        # All agents share a critic of one state; critics of each agent's own view may differ.
-        share=config.algo.share_param or not algorithm_class.decentralised_critic,
-        generator=generator,
-    )
     return Learned(
         policy=policy,
-        algorithm=algorithm_class(
+        algorithm=_algorithm(
+            algorithm_class,
+            config,
+            spec,
             policy=policy,
-            critic=critic,
-            algo=config.algo,
-            codec=config.codec,
+            critic_input=critic_input,
             generator=generator,
         ),
         critic_input=critic_input,
@@ -84,6 +82,37 @@ def build_learned(
         diversity=_diversity(config, spec, policy, generator=generator),
         fallback=_fallback(config, spec, policy),
         generator=generator,
+    )
+
+
+def _algorithm(
+    algorithm_class: type[Algorithm],
+    config: Config,
+    spec: EnvSpec,
+    *,
+    policy: SplitPolicy,
+    critic_input: CriticInput,
+    generator: torch.Generator,
+) -> Algorithm:
+    """Returns the algorithm with its critic."""
+    if issubclass(algorithm_class, OffPolicy):
+        return algorithm_class(
+            policy=policy,
+            spec=spec,
+            critic_input=critic_input,
+            config=config,
+            generator=generator,
+        )
+    assert issubclass(algorithm_class, OnPolicy)
+    critic = Critic(
+        critic_input=critic_input,
+        policy=config.policy,
+        # All agents share a critic of one state; critics of each agent's own view may differ.
+        share=config.algo.share_param or not algorithm_class.decentralised_critic,
+        generator=generator,
+    )
+    return algorithm_class(
+        policy=policy, critic=critic, algo=config.algo, codec=config.codec, generator=generator
     )
 
 

@@ -9,7 +9,7 @@ import torch
 
 from sde_harl.algorithms.registry import ALGORITHMS
 from sde_harl.buffers.rollout import Rollout
-from sde_harl.config.schema import AlgoConfig, CodecConfig, PolicyConfig
+from sde_harl.config.schema import AlgoConfig, CodecConfig, Config, PolicyConfig, TrainConfig
 from sde_harl.draws.counters import Draw, Purpose
 from sde_harl.envs.base import EnvSpec
 from sde_harl.policy.critic import Critic
@@ -31,6 +31,51 @@ def spec(actions: tuple[tuple[int, ...], ...], obs: int, continuous: bool = Fals
         continuous=continuous,
         unit_types=("",) * n,
         has_win=False,
+        action_bounds=tuple(((-1.0, 1.0),) * dimensions for (dimensions,) in actions)
+        if continuous
+        else (),
+    )
+
+
+def replay_learner(
+    game: EnvSpec,
+    name: str,
+    codec: str = "float32",
+    *,
+    seed: int = 0,
+    envs: int = 64,
+    state_type: str = "EP",
+    groups: tuple[tuple[int, ...], ...] = (),
+    **algo: Any,
+) -> Any:
+    """An off-policy algorithm by name, with small nets; `algo` as in AlgoConfig."""
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    small = {"batch_size": 128, "warmup_steps": 0, "buffer_size": 64 * envs, "valuenorm": False}
+    config = Config(
+        algo=AlgoConfig(name=name, **{**small, **algo}),
+        policy=PolicyConfig(
+            blocks=2, local_blocks=1, width=16, latent=4, groups=groups, critic_width=32
+        ),
+        codec=CodecConfig(name=codec, rate_rows=32),
+        train=TrainConfig(envs=envs, slots=1, rollout=1),
+    )
+    kind = ALGORITHMS[name]
+    policy = SplitPolicy(
+        spec=game,
+        policy=config.policy,
+        codec=config.codec,
+        share=config.algo.share_param,
+        generator=generator,
+        heads=kind.heads(game),
+        explores=True,
+    )
+    return kind(
+        policy=policy,
+        spec=game,
+        critic_input=make_critic_input(state_type, game),
+        config=config,
+        generator=generator,
     )
 
 
@@ -68,10 +113,15 @@ def learner(
     return kind(policy=policy, critic=critic, algo=config, codec=codec_config, generator=generator)
 
 
-def new_rollout(game: EnvSpec, envs: int, kind: str = "EP") -> Rollout:
-    """One step of `envs` games that end with it."""
+def new_rollout(game: EnvSpec, envs: int, kind: str = "EP", steps: int = 1) -> Rollout:
+    """Games of one step each, which end with it."""
     rollout = Rollout(
-        game, steps=1, envs=envs, latent_size=4, critic_input=make_critic_input(kind, game)
+        game,
+        steps=steps,
+        envs=envs,
+        latent_size=4,
+        critic_input=make_critic_input(kind, game),
+        keeps_final_obs=True,
     )
     rollout.available_actions[:] = game.choices()[:, None, None]
     rollout.active_masks[:], rollout.terminated[:] = True, True
@@ -82,6 +132,12 @@ def see(rollout: Rollout, obs: np.ndarray) -> None:
     """Show observations (N, E, O); the state is the first agent's."""
     rollout.obs[:, 0] = obs
     rollout.critic_inputs[:] = rollout.critic_input(obs[0], obs.swapaxes(0, 1))[:, None]
+
+
+def see_all(rollout: Rollout, obs: np.ndarray) -> None:
+    """Show observations (N, E, O); the state is all of them."""
+    rollout.obs[:, 0] = obs
+    rollout.critic_inputs[:] = np.concatenate(obs, -1)
 
 
 def draw_by(generator: np.random.Generator, agents: int) -> Draw:

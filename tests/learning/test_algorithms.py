@@ -11,7 +11,7 @@ import torch
 from games import act, learner, new_rollout, see, spec, view_of
 
 from sde_harl.algorithms.on_policy.group_batch import GroupBatch
-from sde_harl.algorithms.registry import ALGORITHMS
+from sde_harl.algorithms.registry import ON_POLICY
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.envs.base import EnvSpec
 
@@ -19,7 +19,7 @@ SETTINGS = {
     name: {"kl_threshold": 0.05, "entropy_coef": 0.0}
     if name == "hatrpo"
     else {"lr": 5e-3, "critic_lr": 5e-3}
-    for name in ALGORITHMS
+    for name in ON_POLICY
 }
 """Settings that make an algorithm quick on a game of one step."""
 
@@ -43,7 +43,7 @@ IDENTITY: dict[str, tuple[EnvSpec, float]] = {
 """The game, and the mean reward to be beaten: chance is 1/4, 1/2 and -0.59 or worse."""
 
 
-CASES = [(name, actions, "float32") for name in ALGORITHMS for actions in IDENTITY]
+CASES = [(name, actions, "float32") for name in ON_POLICY for actions in IDENTITY]
 CASES += [
     (name, "discrete", codec) for name in ("happo", "hatrpo") for codec in ("entropy", "int8")
 ]
@@ -72,7 +72,7 @@ PENALTY = np.array([[-3.0, 0.0, 10.0], [0.0, 2.0, 0.0], [10.0, 0.0, -3.0]], np.f
 @pytest.mark.parametrize(
     ("payoff", "good"), [(CLIMBING, 4.5), (PENALTY, 9.0)], ids=["climbing", "penalty"]
 )
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", ON_POLICY)
 def test_matrix_games_are_coordinated(name: str, payoff: np.ndarray, good: float) -> None:
     """Both games are from Claus & Boutilier (AAAI 1998).
 
@@ -102,7 +102,7 @@ def played(game: EnvSpec, name: str = "happo", **algo: object) -> tuple[object, 
     return algorithm, rollout
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", ON_POLICY)
 def test_a_restored_algorithm_goes_on_as_the_one_that_was_saved(name: str) -> None:
     """Its state holds all that the next update depends on, besides the nets and the generator."""
     game, rng = spec(((3,), (3,)), 4), np.random.default_rng(0)
@@ -130,7 +130,7 @@ def watched(algorithm: object) -> list[GroupBatch]:
     return seen
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", ON_POLICY)
 @pytest.mark.parametrize("aggregation", ["prod", "mean"])
 def test_each_group_sees_the_product_of_the_ratios_before_it(name: str, aggregation: str) -> None:
     """M of group k is the advantage times new/old of groups 0..k-1.
@@ -227,7 +227,7 @@ def test_objectives_are_clipped_where_that_is_the_algorithm() -> None:
     torch.testing.assert_close(plain.objective(ratio, m), ratio * m)
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", ON_POLICY)
 def test_minibatches_and_decayed_rates_are_as_good(name: str) -> None:
     """At the run's end the learning rate is 0: only hatrpo's policies move, which have none."""
     algorithm, rollout = played(spec(((3,), (3,)), 4), name, minibatches=4, lr_decay=True)

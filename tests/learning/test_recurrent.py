@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from sde_harl.algorithms.on_policy.critic_trainer import CriticTrainer
-from sde_harl.algorithms.registry import ALGORITHMS
+from sde_harl.algorithms.registry import ON_POLICY
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.buffers.sequences import chunk_states, flatten_rows, keep_masks, take_sequences
 from sde_harl.config.arguments import parse
@@ -210,7 +210,7 @@ def play(policy: object, rollout: Rollout, rng: np.random.Generator) -> float:
     return float(rollout.rewards[1::2].mean())
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", ON_POLICY)
 @pytest.mark.parametrize("recurrent", [True, False])
 def test_only_a_policy_with_memory_names_what_it_saw_before(name: str, recurrent: bool) -> None:
     rng, trust = np.random.default_rng(0), name == "hatrpo"

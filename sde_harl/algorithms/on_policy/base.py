@@ -18,7 +18,7 @@ a state (1, or N).
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from concurrent.futures import wait
 from typing import Any
@@ -28,6 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sde_harl.algorithms.algorithm import Algorithm, Net
 from sde_harl.algorithms.on_policy.critic_trainer import CriticTrainer
 from sde_harl.algorithms.on_policy.group_batch import GroupBatch, gather_group, learnt_rows
 from sde_harl.auxiliary.rate import RateTrainer
@@ -47,15 +48,11 @@ LARGEST_M = 1e9
 """Largest magnitude of M, and of the ratio of a group's joint action."""
 
 
-class OnPolicy(ABC):
+class OnPolicy(Algorithm):
     """Updates a split policy and its critic from rollouts."""
 
-    continuous = True
-    """True if it can act in continuous action spaces."""
     sequential = True
     """True if a group takes account of the groups updated before it."""
-    decentralised_critic = False
-    """True if the critic sees only an agent's own observation, not the state."""
 
     def __init__(
         self,
@@ -71,7 +68,6 @@ class OnPolicy(ABC):
         self._algo = algo
         self._generator = generator
         self.rate_coef = codec.rate_coef
-        """Lambda of the next update, the weight of the rate in the loss."""
         self.critic_trainer = CriticTrainer(critic, algo, generator)
         self._rate_trainers = [
             RateTrainer(net.latent_model, codec) if net.latent_model else None
@@ -86,11 +82,6 @@ class OnPolicy(ABC):
         """
 
     def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
-        """Learns from one rollout; returns scalars to log.
-
-        `progress` of the run before the rollout, 0 to below 1, drives the decay of the learning
-        rates: it goes from 1 down to one update's share, and never to 0.
-        """
         if self._algo.lr_decay:
             self.decay(1.0 - progress)
         estimate = self.critic_trainer.estimate(rollout)
@@ -123,8 +114,14 @@ class OnPolicy(ABC):
         # the agent's own action.
         return 1.0 + torch.expm1(change.clamp(max=LARGEST_CHANGE)).sum(-1) / net.dimensions
 
+    def nets(self) -> dict[str, Net]:
+        # Only these two: the optimisers and the memory belong to the other run's past.
+        return {
+            "critic_trainer/critic": self.critic_trainer.critic,
+            "critic_trainer/value_norm": self.critic_trainer.value_norm,
+        }
+
     def state_dict(self) -> dict[str, Any]:
-        """Returns what changes over a run, except the policy itself (`policy.state_dict()`)."""
         return {
             "critic_trainer": self.critic_trainer.state_dict(),
             "rate_trainers": {
@@ -135,7 +132,6 @@ class OnPolicy(ABC):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes over what `state_dict` returned."""
         self.critic_trainer.load_state_dict(state["critic_trainer"])
         for index, trainer in enumerate(self._rate_trainers):
             if trainer:

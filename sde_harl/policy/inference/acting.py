@@ -13,22 +13,18 @@ H numbers of memory.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple, Tuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sde_harl.draws.counters import Draw
-from sde_harl.policy.inference import _blocks
 from sde_harl.policy.inference.arrays import BoolArray, FloatArray
 from sde_harl.policy.inference.conv import ConvArrays
+from sde_harl.policy.inference.exploring import Chosen, Exploration, choose
 from sde_harl.policy.inference.local_nets import affine, block, normalise
 
 _HALF_LOG_2PI = np.float32(0.5 * math.log(2 * math.pi))
-
-# typing.Tuple, since an executor may run Python 3.8, where `tuple` takes no brackets at run time.
-Chosen = Tuple[NDArray[Any], FloatArray]
-"""`Decision.actions` and `Decision.log_probs`."""
 
 
 class Decision(NamedTuple):
@@ -83,12 +79,14 @@ class ActingPolicy:
         gru: GruArrays | None = None,
         layer_norm: bool = False,
         conv: ConvArrays | None = None,
+        exploration: Exploration | None = None,
     ) -> None:
         """`trunk`: weight (N, in, W) and bias (N, 1, W) of each block.
 
         The trunk is empty where the policy runs on its device: latents are the heads' inputs then.
         `head_weight` (N, W or H, A), `head_bias` (N, 1, A); `branches` as in `EnvSpec`; `std`
-        (N, 1, D) if actions are continuous; `conv` if latents are images.
+        (N, 1, D) if actions are continuous; `conv` if latents are images; `exploration` of policies
+        that learn from a replay, which have no `std`.
         """
         self._trunk = trunk
         self._head_weight = head_weight
@@ -97,6 +95,7 @@ class ActingPolicy:
         self._gru = gru
         self._layer_norm = layer_norm
         self._conv = conv
+        self._exploration = exploration
         # Branch d of the outputs lies between edges d and d + 1.
         self._edges = np.cumsum((0, *branches), dtype=np.int32)
 
@@ -140,32 +139,11 @@ class ActingPolicy:
 
     def _choose(self, outputs: FloatArray, available: BoolArray, draw: Draw | None) -> Chosen:
         """Returns actions and their log-probabilities, (N, E, D) each."""
+        if self._exploration is not None:
+            return self._exploration.choose(outputs, available, draw, self._edges)
         if self._std is not None:
             return _gaussian(outputs, available, draw, std=self._std)
-        return _categorical(outputs, available, draw, edges=self._edges)
-
-
-def _categorical(
-    outputs: FloatArray,
-    available: BoolArray,
-    draw: Draw | None,
-    *,
-    edges: NDArray[np.int32],
-) -> Chosen:
-    """Chooses in each of the branches of `outputs` (N, E, A) between `edges` (D + 1,).
-
-    Sampling is an exponential race: with X_a ~ Exp(1), the largest p_a / X_a is that of action a
-    with probability p_a. An unavailable action has p = 0 and can never win.
-    """
-    race = None
-    if draw:
-        race = draw.standard_exponential(*outputs.shape[1:])
-    shape = (*outputs.shape[:2], len(edges) - 1)
-    actions = np.empty(shape, np.int32)
-    log_probs = np.empty(shape, np.float32)
-    # `available` may be a broadcast view, and blocks.c reads flat memory.
-    _blocks.choose(outputs, np.ascontiguousarray(available), race, edges, actions, log_probs)
-    return actions, log_probs
+        return choose(outputs, available, draw, self._edges)
 
 
 def _gaussian(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from sde_harl.draws.counters import Draw
 from sde_harl.policy.inference.acting import ActingPolicy, Decision, GruArrays
 from sde_harl.policy.inference.arrays import BoolArray, FloatArray
+from sde_harl.policy.inference.exploring import Exploration
 from sde_harl.policy.inference.local_nets import LocalNets, MakeNets, split_above
 from sde_harl.policy.shapes import LocalShape, OnDeviceShape, on_device_parameter_shapes
 
@@ -70,14 +71,22 @@ def _upper_policy(
     gru = None
     if on_device.memory:
         gru = _take_gru(arrays)
+    head_weight = next(arrays)
+    head_bias = next(arrays)
+    exploration = None
+    if on_device.explores:
+        exploration = Exploration(
+            kind=on_device.heads, chances=next(arrays), low=next(arrays), high=next(arrays)
+        )
     return ActingPolicy(
         trunk=[],
-        head_weight=next(arrays),
-        head_bias=next(arrays),
+        head_weight=head_weight,
+        head_bias=head_bias,
         branches=on_device.branches,
         std=next(arrays, None),
         gru=gru,
         layer_norm=shape.layer_norm,
+        exploration=exploration,
     )
 
 

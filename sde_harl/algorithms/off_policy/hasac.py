@@ -1,0 +1,174 @@
+"""HASAC: maximum-entropy actor-critic, one role group after the other (Liu et al., ICLR 2024).
+
+All agents maximise one objective, the discounted sum of r + sum_i alpha_i H_i, in which H_i is the
+entropy of agent i's policy (twin critics, learnt temperatures: Haarnoja et al., arXiv 1812.05905).
+Q(s, a) is what follows the first action, whose own entropy isn't part of it. Its target is
+
+    sum_k gamma^k (r_k + [k > 0] sum_i alpha_i h_ik) + gamma^n (min Q'(s', a') + sum_i alpha_i H_i)
+
+with h = -log pi of what was done on the way. Choices are drawn by the Gumbel-softmax, and their
+entropy is computed, not sampled; numbers are tanh of normal ones. An agent's alpha grows while its
+entropy is below its target: a share of log(available choices), or -D nats for D numbers.
+
+N agents, n of a group, B rows, A numbers of an action, V values of a state.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sde_harl.algorithms.algorithm import Net
+from sde_harl.algorithms.off_policy.base import OffPolicy
+from sde_harl.algorithms.off_policy.batch import Batch
+from sde_harl.auxiliary.optimizer_state import load_optimizer_state, optimizer_state
+from sde_harl.config.schema import Config
+from sde_harl.envs.base import EnvSpec
+from sde_harl.policy.critic_input import CriticInput
+from sde_harl.policy.distributions import Categoricals, Drawn, SquashedGaussians
+from sde_harl.policy.group_net import GroupNet
+from sde_harl.policy.q_critic import joint_action
+from sde_harl.policy.shapes import SAMPLED, SQUASHED
+from sde_harl.policy.split_policy import SplitPolicy
+
+
+class Hasac(OffPolicy):
+    """Maximises min Q(s, a) + sum_i alpha_i H_i."""
+
+    critics = 2
+    scalars = (*OffPolicy.scalars, "entropy", "alpha")
+
+    def __init__(
+        self,
+        *,
+        policy: SplitPolicy,
+        spec: EnvSpec,
+        critic_input: CriticInput,
+        config: Config,
+        generator: torch.Generator,
+    ) -> None:
+        """Takes what `OffPolicy` takes."""
+        super().__init__(
+            policy=policy, spec=spec, critic_input=critic_input, config=config, generator=generator
+        )
+        algo = config.algo
+        count = 1 if algo.share_alpha else len(spec.agents)
+        self.temperatures = Temperatures(count, first=algo.alpha, lr=algo.alpha_lr)
+
+    @classmethod
+    def heads(cls, spec: EnvSpec) -> str:
+        return SQUASHED if spec.continuous else SAMPLED
+
+    def draw(self, outputs: Tensor, available: Tensor | None) -> Drawn:
+        """Returns actions of outputs (n, B, ...) with their surprises."""
+        if self.spec.continuous:
+            return SquashedGaussians(outputs, available).draw(self._generator)
+        return Categoricals(outputs, self.spec.branches, available).draw(self._generator)
+
+    def act(self, outputs: Tensor, available: Tensor | None) -> Tensor:
+        return self.draw(outputs, available).actions
+
+    @torch.no_grad()
+    def targets(self, batch: Batch) -> Tensor:
+        alpha = self.temperatures.alpha()  # (N or 1, 1)
+        after = batch.after
+        actions = torch.empty_like(batch.actions)
+        earned = torch.zeros_like(batch.returns)
+        for net in self.policy.groups:
+            members = list(net.members)
+            outputs = batch.forward(net, after).outputs
+            drawn = self.draw(outputs, batch.choices(members, after))
+            actions[members] = drawn.actions
+            own = alpha if len(alpha) == 1 else alpha[members]
+            earned += (own * drawn.surprise * batch.active[members, after]).sum(0)
+        values = self.q_trainer.target_values(batch.states[:, after], joint_action(actions))
+        on_the_way = (alpha * batch.surprises).sum(0)
+        return batch.returns + on_the_way + batch.discounts * (values + earned)
+
+    def group_loss(
+        self, net: GroupNet, outputs: Tensor, batch: Batch, others: Tensor, embedded: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        members = list(net.members)
+        drawn = self.draw(outputs, batch.choices(members, batch.now))
+        joint = self.joint_with(net, drawn.actions, others)
+        values = self.q_trainer.values(embedded, joint).amin(0).mean(0)  # (B,)
+        weights = self.row_weights(net, batch)
+        alpha = self.temperatures.alpha()
+        own = alpha if len(alpha) == 1 else alpha[members]
+        objective = (values * weights.mean(0)).sum()
+        entropy = (drawn.surprise * weights).sum(-1)  # (n,)
+        loss = -objective - (own[:, 0] * entropy).sum() / len(members)
+        if self._algo.auto_alpha:
+            self._entropies[members] = entropy.detach()
+        report = {
+            "policy_loss": loss.detach(),
+            "q": objective.detach(),
+            "entropy": entropy.detach().mean(),
+            "alpha": own.mean(),
+        }
+        return loss, report
+
+    def _update_policies(self, batch: Batch) -> list[dict[str, Tensor]]:
+        self._entropies = torch.zeros(len(self.spec.agents))
+        reports = super()._update_policies(batch)
+        if self._algo.auto_alpha:
+            self.temperatures.learn(self._entropies - self._target_entropies(batch))
+        return reports
+
+    def _target_entropies(self, batch: Batch) -> Tensor:
+        """Returns (N,) the mean entropy that each agent should have in these rows."""
+        if self.spec.continuous:
+            return torch.tensor([-float(dimensions) for (dimensions,) in self.spec.action_sizes])
+        choices = batch.choices(slice(None), batch.now)
+        if choices is None:
+            most = sum(math.log(each) for each in self.spec.branches)
+            return torch.full((len(self.spec.agents),), self._algo.target_entropy * most)
+        parts = choices.split(self.spec.branches, -1)
+        # An agent that lacks a branch has one choice in it, whose logarithm is 0.
+        logs = [part.sum(-1).clamp(min=1).float().log() for part in parts]
+        most_of_rows = torch.stack(logs).sum(0)  # (N, B)
+        weights = batch.active[:, batch.now]
+        if not self._algo.policy_active_masks:
+            weights = torch.ones_like(weights)
+        weights = weights / weights.sum(-1, keepdim=True).clamp(min=1.0)
+        return self._algo.target_entropy * (most_of_rows * weights).sum(-1)
+
+    def nets(self) -> dict[str, Net]:
+        return {**super().nets(), "temperatures": self.temperatures}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            **super().state_dict(),
+            "temperatures": self.temperatures.state_dict(),
+            "alpha_optimizer": optimizer_state(self.temperatures.optimizer),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.temperatures.load_state_dict(state["temperatures"])
+        load_optimizer_state(self.temperatures.optimizer, state["alpha_optimizer"])
+
+
+class Temperatures(nn.Module):
+    """The weights of the agents' entropies, as logarithms that are learnt."""
+
+    def __init__(self, count: int, *, first: float, lr: float) -> None:
+        """`count`: one for each agent, or 1 that they share."""
+        super().__init__()
+        self.log_alpha = nn.Parameter(torch.full((count,), math.log(first)))
+        self.optimizer = torch.optim.Adam([self.log_alpha], lr)
+
+    def alpha(self) -> Tensor:
+        """Returns (N or 1, 1), detached."""
+        return self.log_alpha.detach().exp()[:, None]
+
+    def learn(self, excess: Tensor) -> None:
+        """Takes a step, by how much each agent's entropy exceeds its target: (N,)."""
+        if len(self.log_alpha) == 1:
+            excess = excess.mean(0, keepdim=True)
+        self.log_alpha.grad = excess
+        self.optimizer.step()

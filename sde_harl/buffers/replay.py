@@ -1,0 +1,309 @@
+"""The replay: what was played so far, for algorithms that learn from it again and again.
+
+Each environment is a stream of entries in a ring of its own. An entry is what the agents saw and
+did, and what they earned by it; what it led to is what the next entry of the stream saw, so nothing
+is stored twice. Where an episode was cut, a closing entry follows, which holds its last
+observations and in which nothing was done. (EnvStep knows no available actions for them: those of
+the step before stand in.) After a terminated episode nothing counts, so it needs none.
+
+    stream    o0 a0 r0 | o1 a1 r1 cut | o2 closing | o0' a0' r0' | ...   newest
+    learnable     x         x               -             x                -
+
+The newest entry is not learnt from until its successor is there, nor is anything of a void episode.
+A row of n steps ends early at the end of its episode and before the newest entry; it has a discount
+of its own for what follows.
+
+N agents, T time, E environments, L entries of a ring, R = E L rows, B rows of a sample, n steps of
+a return, O observation, A choices, D numbers of an action, S state, Z latent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sde_harl.buffers.rollout import Rollout
+from sde_harl.envs.base import EnvSpec
+
+TRIES = 100
+"""Draws of a sample before the replay counts as having nothing to learn from."""
+
+
+class Sample(NamedTuple):
+    """B rows to learn from. What was seen is of 2 B entries: where the rows begin, and where the
+    steps of their returns have led to."""
+
+    obs: NDArray[Any]
+    """(N, 2 B, O)."""
+    state: NDArray[Any]
+    """(2 B, S)."""
+    available: NDArray[np.bool_]
+    """(N, 2 B, A)."""
+    active: NDArray[np.bool_]
+    """(N, 2 B), True where the agent is alive."""
+    latents: NDArray[np.float32]
+    """(N, 2 B, Z) that the server decided on; Z = 0 where they are not kept."""
+    sent: NDArray[np.bool_]
+    """(N, 2 B), True where there was such a latent."""
+    actions: NDArray[Any]
+    """(N, B, D)."""
+    returns: NDArray[np.float32]
+    """(B,), the discounted rewards of up to n steps."""
+    surprises: NDArray[np.float32]
+    """(N, B), the discounted -log pi of each agent's actions in those steps, but for the first: the
+    entropy that a soft return earns on its way. 0 where the agent was dead."""
+    discounts: NDArray[np.float32]
+    """(B,), gamma to the power of the row's own number of steps; 0 where the game ended."""
+    age: float
+    """Mean age of the rows, in steps of their environments."""
+
+
+class Replay:
+    """Holds the newest entries of every environment, in arrays that are allocated once."""
+
+    def __init__(
+        self,
+        spec: EnvSpec,
+        *,
+        capacity: int,
+        envs: int,
+        obs_dtype: str = "float32",
+        latent_size: int = 0,
+    ) -> None:
+        """`capacity`: entries of all environments together.
+
+        `obs_dtype`: type that observations and states of floats are kept in; bytes stay bytes.
+        """
+        agents = len(spec.agents)
+        self._envs = envs
+        self.length = max(capacity // envs, 2)
+        rows = envs * self.length
+        obs_type = _stored(spec.obs_dtype, obs_dtype)
+        # Memory that is allocated as zeros is taken from the system when it is first written.
+        self._arrays: dict[str, NDArray[Any]] = {
+            "obs": np.zeros((rows, agents, max(spec.obs_sizes)), obs_type),
+            "state": np.zeros((rows, spec.state_size), _stored(spec.state_dtype, obs_dtype)),
+            "available": np.zeros((rows, agents, sum(spec.branches)), bool),
+            "active": np.zeros((rows, agents), bool),
+            "actions": np.zeros((rows, agents, len(spec.branches)), spec.action_dtype),
+            "surprise": np.zeros((rows, agents), np.float32),
+            "latents": np.zeros((rows, agents, latent_size), np.float32),
+            "sent": np.zeros((rows, agents), bool),
+            "rewards": np.zeros(rows, np.float32),
+            "terminated": np.zeros(rows, bool),
+            "ended": np.zeros(rows, bool),
+            "learnable": np.zeros(rows, bool),
+        }
+        # (E,) entries that each stream has ever had: the number of its next one.
+        self._next = np.zeros(envs, np.int64)
+
+    @property
+    def nbytes(self) -> int:
+        """Returns the bytes of all arrays."""
+        return sum(each.nbytes for each in self._arrays.values())
+
+    def __len__(self) -> int:
+        """Returns the entries that are kept."""
+        return int(np.minimum(self._next, self.length).sum())
+
+    def add(self, rollout: Rollout) -> None:
+        """Appends a rollout, which must have its final observations.
+
+        Raises ValueError for one that a ring has no room for.
+        """
+        cut = rollout.truncated
+        steps = len(cut)
+        if 2 * steps > self.length:
+            raise ValueError(f"a rollout of {steps} steps in rings of {self.length} entries")
+        # Each cut before a step of the same stream has put a closing entry in between.
+        closings = np.cumsum(cut, 0)
+        numbers = self._next + np.arange(steps)[:, None] + closings - cut  # (T, E)
+        rows = self._rows(numbers)
+        self._write(rollout, rows)
+        if cut.any():
+            self._close(rollout, rows, self._rows(numbers + 1))
+        self._next += steps + closings[-1]
+        self._strike_out(rollout.void, numbers)
+
+    def sample(
+        self, batch: int, generator: torch.Generator, *, steps: int, gamma: float
+    ) -> Sample | None:
+        """Returns `batch` random rows with returns of up to `steps` steps.
+
+        Returns None where there is nothing to learn from.
+        """
+        drawn = self._draw(batch, generator)
+        if drawn is None:
+            return None
+        env, number = drawn
+        spans = (number[:, None] + np.arange(steps)) % self.length + env[:, None] * self.length
+        counts = self._counts(spans, self._next[env] - 1 - number)
+        last = spans[np.arange(batch), counts - 1]
+        powers = np.power(np.float32(gamma), np.arange(steps + 1), dtype=np.float32)
+        counted = np.arange(steps) < counts[:, None]  # (B, n)
+        weights = np.where(counted, powers[:-1], np.float32(0.0))
+        returns = np.einsum("bn,bn->b", self._arrays["rewards"][spans], weights)
+        discounts = powers[counts] * ~self._arrays["terminated"][last]
+        arrays = self._arrays
+        # Each array is read once for both ends, and a row of it lies together.
+        ends = np.concatenate([spans[:, 0], self._following(last)])
+        return Sample(
+            obs=_plain(arrays["obs"][ends].swapaxes(0, 1)),
+            state=_plain(arrays["state"][ends]),
+            available=arrays["available"][ends].swapaxes(0, 1),
+            active=arrays["active"][ends].T,
+            latents=arrays["latents"][ends].swapaxes(0, 1),
+            sent=arrays["sent"][ends].T,
+            actions=arrays["actions"][spans[:, 0]].swapaxes(0, 1),
+            returns=returns,
+            surprises=self._surprises(spans, weights),
+            discounts=discounts,
+            age=float((self._next[env] - number).mean()),
+        )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Returns all arrays as they are, not copied."""
+        tensors = {name: torch.from_numpy(each) for name, each in self._arrays.items()}
+        return {**tensors, "next": torch.from_numpy(self._next)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Takes over what `state_dict` returned. Raises ValueError for one of other sizes."""
+        for name, own in (*self._arrays.items(), ("next", self._next)):
+            theirs = state[name].numpy()
+            if theirs.shape != own.shape or theirs.dtype != own.dtype:
+                raise ValueError(f"{name}: expected {own.shape}, got {theirs.shape}")
+            own[:] = theirs
+
+    def _rows(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns the rows of entries (..., E) of each stream, by their numbers."""
+        rows: NDArray[np.int64] = numbers % self.length + np.arange(self._envs) * self.length
+        return rows
+
+    def _write(self, rollout: Rollout, rows: NDArray[np.int64]) -> None:
+        """Writes the steps of a rollout to rows (T, E)."""
+        arrays = self._arrays
+        steps = len(rows)
+        size = arrays["state"].shape[-1]
+        # Agents come first in a rollout, and behind the row here: (N, T, E, O) -> (T, E, N, O).
+        for name, array in (
+            ("obs", rollout.obs),
+            ("available", rollout.available_actions),
+            ("active", rollout.active_masks),
+            ("actions", rollout.actions),
+            ("sent", rollout.decided),
+        ):
+            arrays[name][rows] = np.moveaxis(array, 0, 2)
+        if arrays["latents"].size:
+            arrays["latents"][rows] = np.moveaxis(rollout.latents, 0, 2)
+        # A critic that is shown each agent's observation has the state before it.
+        arrays["state"][rows] = rollout.critic_inputs[0, :steps, :, :size]
+        surprise = -rollout.log_probs.sum(-1) * rollout.active_masks
+        arrays["surprise"][rows] = np.moveaxis(surprise, 0, 2)
+        arrays["rewards"][rows] = rollout.rewards
+        arrays["terminated"][rows] = rollout.terminated
+        arrays["ended"][rows] = rollout.ended
+        arrays["learnable"][rows] = True
+
+    def _close(self, rollout: Rollout, rows: NDArray[np.int64], after: NDArray[np.int64]) -> None:
+        """Writes the closing entries behind the steps that cut an episode, to rows `after`."""
+        arrays = self._arrays
+        cut = rollout.truncated
+        size = arrays["state"].shape[-1]
+        closing = after[cut]
+        arrays["obs"][closing] = rollout.final_obs[:, cut].swapaxes(0, 1)
+        arrays["state"][closing] = rollout.final_critic_inputs[0][cut][:, :size]
+        for name in ("available", "active"):
+            arrays[name][closing] = arrays[name][rows[cut]]
+        arrays["sent"][closing] = False
+        arrays["learnable"][closing] = False
+        arrays["ended"][closing] = True
+
+    def _strike_out(self, void: NDArray[np.bool_], numbers: NDArray[np.int64]) -> None:
+        """Takes void episodes out, their parts in earlier rollouts too; void, numbers (T, E)."""
+        for e in np.flatnonzero(void.any(0)):
+            own = numbers[void[:, e], e]
+            self._arrays["learnable"][own % self.length + e * self.length] = False
+            if not void[0, e]:
+                continue
+            # The episode began before this rollout: back to where the one before it ended.
+            oldest = max(0, self._next[e] - self.length)
+            for number in range(int(own[0]) - 1, int(oldest) - 1, -1):
+                row = number % self.length + e * self.length
+                if self._arrays["ended"][row]:
+                    break
+                self._arrays["learnable"][row] = False
+
+    def _draw(
+        self, batch: int, generator: torch.Generator
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+        """Returns environments and numbers (B,) of random entries that may be learnt from."""
+        # Of each stream all but its newest entry.
+        kept = np.minimum(self._next, self.length) - 1
+        if not (kept > 0).all():
+            return None
+        oldest = self._next - 1 - kept
+        envs: list[NDArray[np.int64]] = []
+        numbers: list[NDArray[np.int64]] = []
+        missing = batch
+        for _ in range(TRIES):
+            # Closing entries and void ones are few: what is missing is drawn again. A list of all
+            # rows would have to be made anew for every sample.
+            draws = torch.rand((2, missing), generator=generator, dtype=torch.float64).numpy()
+            env = (draws[0] * self._envs).astype(np.int64)
+            number = oldest[env] + (draws[1] * kept[env]).astype(np.int64)
+            good = self._arrays["learnable"][number % self.length + env * self.length]
+            envs.append(env[good])
+            numbers.append(number[good])
+            missing -= len(envs[-1])
+            if not missing:
+                return np.concatenate(envs), np.concatenate(numbers)
+        return None
+
+    def _counts(self, spans: NDArray[np.int64], room: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns (B,) the steps of each row's return; spans (B, n), `room` (B,) the most."""
+        steps = spans.shape[1]
+        if steps == 1:
+            return np.ones(len(spans), np.int64)
+        ended = self._arrays["ended"][spans]
+        # The first end counts; without one argmax is 0.
+        until = np.where(ended.any(1), ended.argmax(1) + 1, steps)
+        counts: NDArray[np.int64] = np.minimum(until, np.minimum(room, steps))
+        return counts
+
+    def _following(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns the rows of the next entries of the same streams."""
+        env = rows // self.length
+        following: NDArray[np.int64] = (rows + 1) % self.length + env * self.length
+        # (rows + 1) % L is the place in the ring, for a ring begins at a multiple of L.
+        return following
+
+    def _surprises(
+        self, spans: NDArray[np.int64], weights: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Returns (N, B) as in `Sample`, of spans (B, n) with weights (B, n)."""
+        surprise = self._arrays["surprise"]
+        if spans.shape[1] == 1:
+            return np.zeros((surprise.shape[1], len(spans)), np.float32)
+        summed: NDArray[np.float32] = np.einsum(
+            "bna,bn->ab", surprise[spans[:, 1:]], weights[:, 1:]
+        )
+        return summed
+
+
+def _stored(dtype: str, floats: str) -> str:
+    """Returns the type that an array of the type `dtype` is kept in."""
+    if dtype == "float32":
+        return floats
+    return dtype
+
+
+def _plain(array: NDArray[Any]) -> NDArray[Any]:
+    """Returns an array in a type that the nets take: float32 or bytes."""
+    if array.dtype == np.float16:
+        return array.astype(np.float32)
+    return array
