@@ -242,9 +242,10 @@ class Replay:
         self, batch: int, generator: torch.Generator
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
         """Returns environments and numbers (B,) of random entries that may be learnt from."""
-        # Of each stream all but its newest entry.
+        # Of each stream all but its newest entry. Streams differ a little, by their closings.
         kept = np.minimum(self._next, self.length) - 1
-        if not (kept > 0).all():
+        most = int(kept.max())
+        if most <= 0:
             return None
         oldest = self._next - 1 - kept
         envs: list[NDArray[np.int64]] = []
@@ -253,10 +254,12 @@ class Replay:
         for _ in range(TRIES):
             # Closing entries and void ones are few: what is missing is drawn again. A list of all
             # rows would have to be made anew for every sample.
-            draws = torch.rand((2, missing), generator=generator, dtype=torch.float64).numpy()
-            env = (draws[0] * self._envs).astype(np.int64)
-            number = oldest[env] + (draws[1] * kept[env]).astype(np.int64)
+            places = torch.randint(self._envs * most, (missing,), generator=generator).numpy()
+            env = places // most
+            place = places % most
+            number = oldest[env] + place
             good = self._arrays["learnable"][number % self.length + env * self.length]
+            good &= place < kept[env]
             envs.append(env[good])
             numbers.append(number[good])
             missing -= len(envs[-1])

@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 
 
 SAMPLED = "sampled"
+CHOICES = "choices"
 VALUES = "values"
 SQUASHED = "squashed"
 BOUNDED = "bounded"
-HEADS = (SAMPLED, VALUES, SQUASHED, BOUNDED)
-"""Kinds of heads: what their outputs mean. inference/exploring.py explains them; `sampled` is also
-every on-policy algorithm's."""
+HEADS = (SAMPLED, CHOICES, VALUES, SQUASHED, BOUNDED)
+"""Kinds of heads: what their outputs mean. `sampled` is every on-policy algorithm's; the others
+explore, and inference/exploring.py explains them."""
 
 
 class ConvShape(NamedTuple):
@@ -115,8 +116,6 @@ class OnDeviceShape(NamedTuple):
     """H, 0 where the policies are not recurrent."""
     heads: str = SAMPLED
     """What the outputs mean, one of HEADS."""
-    explores: bool = False
-    """True where chances and ranges of actions (inference/exploring.py) follow the heads."""
 
     def outputs(self) -> int:
         """Returns A, the numbers that a head gives."""
@@ -233,11 +232,10 @@ def on_device_shape(
     policy: PolicyConfig,
     seed: int,
     heads: str = SAMPLED,
-    explores: bool = False,
 ) -> OnDeviceShape | None:
     """Returns the shape of policies that run on their devices; None where they are split.
 
-    `heads` and `explores` are the algorithm's.
+    `heads` is the algorithm's.
     """
     if not runs_on_device(policy):
         return None
@@ -250,7 +248,6 @@ def on_device_shape(
         seed=seed,
         memory=memory,
         heads=heads,
-        explores=explores,
     )
 
 
@@ -303,7 +300,7 @@ def on_device_parameter_shapes(
     # The heads take the GRU's memory if there is one, else the last block's output.
     shapes += [(n, memory or shape.width, outputs), (n, outputs)]
     dimensions = len(on_device.branches)
-    if on_device.explores:
+    if on_device.heads != SAMPLED:
         shapes += [(n, 2), (n, dimensions), (n, dimensions)]
     elif on_device.continuous:
         shapes.append((n, dimensions))

@@ -39,12 +39,11 @@ class SplitPolicy(nn.Module):
         share: bool,
         generator: torch.Generator,
         heads: str = SAMPLED,
-        explores: bool = False,
     ) -> None:
         """With `share` the agents of a group share local net and head, too.
 
-        Where the configuration gives no groups, all agents are then one group. `heads` and
-        `explores` are the algorithm's, as in `OnDeviceShape`.
+        Where the configuration gives no groups, all agents are then one group. `heads` is
+        the algorithm's, as in `OnDeviceShape`.
         """
         super().__init__()
         agents = tuple(range(len(spec.agents)))
@@ -69,7 +68,7 @@ class SplitPolicy(nn.Module):
         self._order = np.argsort([agent for net in self.groups for agent in net.members])
         self.exploration: Exploration | None = None
         """How the agents explore from the next publication on; None in on-policy algorithms."""
-        if explores:
+        if heads != SAMPLED:
             self.exploration = _exploration(spec, heads)
 
     def local_parameters(self) -> list[list[NDArray[np.float32]]]:

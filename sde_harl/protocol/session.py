@@ -58,12 +58,10 @@ class SessionSpec(NamedTuple):
     """Sizes of the heads that act without the server; None where agents then do nothing."""
 
     @classmethod
-    def from_config(
-        cls, config: Config, spec: EnvSpec, *, heads: str = SAMPLED, explores: bool = False
-    ) -> SessionSpec:
+    def from_config(cls, config: Config, spec: EnvSpec, *, heads: str = SAMPLED) -> SessionSpec:
         """Describes all agents of a run; its id and frame size are known when executors are met.
 
-        `heads` and `explores` are the algorithm's, as in `OnDeviceShape`.
+        `heads` is the algorithm's, as in `OnDeviceShape`.
         """
         agents = tuple(range(len(spec.agents)))
         torch_device = ""
@@ -78,7 +76,7 @@ class SessionSpec(NamedTuple):
             pack=config.codec.pack,
             frame_bytes=0,
             on_device=on_device_shape(
-                spec=spec, policy=config.policy, seed=config.seed, heads=heads, explores=explores
+                spec=spec, policy=config.policy, seed=config.seed, heads=heads
             ),
             idle_s=config.meters.idle_s,
             actions=_actuators(config, spec),

@@ -86,9 +86,7 @@ def build_policies(config: Config, transport: Transport, environments: Environme
 
     # The handshake comes before the learning of roles, which is slow: a missing executor, or one
     # of another version, is reported at once.
-    session = SessionSpec.from_config(
-        config, spec, heads=algorithm_class.heads(spec), explores=algorithm_class.replays
-    )
+    session = SessionSpec.from_config(config, spec, heads=algorithm_class.heads(spec))
     pool = ExecutorPool(transport, session, PoolSettings.from_config(config, spec))
     pool.handshake()
 

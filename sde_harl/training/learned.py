@@ -63,7 +63,6 @@ def build_learned(
         share=config.algo.share_param,
         generator=generator,
         heads=algorithm_class.heads(spec),
-        explores=algorithm_class.replays,
     )
     kind = "own" if algorithm_class.decentralised_critic else config.env.state_type
     critic_input = make_critic_input(kind, spec)

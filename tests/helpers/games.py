@@ -68,7 +68,6 @@ def replay_learner(
         share=config.algo.share_param,
         generator=generator,
         heads=kind.heads(game),
-        explores=True,
     )
     return kind(
         policy=policy,

@@ -111,6 +111,46 @@ def test_devices_that_see_and_remember_decide_the_same_on_other_ranks(tmp_path: 
     assert prints[0] == prints[1]
 
 
+REPLAY = [
+    "tests/helpers/agree_program.py",
+    "--algo",
+    "hasac",
+    "--env",
+    "mpe",
+    "env.workers=0",
+    "train.envs=8",
+    "train.rollout=40",
+    "algo.warmup_steps=200",
+    "algo.updates=0.2",
+    "algo.batch_size=64",
+    "policy.width=16",
+    "record.tensorboard=false",
+    PATIENT,
+]
+
+
+@pytest.mark.slow
+@needs_mpirun
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["env.continuous_actions=false"],
+        ["env.continuous_actions=true", "policy.local_blocks=3", "codec.name=none"],
+    ],
+    ids=["split", "whole"],
+)
+def test_agents_of_a_replay_decide_the_same_on_other_ranks(
+    words: list[str], tmp_path: Path
+) -> None:
+    """The first rollout is random play, the second is drawn from what was learnt."""
+    prints = []
+    for ranks, mode in ((1, "local"), (4, "agents")):
+        ended = launch(ranks, *REPLAY, *words, f"record.dir={tmp_path}", f"placement.mode={mode}")
+        assert ended.code == 0, ended.err
+        prints.append(json.loads(ended.out.splitlines()[-1])["prints"])
+    assert prints[0] == prints[1]
+
+
 def test_a_run_repeats(alone: dict[str, object], tmp_path: Path) -> None:
     ended = launch(1, *AGREE, f"record.dir={tmp_path}", "placement.mode=local")
     assert json.loads(ended.out.splitlines()[-1])["prints"] == alone["prints"]

@@ -14,7 +14,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sde_harl.algorithms.registry import ALGORITHMS
+from sde_harl.algorithms.registry import ALGORITHMS, OFF_POLICY
 from sde_harl.config import arguments
 from sde_harl.config.arguments import (
     HARL_KEYS,
@@ -118,15 +118,42 @@ def test_every_registry_entry_has_its_defaults_and_every_file_its_entry() -> Non
     assert {path.stem for path in (PRESETS / "environments").iterdir()} == set(ENVS)
 
 
+TRUST_REGION = {"kl_threshold", "ls_step", "accept_ratio", "backtrack_coeff"}
+ROLLOUTS = {"epochs", "minibatches", "critic_epochs", "critic_minibatches", "clip_coef", "chunk"}
+ROLLOUTS |= {"action_aggregation", "entropy_coef", "gae_lambda", "clip_value_loss"}
+REPLAYS = {"buffer_size", "buffer_dtype", "batch_size", "warmup_steps", "updates", "n_step"}
+REPLAYS |= {"polyak", "replay"}
+SOFT = {"alpha", "auto_alpha", "alpha_lr", "share_alpha", "target_entropy"}
+TWIN_DELAYED = {"policy_noise", "noise_clip", "policy_freq"}
+OWN = {
+    "hatrpo": TRUST_REGION,
+    "hasac": SOFT,
+    "haddpg": {"expl_noise"},
+    "maddpg": {"expl_noise"},
+    "hatd3": {"expl_noise", *TWIN_DELAYED},
+    "matd3": {"expl_noise", *TWIN_DELAYED},
+    "had3qn": {"epsilon", "epsilon_steps"},
+}
+"""Keys that are for some algorithms of a family alone."""
+
+
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_an_algorithms_defaults_set_every_key_that_it_reads(name: str) -> None:
     layer = layer_of((PRESETS / "algorithms" / f"{name}.yaml").read_text(), name)
-    bound = {
-        f"algo.{key}" for key in ("kl_threshold", "ls_step", "accept_ratio", "backtrack_coeff")
-    }
-    unread = {"algo.lr"} if name == "hatrpo" else bound
-    assert set(layer) == {key for key in KEYS if key.startswith("algo.")} - unread
+    others = set().union(*OWN.values()) | ROLLOUTS | REPLAYS
+    read = {key.removeprefix("algo.") for key in KEYS if key.startswith("algo.")} - others
+    read |= OWN.get(name, set()) | (REPLAYS if name in OFF_POLICY else ROLLOUTS)
+    read -= {"lr"} if name == "hatrpo" else set()
+    pace = {"train.rollout"} if name in OFF_POLICY else set()
+    assert set(layer) == {f"algo.{key}" for key in read} | pace
     assert parsed("--algo", name, "--env", "smac").algo.name == name
+
+
+def test_an_off_policy_algorithm_brings_its_own_pace() -> None:
+    """An environment's file is written for rollouts; a file or the command line still wins."""
+    assert parsed("--algo", "hasac", "--env", "mpe").train.rollout == 50
+    assert parsed("--algo", "happo", "--env", "mpe").train.rollout == 200
+    assert parsed("--algo", "hasac", "--env", "mpe", "train.rollout=7").train.rollout == 7
 
 
 NEEDED = {"devices": ["executor.sensor=robots:Arm", "env.spec=spec.json", "train.load=last.pt"]}

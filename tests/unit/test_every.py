@@ -12,7 +12,7 @@ import torch
 from small_runs import made, play
 from states import differing
 
-from sde_harl.algorithms.registry import ALGORITHMS
+from sde_harl.algorithms.registry import ALGORITHMS, OFF_POLICY, ON_POLICY
 from sde_harl.auxiliary.rate_control import GAIN
 from sde_harl.codec.registry import NAMES
 from sde_harl.envs.registry import ENVS
@@ -34,14 +34,23 @@ PLAYED = {
 }
 WIDEST = 5  # dimensions of the listener's continuous actions; the speaker's are padded to as many
 CONTINUOUS = {"mamujoco"}
+REPLAYING = {
+    False: [],
+    True: ["algo.warmup_steps=0", "algo.batch_size=32", "algo.updates=0.1", "train.rollout=30"],
+}
+"""What a small run of an off-policy algorithm needs besides."""
 
 
-@pytest.mark.parametrize(("env", "word"), [(env, word) for env in ENVS for word in PLAYED[env]])
-@pytest.mark.parametrize("algo", ALGORITHMS)
+EVERYWHERE = [(algo, env, word) for algo in ON_POLICY for env in ENVS for word in PLAYED[env]]
+# The others of the family differ from hasac in their losses alone.
+EVERYWHERE += [("hasac", env, word) for env in ENVS for word in PLAYED[env][:1]]
+
+
+@pytest.mark.parametrize(("algo", "env", "word"), EVERYWHERE)
 def test_every_algorithm_plays_every_environment(
     algo: str, env: str, word: str, tmp_path: Path
 ) -> None:
-    words = ["--algo", algo, "--env", env, word]
+    words = ["--algo", algo, "--env", env, word, *REPLAYING[algo in OFF_POLICY]]
     if env in CONTINUOUS and not ALGORITHMS[algo].continuous:
         with pytest.raises(UserError, match=r"algo.name"):
             play(tmp_path, *words)
@@ -61,6 +70,7 @@ def test_every_algorithm_acts_in_the_action_spaces_that_it_says(
         "env.map=simple_speaker_listener",
         "env.continuous_actions=true",
     ]
+    words += REPLAYING[algo in OFF_POLICY]
     if ALGORITHMS[algo].continuous:
         assert len(play(tmp_path, *words)["step"]) == 2
     monkeypatch.setattr(ALGORITHMS[algo], "continuous", False)
@@ -68,7 +78,17 @@ def test_every_algorithm_acts_in_the_action_spaces_that_it_says(
         play(tmp_path, *words)
 
 
-@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("algo", OFF_POLICY)
+def test_an_algorithm_of_numbers_makes_no_choices(algo: str, tmp_path: Path) -> None:
+    words = ["--algo", algo, "--env", "mpe", *REPLAYING[True]]
+    if ALGORITHMS[algo].discrete:
+        assert len(play(tmp_path, *words, "env.state_type=FP")["step"]) == 2
+        return
+    with pytest.raises(UserError, match=r"algo.name: \w+ can't act by the choices of mpe"):
+        play(tmp_path, *words)
+
+
+@pytest.mark.parametrize("algo", ON_POLICY)
 def test_every_algorithm_has_recurrent_policies(algo: str, tmp_path: Path) -> None:
     """Episodes of 25 steps end inside chunks of 10; the second rollout goes on after the first."""
     words = [
@@ -83,7 +103,7 @@ def test_every_algorithm_has_recurrent_policies(algo: str, tmp_path: Path) -> No
     assert len(play(tmp_path, *words, "policy.local_blocks=0")["step"]) == 2
 
 
-@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("algo", ON_POLICY)
 def test_every_algorithm_has_critics_of_agents_own_states(algo: str, tmp_path: Path) -> None:
     words = ["--algo", algo, "--env", "mpe", "env.map=simple_speaker_listener", "env.state_type=FP"]
     assert len(play(tmp_path, *words, "policy.groups=[[1],[0]]")["step"]) == 2
@@ -152,6 +172,11 @@ def test_every_algorithm_runs_whole_policies_on_the_devices(
         "env.map=simple_speaker_listener",
         f"env.continuous_actions={continuous}",
     ]
+    if ALGORITHMS[algo].continuous < (continuous == "true"):
+        pytest.skip("it makes choices alone")
+    if ALGORITHMS[algo].discrete < (continuous == "false"):
+        pytest.skip("it has numbers alone")
+    words += REPLAYING[algo in OFF_POLICY]
     tables = play(tmp_path, *words, "policy.blocks=2", "policy.local_blocks=2", "codec.name=none")
     numbers = WIDEST if continuous == "true" else 1
     assert (
@@ -187,7 +212,7 @@ RICH = [
 """A run that has every kind of stateful part."""
 
 
-@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("algo", ON_POLICY)
 def test_every_part_of_every_algorithm_comes_back_from_a_checkpoint(
     algo: str, tmp_path: Path
 ) -> None:
@@ -204,6 +229,31 @@ def test_every_part_of_every_algorithm_comes_back_from_a_checkpoint(
     assert not differing(wanted, fresh.checkpoints.state())
     assert fresh.counters.steps == 240
     fresh.logger.close()
+
+
+SMALL_REPLAY = [*REPLAYING[True], "--env", "mpe", "policy.groups=[[0,2],[1]]"]
+
+
+@pytest.mark.parametrize("algo", OFF_POLICY)
+def test_off_policy_parts_come_back_but_for_the_replay(algo: str, tmp_path: Path) -> None:
+    continuous = "true" if ALGORITHMS[algo].continuous else "false"
+    words = ["--algo", algo, f"env.continuous_actions={continuous}", *SMALL_REPLAY]
+    trained = made(tmp_path, *words)
+    trained.run()
+    fresh = made(tmp_path, *words, "seed=7")
+    wanted = trained.checkpoints.state()
+    wanted["counters"]["version"] -= 1
+    path = trained.logger.folder / "models" / "last.pt"
+    checkpoint = load(path)
+    for name, part in fresh.checkpoints.parts().items():
+        part.load_state_dict(checkpoint.take(name, wanted[name]))
+    assert not differing(wanted, fresh.checkpoints.state())
+    # A run that starts from it acts by its policies at once, and learns again.
+    later = made(tmp_path, *words, f"train.load={path}", "algo.warmup_steps=1000", "seed=8")
+    assert (later.learned.policy.exploration.chances[..., 0] < 1).all()
+    later.run()
+    for each in (fresh, later):
+        each.logger.close()
 
 
 def test_a_checkpoint_of_other_nets_changes_nothing(tmp_path: Path) -> None:

@@ -89,7 +89,8 @@ def test_golden_bytes() -> None:
         b'{"run_id": 3, "agents": [0, 1], "shape": {"obs_sizes": [5, 4], "obs": 5, "width": 8, '
         b'"latent": 4, "local_blocks": 1, "feature_norm": true, "layer_norm": false, '
         b'"conv": null, "pixels": false}, "codec": "float32", "pack": 0, "frame_bytes": 0, '
-        b'"on_device": {"branches": [3], "continuous": false, "seed": 1, "memory": 0}, '
+        b'"on_device": {"branches": [3], "continuous": false, "seed": 1, "memory": 0, '
+        b'"heads": "sampled"}, '
         b'"idle_s": 0.0, "actions": null, "torch_device": "", "fallback_head": null}'
     )
     assert SessionSpec.from_json(memoryview(session.to_json())) == session

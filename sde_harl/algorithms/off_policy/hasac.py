@@ -32,7 +32,7 @@ from sde_harl.policy.critic_input import CriticInput
 from sde_harl.policy.distributions import Categoricals, Drawn, SquashedGaussians
 from sde_harl.policy.group_net import GroupNet
 from sde_harl.policy.q_critic import joint_action
-from sde_harl.policy.shapes import SAMPLED, SQUASHED
+from sde_harl.policy.shapes import CHOICES, SQUASHED
 from sde_harl.policy.split_policy import SplitPolicy
 
 
@@ -61,7 +61,7 @@ class Hasac(OffPolicy):
 
     @classmethod
     def heads(cls, spec: EnvSpec) -> str:
-        return SQUASHED if spec.continuous else SAMPLED
+        return SQUASHED if spec.continuous else CHOICES
 
     def draw(self, outputs: Tensor, available: Tensor | None) -> Drawn:
         """Returns actions of outputs (n, B, ...) with their surprises."""

@@ -3,7 +3,7 @@ random ones in between.
 
 A kind of heads (policy/shapes.py) says what the outputs mean:
 
-    sampled    logits: a choice is drawn from them                          HASAC
+    choices    logits: a choice is drawn from them                          HASAC
     values     the values of the choices: the best one is taken             HAD3QN
     squashed   means and log-deviations: tanh of a normal number            HASAC
     bounded    one number for each dimension: its tanh, with noise          HADDPG, HATD3, MA...

@@ -20,7 +20,7 @@ from sde_harl.policy.inference.acting import ActingPolicy, Decision, GruArrays
 from sde_harl.policy.inference.arrays import BoolArray, FloatArray
 from sde_harl.policy.inference.exploring import Exploration
 from sde_harl.policy.inference.local_nets import LocalNets, MakeNets, split_above
-from sde_harl.policy.shapes import LocalShape, OnDeviceShape, on_device_parameter_shapes
+from sde_harl.policy.shapes import SAMPLED, LocalShape, OnDeviceShape, on_device_parameter_shapes
 
 
 class OnDevicePolicy:
@@ -74,7 +74,7 @@ def _upper_policy(
     head_weight = next(arrays)
     head_bias = next(arrays)
     exploration = None
-    if on_device.explores:
+    if on_device.heads != SAMPLED:
         exploration = Exploration(
             kind=on_device.heads, chances=next(arrays), low=next(arrays), high=next(arrays)
         )
