@@ -24,13 +24,14 @@ $(shell $(GOOD_VENV) || rm -f $(STAMP))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run prototype split test test-slow lint types clean
+.PHONY: help venv run prototype split football test test-slow lint types clean
 
 help:
 	@echo 'make venv       install into .venv (the other targets do so themselves)'
 	@echo 'make run        train the main job for $(STEPS) environment steps (STEPS=n) on nine ranks, print its cost'
 	@echo 'make prototype  the same on an emulated server and eight boards over Wi-Fi, on this machine; needs root'
 	@echo 'make split      train the paper'"'"'s policy at seven splits on nine ranks, print and draw what each costs'
+	@echo 'make football   build and install Google Research Football, once (5 to 15 minutes)'
 	@echo 'make test       the tests, in minutes (COVERAGE=1: and how much of the package they run)'
 	@echo 'make test-slow  the tests that train for long'
 	@echo 'make lint       ruff and mypy (make types: mypy alone)'
@@ -54,7 +55,7 @@ $(STAMP): pyproject.toml setup.py Makefile $(C_SOURCES)
 		exit 1; \
 	}
 	@echo 'installing into .venv: one to five minutes, 2.5 GB'
-	.venv/bin/python -m pip install -q -e '.[mpi,smax,mpe,mamujoco,video,dev]'
+	.venv/bin/python -m pip install -q -e '.[mpi,smax,mpe,mamujoco,lbforaging,rware,video,dev]'
 	@# Nine ranks on fewer cores: mpirun would refuse, or bind each rank to one core. Mapping is by slot, since
 	@# OVERSUBSCRIBE alone puts every rank on the first host of the hostfile.
 	@printf '%s\n' 'rmaps_default_mapping_policy = slot:OVERSUBSCRIBE' 'hwloc_default_binding_policy = none' \
@@ -76,6 +77,9 @@ split: venv
 	sde-harl sweep configs/split.yaml policy.local_blocks=0,1,2,3,4,5,10 \
 		--mpirun 'mpirun -np 9 --hostfile hostfiles/localhost'
 	python analysis/split.py results/sweeps/split --plot results/sweeps/split/split.png
+
+football: venv
+	jobs/football.sh
 
 test: venv
 	python -m pytest -q -m 'not slow' -n 2 --dist worksteal $(if $(COVERAGE),$(COVERED))

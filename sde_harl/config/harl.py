@@ -26,6 +26,10 @@ HARL_KEYS = {
     "map_name": "env.map",
     "scenario": "env.map",
     "scenario_name": "env.map",
+    "env_name": "env.map",
+    "representation": "env.representation",
+    "stacked": "env.stacked",
+    "rewards": "env.rewards",
     "lr": "algo.lr",
     "critic_lr": "algo.critic_lr",
     "opti_eps": "algo.adam_eps",
@@ -95,6 +99,15 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "episode_limit": (1000,),
     "use_render": (False,),
     "load_config": ("",),
+    # Football: nothing is recorded or rendered by the engine, and all opponents are its bots.
+    "channel_dimensions": ([96, 72],),
+    "extra_players": (None,),
+    "number_of_right_players_agent_controls": (0,),
+    "other_config_options": (None,),
+    "render": (False,),
+    "write_full_episode_dumps": (False,),
+    "write_goal_dumps": (False,),
+    "write_video": (False,),
 }
 """Keys of its files that can't be set here, with the values that describe what happens here."""
 
@@ -104,6 +117,10 @@ IGNORED = (
     "log_interval",
     "n_eval_rollout_threads",
     "render_episodes",
+    "dump_frequency",
+    "logdir",
+    # It follows from the scenario, as in HARL's own settings.
+    "number_of_left_players_agent_controls",
 )
 """Keys of its files that don't change what is learnt."""
 

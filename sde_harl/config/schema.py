@@ -39,7 +39,7 @@ class EnvConfig(Section):
     """The game that is played."""
 
     name: Text = "smac"
-    """Benchmark: smac, smacv2, mpe, mamujoco, pettingzoo (your environment), devices (sensors)."""
+    """Benchmark (sde-harl envs lists them), pettingzoo (your environment) or devices (sensors)."""
     map: Text = "3s5z"
     """Map (smac, smacv2), scenario (mpe), or robot and partition (mamujoco: HalfCheetah-6x1)."""
     backend: Text = "auto"
@@ -54,6 +54,12 @@ class EnvConfig(Section):
     """StarCraft II: observations end with the agent's number, one-hot (HARL: in smac)."""
     last_action: bool = False
     """StarCraft II: observations show own and visible allies' last actions (HARL: in smac)."""
+    representation: Text = "simple115v2"
+    """football: agents observe 115 numbers (simple115v2), or a small map of bytes (extracted)."""
+    stacked: bool = False
+    """football: the maps of the last four steps, with env.representation=extracted."""
+    rewards: Text = "scoring,checkpoints"
+    """football: scoring (goals), or scoring,checkpoints (and for coming closer to the goal)."""
     agent_obsk: Annotated[WholeNumber, Field(ge=-1)] = 1
     """mamujoco: an agent observes joints up to this many away. -1: whole robot, agent id (HARL)."""
     factory: Text = "none"

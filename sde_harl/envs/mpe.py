@@ -1,4 +1,4 @@
-"""Multi-agent particle environments (Farama's mpe2), cooperative scenarios.
+"""Multi-agent particle environments (Farama's mpe2); `mpe_versus` has those with opponents.
 
 A game steps mpe2's world itself, because PettingZoo's wrappers around it take three quarters of a
 step. What mpe2's `SimpleEnv` does around its world (actions become forces, rewards are mixed, time
@@ -34,6 +34,9 @@ SCENARIOS = {
     "simple_spread": "simple_spread_v3",
     "simple_reference": "simple_reference_v3",
     "simple_speaker_listener": "simple_speaker_listener_v4",
+    "simple_tag": "simple_tag_v3",
+    "simple_world_comm": "simple_world_comm_v3",
+    "simple_adversary": "simple_adversary_v3",
 }
 EPISODE_LIMIT = 25
 FORCE = 5.0
@@ -197,6 +200,11 @@ def make_game(env_config: EnvConfig) -> MpeGame:
     """Makes one game. Raises UserError for an unknown scenario."""
     if env_config.map not in SCENARIOS:
         raise unknown_value("env.map", env_config.map, SCENARIOS)
+    # Imported here, because it builds on this module.
+    from sde_harl.envs.mpe_versus import SIDES, VersusGame
+
+    if env_config.map in SIDES:
+        return VersusGame(env_config.map, env_config.continuous_actions)
     if env_config.map == "simple_spread":
         return SpreadGame(env_config.map, env_config.continuous_actions)
     return MpeGame(env_config.map, env_config.continuous_actions)

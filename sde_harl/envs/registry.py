@@ -104,7 +104,12 @@ ENVS: dict[str, dict[str, Backend]] = {
         "mpe2": Backend(module="mpe", extra="mpe"),
         "jax": Backend(module="mpe_jax", extra="jax"),
     },
+    "football": {
+        "gfootball": Backend(module="football", extra="football", install="make football"),
+    },
     "mamujoco": {"mujoco": Backend(module="mamujoco", extra="mamujoco")},
+    "lbforaging": {"lbforaging": Backend(module="lbforaging", extra="lbforaging")},
+    "rware": {"rware": Backend(module="rware", extra="rware")},
     "pettingzoo": {"pettingzoo": Backend(module="pettingzoo", extra="pettingzoo")},
     "devices": {"devices": Backend(module="devices")},
 }

@@ -45,6 +45,18 @@ class EnvConfig(Protocol):
         """StarCraft II: observations show the last actions of the agent and of visible allies."""
 
     @property
+    def representation(self) -> str:
+        """football: what agents observe, simple115v2 or extracted."""
+
+    @property
+    def stacked(self) -> bool:
+        """football: observations hold the last four steps, where they are maps (extracted)."""
+
+    @property
+    def rewards(self) -> str:
+        """football: "scoring" or "scoring,checkpoints"."""
+
+    @property
     def agent_obsk(self) -> int:
         """mamujoco: how many joints away an agent sees; -1 = all of the robot."""
 

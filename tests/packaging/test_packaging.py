@@ -31,6 +31,8 @@ EXTRAS = {
     "mamujoco",
     "pettingzoo",
     "football",
+    "lbforaging",
+    "rware",
     "energy",
     "video",
     "dev",

@@ -251,6 +251,43 @@ def test_shipped_settings_are_harls_tuned_ones(
     assert learnt([f"configs/{file}.yaml", f"algo.name={algo}", *words]) == theirs
 
 
+FOOTBALL = {
+    "channel_dimensions": [96, 72],
+    "dump_frequency": 1,
+    "env_name": "academy_3_vs_1_with_keeper",
+    "extra_players": None,
+    "logdir": None,
+    "number_of_left_players_agent_controls": 3,
+    "number_of_right_players_agent_controls": 0,
+    "other_config_options": None,
+    "render": False,
+    "representation": "simple115v2",
+    "rewards": "scoring,checkpoints",
+    "stacked": False,
+    "write_full_episode_dumps": False,
+    "write_goal_dumps": False,
+    "write_video": False,
+}
+DRILL = {
+    "ppo_epoch": 15,
+    "critic_epoch": 15,
+    "actor_num_mini_batch": 2,
+    "critic_num_mini_batch": 2,
+    "hidden_sizes": [64, 64],
+    "n_rollout_threads": 50,
+    "num_env_steps": 25_000_000,
+    "eval_episodes": 100,
+    "use_linear_lr_decay": True,
+}
+"""The figures that those of football set otherwise."""
+
+
+@pytest.mark.parametrize("algo", ["happo", "mappo"])
+def test_footballs_settings_are_harls_tuned_ones(algo: str, tmp_path: Path) -> None:
+    theirs = learnt([tuned(tmp_path, algo, "football", FOOTBALL, **DRILL)])
+    assert learnt(["configs/football.yaml", f"algo.name={algo}"]) == theirs
+
+
 def test_a_recurrent_policy_of_harls_is_whole_too(tmp_path: Path) -> None:
     config = parse([written(tmp_path, use_recurrent_policy=True, data_chunk_length=10)]).config
     assert config is not None
@@ -272,7 +309,7 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
         ({"weight_decay": 0.1, "recurrent_n": 2}, ["weight_decay 0.1", "recurrent_n 2"]),
         ({"hidden_sizes": [64, 32], "polyak": 0.005}, ["hidden_sizes [64, 32]", "polyak"]),
         ({"eval_interval": "x"}, ["eval_interval 'x'"]),
-        ({"env": "football"}, ["env.name", "'football'"]),
+        ({"env": "dexhands"}, ["env.name", "'dexhands'"]),
         ({"lr": "fast"}, ["algo.lr", "'fast'", "algo_args.model"]),
         ({"episode_limit": 50}, ["episode_limit 50 (only 1000)"]),
         ({"scenario": "simple_tag_v2", "n_rollout_threads": 7}, ["train.envs", "algo_args.train"]),
