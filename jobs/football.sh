@@ -63,4 +63,4 @@ limit_compilers() {
 "$python" -m pip install -q gym==0.25.2 'opencv-python-headless<4.12' absl-py six psutil
 "$python" -m pip install -q --no-deps "$(wheel)"
 "$python" -c 'import gfootball.env' >/dev/null 2>&1 || { echo 'error: gfootball is installed, but fails' >&2; exit 1; }
-echo "gfootball $VERSION is installed: env.name=football"
+echo "gfootball $VERSION is installed: python -m sde_harl.run configs/football.yaml"

@@ -82,6 +82,7 @@ class VersusGame(MpeGame):
             agents=tuple(spec.agents[i] for i in ours),
             obs_sizes=obs_sizes,
             action_sizes=tuple(spec.action_sizes[i] for i in ours),
+            action_bounds=tuple(spec.action_bounds[i] for i in ours if spec.action_bounds),
             unit_types=tuple(spec.unit_types[i] for i in ours),
             state_size=sum(obs_sizes),
         )

@@ -401,7 +401,7 @@ COMMAND_LINE = {
     "=3": ("''", "command line", "no such key"),
     "algo.name=hapo": ("algo.name", "command line", "did you mean happo?"),
     "env.name=smax": ("env.name", "command line", "did you mean smac?"),
-    "env.name=../envs/smac": ("env.name", "command line", "mamujoco, mpe, pettingzoo, smac"),
+    "env.name=../envs/smac": ("env.name", "command line", "mpe, pettingzoo, rware, smac"),
     "link.model=nowhere": (
         "link.model",
         "command line",

@@ -13,6 +13,7 @@ from playing import assert_equal, play
 from sde_harl.config.schema import EnvConfig
 from sde_harl.envs.base import EnvSpec, EnvStep, VectorEnv
 from sde_harl.envs.mpe import SCENARIOS
+from sde_harl.envs.mpe_versus import SIDES
 from sde_harl.envs.registry import make
 
 SPREAD = EnvConfig(name="mpe", map="simple_spread")
@@ -55,7 +56,8 @@ def assert_obs(padded: NDArray[np.float32], expected: list[NDArray[np.float32]])
 
 
 @pytest.mark.parametrize("continuous", [False, True], ids=["discrete", "continuous"])
-@pytest.mark.parametrize("scenario", SCENARIOS)
+# Those with opponents are compared with them in test_env_mpe_versus.py.
+@pytest.mark.parametrize("scenario", sorted(set(SCENARIOS) - set(SIDES)))
 def test_equal_to_mpe2_over_whole_episodes(scenario: str, continuous: bool) -> None:
     env = make(
         EnvConfig(name="mpe", map=scenario, continuous_actions=continuous), num_envs=1, seed=1
