@@ -58,6 +58,21 @@ HARL_KEYS = {
     "fixed_order": "algo.fixed_order",
     "data_chunk_length": "algo.chunk",
     "use_linear_lr_decay": "algo.lr_decay",
+    "warmup_steps": "algo.warmup_steps",
+    "train_interval": "train.rollout",
+    "update_per_train": "algo.updates",
+    "buffer_size": "algo.buffer_size",
+    "batch_size": "algo.batch_size",
+    "n_step": "algo.n_step",
+    "polyak": "algo.polyak",
+    "auto_alpha": "algo.auto_alpha",
+    "alpha": "algo.alpha",
+    "alpha_lr": "algo.alpha_lr",
+    "expl_noise": "algo.expl_noise",
+    "policy_noise": "algo.policy_noise",
+    "noise_clip": "algo.noise_clip",
+    "policy_freq": "algo.policy_freq",
+    "epsilon": "algo.epsilon",
     "use_feature_normalization": "policy.feature_norm",
     "use_recurrent_policy": "policy.recurrent",
     "gain": "policy.head_gain",
@@ -76,6 +91,7 @@ HARL_KEYS = {
 
 UNSUPPORTED = {
     "hidden_sizes": "use policy.blocks and policy.width",
+    "base_hidden_sizes": "use policy.blocks and policy.width",
     "agent_conf": "use env.map, as in HalfCheetah-2x3",
     "agent_obsk": "use env.agent_obsk; HARL's agents always see as with -1",
 }
@@ -87,6 +103,7 @@ ENVIRONMENTS = {"pettingzoo_mpe": "mpe"}
 FIXED: dict[str, tuple[Any, ...]] = {
     "weight_decay": (0,),
     "activation_func": ("relu",),
+    "base_activation_func": ("relu",),
     "initialization_method": ("orthogonal_",),
     "use_naive_recurrent_policy": (False,),
     "recurrent_n": (1,),
@@ -121,8 +138,21 @@ IGNORED = (
     "logdir",
     # It follows from the scenario, as in HARL's own settings.
     "number_of_left_players_agent_controls",
+    # Of hasac's policies the last hidden layer is meant, which ends in a ReLU here; of the others'
+    # the action, which is a tanh here too.
+    "final_activation_func",
+    # Values and advantages of had3qn are linear in the last block here.
+    "dueling_v_hidden_sizes",
+    "dueling_a_hidden_sizes",
+    "dueling_v_activation_func",
+    "dueling_a_activation_func",
 )
-"""Keys of its files that don't change what is learnt."""
+"""Keys of its files that don't change what is learnt, or change it in a way that isn't built."""
+
+PLAIN = ("haddpg", "hatd3", "maddpg", "matd3", "had3qn")
+"""Algorithms whose nets normalise nothing in HARL; so are those of hasac with continuous actions.
+"""
+CONTINUOUS_ENVS = ("mamujoco", "dexhands")
 
 
 class Entry(NamedTuple):
@@ -243,7 +273,7 @@ def _hidden_sizes(entry: Entry, given: dict[str, Any]) -> Layer:
     return {
         "policy.local_blocks": blocks,
         "codec.name": Value(value="none", source=entry.where),
-        "policy.layer_norm": Value(value=True, source=entry.where),
+        **_normalisation(entry, given),
         "policy.blocks": blocks,
         "policy.width": width,
         "policy.critic_blocks": blocks,
@@ -251,9 +281,34 @@ def _hidden_sizes(entry: Entry, given: dict[str, Any]) -> Layer:
     }
 
 
+def _normalisation(entry: Entry, given: dict[str, Any]) -> Layer:
+    """Returns whether the nets normalise. In HARL some nets do and others can't."""
+    layer_norm = Value(value=not _is_plain(given), source=entry.where)
+    if not _is_plain(given):
+        return {"policy.layer_norm": layer_norm}
+    return {"policy.layer_norm": layer_norm, "policy.feature_norm": layer_norm}
+
+
+def _is_plain(given: dict[str, Any]) -> bool:
+    """Returns whether the nets of the file's algorithm normalise nothing in HARL."""
+    if given.get("algo") in PLAIN:
+        return True
+    continuous = given.get("continuous_actions") or given.get("env") in CONTINUOUS_ENVS
+    return given.get("algo") == "hasac" and bool(continuous)
+
+
+def _feature_norm(entry: Entry, given: dict[str, Any]) -> Layer:
+    """Returns the normalisation of features, which a plain net in HARL doesn't read."""
+    return {
+        "policy.feature_norm": Value(value=entry.value and not _is_plain(given), source=entry.where)
+    }
+
+
 def _eval_interval(entry: Entry, given: dict[str, Any]) -> Layer:
-    """Returns the interval in steps. HARL counts rollouts."""
-    factors = [entry.value, given.get("episode_length"), given.get("n_rollout_threads")]
+    """Returns the interval in steps. HARL counts rollouts, off-policy the steps of each world."""
+    factors = [entry.value, given.get("n_rollout_threads")]
+    if "train_interval" not in given:
+        factors.append(given.get("episode_length"))
     if not all(isinstance(factor, int) for factor in factors):
         return {}
     return {"eval.interval": Value(value=math.prod(factors), source=entry.where)}
@@ -265,6 +320,8 @@ TRANSLATED: dict[str, Callable[[Entry, dict[str, Any]], Layer]] = {
     "agent_conf": _partition,
     "agent_obsk": _agent_obsk,
     "hidden_sizes": _hidden_sizes,
+    "base_hidden_sizes": _hidden_sizes,
+    "use_feature_normalization": _feature_norm,
     "eval_interval": _eval_interval,
 }
 """Functions for keys whose values are spelt otherwise here. The second argument holds all keys of

@@ -121,12 +121,10 @@ def test_the_soft_bellman_backup(shared: bool, continuous: bool) -> None:
     state = algorithm._generator.get_state()
     target = algorithm.targets(batch)
     algorithm._generator.set_state(state)
-    actions = torch.zeros_like(batch.actions)
-    entropies = np.zeros((3, 32))
-    for i, net in enumerate(algorithm.policy.groups):
-        outputs = net(batch.features[i : i + 1, 32:]).outputs
-        drawn = algorithm.draw(outputs, batch.choices([i], batch.after))
-        actions[i], entropies[i] = drawn.actions[0].detach(), drawn.surprise[0].detach()
+    nets = algorithm.policy.groups
+    outputs = [net(batch.features[i : i + 1, 32:]).outputs for i, net in enumerate(nets)]
+    drawn = algorithm.draw(torch.cat(outputs), batch.choices(slice(None), batch.after))
+    actions, entropies = drawn.actions.detach(), drawn.surprise.detach().numpy()
     joint = torch.cat(list(actions), -1)
     twins = algorithm.q_trainer.target(
         algorithm.q_trainer.target.embed(batch.states[:, 32:]), joint
@@ -184,7 +182,7 @@ def test_groups_learn_beside_what_those_before_them_do_now(name: str) -> None:
         assert [i for i in range(3) if not same[i]] in ([k - 1], [])
     assert not all(map(torch.equal, seen, seen[1:]))
     if name == "hatd3":
-        now = algorithm.group_actions(nets[0], batch)
+        now = algorithm._actions_now(nets[0], batch)
         torch.testing.assert_close(seen[1][:1], now)
         torch.testing.assert_close(seen[2][:1], now)
 

@@ -343,3 +343,81 @@ def test_anything_else_gives_one_line(tree: object) -> None:
         return
     assert "\n" not in line
     assert "mine.json" in line
+
+
+REPLAY_FILE: dict[str, Any] = {
+    "seed": {"seed_specify": True, "seed": 1},
+    "device": {"cuda": True, "cuda_deterministic": True, "torch_threads": 4},
+    "train": {
+        "n_rollout_threads": 20,
+        "num_env_steps": 10_000_000,
+        "warmup_steps": 5000,
+        "train_interval": 40,
+        "update_per_train": 2,
+        "log_interval": None,
+        "eval_interval": 1000,
+        "use_valuenorm": False,
+        "use_linear_lr_decay": False,
+        "use_proper_time_limits": True,
+        "model_dir": None,
+    },
+    "eval": {"use_eval": True, "n_eval_rollout_threads": 10, "eval_episodes": 20},
+    "render": {"use_render": False, "render_episodes": 10},
+    "logger": {"log_dir": "./results"},
+}
+"""What its off-policy files have in common."""
+COMMON = {"buffer_size": 500_000, "batch_size": 800, "polyak": 0.01, "n_step": 10, "gamma": 0.98}
+COMMON |= {"share_param": False, "fixed_order": True}
+SOFT = {"auto_alpha": True, "alpha": 0.1, "alpha_lr": 1e-4, "use_huber_loss": False}
+DUELLING = {"base_hidden_sizes": [96], "base_activation_func": "relu"}
+DUELLING |= {"dueling_v_hidden_sizes": [128], "dueling_v_activation_func": "hardswish"}
+
+
+def replaying(folder: Path, algo: str, model: Any, own: Any, **env_args: Any) -> str:
+    """Returns an off-policy file of `algo`."""
+    args = {**copy.deepcopy(REPLAY_FILE), "model": {**model, "lr": 2e-4, "critic_lr": 3e-4}}
+    args["algo"] = {**COMMON, **own}
+    main = {"algo": algo, "env": "pettingzoo_mpe", "exp_name": "report", "load_config": ""}
+    tree = {"main_args": main, "algo_args": args, "env_args": env_args}
+    path = folder / "config.json"
+    path.write_text(json.dumps(tree))
+    return str(path)
+
+
+HIDDEN = {"hidden_sizes": [256, 256], "activation_func": "relu", "final_activation_func": "tanh"}
+
+
+@pytest.mark.parametrize(
+    ("algo", "model", "own", "continuous", "ignored"),
+    [
+        ("hasac", HIDDEN | {"use_feature_normalization": True}, SOFT, False, "final_act"),
+        ("hasac", HIDDEN | {"use_feature_normalization": True}, SOFT, True, "final_act"),
+        ("hatd3", HIDDEN, {"policy_noise": 0.3, "noise_clip": 0.4, "policy_freq": 3}, True, ""),
+        ("haddpg", HIDDEN, {"expl_noise": 0.2}, True, ""),
+        ("had3qn", DUELLING, {"epsilon": 0.1}, False, "dueling_v_hidden_sizes"),
+    ],
+)
+def test_an_off_policy_file_says_what_is_run(
+    algo: str, model: Any, own: Any, continuous: bool, ignored: str, tmp_path: Path
+) -> None:
+    path = replaying(
+        tmp_path, algo, model, own, scenario="simple_spread_v2", continuous_actions=continuous
+    )
+    request = parse(["--load_config", path])
+    config = request.config
+    assert config is not None
+    learnt = config.algo
+    assert (learnt.name, learnt.lr, learnt.critic_lr) == (algo, 2e-4, 3e-4)
+    assert (learnt.buffer_size, learnt.batch_size, learnt.polyak) == (500_000, 800, 0.01)
+    assert (learnt.n_step, learnt.gamma, learnt.fixed_order) == (10, 0.98, True)
+    assert (learnt.warmup_steps, learnt.updates, config.train.rollout) == (5000, 2.0, 40)
+    # Off-policy it counts the steps of each world.
+    assert config.eval.interval == 1000 * 20
+    for key in own.keys() - {"use_huber_loss"}:
+        assert getattr(learnt, key) == own[key]
+    assert ignored in request.text
+    # Its plain nets normalise nothing.
+    normalised = algo == "hasac" and not continuous
+    assert (config.policy.layer_norm, config.policy.feature_norm) == (normalised, normalised)
+    sizes = model.get("hidden_sizes") or model["base_hidden_sizes"]
+    assert (config.policy.blocks, config.policy.width) == (len(sizes), sizes[0])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from games import draw_by
+from games import draw_by, replay_learner, spec
 
 from sde_harl.config.schema import CodecConfig, PolicyConfig
 from sde_harl.envs.base import EnvSpec
+from sde_harl.policy.all_agents import AllAgents
+from sde_harl.policy.group_net import SubstitutedLatents
 from sde_harl.policy.gru import RecurrentState
 from sde_harl.policy.inference.acting import ActingPolicy
 from sde_harl.policy.inference.local_nets import LocalNets
@@ -184,3 +188,25 @@ def test_sampling_follows_the_probabilities_and_never_takes_a_masked_action() ->
     )
     greedy = policy.act(np.zeros((1, 3, 2), np.float32), available[:, :3], None)
     assert greedy.actions.tolist() == [[[0], [0], [0]]]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"codec": "entropy", "groups": ((2, 0), (1,))},
+        {"codec": "int8", "groups": ()},
+        {"codec": "float32", "groups": ((1, 2), (0,)), "share_param": True},
+    ],
+)
+def test_all_agents_at_once_are_every_group_by_itself(words: dict[str, Any]) -> None:
+    algorithm = replay_learner(spec(((3,), (2,), (3,)), 4), "hasac", **words)
+    for net in algorithm.policy.groups:
+        for parameter in net.parameters():
+            torch.nn.init.normal_(parameter, std=0.5)
+    features = torch.randn(3, 7, 4)
+    late = SubstitutedLatents(latents=torch.randn(3, 7, 4), stale=torch.rand(3, 7) < 0.5)
+    nets = AllAgents(algorithm.policy.groups)
+    for substituted in (None, late):
+        torch.testing.assert_close(
+            nets.outputs(features, substituted), nets._group_by_group(features, substituted)
+        )

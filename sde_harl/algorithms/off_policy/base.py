@@ -47,8 +47,9 @@ from sde_harl.buffers.replay import Replay
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.config.schema import Config
 from sde_harl.envs.base import EnvSpec
+from sde_harl.policy.all_agents import AllAgents
 from sde_harl.policy.critic_input import CriticInput
-from sde_harl.policy.group_net import GroupNet
+from sde_harl.policy.group_net import GroupNet, GroupOutput, SubstitutedLatents
 from sde_harl.policy.layers import FeatureNorm
 from sde_harl.policy.q_critic import QCritic, joint_action
 from sde_harl.policy.split_policy import SplitPolicy
@@ -78,6 +79,7 @@ class OffPolicy(Algorithm):
         """`generator` draws the first critics, and all that is drawn in an update."""
         algo = config.algo
         self.policy = policy
+        self.nets_of_all = AllAgents(policy.groups)
         self.rate_coef = config.codec.rate_coef
         self.spec = spec
         self._config = config
@@ -193,12 +195,15 @@ class OffPolicy(Algorithm):
         critic = self.q_trainer.critic.requires_grad_(False)
         with torch.no_grad():
             embedded = critic.embed(batch.states[:, batch.now])
-        others = self.present_actions(batch) if self.sequential else batch.actions
+        # Every group's own pass is taken now, so that it also tells what the group does before its
+        # turn: nothing changes its nets until then.
+        passes = [batch.forward(net, batch.now) for net in self.policy.groups]
+        others = self._present_actions(passes, batch) if self.sequential else batch.actions
         order = self._order()
         reports = []
         for index in order:
             net = self.policy.groups[index]
-            output = batch.forward(net, batch.now)
+            output = passes[index]
             loss, report = self.group_loss(net, output.outputs, batch, others, embedded)
             trainer = self._rate_trainers[index]
             if trainer:
@@ -209,7 +214,7 @@ class OffPolicy(Algorithm):
             reports.append(report)
             if self.sequential and index != order[-1]:
                 others = others.clone()
-                others[list(net.members)] = self.group_actions(net, batch)
+                others[list(net.members)] = self._actions_now(net, batch)
         critic.requires_grad_(True)
         return reports
 
@@ -218,17 +223,26 @@ class OffPolicy(Algorithm):
         self.q_trainer.follow()
 
     @torch.no_grad()
-    def group_actions(self, net: GroupNet, batch: Batch) -> Tensor:
-        """Returns (n, B, A), what a group's policies do in the rows now."""
+    def _present_actions(self, passes: list[GroupOutput], batch: Batch) -> Tensor:
+        """Returns (N, B, A), what all agents do in the rows, from each group's pass over them."""
+        actions = torch.empty_like(batch.actions)
+        for net, output in zip(self.policy.groups, passes):
+            members = list(net.members)
+            actions[members] = self.act(output.outputs, batch.choices(members, batch.now))
+        return actions
+
+    @torch.no_grad()
+    def _actions_now(self, net: GroupNet, batch: Batch) -> Tensor:
+        """Returns (n, B, A), what a group does in the rows after its step."""
         available = batch.choices(list(net.members), batch.now)
         return self.act(batch.forward(net, batch.now).outputs, available)
 
-    def present_actions(self, batch: Batch) -> Tensor:
-        """Returns (N, B, A), what all agents' policies do in the rows now."""
-        actions = torch.empty_like(batch.actions)
-        for net in self.policy.groups:
-            actions[list(net.members)] = self.group_actions(net, batch)
-        return actions
+    def outputs_after(self, nets: AllAgents, batch: Batch) -> Tensor:
+        """Returns (N, B, ...), the heads' outputs in what followed the rows."""
+        substituted = None
+        if batch.latents is not None:
+            substituted = SubstitutedLatents(*(each[:, batch.after] for each in batch.latents))
+        return nets.outputs(batch.features[:, batch.after], substituted)
 
     def joint_with(self, net: GroupNet, own: Tensor, others: Tensor) -> Tensor:
         """Returns (B, J): the joint action in which a group does `own` (n, B, A)."""

@@ -23,6 +23,7 @@ from sde_harl.algorithms.off_policy.batch import Batch
 from sde_harl.algorithms.off_policy.q_trainer import follow
 from sde_harl.config.schema import Config
 from sde_harl.envs.base import EnvSpec
+from sde_harl.policy.all_agents import AllAgents
 from sde_harl.policy.critic_input import CriticInput
 from sde_harl.policy.group_net import GroupNet
 from sde_harl.policy.q_critic import joint_action
@@ -52,6 +53,7 @@ class Deterministic(OffPolicy):
         # A target policy's latents are rounded as the present ones are.
         for target, net in zip(self.target_policy.groups, policy.groups):
             target.latent_model = net.latent_model
+        self._target_nets = AllAgents(self.target_policy.groups)
         self._policy_pairs: tuple[list[Tensor], list[Tensor]] = ([], [])
         for nets, parameters in zip((self.target_policy, policy), self._policy_pairs):
             for net in nets.groups:
@@ -70,14 +72,11 @@ class Deterministic(OffPolicy):
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> Tensor:
-        actions = torch.empty_like(batch.actions)
-        for net in self.target_policy.groups:
-            members = list(net.members)
-            available = batch.choices(members, batch.after)
-            actions[members] = self.act(batch.forward(net, batch.after).outputs, available)
-        actions = self.smoothed(actions)
-        if batch.available is not None:
-            actions = actions * batch.available[:, batch.after]
+        outputs = self.outputs_after(self._target_nets, batch)
+        available = batch.choices(slice(None), batch.after)
+        actions = self.smoothed(self.act(outputs, available))
+        if available is not None:
+            actions = actions * available  # no noise in padding
         values = self.q_trainer.target_values(batch.states[:, batch.after], joint_action(actions))
         return batch.returns + batch.discounts * values
 

@@ -51,11 +51,8 @@ class Had3qn(OffPolicy):
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> Tensor:
-        actions = torch.empty_like(batch.actions)
-        for net in self.policy.groups:
-            members = list(net.members)
-            available = batch.choices(members, batch.after)
-            actions[members] = self.act(batch.forward(net, batch.after).outputs, available)
+        outputs = self.outputs_after(self.nets_of_all, batch)
+        actions = self.act(outputs, batch.choices(slice(None), batch.after))
         values = self.q_trainer.target_values(batch.states[:, batch.after], joint_action(actions))
         return batch.returns + batch.discounts * values
 

@@ -75,19 +75,14 @@ class Hasac(OffPolicy):
     @torch.no_grad()
     def targets(self, batch: Batch) -> Tensor:
         alpha = self.temperatures.alpha()  # (N or 1, 1)
-        after = batch.after
-        actions = torch.empty_like(batch.actions)
-        earned = torch.zeros_like(batch.returns)
-        for net in self.policy.groups:
-            members = list(net.members)
-            outputs = batch.forward(net, after).outputs
-            drawn = self.draw(outputs, batch.choices(members, after))
-            actions[members] = drawn.actions
-            own = alpha if len(alpha) == 1 else alpha[members]
-            earned += (own * drawn.surprise * batch.active[members, after]).sum(0)
-        values = self.q_trainer.target_values(batch.states[:, after], joint_action(actions))
+        outputs = self.outputs_after(self.nets_of_all, batch)
+        drawn = self.draw(outputs, batch.choices(slice(None), batch.after))
+        entropy = (alpha * drawn.surprise * batch.active[:, batch.after]).sum(0)
+        values = self.q_trainer.target_values(
+            batch.states[:, batch.after], joint_action(drawn.actions)
+        )
         on_the_way = (alpha * batch.surprises).sum(0)
-        return batch.returns + on_the_way + batch.discounts * (values + earned)
+        return batch.returns + on_the_way + batch.discounts * (values + entropy)
 
     def group_loss(
         self, net: GroupNet, outputs: Tensor, batch: Batch, others: Tensor, embedded: Tensor
