@@ -2,6 +2,7 @@
 # HAPPO against its rivals MAPPO and IPPO: trains each with every seed, one run after the other, then prints the table.
 #   jobs/compare.sh configs/mpe_spread.yaml "1 2 3" train.steps=1000000
 # Further keys are for all runs alike. What the algorithms differ in comes from sde_harl/config/presets/algorithms.
+# ALGOS names others, off-policy ones too:  ALGOS="happo hasac" jobs/compare.sh configs/mpe_spread.yaml "1 2 3"
 
 set -euo pipefail
 config=${1-}
@@ -14,7 +15,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 mkdir -p results
 folder=$(mktemp -d "results/compare-$(date +%Y%m%d-%H%M%S)-XXX")
 for seed in "${seeds[@]}"; do
-    for algo in happo mappo ippo; do
+    for algo in ${ALGOS:-happo mappo ippo}; do
         echo "== $algo, seed $seed"
         python -m sde_harl.run "$config" "$@" algo.name="$algo" seed="$seed" record.dir="$folder"
     done

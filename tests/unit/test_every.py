@@ -299,3 +299,30 @@ def test_lambda_is_steered_by_the_bytes_that_were_sent(tmp_path: Path) -> None:
     assert tables["rate_coef"] == pytest.approx(0.01 * np.cumprod(factors))
     assert (factors > 1).all()
     assert (tables["rate"] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            ["policy.recurrent=true", "algo.chunk=10"],
+            r"policy.recurrent: expected false, got true \(hasac",
+        ),
+        (["policy.fallback_head=true"], r"policy.fallback_head: expected false, got true"),
+        (["diversity.coef=0.1"], r"diversity.coef: expected 0, got 0.1"),
+        (["algo.buffer_size=200"], r"algo.buffer_size: expected 240 or more .*, got 200"),
+        (["algo.buffer_size=1e9"], r"algo.buffer_size: expected less, for a replay of 1,000,"),
+    ],
+)
+def test_what_off_policy_algorithms_cant_do_is_refused_by_name(
+    words: list[str], line: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=line):
+        made(tmp_path, "--algo", "hasac", "--env", "mpe", *REPLAYING[True], *words)
+    assert not list(tmp_path.iterdir()), "a run that can't start leaves no folder behind"
+
+
+def test_one_choice_is_what_values_are_of(tmp_path: Path) -> None:
+    words = ["--algo", "had3qn", "--env", "pettingzoo", *REPLAYING[True]]
+    with pytest.raises(UserError, match=r"algo.name: had3qn makes one choice at a time"):
+        made(tmp_path, *words, "env.factory=odd_envs:Corridor")

@@ -307,7 +307,7 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
     ("changes", "named"),
     [
         ({"weight_decay": 0.1, "recurrent_n": 2}, ["weight_decay 0.1", "recurrent_n 2"]),
-        ({"hidden_sizes": [64, 32], "polyak": 0.005}, ["hidden_sizes [64, 32]", "polyak"]),
+        ({"hidden_sizes": [64, 32], "task": 0.005}, ["hidden_sizes [64, 32]", "task"]),
         ({"eval_interval": "x"}, ["eval_interval 'x'"]),
         ({"env": "dexhands"}, ["env.name", "'dexhands'"]),
         ({"lr": "fast"}, ["algo.lr", "'fast'", "algo_args.model"]),

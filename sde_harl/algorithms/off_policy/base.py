@@ -99,7 +99,8 @@ class OffPolicy(Algorithm):
         self._maker = BatchMaker(spec, critic_input, critic, features=features)
         self.replay = Replay(
             spec,
-            capacity=algo.buffer_size,
+            # A run that only plays fills none.
+            capacity=algo.buffer_size if config.train.steps else 0,
             envs=config.train.envs,
             obs_dtype=algo.buffer_dtype,
             latent_size=shape.latent_max() if self._symbols else 0,

@@ -28,14 +28,15 @@ def check_off_policy(config: Config, spec: EnvSpec) -> None:
         raise UserError(f"env.state_type: expected EP, got FP ({name}, whose state is an image)")
     if spec.continuous and not spec.action_bounds:
         raise UserError(f"algo.name: {name} needs actions with bounds, which {spec.name} has not")
-    _check_replay(config, spec)
+    if config.train.steps:
+        _check_replay(config, spec)
 
 
 def _check_replay(config: Config, spec: EnvSpec) -> None:
     train = config.train
     least = 2 * train.rollout_steps
     size = config.algo.buffer_size
-    if size < least and train.steps:
+    if size < least:
         raise UserError(
             f"algo.buffer_size: expected {least:,} or more (two rollouts of train.rollout x"
             f" train.envs), got {size:,}"
