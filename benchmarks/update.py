@@ -25,7 +25,7 @@ import torch
 from rows import Row, report
 
 from sde_harl.algorithms.on_policy.base import OnPolicy
-from sde_harl.algorithms.registry import ALGORITHMS
+from sde_harl.algorithms.registry import ON_POLICY
 from sde_harl.auxiliary.diversity import Diversity
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.config.schema import AlgoConfig, CodecConfig, DiversityConfig, PolicyConfig
@@ -85,7 +85,7 @@ def problem(name: str, shape: PolicyConfig = POLICY) -> Problem:
     generator = torch.Generator().manual_seed(0)
     rng = np.random.default_rng(0)
     share = name in ("mappo", "ippo")
-    kind = ALGORITHMS[name]
+    kind = ON_POLICY[name]
     view = make_critic_input("own" if kind.decentralised_critic else "EP", GAME)
     codec = CodecConfig(name="float32")
     policy = SplitPolicy(spec=GAME, policy=shape, codec=codec, share=share, generator=generator)
@@ -236,7 +236,7 @@ def main(argv: list[str]) -> None:
     rounds = 2 if parser.parse_known_args(argv)[0].quick else 15
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    rows = [row for name in ALGORITHMS for row in learning(name, rounds)]
+    rows = [row for name in ON_POLICY for row in learning(name, rounds)]
     report([*rows, diversity(rounds), acting(rounds)], argv)
 
 

@@ -15,6 +15,7 @@ NAMES = {
     "local": r"local/width\d+/batch\d+",
     "decision": r"decision/ranks9/batch\d+/p\d+",
     "update": r"update/(\w+/(whole|critic|policies)|diversity|acting)",
+    "replay": r"replay/(sample(/one)?|memory|\w+/update)",
     "train": r"train/happo/3m/smax(/agents4)?(/share[./]\w+)?",
 }
 QUICK = ["--quick"]
@@ -24,6 +25,7 @@ ARGUMENTS = {
     "local": QUICK,
     "decision": QUICK,
     "update": QUICK,
+    "replay": QUICK,
     "train": [*QUICK, "env.map=3m"],
 }
 

@@ -30,7 +30,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -54,6 +54,15 @@ from sde_harl.policy.layers import FeatureNorm
 from sde_harl.policy.q_critic import QCritic, joint_action
 from sde_harl.policy.split_policy import SplitPolicy
 from sde_harl.process import interruption
+
+
+class Learnt(NamedTuple):
+    """The result of one update."""
+
+    loss: Tensor
+    """Of the critics."""
+    age: float
+    """Mean age of the rows, in steps of their environments."""
 
 
 class OffPolicy(Algorithm):
@@ -163,25 +172,33 @@ class OffPolicy(Algorithm):
         if self._steps >= self._warmup and self._steps >= self._algo.warmup_steps:
             for _ in range(max(1, round(self._algo.updates * len(rollout.rewards)))):
                 interruption.check()
-                sample = self.replay.sample(
-                    self._algo.batch_size,
-                    self._generator,
-                    steps=self._algo.n_step,
-                    gamma=self._algo.gamma,
-                )
-                if sample is None:
+                learnt = self.learn_once(reports)
+                if learnt is None:
                     break
-                ages.append(sample.age)
-                batch = self._maker.make(sample, symbols=self._symbols)
-                losses.append(self._update_once(batch, reports))
+                losses.append(learnt.loss)
+                ages.append(learnt.age)
             for trainer in self._rate_trainers:
                 if trainer and losses:
                     trainer.settle()
         self._explore()
         return self._scalars(reports, losses, ages)
 
+    def learn_once(self, reports: list[dict[str, Tensor]]) -> Learnt | None:
+        """Takes one update on a sample, and appends what the groups report.
+
+        Returns None where there is nothing to learn from.
+        """
+        algo = self._algo
+        sample = self.replay.sample(
+            algo.batch_size, self._generator, steps=algo.n_step, gamma=algo.gamma
+        )
+        if sample is None:
+            return None
+        batch = self._maker.make(sample, symbols=self._symbols)
+        return Learnt(loss=self._update_once(batch, reports), age=sample.age)
+
     def _update_once(self, batch: Batch, reports: list[dict[str, Tensor]]) -> Tensor:
-        """Takes one update; returns the critics' loss, and appends what the groups report."""
+        """Takes one update on a batch; returns the critics' loss."""
         loss = self.q_trainer.learn(
             batch.states[:, batch.now], joint_action(batch.actions), self.targets(batch)
         )
