@@ -30,6 +30,10 @@ PLAYED = {
     "mamujoco": ["env.map=HalfCheetah-2x3", "env.map=Ant-4x2"],
     "pettingzoo": ["env.factory=mpe2.simple_speaker_listener_v4:parallel_env"],
     "smacv2": [],  # only where StarCraft II is: test_starcraft.py and test_starcraft_clients.py
+    # Of packages that not everyone has: their own tests play them.
+    "football": [],
+    "lbforaging": [],
+    "rware": [],
     "devices": [],  # which nothing is learnt from: test_sensors.py
 }
 WIDEST = 5  # dimensions of the listener's continuous actions; the speaker's are padded to as many
