@@ -26,6 +26,7 @@ COMMANDS = {
     "run": Command("sde_harl.run", "train or evaluate, in one process or under mpirun"),
     "sweep": Command("sde_harl.cli.sweep", "run every combination of the values you list"),
     "doctor": Command("sde_harl.cli.doctor", "check whether the hosts of a hostfile are ready"),
+    "envs": Command("sde_harl.cli.envs", "list the environments, their maps and their sizes"),
     "play": Command(
         "sde_harl.cli.play", "play a run's policies, print each episode, write a video"
     ),

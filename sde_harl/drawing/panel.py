@@ -17,7 +17,7 @@ MOST_HEIGHT = 480
 """Pixels; a taller picture is made smaller."""
 WIDTH = 250
 MARGIN = 12
-HEAD = 66
+HEAD = 72
 """Pixels above the headings of the agents' rows."""
 HEADINGS = 14
 MOST_ROW = 24

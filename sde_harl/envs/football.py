@@ -282,8 +282,8 @@ def _mark(maps: NDArray[np.uint8], points: NDArray[Any]) -> None:
 
 def make_game(env_config: EnvConfig) -> FootballGame:
     """Makes one game. Raises UserError for a scenario or a setting that gfootball has not."""
-    if env_config.map not in scenarios():
-        raise unknown_value("env.map", env_config.map, scenarios())
+    if env_config.map not in maps():
+        raise unknown_value("env.map", env_config.map, maps())
     if env_config.continuous_actions:
         raise UserError("env.continuous_actions: football has discrete actions only")
     if env_config.representation not in REPRESENTATIONS:
@@ -295,7 +295,7 @@ def make_game(env_config: EnvConfig) -> FootballGame:
     return FootballGame(env_config)
 
 
-def scenarios() -> list[str]:
+def maps() -> list[str]:
     """Returns the valid values of env.map."""
     with _quiet():
         package = importlib.import_module("gfootball.scenarios")

@@ -70,6 +70,11 @@ class Foraging(GridTeam):
         return canvas.picture()
 
 
+def maps() -> list[str]:
+    """Returns some of the values of env.map: those that EPyMARL's authors publish results of."""
+    return ["8x8-2p-2f-coop", "8x8-2p-2f-2s-coop", "10x10-3p-3f", "10x10-3p-3f-2s", "15x15-3p-4f"]
+
+
 def parse_map(name: str) -> Map:
     """Returns the map of a name. Raises UserError for a name of none."""
     match = MAP.fullmatch(name)

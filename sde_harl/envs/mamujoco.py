@@ -103,9 +103,9 @@ class WholeRobot(_Wrapper):  # type: ignore[misc]  # the base's type is Any
 
 def make_game(env_config: EnvConfig) -> RobotGame:
     """Makes one game. Raises UserError for an unknown robot or partition."""
-    maps = _maps()
-    if env_config.map not in maps:
-        raise unknown_value("env.map", env_config.map, maps)
+    names = maps()
+    if env_config.map not in names:
+        raise unknown_value("env.map", env_config.map, names)
     mujoco.set_mju_user_warning(_log_warning)
     robot, partition = env_config.map.split("-")
     env = _make_robot(robot, partition, nearest=max(env_config.agent_obsk, 0))
@@ -119,7 +119,7 @@ def make_game(env_config: EnvConfig) -> RobotGame:
     return game
 
 
-def _maps() -> list[str]:
+def maps() -> list[str]:
     """Returns the valid values of env.map."""
     return [f"{robot}-{dealt}" for robot, partitions in PARTITIONS.items() for dealt in partitions]
 

@@ -196,6 +196,11 @@ def _softplus(x: float) -> float:
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
+def maps() -> list[str]:
+    """Returns the valid values of env.map."""
+    return list(SCENARIOS)
+
+
 def make_game(env_config: EnvConfig) -> MpeGame:
     """Makes one game. Raises UserError for an unknown scenario."""
     if env_config.map not in SCENARIOS:

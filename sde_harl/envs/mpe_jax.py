@@ -181,10 +181,20 @@ def _length(vectors: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.square(vectors).sum(-1))
 
 
+def maps() -> list[str]:
+    """Returns the valid values of env.map."""
+    return ["simple_spread"]
+
+
+def spec_of(env_config: EnvConfig) -> EnvSpec:
+    """Returns the spec, without compiling the step."""
+    return Spread(env_config.continuous_actions).spec
+
+
 def make(env_config: EnvConfig, *, num_envs: int, seed: int, first_env: int) -> CompiledVector:
     """Makes the vector; see `registry.make`. Raises UserError for every other scenario."""
-    if env_config.map != "simple_spread":
-        raise unknown_value("env.map", env_config.map, ["simple_spread"])
+    if env_config.map not in maps():
+        raise unknown_value("env.map", env_config.map, maps())
     set_up()  # before CompiledVector, which computes with JAX
     return CompiledVector(
         Spread, env_config.continuous_actions, num_envs=num_envs, seed=seed, first_env=first_env

@@ -4,7 +4,8 @@ Adding an environment takes three things:
 
 1. a module in this package with `make_game(env_config) -> Game`, which makes one game; or, where
    one computation steps all games, with
-   `make(env_config, *, num_envs, seed, first_env) -> VectorEnv`;
+   `make(env_config, *, num_envs, seed, first_env) -> VectorEnv`; it may have `maps() -> list[str]`,
+   for `sde-harl envs` to list them;
 2. an entry in `ENVS`;
 3. its defaults in config/presets/environments/<benchmark>.yaml.
 
@@ -222,6 +223,31 @@ def make_watched(
             return watched_rules(vector, colours)
     [game] = make_games(env_config, count=1)
     return watched_game(game, colours, seed=seed, first_env=env)
+
+
+def maps(env_config: EnvConfig) -> list[str]:
+    """Returns the maps of a benchmark, or examples where there are too many; [] if it tells none.
+
+    Raises UserError in the same cases as `make`.
+    """
+    with _backend_module(env_config) as module:
+        if not hasattr(module, "maps"):
+            return []
+        return list(module.maps())
+
+
+def spec_of(env_config: EnvConfig) -> EnvSpec:
+    """Returns what an environment says of itself. One is made for it, but no step is compiled.
+
+    Raises UserError in the same cases as `make`.
+    """
+    with _backend_module(env_config) as module:
+        if hasattr(module, "spec_of"):
+            spec: EnvSpec = module.spec_of(env_config)
+            return spec
+    [game] = make_games(env_config, count=1)
+    game.close()
+    return game.spec
 
 
 def make_games(env_config: EnvConfig, *, count: int) -> list[Game]:

@@ -64,6 +64,11 @@ def _draw_cell(canvas: Any, place: tuple[int, int], colour: Colour) -> None:
     canvas.box((x - 0.44, y - 0.44), (x + 0.44, y + 0.44), colour)
 
 
+def maps() -> list[str]:
+    """Returns some of the values of env.map: those that EPyMARL's authors publish results of."""
+    return ["tiny-2ag", "tiny-4ag", "small-4ag"]
+
+
 def make_game(env_config: EnvConfig) -> Warehouse:
     """Makes one game. Raises UserError for an unknown map and for continuous actions."""
     from rware.warehouse import RewardType

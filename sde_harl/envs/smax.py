@@ -143,6 +143,16 @@ def _make_rules(map_name: str) -> _Battle:
     return _Battle(game, map_name)
 
 
+def maps() -> list[str]:
+    """Returns the valid values of env.map."""
+    return list(_import_smax().smax_env.MAP_NAME_TO_SCENARIO)
+
+
+def spec_of(env_config: EnvConfig) -> EnvSpec:
+    """Returns the spec of a map, without compiling its step."""
+    return _make_rules(env_config.map).spec
+
+
 def make(env_config: EnvConfig, *, num_envs: int, seed: int, first_env: int) -> CompiledVector:
     """Makes the vector; see `registry.make`.
 

@@ -163,10 +163,10 @@ def test_what_gfootball_has_not_is_refused_by_name(changes: dict[str, Any], line
 
 
 def test_every_scenario_plays_with_the_agents_of_harl() -> None:
-    from sde_harl.envs.football import scenarios
+    from sde_harl.envs.football import maps
 
     found = {}
-    for name in scenarios():
+    for name in maps():
         env = make(CONFIG.model_copy(update={"map": name}), num_envs=1, seed=1)
         found[name] = len(env.spec.agents)
         env.close()

@@ -1,0 +1,51 @@
+"""`sde-harl envs` lists what can be played here, and says how to install the rest."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from sde_harl.cli import main as cli
+from sde_harl.config.schema import EnvConfig
+from sde_harl.envs.registry import ENVS, make
+
+
+def output(capsys: pytest.CaptureFixture[str], *names: str) -> str:
+    assert cli.main(["envs", *names]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out
+
+
+@pytest.mark.usefixtures("compile_cache")
+def test_every_backend_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [line.split() for line in output(capsys).splitlines()]
+    for name, backends in ENVS.items():
+        for key in backends:
+            [row] = [line for line in lines if line[:2] == [name, key] and line[2] in ("yes", "no")]
+            assert row
+
+
+def test_sizes_are_the_environments_own(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = output(capsys, "mpe").splitlines()
+    [row] = [line.split() for line in lines if "simple_speaker_listener " in line and "to" in line]
+    spec = make(EnvConfig(name="mpe", map="simple_speaker_listener"), num_envs=1, seed=1).spec
+    assert row == ["simple_speaker_listener", "2", "3", "to", "11", "3", "to", "5", "14", "25"]
+    assert sorted(spec.obs_sizes) == [3, 11]
+    assert (spec.state_size, spec.episode_limit) == (14, 25)
+
+
+def test_what_is_missing_says_how_to_install_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "rware.warehouse", None)
+    out = output(capsys, "rware")
+    assert "no" in out.split()
+    assert "pip install -e '.[rware]'" in out
+    assert "tiny-2ag" not in out
+
+
+def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["envs", "mamujok"]) == 2
+    assert "NAME: unknown value 'mamujok'; choose one of: mamujoco" in capsys.readouterr().err
