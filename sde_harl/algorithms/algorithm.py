@@ -42,6 +42,10 @@ class Algorithm(ABC):
         """Returns what the heads' outputs mean in an environment (policy/shapes.py)."""
         return SAMPLED
 
+    def start(self, rollout: Rollout) -> None:  # noqa: B027
+        """Makes what depends on the size of a rollout, before the first one and before a state is
+        loaded."""
+
     @abstractmethod
     def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
         """Learns after one rollout; returns scalars to log, the same names every time.

@@ -9,14 +9,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 
 def optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
-    """Returns the moments of each parameter, by its place among the optimiser's parameters."""
-    own = optimizer.state_dict()
-    moments = {str(place): dict(each) for place, each in own["state"].items()}
-    return {"parameters": _count(optimizer), "moments": moments}
+    """Returns the moments of each parameter, by its place among the optimiser's parameters.
+
+    Adam has none before its first step: then they are zero, which is the same to it.
+    """
+    parameters = [each for group in optimizer.param_groups for each in group["params"]]
+    moments = {
+        str(place): dict(optimizer.state[each]) or _no_moments(each)
+        for place, each in enumerate(parameters)
+    }
+    return {"parameters": len(parameters), "moments": moments}
 
 
 def load_optimizer_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
@@ -26,12 +34,19 @@ def load_optimizer_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None
     """
     if state["parameters"] != _count(optimizer):
         raise ValueError(f"parameters: expected {_count(optimizer)}, got {state['parameters']}")
-    # Before its first step an optimiser has no moments, and a file keeps no empty mapping.
     moments = {
         int(place): {name: tensor.clone() for name, tensor in each.items()}
-        for place, each in state.get("moments", {}).items()
+        for place, each in state["moments"].items()
     }
     optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+
+
+def _no_moments(parameter: Tensor) -> dict[str, Tensor]:
+    return {
+        "step": torch.zeros(()),
+        "exp_avg": torch.zeros_like(parameter),
+        "exp_avg_sq": torch.zeros_like(parameter),
+    }
 
 
 def _count(optimizer: Optimizer) -> int:

@@ -28,11 +28,14 @@ FOLDERS = {"algo": "algorithms", "env": "environments"}
 """Folders of PRESETS with the defaults of each algorithm and each environment."""
 
 SWITCHES = ("--print-config", "--trust")
+RESUME = "train.resume"
+RESULTS = Value(value="results", source="default")
 
 USAGE = """usage:
   sde-harl run EXPERIMENT [key=value ...]                      in one process, or under mpirun:
   mpirun -np 9 sde-harl run smac train.steps=200000
   sde-harl run EXPERIMENT --print-config                       show all keys and values, and stop
+  sde-harl run --resume RUN [key=value ...]                    go on with a run: folder, or latest
   sde-harl run FILE.yaml --trust                               the file may name code: env.factory
   sde-harl run --algo happo --env smac --exp_name test --seed 2 [--key value ...]   HARL's spelling
   sde-harl run --load_config FILE.json [key=value ...]         a file of HARL's
@@ -55,7 +58,7 @@ def parse(argv: list[str]) -> Request:
     """Reads the command line and the files it names. Raises UserError that names key and source."""
     if "--help" in argv or "-h" in argv:
         return Request(config=None, text=help_text())
-    words = _words([each for each in argv if each not in SWITCHES])
+    words = _resumed(_words([each for each in argv if each not in SWITCHES]))
     if not words.files and not {"env.name", "algo.name"} & set(words.given):
         raise UserError(
             "no configuration: give an experiment, or --algo and --env; --help tells more"
@@ -109,6 +112,32 @@ class _Words(NamedTuple):
     """Keys and their values. Of a key given twice, the last."""
 
 
+def _resumed(words: _Words) -> _Words:
+    """Returns the words with the configuration of the run that is to go on.
+
+    Raises UserError where there is no such run.
+    """
+    if RESUME not in words.given or words.given[RESUME].value in ("auto", "none"):
+        return words
+    asked = str(words.given[RESUME].value)
+    folder = Path(asked)
+    if asked == "latest":
+        folder = _newest_run(Path(str(words.given.get("record.dir", RESULTS).value)))
+    if folder.is_file():
+        folder = folder.parent
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"{RESUME}: expected a run's folder, got {shown(asked)} (command line)")
+    given = {**words.given, RESUME: Value(value=str(folder), source="command line")}
+    return _Words(files=[*words.files, str(folder / "config.yaml")], given=given)
+
+
+def _newest_run(results: Path) -> Path:
+    files = [*results.glob("*/*/*/*/seed-*/run.h5")]
+    if not files:
+        raise UserError(f"{RESUME}: expected a run below {results}, there is none")
+    return max(files, key=lambda file: file.stat().st_mtime_ns).parent
+
+
 def _words(argv: list[str]) -> _Words:
     """Takes a command line apart into experiments and keys."""
     files: list[str] = []
@@ -149,6 +178,8 @@ def _key_of_flag(flag: str) -> str | None:
     """
     if flag == "--load_config":
         return None
+    if flag == "--resume":
+        return RESUME
     name = flag[2:]
     if flag.startswith("--") and "." in name:
         return name

@@ -341,6 +341,8 @@ class TrainConfig(Section):
     """Environment steps of the run. 0: evaluate once and end."""
     load: Text = "none"
     """Checkpoint (models/*.pt of a run) to start from: nets, entropy models, value normaliser."""
+    resume: Text = "none"
+    """Run to go on with: its folder, or auto for this experiment's newest unfinished one."""
     envs: Annotated[WholeNumber, Field(ge=1, le=65536)] = 64
     """Environments, a multiple of train.slots."""
     slots: Annotated[WholeNumber, Field(ge=1, le=16)] = 2
@@ -385,6 +387,8 @@ class RecordConfig(Section):
     """Write TensorBoard files."""
     checkpoint_interval: Annotated[WholeNumber, Field(ge=0)] = 1_000_000
     """Environment steps between checkpoints. 0: only at the end."""
+    keep: Annotated[WholeNumber, Field(ge=0)] = 0
+    """Checkpoints to keep beside last.pt, the newest ones. 0: all."""
     on_disk_full: Annotated[Literal["stop", "continue"], TEXT] = "stop"
     """When run.h5 can't be written any more: stop the run, or continue without recording."""
 

@@ -184,6 +184,8 @@ class VectorEnv(ABC):
 
     spec: EnvSpec
     num_envs: int
+    is_brought_back = True
+    """False where a reset could not bring interrupted episodes back: they began anew."""
 
     @abstractmethod
     def reset(self) -> EnvStep:
@@ -214,18 +216,20 @@ class VectorEnv(ABC):
         """
 
     @abstractmethod
-    def state_dict(self) -> dict[str, NDArray[np.int64]]:
-        """Returns {"episodes": (E,)}: how many episodes of each environment have ended.
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """Returns "episodes" (E,): how many episodes of each environment have ended.
 
-        A half-played game can't be saved in most benchmarks, so this is all there is: a run that
-        goes on from here plays the interrupted episodes again, from their beginning.
+        Once steps have been played there is also what has been played of the episodes under way
+        (`vector.history`): by it they are brought back.
         """
 
     @abstractmethod
-    def load_state_dict(self, state: Mapping[str, NDArray[np.int64]]) -> None:
+    def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Makes `reset` begin with the episodes that a `state_dict` was taken in.
 
-        Raises ValueError if the state is of another number of environments.
+        Where the state tells what was played of them, `reset` brings them back to that step; then
+        `is_brought_back` says whether these games repeat themselves. Raises ValueError if the state
+        is of other environments.
         """
 
     @abstractmethod
@@ -233,7 +237,7 @@ class VectorEnv(ABC):
         """Frees what the environments hold. The vector can't be used afterwards."""
 
 
-def loaded_episodes(state: Mapping[str, NDArray[np.int64]], num_envs: int) -> NDArray[np.int64]:
+def loaded_episodes(state: Mapping[str, NDArray[Any]], num_envs: int) -> NDArray[np.int64]:
     """Returns the (E,) counters of a `VectorEnv.state_dict`. Raises ValueError if they misfit."""
     episodes = np.asarray(state["episodes"], np.int64)
     if episodes.shape != (num_envs,):

@@ -6,6 +6,7 @@ N agents, E environments of one slot, D numbers of an action, Z latent, H memory
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -79,6 +80,13 @@ class Placement(ABC):
     def restart(self, environments: NDArray[np.integer[Any]] | None = None) -> None:
         """Forgets what came before: episodes begin in `environments` (indices), or in all."""
         self._pool.forget(self._slot, environments)
+
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """Returns what rank 0 remembers of the episodes under way: "memory" (N, E, H), if any."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:  # noqa: B027
+        """Takes over what `state_dict` returned; `restart` would forget it again."""
 
     def fill_gaps(
         self, decision: SlotDecision, now: EnvStep, fallback: NDArray[np.bool_] | None

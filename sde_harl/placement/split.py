@@ -5,6 +5,7 @@ N agents, E environments of one slot, D numbers of an action, H memory.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,14 @@ class Split(Placement):
     def deliver(self, actions: NDArray[Any]) -> None:
         """Sends the actions to the devices, which may have actuators."""
         self._pool.act(self._slot, actions, policy_ns=self._policy_ns)
+
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        if self._memory is None:
+            return {}
+        return {"memory": self._memory}
+
+    def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
+        self._memory = state.get("memory")
 
     def restart(self, environments: NDArray[np.integer[Any]] | None = None) -> None:
         """Forgets latents and memory, in some environments or in all."""

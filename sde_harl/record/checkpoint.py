@@ -73,6 +73,16 @@ class Checkpoint(NamedTuple):
         # In the order of `expected`: a file sorts its names.
         return _nest({name[len(part) + 1 :]: _own(found[name]) for name in expected})
 
+    def nested(self, part: str) -> dict[str, Any]:
+        """Returns the state of a part whose shapes vary; whoever takes it checks it."""
+        return _nest(
+            {
+                name[len(part) + 1 :]: _own(value)
+                for name, value in self.values.items()
+                if name.startswith(f"{part}/")
+            }
+        )
+
     def _compare(self, found: Mapping[str, Value], expected: Mapping[str, Value]) -> None:
         for name, value in expected.items():
             if name not in found:

@@ -34,6 +34,21 @@ def make_run_folder(base: Path, *, env: str, task: str, algo: str, exp: str, see
     raise AssertionError("unreachable: there is always another candidate")
 
 
+def runs_of(base: Path, *, env: str, task: str, algo: str, exp: str, seed: int) -> list[Path]:
+    """Returns the folders that `make_run_folder` made for these names, the newest first."""
+    folders = [*(base / env / task / algo / exp).glob(f"seed-{seed}-*")]
+    return sorted(folders, key=lambda folder: folder.stat().st_mtime_ns, reverse=True)
+
+
+def remove_old(models: Path, keep: int) -> None:
+    """Removes all numbered checkpoints but the newest `keep`; with 0 it removes none."""
+    if not keep:
+        return
+    numbered = [path for path in models.glob("*.pt") if path.stem.isdecimal()]
+    for path in sorted(numbered, key=lambda path: int(path.stem))[:-keep]:
+        path.unlink(missing_ok=True)
+
+
 def _candidates(parent: Path, stem: str) -> itertools.chain[Path]:
     numbered = (parent / f"{stem}-{number}" for number in itertools.count(1))
     return itertools.chain([parent / stem], numbered)

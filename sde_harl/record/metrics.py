@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from sde_harl.errors import UserError
 from sde_harl.record.metrics_csv import MetricsCsv
@@ -17,6 +17,20 @@ from sde_harl.text import printable
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+
+class Past(NamedTuple):
+    """What a resumed run has shown before."""
+
+    rows: int
+    """Of metrics.csv."""
+    seconds: float
+    """Time that the run had taken."""
+    steps: int
+    """Environment steps; later points of TensorBoard's curves were played again."""
+
+
+NOTHING = Past(rows=0, seconds=0.0, steps=0)
 
 
 class Metrics:
@@ -29,23 +43,33 @@ class Metrics:
     """
 
     def __init__(
-        self, folder: Path, *, tensorboard: bool, total_steps: int, stream: TextIO | None = None
+        self,
+        folder: Path,
+        *,
+        tensorboard: bool,
+        total_steps: int,
+        past: Past = NOTHING,
+        stream: TextIO | None = None,
     ) -> None:
         self._folder = folder
         self._board: SummaryWriter | None = None
         try:
-            self._csv = MetricsCsv(folder / "metrics.csv")
+            self._csv = MetricsCsv(folder / "metrics.csv", rows=past.rows)
             # Line by line, so that `tail -f` shows a line when it is written.
             self._log = (folder / "log.txt").open("a", buffering=1)
             if tensorboard:
-                self._board = _open_board(folder / "tensorboard")
+                self._board = _open_board(folder / "tensorboard", past.steps)
         except OSError as error:
             raise UserError(f"{folder}: can't be written: {error.strerror}") from error
         self.failed: str | None = None
         """Says why the files ended early; None while all is well."""
-        self._start = time.monotonic()
+        self._start = time.monotonic() - past.seconds
         self._line_shown = float("-inf")
         self._progress = ProgressLine(stream or sys.stderr, total_steps)
+
+    def state_dict(self) -> dict[str, float]:
+        """Returns how far these files are, for a run that goes on from here."""
+        return {"rows": self._csv.rows, "seconds": time.monotonic() - self._start}
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
         """Records scalars at an environment step.
@@ -113,13 +137,15 @@ class Metrics:
             self.note(self.failed)
 
 
-def _open_board(folder: Path) -> SummaryWriter:
+def _open_board(folder: Path, past_steps: int) -> SummaryWriter:
     # Imported here: it takes seconds, and most runs don't ask for it.
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise UserError("record.tensorboard: the package tensorboard isn't installed") from error
     threading.excepthook = _report_thread
+    if past_steps:
+        return SummaryWriter(str(folder), purge_step=past_steps + 1)
     return SummaryWriter(str(folder))
 
 

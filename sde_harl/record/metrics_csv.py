@@ -17,11 +17,20 @@ class MetricsCsv:
     file alone, so that a long run needs no more memory than a short one.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Makes the file. Raises OSError where that fails."""
+    def __init__(self, path: Path, *, rows: int = 0) -> None:
+        """Makes the file, or goes on behind the first `rows` rows of one. Raises OSError."""
         self._path = path
         self._names = ["step", "time_s"]
-        self._open_with([])
+        self.rows = 0
+        if rows:
+            with path.open(newline="") as old:
+                reader = csv.DictReader(old)
+                self._names = list(reader.fieldnames or self._names)
+                kept = [row for row, _ in zip(reader, range(rows))]
+            self.rows = len(kept)
+            self._open_with(kept)
+        else:
+            self._open_with([])
 
     def add(self, row: Mapping[str, float]) -> None:
         """Appends a row at once, so that the file can be watched. Raises OSError."""
@@ -34,6 +43,7 @@ class MetricsCsv:
                 self._open_with(csv.DictReader(old))
         self._writer.writerow(row)
         self._file.flush()
+        self.rows += 1
 
     def _open_with(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Opens the file anew, with the present header and with these rows."""

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 
 from sde_harl.errors import UserError
 from sde_harl.record.datasets import array, attribute, check_texts, column, member, subgroup
 from sde_harl.record.schema import META, SCALAR, STEP, TABLES, Array, Trajectory
+from sde_harl.record.segments import TRAJECTORIES, checked_counts, joined, later_segments
 from sde_harl.text import read_text, strict_json
 
 Columns = dict[str, Array]
@@ -27,15 +28,25 @@ SWEEP_INDEX = "sweep.json"
 MOST_INDEX_BYTES = 1 << 24
 
 
+class Segment(NamedTuple):
+    """A further file of a run that was resumed."""
+
+    path: Path
+    rows_before: dict[str, int]
+    """By table: the rows of earlier files that this one follows."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run file.
+    """One run, of one file or, if it was resumed, of several.
 
+    segments: the files that follow `path`, each with the rows of each table that come before it.
     meta: the attributes of /meta. Lists and objects are stored as JSON text; `json_list` reads one.
     """
 
     path: Path
     meta: dict[str, MetaValue]
+    segments: tuple[Segment, ...] = ()
 
     def table(self, name: str) -> Columns:
         """Returns a table's columns as the schema has them, all of one length.
@@ -43,19 +54,22 @@ class Run:
         The result is empty where the table is missing or has no rows. Raises UserError where it is
         damaged, and where a column is missing or isn't what the schema says.
         """
-        # Opened for each table: a comparison of hundreds of runs would keep too many files open.
-        with _open(self.path, f"/{name} is damaged") as file:
-            columns = _read_columns(file, name)
-        # A killed writer leaves columns of unequal length: rows that one lacks are left out.
-        rows = min((len(values) for values in columns.values()), default=0)
-        if rows == 0:
-            return {}
-        return {key: values[:rows] for key, values in columns.items()}
+        columns = _table_of(self.path, name)
+        for segment in self.segments:
+            kept = segment.rows_before.get(name, 0)
+            earlier = {key: values[:kept] for key, values in columns.items()}
+            columns = joined(name, earlier, _table_of(segment.path, name))
+        return columns
 
     def trajectory(self, number: int) -> Trajectory:
         """Returns a recorded episode. Raises UserError where the file doesn't hold all of it."""
         name = f"episode_{number}"
-        with _open(self.path, f"/trajectories/{name} can't be read") as file:
+        files = [
+            segment.path
+            for segment in self.segments
+            if segment.rows_before.get(TRAJECTORIES, 0) <= number
+        ]
+        with _open([self.path, *files][-1], f"/trajectories/{name} can't be read") as file:
             group = subgroup(subgroup(file, "trajectories"), name)
             seed = attribute(group, "seed", int)
             if seed is None:
@@ -138,7 +152,31 @@ def open_run(path: Path) -> Run:
     with _open(path, problem) as file:
         group = subgroup(file, "meta")
         found = {name: attribute(group, name, kind) for name, kind in META.items()}
-    return Run(path=path, meta={name: value for name, value in found.items() if value is not None})
+    return Run(
+        path=path,
+        meta={name: value for name, value in found.items() if value is not None},
+        segments=tuple(map(_segment, later_segments(path))),
+    )
+
+
+def _segment(path: Path) -> Segment:
+    run = open_run(path)
+    try:
+        return Segment(path=path, rows_before=checked_counts(run.text("before", "")))
+    except ValueError as error:
+        raise UserError(f"{path}: /meta before: {error}") from error
+
+
+def _table_of(path: Path, name: str) -> Columns:
+    """Returns a table's rows in one file."""
+    # Opened for each table: a comparison of hundreds of runs would keep too many files open.
+    with _open(path, f"/{name} is damaged") as file:
+        columns = _read_columns(file, name)
+    # A killed writer leaves columns of unequal length: rows that one lacks are left out.
+    rows = min((len(values) for values in columns.values()), default=0)
+    if rows == 0:
+        return {}
+    return {key: values[:rows] for key, values in columns.items()}
 
 
 def run_files(path: Path) -> list[Path]:

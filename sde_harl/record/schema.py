@@ -167,6 +167,12 @@ TRAFFIC = {
     ),
 }
 
+CUMULATIVE = {
+    "resources": ("time_s", "cpu_s", "joules", "gpu_joules", "alone"),
+    "traffic": tuple(name for name in TRAFFIC if name not in ("rank", "step")),
+}
+"""The columns that count from the start of a process; a resumed run's processes start anew."""
+
 # One row for each evaluation: means over its greedy episodes.
 EVALUATIONS = {
     "step": STEP,
@@ -261,6 +267,7 @@ META: dict[str, type] = {
     "groups": str,
     "roles_source": str,
     "started": str,
+    "before": str,
 }
 """The attributes of /meta, and Python's type of each."""
 

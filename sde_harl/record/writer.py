@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import json
 import logging
 import os
 import queue
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from sde_harl.errors import UserError
 from sde_harl.record.columns import ColumnTypes
 from sde_harl.record.schema import Trajectory
+from sde_harl.record.segments import TRAJECTORIES
 from sde_harl.record.store import LAZY_S, Close, Episode, Item, Store, TableRows
 from sde_harl.record.trajectories import checked_copy
 
@@ -27,19 +29,27 @@ class RunFile:
     """Writes run.h5. Calls copy what they are given and return at once; one thread writes.
 
     on_disk_full: with "stop", the call after a failed write raises UserError; with "continue",
-    recording ends and the run goes on. Raises UserError where the file can't be made.
+    recording ends and the run goes on. rows_before: of a resumed run, how many rows of each table,
+    and recorded episodes, come before this file. Raises UserError where the file can't be made.
     """
 
     def __init__(
-        self, path: Path, meta: Mapping[str, str | int | float], on_disk_full: str
+        self,
+        path: Path,
+        meta: Mapping[str, str | int | float],
+        on_disk_full: str,
+        *,
+        rows_before: Mapping[str, int] | None = None,
     ) -> None:
+        self._rows = dict(rows_before or {})
         self._path = path
         self._stop = on_disk_full == "stop"
         self._failed: str | None = None
         self._types = ColumnTypes()
-        self._episodes = 0
         self._closed = False
         self._queue: queue.Queue[Item] = queue.Queue(QUEUE_ITEMS)
+        if self._rows:
+            meta = {**meta, "before": json.dumps(self._rows)}
         self._store = _open_store(path, meta)
         # A daemon: Python waits for other threads before atexit's calls, here for ever.
         self._thread = threading.Thread(target=self._loop, name="run.h5", daemon=True)
@@ -59,8 +69,14 @@ class RunFile:
         that a later row lacks is NaN there. Raises ValueError as `ColumnTypes.arrays` does.
         """
         arrays = self._types.arrays(table, columns)
-        if any(len(values) for values in arrays.values()):
+        rows = max(map(len, arrays.values()), default=0)
+        if rows:
             self._put(TableRows(table=table, columns=arrays))
+            self._rows[table] = self._rows.get(table, 0) + rows
+
+    def rows(self) -> dict[str, int]:
+        """Returns how many rows of each table the run has by now, and recorded episodes."""
+        return dict(self._rows)
 
     def trajectory(self, trajectory: Trajectory) -> int:
         """Records one episode below /trajectories and returns its number.
@@ -69,8 +85,8 @@ class RunFile:
         """
         copy = checked_copy(trajectory)
         # Numbered here, not in the thread, so that the caller needn't wait for the number.
-        number = self._episodes
-        self._episodes += 1
+        number = self._rows.get(TRAJECTORIES, 0)
+        self._rows[TRAJECTORIES] = number + 1
         self._put(Episode(number=number, trajectory=copy))
         return number
 

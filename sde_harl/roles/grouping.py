@@ -46,7 +46,7 @@ class Roles(NamedTuple):
         return f"roles ({self.source}): {agents} agents in {count} group{plural}{index}: {members}"
 
 
-def find_roles(config: Config, envs: Sequence[VectorEnv]) -> Roles:
+def find_roles(config: Config, envs: Sequence[VectorEnv], nets: Path | None = None) -> Roles:
     """Returns the role groups of a run.
 
     Learning them plays `envs` at random, from their reset on. A run that starts from a checkpoint
@@ -59,9 +59,8 @@ def find_roles(config: Config, envs: Sequence[VectorEnv]) -> Roles:
     # Another run's groups come first: they are given beside any `roles.source`.
     if roles.from_ != "none":
         return Roles(source=roles.from_, groups=_of_run(Path(roles.from_), spec))
-    if roles.source == "learnt" and config.train.load != "none":
-        checkpoint = Path(config.train.load)
-        return Roles(source=config.train.load, groups=_of_checkpoint(checkpoint, agents))
+    if roles.source == "learnt" and nets:
+        return Roles(source=str(nets), groups=_of_checkpoint(nets, agents))
     if roles.source == "learnt":
         return _learnt(roles, envs, config.seed)
     return Roles(source=roles.source, groups=_by_rule(config, spec))

@@ -29,7 +29,7 @@ from sde_harl.protocol.session import SessionSpec
 from sde_harl.roles.grouping import Roles, find_roles
 from sde_harl.server.executor_pool import ExecutorPool
 from sde_harl.server.settings import PoolSettings
-from sde_harl.training.checkpoint import Checkpoints
+from sde_harl.training.checkpoint import Checkpoints, load_part
 from sde_harl.training.collector import Collector
 from sde_harl.training.counters import Counters
 from sde_harl.training.env_slot import EnvSlot
@@ -37,6 +37,7 @@ from sde_harl.training.environments import Environments
 from sde_harl.training.episodes import EpisodeRecorder
 from sde_harl.training.evaluation import Evaluator
 from sde_harl.training.learned import Learned, build_learned
+from sde_harl.training.resuming import Resumed, find_resumed
 from sde_harl.training.run_logger import RunLogger
 
 FIRST_EVAL_ENV = 1 << 20
@@ -73,11 +74,17 @@ class PolicyParts:
     checkpoints: Checkpoints
 
 
-def build_policies(config: Config, transport: Transport, environments: Environments) -> PolicyParts:
+def build_policies(
+    config: Config,
+    transport: Transport,
+    environments: Environments,
+    *,
+    resumed: Resumed | None = None,
+) -> PolicyParts:
     """Returns the policies for these environments, those of `train.load` where that names some.
 
-    The executors behind `transport` have shaken hands then. Raises UserError for everything that
-    the user can mend.
+    resumed: a run whose checkpoint will be loaded into them. The executors behind `transport` have
+    shaken hands then. Raises UserError for everything that the user can mend.
     """
     spec = environments.training[0].spec
     # A policy that is sure of its actions has many denormal numbers, which are slow.
@@ -90,7 +97,7 @@ def build_policies(config: Config, transport: Transport, environments: Environme
     pool = ExecutorPool(transport, session, PoolSettings.from_config(config, spec))
     pool.handshake()
 
-    roles = find_roles(config, environments.training)
+    roles = find_roles(config, environments.training, nets=_nets_to_load(config, resumed))
     generator = _generator(config.seed)
     learned = build_learned(config, spec, algorithm_class, roles=roles, generator=generator)
     counters = Counters()
@@ -102,7 +109,12 @@ def build_policies(config: Config, transport: Transport, environments: Environme
         learned=learned,
         counters=counters,
         checkpoints=_checkpoints(
-            config, spec, learned, counters=counters, environments=environments
+            config,
+            spec,
+            learned,
+            counters=counters,
+            environments=environments,
+            loads=resumed is None,
         ),
     )
 
@@ -115,10 +127,12 @@ def build(config: Config, transport: Transport) -> TrainingParts:
     torch.set_num_threads(config.train.threads or os.cpu_count() or 1)
     backend = resolve_backend(config.env)
     environments = Environments(config)
-    policies = build_policies(config, transport, environments)
+    resumed = find_resumed(config, environments.training[0].spec)
+    policies = build_policies(config, transport, environments, resumed=resumed)
     spec = policies.spec
     pool = policies.pool
     learned = policies.learned
+    checkpoints = policies.checkpoints
 
     stages = Stages()
     placement = find_placement(config.placement, config.policy)
@@ -131,19 +145,35 @@ def build(config: Config, transport: Transport) -> TrainingParts:
         latent_size=latent_size,
         replays=learned.algorithm.replays,
     )
+    learned.algorithm.start(rollout)
+    if resumed:
+        checkpoints.resume(resumed.checkpoint)
     # After the roles, which are learnt by random play in these environments, and after the
     # checkpoint, which says with which episodes they begin: slots reset them.
     collector = Collector(make_slots(environments.training), rollout, config.seed)
+    if resumed:
+        load_part(resumed.checkpoint.path, collector, resumed.checkpoint.nested("slots"))
+    checkpoints.add("slots", collector)
 
     # From here on there is something to save.
     interruption.defer()
     # The logger makes the run's folder, so everything that can fail comes before it: a run that
     # can't start leaves no folder behind.
     roles = policies.roles
-    logger = RunLogger(config=config, spec=spec, pool=pool, backend=backend, roles=roles)
+    logger = RunLogger(
+        config=config, spec=spec, pool=pool, backend=backend, roles=roles, resumed=resumed
+    )
+    checkpoints.add("record", logger)
     players = f"{spec.name}, {config.algo.name}, {transport.size - 1} executor(s)"
     for line in (players, roles.line(), f"run folder {logger.folder}", backend.line):
         logger.note(line)
+    if resumed:
+        for line in resumed.lines():
+            logger.note(line)
+        if learned.algorithm.replays:
+            logger.note("the replay of the interrupted run is not stored: it begins empty")
+        if not all(env.is_brought_back for env in environments.training):
+            logger.note("these environments don't repeat themselves: all episodes begin anew")
     if config.train.planned_steps > config.train.steps:
         logger.note(_rounded_up(config))
     evaluator = Evaluator(
@@ -164,6 +194,15 @@ def build(config: Config, transport: Transport) -> TrainingParts:
         logger=logger,
         stages=stages,
     )
+
+
+def _nets_to_load(config: Config, resumed: Resumed | None) -> Path | None:
+    """Returns the checkpoint that the nets come from, whose role groups they are learnt in."""
+    if resumed:
+        return resumed.checkpoint.path
+    if config.train.load != "none":
+        return Path(config.train.load)
+    return None
 
 
 def _rounded_up(config: Config) -> str:
@@ -249,6 +288,7 @@ def _checkpoints(
     *,
     counters: Counters,
     environments: Environments,
+    loads: bool,
 ) -> Checkpoints:
     """Returns the run's checkpoints; loads another run's nets first if `train.load` names it."""
     checkpoints = Checkpoints(
@@ -258,7 +298,7 @@ def _checkpoints(
         env=spec.name,
         algo=config.algo.name,
     )
-    if config.train.load != "none":
+    if loads and config.train.load != "none":
         checkpoints.start_from(Path(config.train.load), learns=config.train.steps > 0)
     return checkpoints
 

@@ -33,6 +33,12 @@ class Stateful(Protocol):
     def load_state_dict(self, state: Mapping[str, Any], /) -> object: ...
 
 
+class Stored(Protocol):
+    """A part whose state is stored."""
+
+    def state_dict(self) -> Mapping[str, Any]: ...
+
+
 class Checkpoints:
     """Knows which parts of a run have a state, and what a checkpoint calls them."""
 
@@ -51,6 +57,7 @@ class Checkpoints:
         self._environments = environments
         self._env = env
         self._algo = algo
+        self._late: dict[str, Stored] = {}
         self._kept: dict[str, State] = {}
 
     def parts(self) -> dict[str, Stateful]:
@@ -71,23 +78,43 @@ class Checkpoints:
         return parts
 
     def state(self) -> dict[str, State]:
-        """Returns the states of all parts."""
-        return {name: part.state_dict() for name, part in self.parts().items()}
+        """Returns the states of all parts, and how far the record is."""
+        parts = {**self.parts(), **self._late}
+        return {name: part.state_dict() for name, part in parts.items()}
 
     def keep(self) -> None:
         """Copies the state of all parts, which `save` writes from now on.
 
-        What changes after it, such as half of an update, never gets into a file. Raises UserError
-        where a number of the state isn't finite, or is absurdly large; the copy before it stays.
+        What changes after it, such as half of an update, never gets into a file.
         """
-        copied = _copy(self.state())
-        _check_numbers(copied, self._counters.steps)
-        self._kept = copied
+        self._kept = _copy(self.state())
+
+    def check(self) -> None:
+        """Raises UserError where a number of the state isn't finite, or is absurdly large."""
+        _check_numbers(self.state(), self._counters.steps)
 
     def save(self, path: Path) -> None:
         """Writes what `keep` copied. Raises UserError where it can't be written."""
         about = {"env": self._env, "algo": self._algo, "groups": self._groups()}
         save(path, {"run": about, **self._kept})
+
+    def add(self, name: str, part: Stored) -> None:
+        """Adds a part that is made after the others, and that takes its state over by itself."""
+        self._late[name] = part
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Goes on where a run stopped. Raises UserError where the file is of another run."""
+        self._check_groups(checkpoint)
+        parts = self.parts()
+        environments = parts.pop("environments")
+        # All parts are checked before the first one changes.
+        states = {name: checkpoint.take(name, part.state_dict()) for name, part in parts.items()}
+        for name, part in parts.items():
+            load_part(checkpoint.path, part, states[name])
+        # Their own check: how much was played of the episodes under way is in no other state.
+        load_part(checkpoint.path, environments, checkpoint.nested("environments"))
+        # The last version is published again.
+        self._counters.version -= 1
 
     def start_from(self, path: Path, *, learns: bool) -> None:
         """Takes over the nets of another run; optimisers and counters start anew.
@@ -110,7 +137,7 @@ class Checkpoints:
             self._check_fallback(checkpoint)
         # Backwards: only the fallback heads may still refuse their state, so they come first.
         for name in reversed(parts):
-            _load_part(path, parts[name], states[name])
+            load_part(path, parts[name], states[name])
         if learns:
             self._go_on_from(checkpoint)
 
@@ -122,7 +149,9 @@ class Checkpoints:
         played = [
             int(value.max())
             for name, value in checkpoint.values.items()
-            if name.startswith("environments/") and isinstance(value, torch.Tensor)
+            if name.startswith("environments/")
+            and name.endswith("/episodes")
+            and isinstance(value, torch.Tensor)
         ]
         # One more: the episode that each environment was in the middle of.
         self._environments.begin_at(max(played, default=0) + 1)
@@ -194,9 +223,9 @@ def _check_numbers(state: State, steps: int) -> None:
     )
 
 
-def _load_part(path: Path, part: Stateful, state: State) -> None:
+def load_part(path: Path, part: Stateful, state: State) -> None:
+    """Has a part take over its state. Raises UserError where the state is of another run."""
     try:
         part.load_state_dict(state)
-    except ValueError as error:
-        # Only the fallback heads check the numbers of their state.
-        raise UserError(f"train.load: {path}: its fallback heads are damaged: {error}") from error
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{path}: not a checkpoint of such a run: {error}") from error

@@ -6,9 +6,11 @@ step. N agents, T time, E environments of a slot.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from sde_harl.buffers.rollout import Rollout
@@ -31,6 +33,35 @@ class Collector:
         self._agents = np.arange(len(rollout.obs), dtype=np.int32)
         # (E,) where in the rollout each environment's present episode begins.
         self._starts = np.zeros(rollout.rewards.shape[1], np.int64)
+
+    def state_dict(self) -> dict[str, dict[str, torch.Tensor]]:
+        """Returns the state of each slot, by its number."""
+        return {
+            str(number): {
+                name: torch.from_numpy(array) for name, array in env_slot.state_dict().items()
+            }
+            for number, env_slot in enumerate(self._env_slots)
+        }
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+        """Takes over what `state_dict` returned. Raises ValueError where it is of other slots."""
+        if state.keys() != {str(number) for number in range(len(self._env_slots))}:
+            raise ValueError(f"{len(state)} slots where {len(self._env_slots)} are needed")
+        for number, env_slot in enumerate(self._env_slots):
+            arrays = {name: tensor.numpy() for name, tensor in state[str(number)].items()}
+            self._check(arrays, env_slot.num_envs)
+            env_slot.load_state_dict(arrays)
+
+    def _check(self, arrays: Mapping[str, NDArray[Any]], envs: int) -> None:
+        agents, _, _, size = self.rollout.memory.shape
+        expected = {
+            "began": np.empty(envs, np.bool_),
+            "memory": np.empty((agents, envs, size), np.float32),
+        }
+        for name, array in arrays.items():
+            like = expected[name]
+            if array.dtype != like.dtype or array.shape != like.shape:
+                raise ValueError(f"{name}: {array.dtype} {array.shape}")
 
     def collect(self, policy: ActingPolicy, first_step: int) -> Iterator[Episodes]:
         """Plays T steps of every environment; yields the episodes of a slot as they end.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 
 @dataclass
@@ -17,6 +17,9 @@ class Counters:
     past_steps: int = 0
     """Environment steps of the runs whose nets this one started from (train.load)."""
 
+    evaluated: int = 0
+    """Environment steps at the last evaluation; 0 before the first."""
+
     @property
     def drawn_steps(self) -> int:
         """Returns the step that random draws count from: no run draws its predecessor's again."""
@@ -24,10 +27,11 @@ class Counters:
 
     def state_dict(self) -> dict[str, int]:
         """Returns all numbers."""
-        return {"steps": self.steps, "version": self.version, "past_steps": self.past_steps}
+        return asdict(self)
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Takes over what `state_dict` returned."""
         self.steps = state["steps"]
         self.version = state["version"]
         self.past_steps = state["past_steps"]
+        self.evaluated = state["evaluated"]

@@ -5,7 +5,8 @@ N agents, E environments of the slot.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,17 @@ class EnvSlot:
         """(E,) of the episodes that are being played."""
         self._began = np.ones(self._env.num_envs, bool)
         self._placement.restart()
+
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """Returns which episodes begin with the next decision (E,), and the placement's memory."""
+        return {"began": self._began, **self._placement.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Takes over what `state_dict` returned, after a reset brought the episodes back."""
+        if not self._env.is_brought_back:
+            return  # the episodes began anew, and nothing is remembered of them
+        self._began = state["began"].copy()
+        self._placement.load_state_dict(state)
 
     def decide(
         self,

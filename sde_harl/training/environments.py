@@ -45,17 +45,22 @@ class Environments:
         common_spec([env.spec for env in self._open])
         return made
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """Returns {slot: (E,)}: how many episodes of training have ended in each environment."""
+    def state_dict(self) -> dict[str, dict[str, torch.Tensor]]:
+        """Returns the state of each slot's environments of training."""
         return {
-            str(slot): torch.from_numpy(env.state_dict()["episodes"])
+            str(slot): {name: torch.from_numpy(array) for name, array in env.state_dict().items()}
             for slot, env in enumerate(self.training)
         }
 
-    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Has the next reset begin the episodes that a `state_dict` was taken in."""
+    def load_state_dict(self, state: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+        """Has the next reset bring back the episodes that a `state_dict` was taken in.
+
+        Raises ValueError where the state is of other environments.
+        """
+        if state.keys() != {str(slot) for slot in range(len(self.training))}:
+            raise ValueError(f"{len(state)} slots where {len(self.training)} are needed")
         for slot, env in enumerate(self.training):
-            env.load_state_dict({"episodes": state[str(slot)].numpy()})
+            env.load_state_dict({name: each.numpy() for name, each in state[str(slot)].items()})
 
     def begin_at(self, episode: int) -> None:
         """Has the next reset begin episode number `episode` in every environment of training."""

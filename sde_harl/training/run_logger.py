@@ -5,8 +5,10 @@ columns.py, usage.py and summary.py make the columns; the room record/ knows how
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +22,8 @@ from sde_harl.policy.shapes import local_shape
 from sde_harl.protocol.hello import describe_host
 from sde_harl.protocol.resources import Resources
 from sde_harl.record.folder import make_run_folder
-from sde_harl.record.metrics import Metrics
+from sde_harl.record.metrics import NOTHING, Metrics, Past
+from sde_harl.record.segments import checked_counts, next_segment
 from sde_harl.record.writer import RunFile
 from sde_harl.roles.grouping import Roles
 from sde_harl.server.decision_log import Decisions
@@ -32,6 +35,7 @@ from sde_harl.training.columns import (
     evaluation_columns,
 )
 from sde_harl.training.episodes import Episodes
+from sde_harl.training.resuming import Resumed
 from sde_harl.training.run_metadata import run_metadata
 from sde_harl.training.summary import summarise_episodes, summarise_link
 from sde_harl.training.usage import ServerUsage, by_rank
@@ -48,13 +52,14 @@ class RunLogger:
         pool: ExecutorPool,
         backend: ChosenBackend,
         roles: Roles,
+        resumed: Resumed | None,
     ) -> None:
         """Makes the run's folder and the files in it. Raises UserError where they can't be made."""
         self._usage = ServerUsage(config.meters.idle_s)
         self._config = config
         self._pool = pool
         self._lost: str | None = None
-        self.folder = _make_folder(config, spec)
+        self.folder = resumed.folder if resumed else _make_folder(config, spec)
         meta = run_metadata(
             config=config,
             spec=spec,
@@ -63,11 +68,18 @@ class RunLogger:
             backend=backend,
             roles=roles,
         )
-        self._file = RunFile(self.folder / "run.h5", meta, config.record.on_disk_full)
+        past = _past(resumed)
+        self._file = RunFile(
+            next_segment(self.folder),
+            meta,
+            config.record.on_disk_full,
+            rows_before=past.rows,
+        )
         self._metrics = Metrics(
             self.folder,
             tensorboard=config.record.tensorboard,
             total_steps=config.train.planned_steps,
+            past=past.shown,
         )
         # Attributes, because methods of these names would only pass their arguments on.
         self.trajectory = self._file.trajectory
@@ -75,12 +87,21 @@ class RunLogger:
         self._wait_until_flushed: Callable[[], None] | None = None
         shape = local_shape(agents=tuple(range(len(spec.agents))), spec=spec, policy=config.policy)
         self._latent_sizes = np.array(shape.latent_sizes())
-        self._roles(roles)
+        if not resumed:
+            self._roles(roles)
 
     @property
     def incomplete(self) -> str | None:
         """Says what of the record is missing; None while nothing is."""
         return self._lost or self._file.failed or self._metrics.failed
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns how far the files are, for a run that goes on from here."""
+        return {"rows": self._file.rows(), "shown": self._metrics.state_dict()}
+
+    def flush(self) -> None:
+        """Waits until everything recorded is on the disk."""
+        self._file.flush()()
 
     def ended(self, step: int, episodes: Episodes) -> None:
         """Writes episodes of training as they end, so that a kill loses no finished episode."""
@@ -186,6 +207,31 @@ class RunLogger:
         carried = by_rank(self._usage.traffic(self._pool.traffic()), resources)
         self._file.add("resources", rank=ranks, step=steps, time_s=times, **used)
         self._file.add("traffic", rank=ranks, step=steps, **carried)
+
+
+class _Past(NamedTuple):
+    """How far the files of a resumed run are."""
+
+    rows: dict[str, int]
+    shown: Past
+
+
+def _past(resumed: Resumed | None) -> _Past:
+    """Returns how far the files were at the checkpoint. Raises UserError where it doesn't tell."""
+    if resumed is None:
+        return _Past(rows={}, shown=NOTHING)
+    state = resumed.checkpoint.nested("record")
+    try:
+        rows = checked_counts(json.dumps(state["rows"]))
+        shown = Past(
+            rows=int(state["shown"]["rows"]),
+            seconds=float(state["shown"]["seconds"]),
+            steps=resumed.steps,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        path = resumed.checkpoint.path
+        raise UserError(f"{path}: not a checkpoint of a run: its record: {error}") from error
+    return _Past(rows=rows, shown=shown)
 
 
 def _make_folder(config: Config, spec: EnvSpec) -> Path:

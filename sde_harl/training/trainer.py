@@ -14,6 +14,7 @@ from sde_harl.errors import UserError
 from sde_harl.meters.timing import now_ns
 from sde_harl.policy.inference.acting import ActingPolicy
 from sde_harl.process import interruption, tell_terminal
+from sde_harl.record.folder import remove_old
 from sde_harl.server.decision_log import Decisions
 from sde_harl.training.build import TrainingParts
 from sde_harl.training.episodes import Episodes
@@ -91,21 +92,29 @@ class Trainer:
         # Without training a run is one evaluation, of what it has loaded.
         if not self.config.train.steps:
             self._evaluate()
+        # A resumed run may have been interrupted between an update and its evaluation.
+        elif self.counters.steps > self.counters.evaluated:
+            self._evaluate_if_due()
         while self.counters.steps < self.config.train.steps:
-            before = self.counters.steps
             self.update()
-            if self._due(before, self.config.eval.interval):
-                self._evaluate()
-            if self._due(before, self.config.record.checkpoint_interval):
+            self._evaluate_if_due()
+            if self._due(self.config.record.checkpoint_interval):
                 self._save(str(self.counters.steps), must_save=self._stops_on_full_disk)
 
-    def _due(self, before: int, interval: int) -> bool:
+    def _evaluate_if_due(self) -> None:
+        if self._due(self.config.eval.interval):
+            self._evaluate()
+            self.counters.evaluated = self.counters.steps
+            self.checkpoints.keep()
+
+    def _due(self, interval: int) -> bool:
         """Returns True after the last update, and after one that passed a multiple of `interval`.
 
         An interval of 0 leaves only the last.
         """
         if self.counters.steps >= self.config.train.steps:
             return True
+        before = self.counters.steps - self.config.train.rollout_steps
         return interval > 0 and before // interval != self.counters.steps // interval
 
     def update(self) -> None:
@@ -119,13 +128,14 @@ class Trainer:
         # An interrupted update is dropped, so that a checkpoint never holds half of one.
         interruption.check()
         # Before publishing: nobody acts by weights that can't be kept.
-        self.checkpoints.keep()
+        self.checkpoints.check()
         with self._stages("publish"):
             self.publish()
         scalars |= self._speed(elapsed=(now_ns() - started) * 1e-9)
         self.logger.update(
             self.counters.steps, episodes=episodes, decisions=decisions, scalars=scalars
         )
+        self.checkpoints.keep()
 
     def _collect(self) -> Episodes:
         """Plays one rollout to learn from; returns the episodes that ended meanwhile."""
@@ -218,6 +228,8 @@ class Trainer:
         """
         path = self.logger.folder / "models" / f"{name}.pt"
         try:
+            # A checkpoint tells how far the record is, so that must be on the disk first.
+            self.logger.flush()
             self.checkpoints.save(path)
         except UserError as error:
             self._unsaved = str(error)
@@ -226,6 +238,7 @@ class Trainer:
             if must_save:
                 raise
         else:
+            remove_old(path.parent, self.config.record.keep)
             if name == "last":
                 self._tell(f"saved {path}")
 

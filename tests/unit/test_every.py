@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -216,6 +217,15 @@ RICH = [
 """A run that has every kind of stateful part."""
 
 
+def brought_back(state: dict[str, Any]) -> dict[str, Any]:
+    """Returns what is loaded at once; the rest is brought back by a reset, or when it is made."""
+    return {
+        name: part
+        for name, part in state.items()
+        if name not in ("environments", "record", "slots")
+    }
+
+
 @pytest.mark.parametrize("algo", ON_POLICY)
 def test_every_part_of_every_algorithm_comes_back_from_a_checkpoint(
     algo: str, tmp_path: Path
@@ -224,13 +234,11 @@ def test_every_part_of_every_algorithm_comes_back_from_a_checkpoint(
     trained.run()
     fresh = made(tmp_path, "--algo", algo, *RICH, "seed=7")
     wanted = trained.checkpoints.state()
-    # Saved before its last publication, which a run that goes on from the file repeats.
-    wanted["counters"]["version"] -= 1
     assert differing(wanted, fresh.checkpoints.state()), "there is nothing to bring back"
     checkpoint = load(trained.logger.folder / "models" / "last.pt")
     for name, part in fresh.checkpoints.parts().items():
         part.load_state_dict(checkpoint.take(name, wanted[name]))
-    assert not differing(wanted, fresh.checkpoints.state())
+    assert not differing(brought_back(wanted), brought_back(fresh.checkpoints.state()))
     assert fresh.counters.steps == 240
     fresh.logger.close()
 
@@ -246,12 +254,11 @@ def test_off_policy_parts_come_back_but_for_the_replay(algo: str, tmp_path: Path
     trained.run()
     fresh = made(tmp_path, *words, "seed=7")
     wanted = trained.checkpoints.state()
-    wanted["counters"]["version"] -= 1
     path = trained.logger.folder / "models" / "last.pt"
     checkpoint = load(path)
     for name, part in fresh.checkpoints.parts().items():
         part.load_state_dict(checkpoint.take(name, wanted[name]))
-    assert not differing(wanted, fresh.checkpoints.state())
+    assert not differing(brought_back(wanted), brought_back(fresh.checkpoints.state()))
     # A run that starts from it acts by its policies at once, and learns again.
     later = made(tmp_path, *words, f"train.load={path}", "algo.warmup_steps=1000", "seed=8")
     assert (later.learned.policy.exploration.chances[..., 0] < 1).all()
@@ -284,7 +291,7 @@ def test_a_checkpoint_of_other_nets_changes_nothing(tmp_path: Path) -> None:
     for name, line in lines.items():
         with pytest.raises(UserError, match=line):
             same.checkpoints.start_from(tmp_path / f"{name}.pt", learns=True)
-    assert not differing(before, other.checkpoints.state())
+    assert not differing(brought_back(before), brought_back(other.checkpoints.state()))
     for each in (other, same):
         each.logger.close()
 

@@ -81,6 +81,9 @@ class OnPolicy(Algorithm):
         `ratio_error` is among them.
         """
 
+    def start(self, rollout: Rollout) -> None:
+        self.critic_trainer.start(rollout)
+
     def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
         if self._algo.lr_decay:
             self.decay(1.0 - progress)

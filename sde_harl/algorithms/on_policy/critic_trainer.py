@@ -85,11 +85,18 @@ class CriticTrainer:
         self.optimizer = torch.optim.Adam(
             critic.parameters(), config.critic_lr, eps=config.adam_eps, fused=True
         )
-        # (V, E, H) before the next rollout's first step; None until the first rollout tells E.
+        # (V, E, H) before the next rollout's first step; None if the critic isn't recurrent, and
+        # until `start` tells E.
         self._memory: Tensor | None = None
         self._epochs = config.critic_epochs or config.epochs
         self._minibatches = config.critic_minibatches or config.minibatches
         self._thread = _start_thread()
+
+    def start(self, rollout: Rollout) -> None:
+        """Makes the memory of a recurrent critic, for rollouts of this one's size."""
+        if self.critic.gru:
+            values, _, envs = rollout.critic_inputs.shape[:3]
+            self._memory = torch.zeros(values, envs, self.critic.gru.size)
 
     @torch.no_grad()
     def estimate(self, rollout: Rollout) -> CriticEstimate:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from sde_harl.envs.base import EnvSpec, EnvStep, VectorEnv, loaded_episodes, stream
 from sde_harl.envs.vector.arrival import check_finite
+from sde_harl.envs.vector.history import ActionHistory, Past
 from sde_harl.envs.vector.jax_setup import configure
 from sde_harl.envs.vector.rules import BatchedRules, BatchState, Rules
 
@@ -132,6 +133,13 @@ def _layout(arrays: dict[str, Any]) -> np.dtype[np.void]:
     return np.dtype([(name, array.dtype, array.shape) for name, array in arrays.items()])
 
 
+def _chosen(paused: NDArray[np.bool_], before: Any, after: Any) -> jax.Array:
+    """Returns `before` of the environments that are (E,) `paused`, else `after`."""
+    mask = paused.reshape((-1,) + (1,) * (np.ndim(after) - 1))
+    chosen: jax.Array = jnp.where(mask, before, after)
+    return chosen
+
+
 class CompiledVector(VectorEnv):
     """Plays E games of the rules that `make_rules(variant)` returns.
 
@@ -157,6 +165,9 @@ class CompiledVector(VectorEnv):
         words = [stream(seed, number).generate_state(2, np.uint32) for number in numbers]
         self._streams = np.stack(words)  # (E, 2)
         self._first_episodes = np.zeros(num_envs, np.int32)  # that a reset begins
+        shape = (num_envs, len(self.spec.agents), len(self.spec.branches))
+        self._history = ActionHistory(shape, self.spec.action_dtype)
+        self._past: Past | None = None
         self._state: BatchState | None = None  # after the latest `send`
         self._pending: _HandedOver | None = None
         # what a watched vector plays, see `played`
@@ -165,11 +176,39 @@ class CompiledVector(VectorEnv):
         # of the latest `recv`, which may be a step behind `_state`
         self._episodes = self._first_episodes
         self._seeds: NDArray[np.uint32] | None = None
+        self._latest: EnvStep | None = None
 
     def reset(self) -> EnvStep:
         self._played = None
+        self._history.clear()
         self._state, self._pending = self._program.reset(self._streams, self._first_episodes)
-        return self.recv()
+        step = self.recv()
+        if self._past:
+            return self._bring_back(self._past, step)
+        return step
+
+    def _bring_back(self, past: Past, step: EnvStep) -> EnvStep:
+        """Plays interrupted episodes again to where they stood; `step` is their beginning."""
+        for paused, actions in past.steps():
+            # Copies, because a step may write over the state that it is given.
+            before = jax.tree.map(jnp.copy, self._state)
+            shown = (step, self._episodes, self._seeds)
+            self.send(actions)
+            after = (self.recv(), self._episodes, self._seeds)
+            self._state = jax.tree.map(functools.partial(_chosen, paused), before, self._state)
+            step, self._episodes, self._seeds = jax.tree.map(
+                functools.partial(_chosen, paused), shown, after
+            )
+            step = EnvStep(*map(np.asarray, step))
+            self._episodes = np.asarray(self._episodes)
+            self._seeds = np.asarray(self._seeds)
+        self._latest = step
+        if past.is_back(step):
+            self._history.load(past)
+            return step
+        self._past = None
+        self.is_brought_back = False
+        return self.reset()
 
     def send(self, actions: NDArray[np.generic]) -> None:
         # a copy, because JAX may read the caller's memory while the step runs
@@ -177,6 +216,7 @@ class CompiledVector(VectorEnv):
         if self._replay:
             # Before the step, which may write the new state over the one that it begins with.
             self._played = self._replay(self._first_game(), actions[0]).game
+        self._history.add(actions)
         self._state, self._pending = self._program.step(self._state, actions)
 
     def recv(self) -> EnvStep:
@@ -192,6 +232,8 @@ class CompiledVector(VectorEnv):
         self._seeds = arrays.pop("seeds")
         self._episodes = arrays.pop("episodes")
         step = EnvStep(**arrays)
+        self._history.end(step)
+        self._latest = step
         check_finite(step, self.spec, first_env=self._first_env)
         return step
 
@@ -221,10 +263,17 @@ class CompiledVector(VectorEnv):
         words = self._seeds.astype(np.int64)
         return cast("NDArray[np.int64]", words[:, 0] << 32 | words[:, 1])
 
-    def state_dict(self) -> dict[str, NDArray[np.int64]]:
-        return {"episodes": self._episodes.astype(np.int64)}
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        episodes = self._episodes.astype(np.int64)
+        if self._latest is None:
+            return {"episodes": episodes}
+        return {"episodes": episodes, **self._history.state(self._latest)}
 
-    def load_state_dict(self, state: Mapping[str, NDArray[np.int64]]) -> None:
+    def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
+        self._past = None
+        if "lengths" in state:
+            shape = (self.num_envs, len(self.spec.agents), len(self.spec.branches))
+            self._past = Past.checked(state, like=np.zeros(shape, self.spec.action_dtype))
         self._first_episodes = loaded_episodes(state, self.num_envs).astype(np.int32)
         self._episodes = self._first_episodes
 

@@ -43,7 +43,7 @@ from numpy.typing import NDArray
 
 from sde_harl.envs.base import EnvSpec, EnvStep, stream
 from sde_harl.envs.specs import common_spec
-from sde_harl.envs.vector.ring import RingVector, VectorBuffers, memory_size
+from sde_harl.envs.vector.ring import RING, RingVector, VectorBuffers, memory_size
 
 if TYPE_CHECKING:  # a run that nobody watches needs no library that draws
     from sde_harl.drawing.canvas import Colour, Picture
@@ -158,7 +158,11 @@ class GameBatch:
         """
         step = self._buffers.steps[index].step
         outs = self._outs[index]
+        paused = self._buffers.paused
         for e, game in enumerate(self._games):
+            if paused[e]:
+                self._stay(e, index)
+                continue
             outcome = game.step(self._buffers.actions[e], outs[e])
             step.rewards[e] = outcome.reward
             step.terminated[e] = outcome.terminated or outcome.void
@@ -172,6 +176,12 @@ class GameBatch:
         for e in np.flatnonzero(ended).tolist():
             self._begin(e, outs[e])
         self._write_episodes(index)
+
+    def _stay(self, e: int, index: int) -> None:
+        """Writes game e's last row again, as nothing has happened in it."""
+        last = self._buffers.steps[(index - 1) % RING].step
+        for array, before in zip(self._buffers.steps[index].step, last):
+            array[e] = before[e]
 
     def _clear(self) -> None:
         count = len(self._games)
@@ -195,7 +205,7 @@ class GameBatch:
     def _count(self, step: EnvStep, ended: NDArray[np.bool_]) -> None:
         """Adds a step to the totals of all episodes; reports and clears those that `ended`."""
         self._returns += step.rewards
-        self._lengths += 1
+        self._lengths += ~self._buffers.paused
         step.returns[:] = self._returns * ended
         step.lengths[:] = self._lengths * ended
         step.won[~ended] = -1

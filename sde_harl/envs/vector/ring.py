@@ -19,6 +19,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from sde_harl.envs.base import EnvSpec, EnvStep, VectorEnv, loaded_episodes
 from sde_harl.envs.vector.arrival import check_finite
+from sde_harl.envs.vector.history import ActionHistory, Past
 
 RING = 3
 """Steps in memory: the two that a caller may still read, and the one that is being written."""
@@ -48,6 +49,8 @@ class VectorBuffers(NamedTuple):
     """(E, N, D), written by `send`."""
     first_episodes: NDArray[np.int64]
     """(E,) numbers of the episodes that a reset begins."""
+    paused: NDArray[np.bool_]
+    """(E,), the environment stays as it is in a step; only while episodes are brought back."""
     steps: tuple[StepBuffers, ...]
     """`RING` steps."""
 
@@ -56,6 +59,7 @@ class VectorBuffers(NamedTuple):
         return VectorBuffers(
             actions=self.actions[envs],
             first_episodes=self.first_episodes[envs],
+            paused=self.paused[envs],
             steps=tuple(step.select(envs) for step in self.steps),
         )
 
@@ -83,6 +87,7 @@ def _inputs(spec: EnvSpec, num_envs: int) -> dict[str, _Array]:
     return {
         "actions": _Array(shape=shape, dtype=spec.action_dtype),
         "first_episodes": _Array(shape=(num_envs,), dtype=np.int64),
+        "paused": _Array(shape=(num_envs,), dtype=np.bool_),
     }
 
 
@@ -168,12 +173,33 @@ class RingVector(VectorEnv):
             buffers.step.active[:] = True
         self._index = 0  # of the set that was written last, or is being written
         self._is_pending = False
+        self._history = ActionHistory(self._buffers.actions.shape, self._buffers.actions.dtype)
+        self._past: Past | None = None
 
     def reset(self) -> EnvStep:
         if self._is_pending:
             self.recv()  # a step that is under way would write into the games that begin anew
+        self._history.clear()
         self._next(is_reset=True)
-        return self.recv()
+        step = self.recv()
+        if self._past:
+            return self._bring_back(self._past, step)
+        return step
+
+    def _bring_back(self, past: Past, step: EnvStep) -> EnvStep:
+        """Plays interrupted episodes again to where they stood; `step` is their beginning."""
+        for paused, actions in past.steps():
+            self._buffers.paused[:] = paused
+            self.send(actions)
+            step = self.recv()
+        self._buffers.paused[:] = False
+        if past.is_back(step):
+            self._history.load(past)
+            return step
+        # These games don't repeat: all episodes under way begin anew.
+        self._past = None
+        self.is_brought_back = False
+        return self.reset()
 
     def send(self, actions: NDArray[np.generic]) -> None:
         if self._is_pending:
@@ -182,6 +208,7 @@ class RingVector(VectorEnv):
         if actions.shape != expected:  # numpy would silently repeat a shorter array
             raise ValueError(f"actions of shape {actions.shape}, expected {expected}")
         self._buffers.actions[:] = actions
+        self._history.add(actions)
         self._next(is_reset=False)
 
     def recv(self) -> EnvStep:
@@ -190,17 +217,22 @@ class RingVector(VectorEnv):
         self._is_pending = False
         self._finish()
         step = self._latest().step
+        self._history.end(step)
         check_finite(step, self.spec, first_env=self._first_env, has_rewards=self.has_rewards)
         return step
 
     def episode_seeds(self) -> NDArray[np.int64]:
         return self._latest().seeds.copy()
 
-    def state_dict(self) -> dict[str, NDArray[np.int64]]:
-        return {"episodes": self._latest().episodes.copy()}
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        latest = self._latest()
+        return {"episodes": latest.episodes.copy(), **self._history.state(latest.step)}
 
-    def load_state_dict(self, state: Mapping[str, NDArray[np.int64]]) -> None:
+    def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
         episodes = loaded_episodes(state, self.num_envs)
+        self._past = None
+        if "lengths" in state:
+            self._past = Past.checked(state, like=self._buffers.actions)
         self._buffers.first_episodes[:] = episodes
         # a state that is taken before the next reset is the same one
         self._latest().episodes[:] = episodes

@@ -1,0 +1,179 @@
+"""A run that was interrupted goes on as if it had not been."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from launch import kill_all, launch, needs_mpirun
+from running import Running
+
+from sde_harl.record.checkpoint import load
+from sde_harl.record.reader import open_run
+
+SMALL = [
+    "train.threads=1",
+    "record.tensorboard=false",
+    "train.envs=8",
+    "train.slots=2",
+    "train.rollout=33",
+    "train.steps=2640",
+    "algo.epochs=2",
+    "eval.interval=600",
+    "eval.episodes=4",
+    "record.checkpoint_interval=264",
+    "record.keep=3",
+]
+"""Rollouts end in the middle of episodes, updates with and without an evaluation alternate."""
+MPE = ["configs/mpe_spread.yaml", "env.backend=mpe2", "env.workers=0", *SMALL]
+MPE += ["policy.local_blocks=1", "codec.name=entropy"]
+SMAX = ["configs/sde_harl.yaml", *SMALL, "roles.steps=2000"]
+CASES = {
+    "coded": MPE,
+    "recurrent": [*MPE, "policy.recurrent=true", "algo.chunk=11"],
+    "hatrpo": [*MPE, "algo.name=hatrpo"],
+    "workers": [*MPE, "env.workers=2"],
+    "full method": SMAX,
+}
+TIMES = ("time", "share", "steps_per_s")
+"""Parts of the names of columns that measure this machine."""
+
+
+def interrupted(folder: Path, words: list[str], *, ranks: int, seed: int) -> str:
+    """Interrupts a run after a random update and goes on; returns what the second part said."""
+    draw = random.Random(seed)
+    mode = "placement.mode=local" if ranks == 1 else "placement.mode=agents"
+    run = Running(folder, "-m", "sde_harl.run", *words, mode, ranks=ranks)
+    try:
+        run.wait_for(lambda: [*folder.rglob("*.pt")], "a checkpoint")
+        rows = run.updates() + draw.randint(0, 3)
+        run.wait_for(lambda: run.updates() >= rows, f"{rows} rows")
+        # mpirun passes SIGUSR1 on; kill -9 would only reach mpirun itself.
+        number = draw.choice([signal.SIGKILL, signal.SIGTERM]) if ranks == 1 else signal.SIGUSR1
+        run.process.send_signal(number)
+        run.end()
+    finally:
+        kill_all(run.process)
+    (file,) = folder.rglob("run.h5")
+    ended = launch(ranks, "-m", "sde_harl.run", "--resume", str(file.parent))
+    assert ended.code == 0, ended.err
+    return ended.err
+
+
+def assert_same(folder: Path, other: Path) -> None:
+    """Checks that two runs have learnt and recorded the same, bit for bit."""
+    (one,) = folder.rglob("run.h5")
+    (two,) = other.rglob("run.h5")
+    assert_same_state(one.parent / "models" / "last.pt", two.parent / "models" / "last.pt")
+    ours = open_run(one)
+    theirs = open_run(two)
+    for name in ("training", "evaluations", "episodes", "faults"):
+        wanted = ours.table(name)
+        found = theirs.table(name)
+        assert wanted.keys() == found.keys()
+        for key in wanted:
+            if not any(each in key for each in TIMES):
+                np.testing.assert_array_equal(wanted[key], found[key], err_msg=f"{name} {key}")
+
+
+def assert_same_state(one: Path, two: Path) -> None:
+    ours = load(one).values
+    theirs = load(two).values
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        if name.startswith("record/"):
+            continue  # how many reports there were of what the ranks had used
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, torch.as_tensor(theirs[name])), name
+        else:
+            assert value == theirs[name], name
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Returns the folders of runs that were not interrupted, which are made when asked for."""
+    return {}
+
+
+def whole(name: str, runs: dict[str, Path], folders: pytest.TempPathFactory) -> Path:
+    if name not in runs:
+        folder = folders.mktemp("whole")
+        words = ["-m", "sde_harl.run", *CASES[name], "placement.mode=local", f"record.dir={folder}"]
+        ended = launch(1, *words)
+        assert ended.code == 0, ended.err
+        runs[name] = folder
+    return runs[name]
+
+
+def test_a_run_goes_on_bit_for_bit(
+    uninterrupted: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    output = interrupted(tmp_path, CASES["recurrent"], ranks=1, seed=1)
+    assert "resumed at" in output
+    assert_same(whole("recurrent", uninterrupted, tmp_path_factory), tmp_path)
+    numbered = [path for path in tmp_path.rglob("*.pt") if path.stem != "last"]
+    assert len(numbered) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("name", CASES)
+def test_every_kind_of_run_goes_on_bit_for_bit(
+    name: str,
+    seed: int,
+    uninterrupted: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
+) -> None:
+    interrupted(tmp_path, CASES[name], ranks=1, seed=seed)
+    assert_same(whole(name, uninterrupted, tmp_path_factory), tmp_path)
+
+
+@needs_mpirun
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "ranks"), [("coded", 4), ("hatrpo", 4), ("full method", 9)])
+def test_ranks_go_on_bit_for_bit(
+    name: str,
+    ranks: int,
+    uninterrupted: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
+) -> None:
+    interrupted(tmp_path, CASES[name], ranks=ranks, seed=3)
+    assert_same(whole(name, uninterrupted, tmp_path_factory), tmp_path)
+
+
+def test_a_torn_checkpoint_is_refused_and_the_one_before_it_is_taken(tmp_path: Path) -> None:
+    words = [*MPE, "train.steps=528", "placement.mode=local", f"record.dir={tmp_path}"]
+    assert launch(1, "-m", "sde_harl.run", *words).code == 0
+    (last,) = tmp_path.rglob("last.pt")
+    last.write_bytes(last.read_bytes()[:-100])
+    folder = last.parents[1]
+    ended = launch(1, "-m", "sde_harl.run", "--resume", str(folder), "train.steps=792")
+    assert ended.code == 0, ended.err
+    assert "not a checkpoint of ours: " in ended.err
+    assert "the one before it is taken" in ended.err
+    assert "resumed at 528 steps" in ended.err
+    for file in (folder / "models").iterdir():
+        file.unlink()
+    ended = launch(1, "-m", "sde_harl.run", "--resume", str(folder))
+    assert ended.code == 2
+    assert "can't go on: there is no checkpoint" in ended.err
+
+
+def test_auto_goes_on_with_the_unfinished_run_and_else_begins(tmp_path: Path) -> None:
+    words = [*MPE, "placement.mode=local", f"record.dir={tmp_path}", "train.resume=auto"]
+    run = ["-m", "sde_harl.run", *words]
+    assert launch(1, *run, "train.steps=264").code == 0
+    assert "resumed at 264 steps" in launch(1, *run, "train.steps=528").err
+    assert "resumed at" not in launch(1, *run, "train.steps=528").err
+    assert len([*tmp_path.rglob("run.h5")]) == 2
+    shutil.rmtree(tmp_path / "mpe")
+    ended = launch(1, "-m", "sde_harl.run", "--resume", "latest", f"record.dir={tmp_path}")
+    assert ended.code == 2
+    assert "there is none" in ended.err
