@@ -169,7 +169,9 @@ def panel_of(moment: Moment, player: Player, title: str) -> Panel:
             zip(player.spec.agents, player.spec.unit_types, player.colours)
         )
     ]
-    return Panel(title=title, lines=(state, mean), rows=rows)
+    # A name is the benchmark's and the map's: "smax/3m".
+    _, played = player.spec.name.split("/", 1)
+    return Panel(title=title, lines=(played, state, mean), rows=rows)
 
 
 def sent_bytes(moment: Moment, agents: int) -> NDArray[np.float64]:
@@ -204,7 +206,7 @@ def _age(moment: Moment, agent: int) -> str:
 def _play(player: Player, episode: int, shows: Shows) -> str:
     """Plays an episode; returns the line that is printed of it."""
     total = 0.0
-    title = f"{player.spec.name}, episode {episode + 1}"
+    title = f"{player.spec.name.split('/')[0]}, episode {episode + 1}"
     for moment in player.play(episode, drawn=shows.wanted):
         total += sent_bytes(moment, len(player.spec.agents)).sum()
         shows.show(moment, title)

@@ -6,7 +6,7 @@ N agents.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -17,7 +17,7 @@ MOST_HEIGHT = 480
 """Pixels; a taller picture is made smaller."""
 WIDTH = 250
 MARGIN = 12
-HEAD = 72
+HEAD = 86
 """Pixels above the headings of the agents' rows."""
 HEADINGS = 14
 MOST_ROW = 24
@@ -43,7 +43,7 @@ class Panel(NamedTuple):
 
     title: str
     lines: tuple[str, ...]
-    """Two lines below the title."""
+    """Lines below the title, at most three."""
     rows: Sequence[AgentRow]
 
 
@@ -61,7 +61,7 @@ def with_panel(picture: Picture, panel: Panel) -> Picture:
     left = picture.shape[1] + MARGIN
     draw.text((left, 10), panel.title, fill=BRIGHT, font=font(14))
     for number, line in enumerate(panel.lines):
-        draw.text((left, 30 + 16 * number), line, fill=DIM, font=font(12))
+        draw.text((left, 30 + 16 * number), line, fill=DIM, font=_fitting(draw, line))
     for at, heading in ((14, "agent"), (104, "bytes"), (200, "latent")):
         draw.text((left + at, HEAD - 4), heading, fill=DIM, font=font(10))
     row_height = min(MOST_ROW, (height - HEAD - HEADINGS - MARGIN) // rows)
@@ -69,6 +69,14 @@ def with_panel(picture: Picture, panel: Panel) -> Picture:
     for number, row in enumerate(panel.rows):
         _write_row(draw, row, left=left, top=HEAD + HEADINGS + number * row_height, most=most)
     return np.asarray(image)
+
+
+def _fitting(draw: ImageDraw.ImageDraw, text: str) -> Any:
+    """Returns the largest font, of 12 pixels or less, in which a text fits into the panel."""
+    for size in range(12, 7, -1):
+        if draw.textlength(text, font=font(size)) <= WIDTH - 2 * MARGIN:
+            break
+    return font(size)
 
 
 def _at_most(picture: Picture, height: int) -> Picture:

@@ -11,8 +11,8 @@ WIDTH = 640
 HALF_LENGTH = 1.0
 HALF_WIDTH = 0.42
 RIM = 0.06
-GRASS: Colour = (38, 92, 52)
-LINE: Colour = (150, 190, 158)
+GRASS: Colour = (30, 58, 40)
+LINE: Colour = (110, 140, 118)
 OUR_SIDE: Colour = (150, 170, 200)
 """Of our players that no agent controls."""
 GOAL = 0.044
@@ -38,7 +38,7 @@ def draw(observation: dict[str, Any], colours: Sequence[Colour]) -> Picture:
             canvas.text((x, -y), str(player), DARK, px=10)
     x, y, z = observation["ball"].tolist()
     # A ball in the air looks larger.
-    canvas.circle((x, -y), 0.009 + 0.003 * max(z, 0.0), fill=BRIGHT, edge=DARK, edge_px=1)
+    canvas.circle((x, -y), 0.013 + 0.003 * max(z, 0.0), fill=BRIGHT, edge=DARK, edge_px=1)
     ours, theirs = observation["score"]
     canvas.text((0.0, side - RIM / 2), f"{ours} : {theirs}", BRIGHT, px=14)
     return canvas.picture()
