@@ -83,18 +83,23 @@ class Replay:
         self._envs = envs
         self.length = max(capacity // envs, 2)
         rows = envs * self.length
-        obs_type = _stored(spec.obs_dtype, obs_dtype)
-        # Memory that is allocated as zeros is taken from the system when it is first written.
-        self._arrays: dict[str, NDArray[Any]] = {
-            "obs": np.zeros((rows, agents, max(spec.obs_sizes)), obs_type),
-            "state": np.zeros((rows, spec.state_size), _stored(spec.state_dtype, obs_dtype)),
-            "available": np.zeros((rows, agents, sum(spec.branches)), bool),
-            "active": np.zeros((rows, agents), bool),
-            "actions": np.zeros((rows, agents, len(spec.branches)), spec.action_dtype),
-            "surprise": np.zeros((rows, agents), np.float32),
-            "latents": np.zeros((rows, agents, latent_size), np.float32),
-            "sent": np.zeros((rows, agents), bool),
+        fields = [
+            ("obs", _stored(spec.obs_dtype, obs_dtype), (agents, max(spec.obs_sizes))),
+            ("state", _stored(spec.state_dtype, obs_dtype), (spec.state_size,)),
+            ("actions", spec.action_dtype, (agents, len(spec.branches))),
+            ("available", "bool", (agents, sum(spec.branches))),
+            ("active", "bool", (agents,)),
+            ("sent", "bool", (agents,)),
+        ]
+        if latent_size:
+            fields.append(("latents", "float32", (agents, latent_size)))
+        # What is read of an entry lies together: a sample's rows are far apart in memory, and each
+        # place costs a wait. Zeros take no memory from the system until they are written.
+        self._entries = np.zeros(rows, np.dtype(fields, align=True))
+        # What is read of the steps of a return, which lie side by side.
+        self._steps = {
             "rewards": np.zeros(rows, np.float32),
+            "surprise": np.zeros((rows, agents), np.float32),
             "terminated": np.zeros(rows, bool),
             "ended": np.zeros(rows, bool),
             "learnable": np.zeros(rows, bool),
@@ -105,7 +110,7 @@ class Replay:
     @property
     def nbytes(self) -> int:
         """Returns the bytes of all arrays."""
-        return sum(each.nbytes for each in self._arrays.values())
+        return self._entries.nbytes + sum(each.nbytes for each in self._steps.values())
 
     def __len__(self) -> int:
         """Returns the entries that are kept."""
@@ -147,37 +152,44 @@ class Replay:
         powers = np.power(np.float32(gamma), np.arange(steps + 1), dtype=np.float32)
         counted = np.arange(steps) < counts[:, None]  # (B, n)
         weights = np.where(counted, powers[:-1], np.float32(0.0))
-        returns = np.einsum("bn,bn->b", self._arrays["rewards"][spans], weights)
-        discounts = powers[counts] * ~self._arrays["terminated"][last]
-        arrays = self._arrays
-        # Each array is read once for both ends, and a row of it lies together.
-        ends = np.concatenate([spans[:, 0], self._following(last)])
+        rewards = self._steps["rewards"].take(spans)
+        ends = self._taken(np.concatenate([spans[:, 0], self._following(last)]))
+        latents = np.zeros((2 * batch, 0, 0), np.float32)
+        if "latents" in self._fields():
+            latents = ends["latents"]
         return Sample(
-            obs=_plain(arrays["obs"][ends].swapaxes(0, 1)),
-            state=_plain(arrays["state"][ends]),
-            available=arrays["available"][ends].swapaxes(0, 1),
-            active=arrays["active"][ends].T,
-            latents=arrays["latents"][ends].swapaxes(0, 1),
-            sent=arrays["sent"][ends].T,
-            actions=arrays["actions"][spans[:, 0]].swapaxes(0, 1),
-            returns=returns,
+            obs=_plain(ends["obs"].swapaxes(0, 1)),
+            state=_plain(ends["state"]),
+            available=ends["available"].swapaxes(0, 1),
+            active=ends["active"].T,
+            latents=latents.swapaxes(0, 1),
+            sent=ends["sent"].T,
+            actions=ends["actions"][:batch].swapaxes(0, 1),
+            returns=np.einsum("bn,bn->b", rewards, weights),
             surprises=self._surprises(spans, weights),
-            discounts=discounts,
+            discounts=powers[counts] * ~self._steps["terminated"][last],
             age=float((self._next[env] - number).mean()),
         )
 
     def state_dict(self) -> dict[str, Tensor]:
         """Returns all arrays as they are, not copied."""
-        tensors = {name: torch.from_numpy(each) for name, each in self._arrays.items()}
-        return {**tensors, "next": torch.from_numpy(self._next)}
+        return {name: torch.from_numpy(each) for name, each in self._named().items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Takes over what `state_dict` returned. Raises ValueError for one of other sizes."""
-        for name, own in (*self._arrays.items(), ("next", self._next)):
+        for name, own in self._named().items():
             theirs = state[name].numpy()
             if theirs.shape != own.shape or theirs.dtype != own.dtype:
                 raise ValueError(f"{name}: expected {own.shape}, got {theirs.shape}")
             own[:] = theirs
+
+    def _fields(self) -> tuple[str, ...]:
+        return self._entries.dtype.names or ()
+
+    def _named(self) -> dict[str, NDArray[Any]]:
+        """Returns every array by its name."""
+        entries = {name: self._entries[name] for name in self._fields()}
+        return {**entries, **self._steps, "next": self._next}
 
     def _rows(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Returns the rows of entries (..., E) of each stream, by their numbers."""
@@ -186,7 +198,7 @@ class Replay:
 
     def _write(self, rollout: Rollout, rows: NDArray[np.int64]) -> None:
         """Writes the steps of a rollout to rows (T, E)."""
-        arrays = self._arrays
+        arrays = self._named()
         steps = len(rows)
         size = arrays["state"].shape[-1]
         # Agents come first in a rollout, and behind the row here: (N, T, E, O) -> (T, E, N, O).
@@ -198,7 +210,7 @@ class Replay:
             ("sent", rollout.decided),
         ):
             arrays[name][rows] = np.moveaxis(array, 0, 2)
-        if arrays["latents"].size:
+        if "latents" in arrays:
             arrays["latents"][rows] = np.moveaxis(rollout.latents, 0, 2)
         # A critic that is shown each agent's observation has the state before it.
         arrays["state"][rows] = rollout.critic_inputs[0, :steps, :, :size]
@@ -211,7 +223,7 @@ class Replay:
 
     def _close(self, rollout: Rollout, rows: NDArray[np.int64], after: NDArray[np.int64]) -> None:
         """Writes the closing entries behind the steps that cut an episode, to rows `after`."""
-        arrays = self._arrays
+        arrays = self._named()
         cut = rollout.truncated
         size = arrays["state"].shape[-1]
         closing = after[cut]
@@ -227,16 +239,16 @@ class Replay:
         """Takes void episodes out, their parts in earlier rollouts too; void, numbers (T, E)."""
         for e in np.flatnonzero(void.any(0)):
             own = numbers[void[:, e], e]
-            self._arrays["learnable"][own % self.length + e * self.length] = False
+            self._steps["learnable"][own % self.length + e * self.length] = False
             if not void[0, e]:
                 continue
             # The episode began before this rollout: back to where the one before it ended.
             oldest = max(0, self._next[e] - self.length)
             for number in range(int(own[0]) - 1, int(oldest) - 1, -1):
                 row = number % self.length + e * self.length
-                if self._arrays["ended"][row]:
+                if self._steps["ended"][row]:
                     break
-                self._arrays["learnable"][row] = False
+                self._steps["learnable"][row] = False
 
     def _draw(
         self, batch: int, generator: torch.Generator
@@ -258,7 +270,7 @@ class Replay:
             env = places // most
             place = places % most
             number = oldest[env] + place
-            good = self._arrays["learnable"][number % self.length + env * self.length]
+            good = self._steps["learnable"][number % self.length + env * self.length]
             good &= place < kept[env]
             envs.append(env[good])
             numbers.append(number[good])
@@ -272,7 +284,7 @@ class Replay:
         steps = spans.shape[1]
         if steps == 1:
             return np.ones(len(spans), np.int64)
-        ended = self._arrays["ended"][spans]
+        ended = self._steps["ended"].take(spans)
         # The first end counts; without one argmax is 0.
         until = np.where(ended.any(1), ended.argmax(1) + 1, steps)
         counts: NDArray[np.int64] = np.minimum(until, np.minimum(room, steps))
@@ -285,15 +297,23 @@ class Replay:
         # (rows + 1) % L is the place in the ring, for a ring begins at a multiple of L.
         return following
 
+    def _taken(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Returns copies of some entries."""
+        # As bytes: numpy copies entries field by field.
+        kind = self._entries.dtype
+        as_bytes = self._entries.view(np.uint8).reshape(-1, kind.itemsize)
+        taken: NDArray[Any] = as_bytes.take(rows, 0).view(kind)[:, 0]
+        return taken
+
     def _surprises(
         self, spans: NDArray[np.int64], weights: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         """Returns (N, B) as in `Sample`, of spans (B, n) with weights (B, n)."""
-        surprise = self._arrays["surprise"]
+        surprise = self._steps["surprise"]
         if spans.shape[1] == 1:
             return np.zeros((surprise.shape[1], len(spans)), np.float32)
         summed: NDArray[np.float32] = np.einsum(
-            "bna,bn->ab", surprise[spans[:, 1:]], weights[:, 1:]
+            "bna,bn->ab", surprise.take(spans[:, 1:], 0), weights[:, 1:]
         )
         return summed
 
