@@ -22,6 +22,7 @@ from rows import Row, report
 from update import ACTIONS, AGENTS, ENVS, GAME, OBS, STATE, cpu_us
 
 from sde_harl.algorithms.off_policy.base import OffPolicy
+from sde_harl.algorithms.off_policy.reports import Reports
 from sde_harl.algorithms.registry import OFF_POLICY
 from sde_harl.buffers.replay import Replay
 from sde_harl.buffers.rollout import Rollout
@@ -119,7 +120,7 @@ def updates(name: str, rounds: int) -> Row:
     critic = [STATE + AGENTS * ACTIONS, WIDTH, WIDTH, 1]
     taken = cpu_us(
         {
-            "update": lambda: algorithm.learn_once([]),
+            "update": lambda: algorithm.learn_once(Reports(algorithm.scalars)),
             "policy": products(policy, 1, "all"),
             "policy forward": products(policy, AGENTS, "none"),
             "critic": products(critic, algorithm.critics, "all"),

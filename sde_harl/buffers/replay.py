@@ -20,6 +20,7 @@ a return, O observation, A choices, D numbers of an action, S state, Z latent.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sde_harl.buffers.entries import Entries
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.envs.base import EnvSpec
 
@@ -74,43 +76,25 @@ class Replay:
         envs: int,
         obs_dtype: str = "float32",
         latent_size: int = 0,
+        folder: Path | None = None,
     ) -> None:
-        """`capacity`: entries of all environments together.
-
-        `obs_dtype`: type that observations and states of floats are kept in; bytes stay bytes.
-        """
-        agents = len(spec.agents)
+        """`capacity`: entries of all environments together; the others as for `Entries`."""
         self._envs = envs
         self.length = max(capacity // envs, 2)
-        rows = envs * self.length
-        fields = [
-            ("obs", _stored(spec.obs_dtype, obs_dtype), (agents, max(spec.obs_sizes))),
-            ("state", _stored(spec.state_dtype, obs_dtype), (spec.state_size,)),
-            ("actions", spec.action_dtype, (agents, len(spec.branches))),
-            ("available", "bool", (agents, sum(spec.branches))),
-            ("active", "bool", (agents,)),
-            ("sent", "bool", (agents,)),
-        ]
-        if latent_size:
-            fields.append(("latents", "float32", (agents, latent_size)))
-        # What is read of an entry lies together: a sample's rows are far apart in memory, and each
-        # place costs a wait. Zeros take no memory from the system until they are written.
-        self._entries = np.zeros(rows, np.dtype(fields, align=True))
-        # What is read of the steps of a return, which lie side by side.
-        self._steps = {
-            "rewards": np.zeros(rows, np.float32),
-            "surprise": np.zeros((rows, agents), np.float32),
-            "terminated": np.zeros(rows, bool),
-            "ended": np.zeros(rows, bool),
-            "learnable": np.zeros(rows, bool),
-        }
+        self._entries = Entries(
+            spec,
+            envs * self.length,
+            obs_dtype=obs_dtype,
+            latent_size=latent_size,
+            folder=folder,
+        )
         # (E,) entries that each stream has ever had: the number of its next one.
         self._next = np.zeros(envs, np.int64)
 
     @property
     def nbytes(self) -> int:
         """Returns the bytes of all arrays."""
-        return self._entries.nbytes + sum(each.nbytes for each in self._steps.values())
+        return self._entries.nbytes
 
     def __len__(self) -> int:
         """Returns the entries that are kept."""
@@ -129,9 +113,9 @@ class Replay:
         closings = np.cumsum(cut, 0)
         numbers = self._next + np.arange(steps)[:, None] + closings - cut  # (T, E)
         rows = self._rows(numbers)
-        self._write(rollout, rows)
+        self._entries.write(rollout, rows)
         if cut.any():
-            self._close(rollout, rows, self._rows(numbers + 1))
+            self._entries.close(rollout, rows, self._rows(numbers + 1))
         self._next += steps + closings[-1]
         self._strike_out(rollout.void, numbers)
 
@@ -152,11 +136,10 @@ class Replay:
         powers = np.power(np.float32(gamma), np.arange(steps + 1), dtype=np.float32)
         counted = np.arange(steps) < counts[:, None]  # (B, n)
         weights = np.where(counted, powers[:-1], np.float32(0.0))
-        rewards = self._steps["rewards"].take(spans)
-        ends = self._taken(np.concatenate([spans[:, 0], self._following(last)]))
-        latents = np.zeros((2 * batch, 0, 0), np.float32)
-        if "latents" in self._fields():
-            latents = ends["latents"]
+        rewards = self._entries.rewards.take(spans)
+        ends = self._entries.take(np.concatenate([spans[:, 0], self._following(last)]))
+        # Not kept unless they are learnt from.
+        latents = ends.get("latents", np.zeros((2 * batch, 0, 0), np.float32))
         return Sample(
             obs=_plain(ends["obs"].swapaxes(0, 1)),
             state=_plain(ends["state"]),
@@ -167,7 +150,7 @@ class Replay:
             actions=ends["actions"][:batch].swapaxes(0, 1),
             returns=np.einsum("bn,bn->b", rewards, weights),
             surprises=self._surprises(spans, weights),
-            discounts=powers[counts] * ~self._steps["terminated"][last],
+            discounts=powers[counts] * ~self._entries.terminated[last],
             age=float((self._next[env] - number).mean()),
         )
 
@@ -183,72 +166,28 @@ class Replay:
                 raise ValueError(f"{name}: expected {own.shape}, got {theirs.shape}")
             own[:] = theirs
 
-    def _fields(self) -> tuple[str, ...]:
-        return self._entries.dtype.names or ()
-
     def _named(self) -> dict[str, NDArray[Any]]:
-        """Returns every array by its name."""
-        entries = {name: self._entries[name] for name in self._fields()}
-        return {**entries, **self._steps, "next": self._next}
+        return {**self._entries.arrays, "next": self._next}
 
     def _rows(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Returns the rows of entries (..., E) of each stream, by their numbers."""
         rows: NDArray[np.int64] = numbers % self.length + np.arange(self._envs) * self.length
         return rows
 
-    def _write(self, rollout: Rollout, rows: NDArray[np.int64]) -> None:
-        """Writes the steps of a rollout to rows (T, E)."""
-        arrays = self._named()
-        steps = len(rows)
-        size = arrays["state"].shape[-1]
-        # Agents come first in a rollout, and behind the row here: (N, T, E, O) -> (T, E, N, O).
-        for name, array in (
-            ("obs", rollout.obs),
-            ("available", rollout.available_actions),
-            ("active", rollout.active_masks),
-            ("actions", rollout.actions),
-            ("sent", rollout.decided),
-        ):
-            arrays[name][rows] = np.moveaxis(array, 0, 2)
-        if "latents" in arrays:
-            arrays["latents"][rows] = np.moveaxis(rollout.latents, 0, 2)
-        # A critic that is shown each agent's observation has the state before it.
-        arrays["state"][rows] = rollout.critic_inputs[0, :steps, :, :size]
-        surprise = -rollout.log_probs.sum(-1) * rollout.active_masks
-        arrays["surprise"][rows] = np.moveaxis(surprise, 0, 2)
-        arrays["rewards"][rows] = rollout.rewards
-        arrays["terminated"][rows] = rollout.terminated
-        arrays["ended"][rows] = rollout.ended
-        arrays["learnable"][rows] = True
-
-    def _close(self, rollout: Rollout, rows: NDArray[np.int64], after: NDArray[np.int64]) -> None:
-        """Writes the closing entries behind the steps that cut an episode, to rows `after`."""
-        arrays = self._named()
-        cut = rollout.truncated
-        size = arrays["state"].shape[-1]
-        closing = after[cut]
-        arrays["obs"][closing] = rollout.final_obs[:, cut].swapaxes(0, 1)
-        arrays["state"][closing] = rollout.final_critic_inputs[0][cut][:, :size]
-        for name in ("available", "active"):
-            arrays[name][closing] = arrays[name][rows[cut]]
-        arrays["sent"][closing] = False
-        arrays["learnable"][closing] = False
-        arrays["ended"][closing] = True
-
     def _strike_out(self, void: NDArray[np.bool_], numbers: NDArray[np.int64]) -> None:
         """Takes void episodes out, their parts in earlier rollouts too; void, numbers (T, E)."""
         for e in np.flatnonzero(void.any(0)):
             own = numbers[void[:, e], e]
-            self._steps["learnable"][own % self.length + e * self.length] = False
+            self._entries.learnable[own % self.length + e * self.length] = False
             if not void[0, e]:
                 continue
             # The episode began before this rollout: back to where the one before it ended.
             oldest = max(0, self._next[e] - self.length)
             for number in range(int(own[0]) - 1, int(oldest) - 1, -1):
                 row = number % self.length + e * self.length
-                if self._steps["ended"][row]:
+                if self._entries.ended[row]:
                     break
-                self._steps["learnable"][row] = False
+                self._entries.learnable[row] = False
 
     def _draw(
         self, batch: int, generator: torch.Generator
@@ -270,7 +209,7 @@ class Replay:
             env = places // most
             place = places % most
             number = oldest[env] + place
-            good = self._steps["learnable"][number % self.length + env * self.length]
+            good = self._entries.learnable[number % self.length + env * self.length]
             good &= place < kept[env]
             envs.append(env[good])
             numbers.append(number[good])
@@ -284,7 +223,7 @@ class Replay:
         steps = spans.shape[1]
         if steps == 1:
             return np.ones(len(spans), np.int64)
-        ended = self._steps["ended"].take(spans)
+        ended = self._entries.ended.take(spans)
         # The first end counts; without one argmax is 0.
         until = np.where(ended.any(1), ended.argmax(1) + 1, steps)
         counts: NDArray[np.int64] = np.minimum(until, np.minimum(room, steps))
@@ -297,32 +236,17 @@ class Replay:
         # (rows + 1) % L is the place in the ring, for a ring begins at a multiple of L.
         return following
 
-    def _taken(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """Returns copies of some entries."""
-        # As bytes: numpy copies entries field by field.
-        kind = self._entries.dtype
-        as_bytes = self._entries.view(np.uint8).reshape(-1, kind.itemsize)
-        taken: NDArray[Any] = as_bytes.take(rows, 0).view(kind)[:, 0]
-        return taken
-
     def _surprises(
         self, spans: NDArray[np.int64], weights: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         """Returns (N, B) as in `Sample`, of spans (B, n) with weights (B, n)."""
-        surprise = self._steps["surprise"]
+        surprise = self._entries.surprise
         if spans.shape[1] == 1:
             return np.zeros((surprise.shape[1], len(spans)), np.float32)
         summed: NDArray[np.float32] = np.einsum(
             "bna,bn->ab", surprise.take(spans[:, 1:], 0), weights[:, 1:]
         )
         return summed
-
-
-def _stored(dtype: str, floats: str) -> str:
-    """Returns the type that an array of the type `dtype` is kept in."""
-    if dtype == "float32":
-        return floats
-    return dtype
 
 
 def _plain(array: NDArray[Any]) -> NDArray[Any]:

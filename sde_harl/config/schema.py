@@ -134,6 +134,8 @@ class AlgoConfig(Section):
     """Off-policy: environment steps that the replay keeps, in all environments together."""
     buffer_dtype: Annotated[Literal["float32", "float16"], TEXT] = "float32"
     """Off-policy: type that the replay keeps observations and states of floats in."""
+    buffer_folder: Text = "none"
+    """Off-policy: folder of a file that holds most of the replay instead of the memory."""
     batch_size: Annotated[WholeNumber, Field(ge=1, le=10**6)] = 1000
     """Off-policy: rows of the replay that an update learns from."""
     warmup_steps: Annotated[WholeNumber, Field(ge=0)] = 10_000

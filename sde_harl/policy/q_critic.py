@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sde_harl.config.schema import PolicyConfig
 from sde_harl.policy.block import activate, block
 from sde_harl.policy.critic_input import CriticInput
+from sde_harl.policy.group_net import GroupNet
 from sde_harl.policy.layers import RELU_GAIN, UNIT, ConvLayer, FeatureNorm, affine, stack
 from sde_harl.policy.shapes import conv_shape
 
@@ -75,3 +76,8 @@ class QCritic(nn.Module):
 def joint_action(actions: Tensor) -> Tensor:
     """Returns (B, J), the actions (N, B, A) of all agents side by side."""
     return actions.transpose(0, 1).flatten(1)
+
+
+def joint_with(net: GroupNet, own: Tensor, others: Tensor) -> Tensor:
+    """Returns (B, J): the joint action in which a group does `own` (n, B, A) beside `others`."""
+    return joint_action(others.index_copy(0, torch.tensor(net.members), own))

@@ -71,6 +71,15 @@ class SplitPolicy(nn.Module):
         if heads != SAMPLED:
             self.exploration = _exploration(spec, heads)
 
+    def explore(self, epsilon: float, noise: float) -> None:
+        """Sets how the agents explore from the next publication on (inference/exploring.py)."""
+        assert self.exploration
+        chances = np.empty_like(self.exploration.chances)
+        chances[..., 0] = epsilon
+        chances[..., 1] = noise
+        # A new array: the one that was published last is still acted with.
+        self.exploration = self.exploration._replace(chances=chances)
+
     def local_parameters(self) -> list[list[NDArray[np.float32]]]:
         """Returns for each agent what its device holds, in wire order (policy/shapes.py).
 

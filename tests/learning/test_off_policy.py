@@ -12,6 +12,7 @@ from test_algorithms import IDENTITY, PENALTY, named
 
 from sde_harl.algorithms.off_policy.batch import Batch
 from sde_harl.algorithms.off_policy.had3qn import duelling
+from sde_harl.algorithms.off_policy.reports import Reports
 from sde_harl.algorithms.registry import ALGORITHMS, OFF_POLICY
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.record.checkpoint import flatten
@@ -110,6 +111,10 @@ def played(name: str, continuous: bool | None = None, **algo: object) -> tuple[A
     return algorithm, algorithm._maker.make(sample, symbols=algo.get("replay") == "symbols")
 
 
+def reports_of(algorithm: Any) -> Reports:
+    return Reports(algorithm.scalars)
+
+
 @pytest.mark.parametrize(("shared", "continuous"), [(False, True), (True, False)])
 def test_the_soft_bellman_backup(shared: bool, continuous: bool) -> None:
     """r + gamma (min Q' + sum alpha H), the entropy of steps on the way, nothing after an end."""
@@ -170,7 +175,7 @@ def test_groups_learn_beside_what_those_before_them_do_now(name: str) -> None:
 
     algorithm.group_loss = watched
     before = [net.head_bias.detach().clone() for net in nets]
-    algorithm._update_policies(batch)
+    algorithm.update_groups(batch, reports_of(algorithm))
     assert not any(map(torch.equal, before, (net.head_bias for net in nets)))
     if name == "maddpg":
         for others in seen:
@@ -182,7 +187,7 @@ def test_groups_learn_beside_what_those_before_them_do_now(name: str) -> None:
         assert [i for i in range(3) if not same[i]] in ([k - 1], [])
     assert not all(map(torch.equal, seen, seen[1:]))
     if name == "hatd3":
-        now = algorithm._actions_now(nets[0], batch)
+        now = algorithm.actions_now(nets[0], batch)
         torch.testing.assert_close(seen[1][:1], now)
         torch.testing.assert_close(seen[2][:1], now)
 
@@ -193,7 +198,7 @@ def test_dead_agents_give_no_gradient_unless_asked_for(name: str, masks: bool) -
     algorithm, batch = played(name, policy_active_masks=masks)
     batch.active[0] = 0.0
     before = [[each.clone() for each in net.policy_parameters()] for net in algorithm.policy.groups]
-    algorithm._update_policies(batch)
+    algorithm.update_groups(batch, reports_of(algorithm))
     same = [
         all(map(torch.equal, old, net.policy_parameters()))
         for old, net in zip(before, algorithm.policy.groups)
@@ -208,7 +213,7 @@ def test_entropy_counts_what_was_available() -> None:
     wanted = 0.5 * np.log([3.0, 2.0, 3.0])
     np.testing.assert_allclose(algorithm._target_entropies(batch), wanted, rtol=1e-5)
     before = algorithm.temperatures.alpha().clone()
-    algorithm._update_policies(batch)
+    algorithm.update_groups(batch, reports_of(algorithm))
     # Policies that are nearly uniform have more than half of the entropy: alpha falls.
     assert (algorithm.temperatures.alpha() < before).all()
 
@@ -219,7 +224,7 @@ def test_policies_and_targets_are_delayed_and_follow_slowly() -> None:
     heads = [net.head_bias.clone() for net in algorithm.policy.groups]
     for k in range(3):
         assert all(map(torch.equal, first, algorithm.q_trainer.target.parameters())), k
-        algorithm._update_once(batch, [])
+        algorithm.learn_from(batch, reports_of(algorithm))
         moved = not torch.equal(heads[0], algorithm.policy.groups[0].head_bias)
         assert moved == (k == 2)
     nets = algorithm.q_trainer.critic.parameters()
@@ -277,7 +282,7 @@ def test_only_latents_that_are_encoded_anew_teach_the_local_nets(name: str) -> N
         algorithm, batch = played(name, replay=replay)
         before = [net.local_weights[0].clone() for net in algorithm.policy.groups]
         trunks = [net.trunk_weights[0].clone() for net in algorithm.policy.groups]
-        algorithm._update_policies(batch)
+        algorithm.update_groups(batch, reports_of(algorithm))
         nets = algorithm.policy.groups
         moved = [not torch.equal(old, net.local_weights[0]) for old, net in zip(before, nets)]
         assert moved == [replay == "observations"] * 3

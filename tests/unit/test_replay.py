@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from sde_harl.buffers.replay import Replay, Sample
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.envs.base import EnvSpec
+from sde_harl.errors import UserError
 from sde_harl.policy.critic_input import make_critic_input
 
 GAME = spec(((3,), (2,)), 2)
@@ -231,3 +233,17 @@ def test_half_precision_and_bytes() -> None:
     streams = random_streams(np.random.default_rng(0), 1, 5, first=1)
     replay.add(rollout_of([[each._replace(final=200.0) for each in streams[0]]], game=images))
     assert sampled(replay, 1).obs.dtype == sampled(replay, 1).state.dtype == np.uint8
+
+
+def test_a_file_instead_of_memory(tmp_path: Path) -> None:
+    filed = Replay(GAME, capacity=100, envs=1, folder=tmp_path)
+    plain = Replay(GAME, capacity=100, envs=1)
+    made = rollout_of(random_streams(np.random.default_rng(0), 1, 20, first=1))
+    for replay in (filed, plain):
+        replay.add(made)
+    for one, other in zip(sampled(filed, 2), sampled(plain, 2)):
+        np.testing.assert_array_equal(one, other)
+    assert not list(tmp_path.iterdir()), "the file has no name"
+    for folder, capacity in ((tmp_path / "none", 100), (tmp_path, 10**15)):
+        with pytest.raises(UserError, match=r"algo.buffer_folder: .* can't hold a replay of"):
+            Replay(GAME, capacity=capacity, envs=1, folder=folder)

@@ -27,42 +27,31 @@ N agents, n of a group, B rows, A numbers of an action, V values of a state.
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from pathlib import Path
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sde_harl.algorithms.algorithm import Algorithm, Net
 from sde_harl.algorithms.off_policy.batch import Batch, BatchMaker
+from sde_harl.algorithms.off_policy.group_trainers import GroupTrainers
 from sde_harl.algorithms.off_policy.q_trainer import QTrainer
+from sde_harl.algorithms.off_policy.reports import Reports
 from sde_harl.algorithms.on_policy.base import set_learning_rate
-from sde_harl.auxiliary.gradients import check_gradient
-from sde_harl.auxiliary.optimizer_state import load_optimizer_state, optimizer_state
-from sde_harl.auxiliary.rate import RateTrainer
 from sde_harl.buffers.replay import Replay
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.config.schema import Config
 from sde_harl.envs.base import EnvSpec
 from sde_harl.policy.all_agents import AllAgents
 from sde_harl.policy.critic_input import CriticInput
-from sde_harl.policy.group_net import GroupNet, GroupOutput, SubstitutedLatents
+from sde_harl.policy.group_net import GroupNet, GroupOutput
 from sde_harl.policy.layers import FeatureNorm
 from sde_harl.policy.q_critic import QCritic, joint_action
 from sde_harl.policy.split_policy import SplitPolicy
 from sde_harl.process import interruption
-
-
-class Learnt(NamedTuple):
-    """The result of one update."""
-
-    loss: Tensor
-    """Of the critics."""
-    age: float
-    """Mean age of the rows, in steps of their environments."""
 
 
 class OffPolicy(Algorithm):
@@ -112,18 +101,10 @@ class OffPolicy(Algorithm):
             capacity=algo.buffer_size if config.train.steps else 0,
             envs=config.train.envs,
             obs_dtype=algo.buffer_dtype,
+            folder=None if algo.buffer_folder == "none" else Path(algo.buffer_folder),
             latent_size=shape.latent_max() if self._symbols else 0,
         )
-        self._optimizers = [
-            torch.optim.Adam(net.policy_parameters(), algo.lr, eps=algo.adam_eps, fused=True)
-            for net in policy.groups
-        ]
-        self._rate_trainers = [
-            RateTrainer(net.latent_model, config.codec)
-            if net.latent_model and not self._symbols
-            else None
-            for net in policy.groups
-        ]
+        self._trainers = GroupTrainers(policy.groups, config, generator, rates=not self._symbols)
         self._steps = 0
         self._updates = 0
         # What another run has learnt is not thrown away for random play.
@@ -166,50 +147,39 @@ class OffPolicy(Algorithm):
             self._decay(1.0 - progress)
         self.replay.add(rollout)
         self._steps += rollout.rewards.size
-        reports: list[dict[str, Tensor]] = []
-        losses: list[Tensor] = []
-        ages: list[float] = []
-        if self._steps >= self._warmup and self._steps >= self._algo.warmup_steps:
+        names = self.scalars + ("rate",) * self._trainers.has_rates
+        reports = Reports(names)
+        if self._steps >= self._algo.warmup_steps:
             for _ in range(max(1, round(self._algo.updates * len(rollout.rewards)))):
                 interruption.check()
-                learnt = self.learn_once(reports)
-                if learnt is None:
-                    break
-                losses.append(learnt.loss)
-                ages.append(learnt.age)
-            for trainer in self._rate_trainers:
-                if trainer and losses:
-                    trainer.settle()
+                self.learn_once(reports)
+            self._trainers.settle()
         self._explore()
-        return self._scalars(reports, losses, ages)
+        return {**reports.means(), "replay_rows": float(len(self.replay))}
 
-    def learn_once(self, reports: list[dict[str, Tensor]]) -> Learnt | None:
-        """Takes one update on a sample, and appends what the groups report.
-
-        Returns None where there is nothing to learn from.
-        """
+    def learn_once(self, reports: Reports) -> None:
+        """Takes one update on a sample; none where there is nothing to learn from."""
         algo = self._algo
         sample = self.replay.sample(
             algo.batch_size, self._generator, steps=algo.n_step, gamma=algo.gamma
         )
-        if sample is None:
-            return None
-        batch = self._maker.make(sample, symbols=self._symbols)
-        return Learnt(loss=self._update_once(batch, reports), age=sample.age)
+        if sample is not None:
+            batch = self._maker.make(sample, symbols=self._symbols)
+            reports.update(self.learn_from(batch, reports), sample.age)
 
-    def _update_once(self, batch: Batch, reports: list[dict[str, Tensor]]) -> Tensor:
+    def learn_from(self, batch: Batch, reports: Reports) -> Tensor:
         """Takes one update on a batch; returns the critics' loss."""
         loss = self.q_trainer.learn(
             batch.states[:, batch.now], joint_action(batch.actions), self.targets(batch)
         )
         self._updates += 1
         if self._updates % self.policy_freq == 0:
-            reports += self._update_policies(batch)
+            self.update_groups(batch, reports)
             self.follow()
         return loss
 
-    def _update_policies(self, batch: Batch) -> list[dict[str, Tensor]]:
-        """Updates the groups in turn; returns what each reports."""
+    def update_groups(self, batch: Batch, reports: Reports) -> None:
+        """Updates the groups in turn."""
         critic = self.q_trainer.critic.requires_grad_(False)
         with torch.no_grad():
             embedded = critic.embed(batch.states[:, batch.now])
@@ -218,23 +188,16 @@ class OffPolicy(Algorithm):
         passes = [batch.forward(net, batch.now) for net in self.policy.groups]
         others = self._present_actions(passes, batch) if self.sequential else batch.actions
         order = self._order()
-        reports = []
         for index in order:
             net = self.policy.groups[index]
             output = passes[index]
             loss, report = self.group_loss(net, output.outputs, batch, others, embedded)
-            trainer = self._rate_trainers[index]
-            if trainer:
-                rate = trainer.rate(output.latents, self._generator)
-                loss = loss + self.rate_coef * rate
-                report["rate"] = rate.detach()
-            report["grad_norm"] = self._step(index, loss, trainer)
-            reports.append(report)
+            stepped = self._trainers.step(index, loss, output.latents, rate_coef=self.rate_coef)
+            reports.group(report | stepped)
             if self.sequential and index != order[-1]:
                 others = others.clone()
-                others[list(net.members)] = self._actions_now(net, batch)
+                others[list(net.members)] = self.actions_now(net, batch)
         critic.requires_grad_(True)
-        return reports
 
     def follow(self) -> None:
         """Moves all target nets towards the nets."""
@@ -250,41 +213,10 @@ class OffPolicy(Algorithm):
         return actions
 
     @torch.no_grad()
-    def _actions_now(self, net: GroupNet, batch: Batch) -> Tensor:
+    def actions_now(self, net: GroupNet, batch: Batch) -> Tensor:
         """Returns (n, B, A), what a group does in the rows after its step."""
         available = batch.choices(list(net.members), batch.now)
         return self.act(batch.forward(net, batch.now).outputs, available)
-
-    def outputs_after(self, nets: AllAgents, batch: Batch) -> Tensor:
-        """Returns (N, B, ...), the heads' outputs in what followed the rows."""
-        substituted = None
-        if batch.latents is not None:
-            substituted = SubstitutedLatents(*(each[:, batch.after] for each in batch.latents))
-        return nets.outputs(batch.features[:, batch.after], substituted)
-
-    def joint_with(self, net: GroupNet, own: Tensor, others: Tensor) -> Tensor:
-        """Returns (B, J): the joint action in which a group does `own` (n, B, A)."""
-        members = torch.tensor(net.members)
-        return joint_action(others.index_copy(0, members, own))
-
-    def row_weights(self, net: GroupNet, batch: Batch) -> Tensor:
-        """Returns (n, B), the weight of each row in a mean over those that count: 1 in all."""
-        active = batch.active[list(net.members), batch.now]
-        if not self._algo.policy_active_masks:
-            active = torch.ones_like(active)
-        return active / active.sum(-1, keepdim=True).clamp(min=1.0)
-
-    def _step(self, index: int, loss: Tensor, trainer: RateTrainer | None) -> Tensor:
-        """Steps a group's policy and entropy model; returns the norm of the gradient."""
-        net = self.policy.groups[index]
-        net.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(net.policy_parameters(), self._algo.max_grad_norm)
-        check_gradient(norm, f"group {index}'s policy")
-        self._optimizers[index].step()
-        if trainer:
-            trainer.step()
-        return norm
 
     def _order(self) -> list[int]:
         groups = len(self.policy.groups)
@@ -298,32 +230,11 @@ class OffPolicy(Algorithm):
         epsilon, noise = self.exploration()
         if self._steps < self._warmup:
             epsilon = 1.0
-        assert self.policy.exploration
-        chances = np.empty_like(self.policy.exploration.chances)
-        chances[..., 0] = epsilon
-        chances[..., 1] = noise
-        self.policy.exploration = self.policy.exploration._replace(chances=chances)
+        self.policy.explore(epsilon, noise)
 
     def _decay(self, factor: float) -> None:
         set_learning_rate(self.q_trainer.optimizer, self._algo.critic_lr * factor)
-        for optimizer in self._optimizers:
-            set_learning_rate(optimizer, self._algo.lr * factor)
-
-    def _scalars(
-        self, reports: list[dict[str, Tensor]], losses: list[Tensor], ages: list[float]
-    ) -> dict[str, float]:
-        """Returns the means over a rollout's updates; NaN of what there was none of."""
-        names = list(self.scalars)
-        if any(self._rate_trainers):
-            names.append("rate")
-        found = {name: [each[name] for each in reports if name in each] for name in names}
-        return {
-            **{name: _mean(values) for name, values in found.items()},
-            "value_loss": _mean(losses),
-            "replay_rows": float(len(self.replay)),
-            "replay_age": float(np.mean(ages)) if ages else math.nan,
-            "updates": float(len(losses)),
-        }
+        self._trainers.decay(factor)
 
     # ---- state ----
 
@@ -338,31 +249,14 @@ class OffPolicy(Algorithm):
         """Returns what changes over a run, except the policy itself and the replay."""
         return {
             "q_trainer": self.q_trainer.state_dict(),
-            "optimizers": {
-                str(index): optimizer_state(each) for index, each in enumerate(self._optimizers)
-            },
-            "rate_trainers": {
-                str(index): trainer.state_dict()
-                for index, trainer in enumerate(self._rate_trainers)
-                if trainer
-            },
+            "trainers": self._trainers.state_dict(),
             "steps": self._steps,
             "updates": self._updates,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.q_trainer.load_state_dict(state["q_trainer"])
-        for index, optimizer in enumerate(self._optimizers):
-            load_optimizer_state(optimizer, state["optimizers"][str(index)])
-        for index, trainer in enumerate(self._rate_trainers):
-            if trainer:
-                trainer.load_state_dict(state["rate_trainers"][str(index)])
+        self._trainers.load_state_dict(state["trainers"])
         self._steps = state["steps"]
         self._updates = state["updates"]
         self._explore()
-
-
-def _mean(values: list[Tensor]) -> float:
-    if not values:
-        return math.nan
-    return float(torch.stack(values).mean())

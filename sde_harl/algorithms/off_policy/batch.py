@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from sde_harl.buffers.replay import Sample
 from sde_harl.envs.base import EnvSpec
+from sde_harl.policy.all_agents import AllAgents
 from sde_harl.policy.critic_input import CriticInput
 from sde_harl.policy.group_net import GroupNet, GroupOutput, SubstitutedLatents
 from sde_harl.policy.layers import FeatureNorm
@@ -62,6 +63,20 @@ class Batch(NamedTuple):
             substituted = SubstitutedLatents(*(each[members, rows] for each in self.latents))
         output: GroupOutput = net(self.features[members, rows], None, substituted)
         return output
+
+    def outputs_after(self, nets: AllAgents) -> Tensor:
+        """Returns (N, B, ...), the heads' outputs in what followed the rows."""
+        substituted = None
+        if self.latents is not None:
+            substituted = SubstitutedLatents(*(each[:, self.after] for each in self.latents))
+        return nets.outputs(self.features[:, self.after], substituted)
+
+    def weights(self, net: GroupNet, *, mask_dead: bool) -> Tensor:
+        """Returns (n, B), the weight of each row in a mean over those that count: 1 in all."""
+        active = self.active[list(net.members), self.now]
+        if not mask_dead:
+            active = torch.ones_like(active)
+        return active / active.sum(-1, keepdim=True).clamp(min=1.0)
 
     def choices(self, agents: list[int] | slice, rows: slice) -> Tensor | None:
         """Returns what is available to some agents in some rows; None for everything."""

@@ -26,7 +26,7 @@ from sde_harl.envs.base import EnvSpec
 from sde_harl.policy.all_agents import AllAgents
 from sde_harl.policy.critic_input import CriticInput
 from sde_harl.policy.group_net import GroupNet
-from sde_harl.policy.q_critic import joint_action
+from sde_harl.policy.q_critic import joint_action, joint_with
 from sde_harl.policy.shapes import BOUNDED
 from sde_harl.policy.split_policy import SplitPolicy
 
@@ -72,7 +72,7 @@ class Deterministic(OffPolicy):
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> Tensor:
-        outputs = self.outputs_after(self._target_nets, batch)
+        outputs = batch.outputs_after(self._target_nets)
         available = batch.choices(slice(None), batch.after)
         actions = self.smoothed(self.act(outputs, available))
         if available is not None:
@@ -88,10 +88,12 @@ class Deterministic(OffPolicy):
         self, net: GroupNet, outputs: Tensor, batch: Batch, others: Tensor, embedded: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         own = self.act(outputs, batch.choices(list(net.members), batch.now))
-        joint = self.joint_with(net, own, others)
+        joint = joint_with(net, own, others)
         # The first critic's alone, as in TD3: the least of two is for targets.
         values = self.q_trainer.values(embedded, joint)[0].mean(0)  # (B,)
-        objective = (values * self.row_weights(net, batch).mean(0)).sum()
+        objective = (
+            values * batch.weights(net, mask_dead=self._algo.policy_active_masks).mean(0)
+        ).sum()
         return -objective, {"policy_loss": -objective.detach(), "q": objective.detach()}
 
     def follow(self) -> None:

@@ -51,7 +51,7 @@ class Had3qn(OffPolicy):
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> Tensor:
-        outputs = self.outputs_after(self.nets_of_all, batch)
+        outputs = batch.outputs_after(self.nets_of_all)
         actions = self.act(outputs, batch.choices(slice(None), batch.after))
         values = self.q_trainer.target_values(batch.states[:, batch.after], joint_action(actions))
         return batch.returns + batch.discounts * values
@@ -68,7 +68,7 @@ class Had3qn(OffPolicy):
             each = errors.mean(-1)
         else:
             each = (errors * available).sum(-1) / available.sum(-1).clamp(min=1)
-        loss = (each * self.row_weights(net, batch)).sum(-1).mean()
+        loss = (each * batch.weights(net, mask_dead=self._algo.policy_active_masks)).sum(-1).mean()
         report = {"policy_loss": loss.detach(), "q": values.detach().amax(-1).mean()}
         return loss, report
 

@@ -25,13 +25,14 @@ from torch import Tensor, nn
 from sde_harl.algorithms.algorithm import Net
 from sde_harl.algorithms.off_policy.base import OffPolicy
 from sde_harl.algorithms.off_policy.batch import Batch
+from sde_harl.algorithms.off_policy.reports import Reports
 from sde_harl.auxiliary.optimizer_state import load_optimizer_state, optimizer_state
 from sde_harl.config.schema import Config
 from sde_harl.envs.base import EnvSpec
 from sde_harl.policy.critic_input import CriticInput
 from sde_harl.policy.distributions import Categoricals, Drawn, SquashedGaussians
 from sde_harl.policy.group_net import GroupNet
-from sde_harl.policy.q_critic import joint_action
+from sde_harl.policy.q_critic import joint_action, joint_with
 from sde_harl.policy.shapes import CHOICES, SQUASHED
 from sde_harl.policy.split_policy import SplitPolicy
 
@@ -75,7 +76,7 @@ class Hasac(OffPolicy):
     @torch.no_grad()
     def targets(self, batch: Batch) -> Tensor:
         alpha = self.temperatures.alpha()  # (N or 1, 1)
-        outputs = self.outputs_after(self.nets_of_all, batch)
+        outputs = batch.outputs_after(self.nets_of_all)
         drawn = self.draw(outputs, batch.choices(slice(None), batch.after))
         entropy = (alpha * drawn.surprise * batch.active[:, batch.after]).sum(0)
         values = self.q_trainer.target_values(
@@ -89,9 +90,9 @@ class Hasac(OffPolicy):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         members = list(net.members)
         drawn = self.draw(outputs, batch.choices(members, batch.now))
-        joint = self.joint_with(net, drawn.actions, others)
+        joint = joint_with(net, drawn.actions, others)
         values = self.q_trainer.values(embedded, joint).amin(0).mean(0)  # (B,)
-        weights = self.row_weights(net, batch)
+        weights = batch.weights(net, mask_dead=self._algo.policy_active_masks)
         alpha = self.temperatures.alpha()
         own = alpha if len(alpha) == 1 else alpha[members]
         objective = (values * weights.mean(0)).sum()
@@ -107,12 +108,11 @@ class Hasac(OffPolicy):
         }
         return loss, report
 
-    def _update_policies(self, batch: Batch) -> list[dict[str, Tensor]]:
+    def update_groups(self, batch: Batch, reports: Reports) -> None:
         self._entropies = torch.zeros(len(self.spec.agents))
-        reports = super()._update_policies(batch)
+        super().update_groups(batch, reports)
         if self._algo.auto_alpha:
             self.temperatures.learn(self._entropies - self._target_entropies(batch))
-        return reports
 
     def _target_entropies(self, batch: Batch) -> Tensor:
         """Returns (N,) the mean entropy that each agent should have in these rows."""

@@ -41,6 +41,8 @@ def _check_replay(config: Config, spec: EnvSpec) -> None:
             f"algo.buffer_size: expected {least:,} or more (two rollouts of train.rollout x"
             f" train.envs), got {size:,}"
         )
+    if config.algo.buffer_folder != "none":
+        return  # whose file system is asked when the file is made
     # Of entries as few as possible: two of one environment.
     few = Replay(spec, capacity=2, envs=1, obs_dtype=config.algo.buffer_dtype)
     check_fits("algo.buffer_size", few.nbytes / 2 * size, f"a replay of {size:,} steps")

@@ -1,0 +1,150 @@
+"""The memory of a replay: arrays of R entries, allocated once, in memory or in a file.
+
+N agents, R entries, T time, E environments, O observation, A choices, D numbers of an action, S state, Z latent.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sde_harl.buffers.rollout import Rollout
+from sde_harl.envs.base import EnvSpec
+from sde_harl.errors import UserError
+
+
+class Entries:
+    """What was seen, done and earned in R steps.
+
+    What a sample reads of an entry lies together: the rows of a sample are far apart in memory, and
+    each place costs a wait. What it reads of the steps of a return, which lie side by side, has
+    arrays of its own.
+    """
+
+    def __init__(
+        self,
+        spec: EnvSpec,
+        rows: int,
+        *,
+        obs_dtype: str = "float32",
+        latent_size: int = 0,
+        folder: Path | None = None,
+    ) -> None:
+        """`obs_dtype`: type that observations and states of floats are kept in; bytes stay bytes.
+
+        `folder`: where a file is to hold the entries instead of the memory. It has no name, so that
+        nothing of it stays behind. Raises UserError where there is no room for it.
+        """
+        agents = len(spec.agents)
+        fields = [
+            ("obs", _stored(spec.obs_dtype, obs_dtype), (agents, max(spec.obs_sizes))),
+            ("state", _stored(spec.state_dtype, obs_dtype), (spec.state_size,)),
+            ("actions", spec.action_dtype, (agents, len(spec.branches))),
+            ("available", "bool", (agents, sum(spec.branches))),
+            ("active", "bool", (agents,)),
+            ("sent", "bool", (agents,)),
+        ]
+        if latent_size:
+            fields.append(("latents", "float32", (agents, latent_size)))
+        kind = np.dtype(fields, align=True)
+        # Zeros take no memory from the system until they are written.
+        self._entries = np.zeros(rows, kind) if folder is None else _in_file(folder, rows, kind)
+        self.rewards = np.zeros(rows, np.float32)
+        self.surprise = np.zeros((rows, agents), np.float32)
+        """-log pi of each agent's action; 0 where it was dead."""
+        self.terminated = np.zeros(rows, bool)
+        self.ended = np.zeros(rows, bool)
+        self.learnable = np.zeros(rows, bool)
+        self.arrays = self._named()
+        """Every array by its name; what lies together, as views."""
+
+    @property
+    def nbytes(self) -> int:
+        """Returns the bytes of all arrays."""
+        # The entries themselves, whose views have gaps between them, and the other arrays.
+        apart = set(self.arrays) - set(self._entries.dtype.names or ())
+        return self._entries.nbytes + sum(self.arrays[name].nbytes for name in apart)
+
+    def write(self, rollout: Rollout, rows: NDArray[np.int64]) -> None:
+        """Writes the steps of a rollout to rows (T, E)."""
+        arrays = self.arrays
+        steps = len(rows)
+        size = arrays["state"].shape[-1]
+        # Agents come first in a rollout, and behind the row here: (N, T, E, O) -> (T, E, N, O).
+        for name, array in (
+            ("obs", rollout.obs),
+            ("available", rollout.available_actions),
+            ("active", rollout.active_masks),
+            ("actions", rollout.actions),
+            ("sent", rollout.decided),
+        ):
+            arrays[name][rows] = np.moveaxis(array, 0, 2)
+        if "latents" in arrays:
+            arrays["latents"][rows] = np.moveaxis(rollout.latents, 0, 2)
+        # A critic that is shown each agent's observation has the state before it.
+        arrays["state"][rows] = rollout.critic_inputs[0, :steps, :, :size]
+        surprise = -rollout.log_probs.sum(-1) * rollout.active_masks
+        arrays["surprise"][rows] = np.moveaxis(surprise, 0, 2)
+        arrays["rewards"][rows] = rollout.rewards
+        arrays["terminated"][rows] = rollout.terminated
+        arrays["ended"][rows] = rollout.ended
+        arrays["learnable"][rows] = True
+
+    def close(self, rollout: Rollout, rows: NDArray[np.int64], after: NDArray[np.int64]) -> None:
+        """Writes the closing entries behind the steps that cut an episode, to rows `after`."""
+        arrays = self.arrays
+        cut = rollout.truncated
+        size = arrays["state"].shape[-1]
+        closing = after[cut]
+        arrays["obs"][closing] = rollout.final_obs[:, cut].swapaxes(0, 1)
+        arrays["state"][closing] = rollout.final_critic_inputs[0][cut][:, :size]
+        for name in ("available", "active"):
+            arrays[name][closing] = arrays[name][rows[cut]]
+        arrays["sent"][closing] = False
+        arrays["learnable"][closing] = False
+        arrays["ended"][closing] = True
+
+    def take(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """Returns copies of what was seen and done in some entries, by name."""
+        # As bytes: numpy copies entries field by field.
+        kind = self._entries.dtype
+        as_bytes = self._entries.view(np.uint8).reshape(-1, kind.itemsize)
+        taken = as_bytes.take(rows, 0).view(kind)[:, 0]
+        return {name: taken[name] for name in kind.names or ()}
+
+    def _named(self) -> dict[str, NDArray[Any]]:
+        names = self._entries.dtype.names or ()
+        return {
+            **{name: self._entries[name] for name in names},
+            "rewards": self.rewards,
+            "surprise": self.surprise,
+            "terminated": self.terminated,
+            "ended": self.ended,
+            "learnable": self.learnable,
+        }
+
+
+def _stored(dtype: str, floats: str) -> str:
+    """Returns the type that an array of the type `dtype` is kept in."""
+    if dtype == "float32":
+        return floats
+    return dtype
+
+
+def _in_file(folder: Path, rows: int, kind: np.dtype[Any]) -> NDArray[Any]:
+    """Returns zeros (rows,) that a file in `folder` holds."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            # Asked for now: a full disk would end the process later, when a page is written.
+            os.posix_fallocate(file.fileno(), 0, rows * kind.itemsize)
+            return np.memmap(file, kind, "r+", shape=(rows,))
+    except OSError as error:
+        size = rows * kind.itemsize / 1e9
+        raise UserError(
+            f"algo.buffer_folder: {folder} can't hold a replay of {size:,.1f} GB: {error.strerror}"
+        ) from error
