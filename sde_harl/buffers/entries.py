@@ -1,6 +1,7 @@
 """The memory of a replay: arrays of R entries, allocated once, in memory or in a file.
 
-N agents, R entries, T time, E environments, O observation, A choices, D numbers of an action, S state, Z latent.
+N agents, R entries, T time, E environments, O observation, A choices, D numbers of an action, S
+state, Z latent.
 """
 
 from __future__ import annotations
