@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from sde_harl.text import printable
+from sde_harl.outside.text import printable
 
 
 class UserError(Exception):

@@ -26,7 +26,7 @@ from sde_harl.errors import ExitCode, UserError
 from sde_harl.link import mpi
 from sde_harl.link.loopback import Loopback
 from sde_harl.link.transport import Transport
-from sde_harl.process import guarded_streams, ignore_stops, interruption
+from sde_harl.outside.process import guarded_streams, ignore_stops, interruption
 
 if TYPE_CHECKING:
     from sde_harl.config.schema import Config

@@ -14,10 +14,10 @@ from rich.console import Console
 
 from sde_harl.analysis.each_run import NONSENSE
 from sde_harl.errors import ExitCode, UserError
-from sde_harl.process import guarded_streams
+from sde_harl.outside.process import guarded_streams
+from sde_harl.outside.text import printable
 from sde_harl.record.reader import Run, open_run, run_files
 from sde_harl.record.terminal import PlainConsole
-from sde_harl.text import printable
 
 
 class Findings(NamedTuple):

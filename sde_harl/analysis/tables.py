@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from sde_harl.text import printable
+from sde_harl.outside.text import printable
 
 
 def new_table(columns: Iterable[str], *, left: Collection[str] = (), narrow: bool = False) -> Table:

@@ -27,8 +27,8 @@ from sde_harl.cli.hostfile import check_launcher, read_hosts
 from sde_harl.cli.launcher import advice, environment
 from sde_harl.cli.probe import MARK, Host, Probe, from_json
 from sde_harl.errors import ExitCode, UserError
+from sde_harl.outside.text import printable
 from sde_harl.record.terminal import PlainConsole
-from sde_harl.text import printable
 
 MOST_AT_ONCE = 4  # mpiruns side by side
 # With Open MPI's defaults, a job of x86-64 and ARM hosts fails at its start.

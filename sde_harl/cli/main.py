@@ -11,7 +11,7 @@ from typing import NamedTuple, NoReturn
 
 from sde_harl import __version__
 from sde_harl.errors import ExitCode, UserError
-from sde_harl.process import guarded_streams
+from sde_harl.outside.process import guarded_streams
 
 
 class Command(NamedTuple):

@@ -34,7 +34,7 @@ from sde_harl.drawing.terminal import HOME, as_text
 from sde_harl.drawing.video import Video, check_name
 from sde_harl.errors import ExitCode, UserError
 from sde_harl.link.mpi import launched_ranks
-from sde_harl.process import on_stop
+from sde_harl.outside.process import on_stop
 from sde_harl.run import dismiss, find_code, keep_freed_memory, loopback
 from sde_harl.training.player import Moment, Player
 

@@ -36,10 +36,10 @@ from sde_harl.cli.trials import Result, SweepPlan, Trial, finished, plan, result
 from sde_harl.config.wording import shown
 from sde_harl.errors import ExitCode, UserError
 from sde_harl.link.mpi import launched_ranks
-from sde_harl.process import on_stop
+from sde_harl.outside.process import on_stop
+from sde_harl.outside.text import printable
 from sde_harl.record.reader import SWEEP_INDEX
 from sde_harl.record.terminal import PlainConsole
-from sde_harl.text import printable
 
 RUNS_FAILED = 1
 POLL_S = 0.2

@@ -21,7 +21,7 @@ from sde_harl.config.schema import Config, LinkProfile
 from sde_harl.config.wording import MEANT, brief, did_you_mean, shown
 from sde_harl.config.yaml_text import MOST_LETTERS, load
 from sde_harl.errors import UserError
-from sde_harl.text import read_text
+from sde_harl.outside.text import read_text
 
 PRESETS = Path(__file__).with_name("presets")
 FOLDERS = {"algo": "algorithms", "env": "environments"}

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from sde_harl.config.layers import Layer, Value
 from sde_harl.config.wording import brief, shown
 from sde_harl.errors import UserError
-from sde_harl.text import strict_json
+from sde_harl.outside.text import strict_json
 
 SECTIONS = ("main_args", "algo_args", "env_args")
 

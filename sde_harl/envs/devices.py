@@ -20,7 +20,7 @@ from sde_harl.envs.settings import EnvConfig
 from sde_harl.envs.specs import from_json
 from sde_harl.envs.vector.games import Game, ObservationBuffers, Outcome, SerialVector
 from sde_harl.errors import UserError
-from sde_harl.text import read_text
+from sde_harl.outside.text import read_text
 
 
 class World(Game):

@@ -14,7 +14,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from sde_harl.config.wording import brief
 from sde_harl.envs.base import EnvSpec
 from sde_harl.errors import UserError
-from sde_harl.text import strict_json
+from sde_harl.outside.text import strict_json
 
 MAX_SIZE = 1 << 24
 """Most numbers of an observation, a state or an action's choices; a larger size means that the file

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 
-from sde_harl.process import interruption
+from sde_harl.outside.process import interruption
 
 SHORTEST_SLEEP_S = 20e-6
 SLEEP_PER_QUIET = 1 / 16

@@ -22,7 +22,7 @@ from zlib import crc32
 
 from sde_harl.link import _frames
 from sde_harl.link._frames import frame_of, seal, unpack
-from sde_harl.text import strict_json
+from sde_harl.outside.text import strict_json
 
 __all__ = ["frame_of", "seal", "unpack"]  # and what is defined here
 

@@ -13,7 +13,7 @@ import numpy as np
 from sde_harl import __version__
 from sde_harl.errors import UserError
 from sde_harl.link.wire import WireError, parse_json
-from sde_harl.text import printable
+from sde_harl.outside.text import printable
 
 if TYPE_CHECKING:
     from sde_harl.meters.energy import Energy

@@ -27,7 +27,7 @@ from safetensors.torch import save as to_safetensors
 
 from sde_harl.errors import UserError
 from sde_harl.meters.memory import host_bytes
-from sde_harl.text import strict_json
+from sde_harl.outside.text import strict_json
 
 Value = torch.Tensor | str | int | float
 State = Mapping[str, Any]

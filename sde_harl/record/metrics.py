@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from sde_harl.errors import UserError
+from sde_harl.outside.text import printable
 from sde_harl.record.metrics_csv import MetricsCsv
 from sde_harl.record.progress import SECONDS_BETWEEN_LINES, ProgressLine, clock, shown_scalars
-from sde_harl.text import printable
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

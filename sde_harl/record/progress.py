@@ -10,8 +10,8 @@ from typing import TextIO
 
 from rich.progress import BarColumn, Progress, TextColumn, track
 
+from sde_harl.outside.text import printable
 from sde_harl.record.terminal import PlainConsole
-from sde_harl.text import printable
 
 SECONDS_BETWEEN_LINES = 5.0
 """The least time between two progress lines where no terminal redraws them."""

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import h5py
 
 from sde_harl.errors import UserError
+from sde_harl.outside.text import read_text, strict_json
 from sde_harl.record.datasets import array, attribute, check_texts, column, member, subgroup
 from sde_harl.record.schema import META, SCALAR, STEP, TABLES, Array, Trajectory
 from sde_harl.record.segments import TRAJECTORIES, checked_counts, joined, later_segments
-from sde_harl.text import read_text, strict_json
 
 Columns = dict[str, Array]
 MetaValue = str | int

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from sde_harl.outside.text import strict_json
 from sde_harl.record.schema import CUMULATIVE, Array
-from sde_harl.text import strict_json
 
 TRAJECTORIES = "trajectories"
 """The name under which recorded episodes are counted, among those of the tables."""

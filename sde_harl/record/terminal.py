@@ -12,7 +12,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.text import Text
 
-from sde_harl.text import printable
+from sde_harl.outside.text import printable
 
 
 class PlainConsole(Console):

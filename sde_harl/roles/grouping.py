@@ -15,13 +15,13 @@ from sde_harl.config.schema import Config, RolesConfig
 from sde_harl.draws.counters import Purpose, derived_seed
 from sde_harl.envs.base import EnvSpec, VectorEnv
 from sde_harl.errors import UserError
+from sde_harl.outside.text import strict_json
 from sde_harl.policy.shapes import role_groups
 from sde_harl.record.checkpoint import load
 from sde_harl.record.reader import open_run
 from sde_harl.roles.clusters import Groups, Score, as_groups, cluster
 from sde_harl.roles.experience import play_at_random
 from sde_harl.roles.identity import Embedding, embed
-from sde_harl.text import strict_json
 
 
 class Roles(NamedTuple):

@@ -17,6 +17,7 @@ from sde_harl.codec.registry import PLAIN, Codec
 from sde_harl.link.transport import Transport
 from sde_harl.link.wire import Kind, Message, WireError
 from sde_harl.meters.timing import now_ns
+from sde_harl.outside.text import printable
 from sde_harl.protocol.actions import unpack_actions
 from sde_harl.protocol.hello import Hello
 from sde_harl.protocol.session import SessionSpec
@@ -24,7 +25,6 @@ from sde_harl.server.action_check import ActionCheck
 from sde_harl.server.membership import REPORT, Membership, Question
 from sde_harl.server.reports import Reports, read_report
 from sde_harl.server.slot import Slot
-from sde_harl.text import printable
 
 log = logging.getLogger(__name__)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +22,10 @@ from sde_harl.errors import UserError
 from sde_harl.link.transport import Transport
 from sde_harl.meters.memory import check_fits
 from sde_harl.meters.timing import Stages
+from sde_harl.outside.process import interruption
 from sde_harl.placement.base import Placement
 from sde_harl.placement.registry import find_placement
 from sde_harl.policy.critic_input import CriticInput
-from sde_harl.process import interruption
 from sde_harl.protocol.session import SessionSpec
 from sde_harl.roles.grouping import Roles, find_roles
 from sde_harl.server.executor_pool import ExecutorPool
@@ -165,17 +166,11 @@ def build(config: Config, transport: Transport) -> TrainingParts:
     )
     checkpoints.add("record", logger)
     players = f"{spec.name}, {config.algo.name}, {transport.size - 1} executor(s)"
-    for line in (players, roles.line(), f"run folder {logger.folder}", backend.line):
+    logger.note(players)
+    logger.note(roles.line())
+    logger.note(f"run folder {logger.folder}")
+    for line in (*_first_lines(config, policies, environments, resumed=resumed), backend.line):
         logger.note(line)
-    if resumed:
-        for line in resumed.lines():
-            logger.note(line)
-        if learned.algorithm.replays:
-            logger.note("the replay of the interrupted run is not stored: it begins empty")
-        if not all(env.is_brought_back for env in environments.training):
-            logger.note("these environments don't repeat themselves: all episodes begin anew")
-    if config.train.planned_steps > config.train.steps:
-        logger.note(_rounded_up(config))
     evaluator = Evaluator(
         config.eval.episodes,
         make_slots=lambda: make_slots(environments.make(first=FIRST_EVAL_ENV)),
@@ -194,6 +189,20 @@ def build(config: Config, transport: Transport) -> TrainingParts:
         logger=logger,
         stages=stages,
     )
+
+
+def _first_lines(
+    config: Config, policies: PolicyParts, environments: Environments, *, resumed: Resumed | None
+) -> Iterator[str]:
+    """Yields what else the user should know when the run begins."""
+    if resumed:
+        yield from resumed.lines()
+        if policies.learned.algorithm.replays:
+            yield "the replay of the interrupted run is not stored: it begins empty"
+        if not all(env.is_brought_back for env in environments.training):
+            yield "these environments don't repeat themselves: all episodes begin anew"
+    if config.train.planned_steps > config.train.steps:
+        yield _rounded_up(config)
 
 
 def _nets_to_load(config: Config, resumed: Resumed | None) -> Path | None:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.draws.counters import Draw, Purpose
+from sde_harl.outside.process import interruption
 from sde_harl.placement.base import SlotDecision
 from sde_harl.policy.inference.acting import ActingPolicy
-from sde_harl.process import interruption
 from sde_harl.protocol.actions import NO_LATENT
 from sde_harl.training.env_slot import EnvSlot
 from sde_harl.training.episodes import Episodes

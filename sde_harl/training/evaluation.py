@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sde_harl.outside.process import interruption
 from sde_harl.policy.inference.acting import ActingPolicy
-from sde_harl.process import interruption
 from sde_harl.training.env_slot import EnvSlot
 from sde_harl.training.episodes import EpisodeRecorder, Episodes
 

@@ -21,8 +21,8 @@ from sde_harl.envs.registry import make, make_watched
 from sde_harl.envs.vector.watching import Artist
 from sde_harl.link.transport import Transport
 from sde_harl.meters.timing import Stages
+from sde_harl.outside.process import interruption
 from sde_harl.placement.registry import find_placement
-from sde_harl.process import interruption
 from sde_harl.server.decision_log import Decisions
 from sde_harl.training.build import FIRST_EVAL_ENV, build_policies
 from sde_harl.training.env_slot import EnvSlot

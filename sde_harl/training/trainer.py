@@ -6,19 +6,16 @@ It knows neither MPI nor what an algorithm does.
 from __future__ import annotations
 
 import gc
-import tempfile
-from pathlib import Path
 
 from sde_harl.draws.counters import Purpose, derived_seed
-from sde_harl.errors import UserError
 from sde_harl.meters.timing import now_ns
+from sde_harl.outside.process import interruption
 from sde_harl.policy.inference.acting import ActingPolicy
-from sde_harl.process import interruption, tell_terminal
-from sde_harl.record.folder import remove_old
 from sde_harl.server.decision_log import Decisions
 from sde_harl.training.build import TrainingParts
 from sde_harl.training.episodes import Episodes
 from sde_harl.training.publishing import publish
+from sde_harl.training.saving import Saver
 
 STAGES = (
     "environment",
@@ -52,13 +49,13 @@ class Trainer:
         self._environments = parts.environments
         self._evaluator = parts.evaluator
         self._stages = parts.stages
+        self._saver = Saver(parts.checkpoints, parts.logger, keep=parts.config.record.keep)
         self._stops_on_full_disk = parts.config.record.on_disk_full == "stop"
-        self._unsaved: str | None = None
 
     @property
     def incomplete(self) -> str | None:
         """Says what could not be recorded or saved; None while nothing is missing."""
-        return self._unsaved or self.logger.incomplete
+        return self._saver.unsaved or self.logger.incomplete
 
     def run(self) -> None:
         """Trains to the end. However it ends, everything learnt and recorded is saved.
@@ -79,7 +76,7 @@ class Trainer:
             interruption.finish()
             # Nested, so that a disk that takes no checkpoint doesn't cost the record its last rows.
             try:
-                self._save("last", must_save=must_save)
+                self._saver.save("last", must_save=must_save)
             finally:
                 self.logger.close()
                 self._environments.close()
@@ -99,7 +96,7 @@ class Trainer:
             self.update()
             self._evaluate_if_due()
             if self._due(self.config.record.checkpoint_interval):
-                self._save(str(self.counters.steps), must_save=self._stops_on_full_disk)
+                self._saver.save(str(self.counters.steps), must_save=self._stops_on_full_disk)
 
     def _evaluate_if_due(self) -> None:
         if self._due(self.config.eval.interval):
@@ -220,39 +217,3 @@ class Trainer:
         )
         decisions = self._report(train=False)
         self.logger.evaluation(self.counters.steps, episodes=episodes, decisions=decisions)
-
-    def _save(self, name: str, *, must_save: bool) -> None:
-        """Saves the state after the last complete update.
-
-        A disk that refuses it is an error only where it `must_save`; else it is told.
-        """
-        path = self.logger.folder / "models" / f"{name}.pt"
-        try:
-            # A checkpoint tells how far the record is, so that must be on the disk first.
-            self.logger.flush()
-            self.checkpoints.save(path)
-        except UserError as error:
-            self._unsaved = str(error)
-            self.logger.note(self._unsaved)
-            self._save_elsewhere(path)
-            if must_save:
-                raise
-        else:
-            remove_old(path.parent, self.config.record.keep)
-            if name == "last":
-                self._tell(f"saved {path}")
-
-    def _save_elsewhere(self, path: Path) -> None:
-        """Saves on another disk, if there is one, what could not be saved at `path`."""
-        spare = Path(tempfile.gettempdir()) / f"{self.logger.folder.name}-{path.name}"
-        try:
-            self.checkpoints.save(spare)
-        except UserError as error:
-            self.logger.note(str(error))
-        else:
-            self._tell(f"saved {spare} instead")
-
-    def _tell(self, saved: str) -> None:
-        self.logger.note(saved)
-        if interruption.requested:
-            tell_terminal(saved)

@@ -17,10 +17,10 @@ from sde_harl.analysis.consumption import summarise
 from sde_harl.analysis.consumption_tables import show
 from sde_harl.config.arguments import parse
 from sde_harl.errors import UserError
+from sde_harl.outside.text import printable, read_text, strict_json
 from sde_harl.record.progress import ProgressLine
 from sde_harl.record.reader import open_run
 from sde_harl.record.terminal import PlainConsole
-from sde_harl.text import printable, read_text, strict_json
 
 HOSTILE = "[/x] [red]:boom: \x1b]0;title\x07 \u202e back \x9b31m"
 AS_SHOWN = r"[/x] [red]:boom: \x1b]0;title\x07 \u202e back \x9b31m"

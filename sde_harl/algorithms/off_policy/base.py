@@ -45,13 +45,13 @@ from sde_harl.buffers.replay import Replay
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.config.schema import Config
 from sde_harl.envs.base import EnvSpec
+from sde_harl.outside.process import interruption
 from sde_harl.policy.all_agents import AllAgents
 from sde_harl.policy.critic_input import CriticInput
 from sde_harl.policy.group_net import GroupNet, GroupOutput
 from sde_harl.policy.layers import FeatureNorm
 from sde_harl.policy.q_critic import QCritic, joint_action
 from sde_harl.policy.split_policy import SplitPolicy
-from sde_harl.process import interruption
 
 
 class OffPolicy(Algorithm):

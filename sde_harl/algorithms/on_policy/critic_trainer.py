@@ -32,9 +32,9 @@ from sde_harl.buffers.sequences import (
     take_sequences,
 )
 from sde_harl.config.schema import AlgoConfig
+from sde_harl.outside.process import interruption
 from sde_harl.policy.critic import Critic
 from sde_harl.policy.gru import RecurrentState
-from sde_harl.process import interruption
 
 
 class CriticEstimate(NamedTuple):

@@ -24,10 +24,10 @@ from sde_harl.auxiliary.optimizer_state import load_optimizer_state, optimizer_s
 from sde_harl.auxiliary.rate import RateTrainer
 from sde_harl.buffers.sequences import minibatch_slices, shuffled
 from sde_harl.config.schema import AlgoConfig, CodecConfig
+from sde_harl.outside.process import interruption
 from sde_harl.policy.critic import Critic
 from sde_harl.policy.group_net import GroupNet
 from sde_harl.policy.split_policy import SplitPolicy
-from sde_harl.process import interruption
 
 
 class PolicyReport(NamedTuple):

@@ -41,9 +41,9 @@ from sde_harl.algorithms.on_policy.trust_region import (
     flat_gradient,
 )
 from sde_harl.auxiliary.rate import RateTrainer
+from sde_harl.outside.process import interruption
 from sde_harl.policy.distributions import Distribution
 from sde_harl.policy.group_net import GroupNet
-from sde_harl.process import interruption
 
 DAMPING = 0.1
 """Added to the diagonal of F, as in HARL; a nearly singular F would make the step huge."""

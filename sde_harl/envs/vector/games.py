@@ -179,9 +179,10 @@ class GameBatch:
 
     def _stay(self, e: int, index: int) -> None:
         """Writes game e's last row again, as nothing has happened in it."""
-        last = self._buffers.steps[(index - 1) % RING].step
-        for array, before in zip(self._buffers.steps[index].step, last):
-            array[e] = before[e]
+        step = self._buffers.steps[index].step._asdict()
+        last = self._buffers.steps[(index - 1) % RING].step._asdict()
+        for name, array in step.items():
+            array[e] = last[name][e]
 
     def _clear(self) -> None:
         count = len(self._games)

@@ -28,7 +28,7 @@ from sde_harl.envs.vector.worker_protocol import (
     setup_from_json,
 )
 from sde_harl.errors import UserError
-from sde_harl.process import ignore_stops
+from sde_harl.outside.process import ignore_stops
 
 
 class ParentGoneError(Exception):

@@ -34,7 +34,7 @@ from sde_harl.envs.vector.worker_protocol import (
     failure_from_bytes,
 )
 from sde_harl.errors import UserError
-from sde_harl.process import interruption
+from sde_harl.outside.process import interruption
 
 LAUNCHERS = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "SLURM_")
 """Variables that would make a worker's MPI believe that it is one of the job's ranks."""
