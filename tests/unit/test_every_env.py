@@ -17,9 +17,10 @@ import pytest
 from playing import at_random, kept
 
 from sde_harl.config.schema import EnvConfig
+from sde_harl.drawing.canvas import ROLE_COLOURS
 from sde_harl.envs import registry
 from sde_harl.envs.base import EnvStep, VectorEnv
-from sde_harl.envs.registry import ENVS
+from sde_harl.envs.registry import ENVS, make_watched
 from sde_harl.errors import UserError
 
 CASES = [
@@ -76,7 +77,7 @@ def make() -> Iterator[Callable[..., VectorEnv]]:
 
     def make_or_skip(config: EnvConfig, **options: Any) -> VectorEnv:
         try:
-            made.append(registry.make(config, num_envs=GAMES, **{"seed": 1, **options}))
+            made.append(registry.make(config, **{"num_envs": GAMES, "seed": 1, **options}))
         except UserError as error:
             if "needs the package" in str(error):
                 pytest.skip(str(error))
@@ -185,6 +186,44 @@ def test_workers_change_nothing_and_leave_nothing(
     del working, one, other
     gc.collect()
     assert _shared_memory() <= memory
+
+
+# SMAX compiles for a quarter of a minute here: tests/unit/test_play.py draws its battles.
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(config, id=title(config), marks=[pytest.mark.slow] * (config.name == "smac"))
+        for config in CASES
+    ],
+)
+def test_what_is_watched_is_what_is_played(
+    config: EnvConfig, make: Callable[..., VectorEnv]
+) -> None:
+    """Watching changes no step; the pictures are of one size, and change with the game."""
+    plain = make(config, num_envs=1)
+    watched = make_watched(config, ROLE_COLOURS * 4, seed=1, env=0)
+    pictures: list[Any] = []
+    drawn = config.name != "pettingzoo"  # odd_envs draw nothing
+    try:
+        for before, now, actions in played(plain, 8):
+            if not pictures:
+                same(watched.vector.reset(), before)
+            watched.vector.send(actions)
+            same(watched.vector.recv(), now)
+            pictures.append(watched.artist.picture())
+            if now.terminated[0] or now.truncated[0]:
+                break
+    except UserError as error:
+        if "MuJoCo needs EGL" in str(error):
+            pytest.skip(str(error))
+        raise
+    finally:
+        watched.vector.close()
+    assert all((picture is not None) == drawn for picture in pictures)
+    if drawn:
+        assert {picture.dtype for picture in pictures} == {np.dtype(np.uint8)}
+        assert len({picture.shape for picture in pictures}) == 1
+        assert any((picture != pictures[0]).any() for picture in pictures)
 
 
 def _shared_memory() -> set[str]:

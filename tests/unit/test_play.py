@@ -20,7 +20,7 @@ from sde_harl.drawing.canvas import FOE, ROLE_COLOURS, Canvas, View
 from sde_harl.drawing.panel import AgentRow, Panel, with_panel
 from sde_harl.drawing.terminal import as_text
 from sde_harl.drawing.video import Video
-from sde_harl.envs import registry
+from sde_harl.envs import registry, smax
 from sde_harl.envs.base import EnvSpec
 from sde_harl.envs.registry import make_watched
 from sde_harl.envs.smax_picture import RIM, WIDTH, Battle, draw
@@ -268,6 +268,21 @@ def test_an_opponent_that_nobody_sees_is_hollow() -> None:
     away = np.array([[8.0, 16.0], [8.0, 26.0], [28.0, 4.0]])
     picture = draw(battle(unit_positions=away), COLOURS)
     assert not near(at(picture, 28.0, 4.3), FOE)
+
+
+@pytest.mark.usefixtures("compile_cache")
+def test_a_battle_of_jaxmarls_is_drawn() -> None:
+    import jax
+
+    rules = smax._make_rules("3m")
+    game, _ = rules.begin(jax.random.PRNGKey(1))
+    key, battle = jax.tree.map(np.asarray, game)
+    picture = rules.picture((key, battle), ROLE_COLOURS[:3])
+    for colour in (*ROLE_COLOURS[:3], FOE):
+        assert (np.abs(picture.astype(int) - colour).max(-1) < 20).any()
+    # Attacks begin at 5. Allies number the opponents from 3 on, and are numbered backwards.
+    attacks = np.array([5, 0, 7, 5, 6, 0])
+    assert rules._targets(attacks).tolist() == [3, 1, 5, 2, 1, 5]
 
 
 def test_the_panel_has_room_for_every_agent() -> None:
