@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from sde_harl.buffers.rollout import Rollout
@@ -45,6 +46,19 @@ class Algorithm(ABC):
     def start(self, rollout: Rollout) -> None:  # noqa: B027
         """Makes what depends on the size of a rollout, before the first one and before a state is
         loaded."""
+
+    def store(self, folder: Path) -> None:  # noqa: B027
+        """Stores beside the checkpoints in `folder` what is too large to be a part of them.
+
+        Raises UserError where the disk refuses it.
+        """
+
+    def restore(self, folder: Path) -> str:
+        """Brings back what `store` has stored, after `load_state_dict`.
+
+        Returns a line that says what could not be brought back, or nothing.
+        """
+        return ""
 
     @abstractmethod
     def update(self, rollout: Rollout, progress: float) -> dict[str, float]:

@@ -67,9 +67,7 @@ class Entries:
     @property
     def nbytes(self) -> int:
         """Returns the bytes of all arrays."""
-        # The entries themselves, whose views have gaps between them, and the other arrays.
-        apart = set(self.arrays) - set(self._entries.dtype.names or ())
-        return self._entries.nbytes + sum(self.arrays[name].nbytes for name in apart)
+        return sum(each.nbytes for each in self.raw().values())
 
     def write(self, rollout: Rollout, rows: NDArray[np.int64]) -> None:
         """Writes the steps of a rollout to rows (T, E)."""
@@ -109,6 +107,15 @@ class Entries:
         arrays["sent"][closing] = False
         arrays["learnable"][closing] = False
         arrays["ended"][closing] = True
+
+    def raw(self) -> dict[str, NDArray[Any]]:
+        """Returns every array (R, ...) by name, those that lie together as one, `entries`."""
+        apart = {
+            name: each
+            for name, each in self.arrays.items()
+            if name not in (self._entries.dtype.names or ())
+        }
+        return {"entries": self._entries, **apart}
 
     def take(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """Returns copies of what was seen and done in some entries, by name."""

@@ -65,6 +65,15 @@ class Sample(NamedTuple):
     """Mean age of the rows, in steps of their environments."""
 
 
+class Place(NamedTuple):
+    """How far a replay is."""
+
+    before: NDArray[np.int64]
+    """(E,) entries that each stream ever had before the last rollout."""
+    after: NDArray[np.int64]
+    """(E,) entries that each stream has ever had: the number of its next one."""
+
+
 class Replay:
     """Holds the newest entries of every environment, in arrays that are allocated once."""
 
@@ -88,8 +97,7 @@ class Replay:
             latent_size=latent_size,
             folder=folder,
         )
-        # (E,) entries that each stream has ever had: the number of its next one.
-        self._next = np.zeros(envs, np.int64)
+        self.place = Place(before=np.zeros(envs, np.int64), after=np.zeros(envs, np.int64))
 
     @property
     def nbytes(self) -> int:
@@ -116,7 +124,7 @@ class Replay:
         self._entries.write(rollout, rows)
         if cut.any():
             self._entries.close(rollout, rows, self._rows(numbers + 1))
-        self._next += steps + closings[-1]
+        self.place = Place(before=self._next, after=self._next + steps + closings[-1])
         self._strike_out(rollout.void, numbers)
 
     def sample(
@@ -154,6 +162,20 @@ class Replay:
             age=float((self._next[env] - number).mean()),
         )
 
+    def clear(self) -> None:
+        """Forgets everything."""
+        nothing = np.zeros(self._envs, np.int64)
+        self.place = Place(before=nothing, after=nothing)
+
+    def raw(self) -> dict[str, NDArray[Any]]:
+        """Returns every array (R, ...) by name, those that lie together as one."""
+        return self._entries.raw()
+
+    def layout(self) -> str:
+        """Returns the types and sizes of all arrays as text, equal for equal ones."""
+        raw = {name: (each.dtype, each.shape) for name, each in self.raw().items()}
+        return f"{self._envs} streams of {self.length}: {raw}"
+
     def state_dict(self) -> dict[str, Tensor]:
         """Returns all arrays as they are, not copied."""
         return {name: torch.from_numpy(each) for name, each in self._named().items()}
@@ -165,6 +187,10 @@ class Replay:
             if theirs.shape != own.shape or theirs.dtype != own.dtype:
                 raise ValueError(f"{name}: expected {own.shape}, got {theirs.shape}")
             own[:] = theirs
+
+    @property
+    def _next(self) -> NDArray[np.int64]:
+        return self.place.after
 
     def _named(self) -> dict[str, NDArray[Any]]:
         return {**self._entries.arrays, "next": self._next}

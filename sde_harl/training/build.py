@@ -197,8 +197,9 @@ def _first_lines(
     """Yields what else the user should know when the run begins."""
     if resumed:
         yield from resumed.lines()
-        if policies.learned.algorithm.replays:
-            yield "the replay of the interrupted run is not stored: it begins empty"
+        lost = policies.learned.algorithm.restore(resumed.folder / "models")
+        if lost:
+            yield lost
         if not all(env.is_brought_back for env in environments.training):
             yield "these environments don't repeat themselves: all episodes begin anew"
     if config.train.planned_steps > config.train.steps:

@@ -98,6 +98,10 @@ class Checkpoints:
         about = {"env": self._env, "algo": self._algo, "groups": self._groups()}
         save(path, {"run": about, **self._kept})
 
+    def store_beside(self, folder: Path) -> None:
+        """Stores what is too large for a checkpoint. Raises UserError where it can't be written."""
+        self._learned.algorithm.store(folder)
+
     def add(self, name: str, part: Stored) -> None:
         """Adds a part that is made after the others, and that takes its state over by itself."""
         self._late[name] = part

@@ -32,6 +32,8 @@ class Saver:
         try:
             # A checkpoint tells how far the record is, so that must be on the disk first.
             self._logger.flush()
+            # Before the checkpoint, which counts on it.
+            self._checkpoints.store_beside(path.parent)
             self._checkpoints.save(path)
         except UserError as error:
             self.unsaved = str(error)

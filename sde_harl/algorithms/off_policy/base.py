@@ -41,10 +41,12 @@ from sde_harl.algorithms.off_policy.group_trainers import GroupTrainers
 from sde_harl.algorithms.off_policy.q_trainer import QTrainer
 from sde_harl.algorithms.off_policy.reports import Reports
 from sde_harl.algorithms.on_policy.base import set_learning_rate
-from sde_harl.buffers.replay import Replay
+from sde_harl.buffers.replay import Place, Replay
+from sde_harl.buffers.replay_file import ReplayFile
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.config.schema import Config
 from sde_harl.envs.base import EnvSpec
+from sde_harl.errors import UserError
 from sde_harl.outside.process import interruption
 from sde_harl.policy.all_agents import AllAgents
 from sde_harl.policy.critic_input import CriticInput
@@ -52,6 +54,9 @@ from sde_harl.policy.group_net import GroupNet, GroupOutput
 from sde_harl.policy.layers import FeatureNorm
 from sde_harl.policy.q_critic import QCritic, joint_action
 from sde_harl.policy.split_policy import SplitPolicy
+
+REPLAY = "replay"
+"""The replay's folder beside the checkpoints."""
 
 
 class OffPolicy(Algorithm):
@@ -104,8 +109,11 @@ class OffPolicy(Algorithm):
             folder=None if algo.buffer_folder == "none" else Path(algo.buffer_folder),
             latent_size=shape.latent_max() if self._symbols else 0,
         )
+        self._replay_file = ReplayFile(self.replay, spec)
         self._trainers = GroupTrainers(policy.groups, config, generator, rates=not self._symbols)
         self._steps = 0
+        # Steps that the replay has had: less than `_steps` where it could not be brought back.
+        self._replayed = 0
         self._updates = 0
         # What another run has learnt is not thrown away for random play.
         self._warmup = 0 if config.train.load != "none" else algo.warmup_steps
@@ -147,9 +155,10 @@ class OffPolicy(Algorithm):
             self._decay(1.0 - progress)
         self.replay.add(rollout)
         self._steps += rollout.rewards.size
+        self._replayed += rollout.rewards.size
         names = self.scalars + ("rate",) * self._trainers.has_rates
         reports = Reports(names)
-        if self._steps >= self._algo.warmup_steps:
+        if self._replayed >= self._algo.warmup_steps:
             for _ in range(max(1, round(self._algo.updates * len(rollout.rewards)))):
                 interruption.check()
                 self.learn_once(reports)
@@ -238,6 +247,18 @@ class OffPolicy(Algorithm):
 
     # ---- state ----
 
+    def store(self, folder: Path) -> None:
+        self._replay_file.store(folder / REPLAY)
+
+    def restore(self, folder: Path) -> str:
+        try:
+            self._replay_file.restore(folder / REPLAY)
+        except UserError as error:
+            self.replay.clear()
+            self._replayed = 0
+            return f"{error}; it begins empty"
+        return ""
+
     def nets(self) -> dict[str, Net]:
         return {
             "q_trainer/critic": self.q_trainer.critic,
@@ -251,6 +272,8 @@ class OffPolicy(Algorithm):
             "q_trainer": self.q_trainer.state_dict(),
             "trainers": self._trainers.state_dict(),
             "steps": self._steps,
+            "replayed": self._replayed,
+            "replay": torch.from_numpy(self.replay.place.after),
             "updates": self._updates,
         }
 
@@ -258,5 +281,10 @@ class OffPolicy(Algorithm):
         self.q_trainer.load_state_dict(state["q_trainer"])
         self._trainers.load_state_dict(state["trainers"])
         self._steps = state["steps"]
+        self._replayed = state["replayed"]
+        after = state["replay"].numpy().copy()
+        if (after < 0).any():
+            raise ValueError("replay: expected numbers of 0 or more")
+        self.replay.place = Place(before=after, after=after)
         self._updates = state["updates"]
         self._explore()
