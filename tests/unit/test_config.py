@@ -357,7 +357,9 @@ def test_what_is_written_is_read_back(values: dict[str, Any]) -> None:
     values |= {"roles.source": "config"} if values.get("policy.groups") else {}
     # A policy that is whole on its device has no fallback head, and no memory over a lossy link.
     values |= {"policy.fallback_head": False, "policy.recurrent": False} if whole else {}
-    values |= {"train.envs": values.get("train.slots", 2) * values.get("train.envs", 2)}
+    # A multiple of the slots, of which there are 16 at most, within the bound of train.envs.
+    slots = values.get("train.slots", 2)
+    values |= {"train.envs": slots * min(values.get("train.envs", 2), 65536 // 16)}
     config = build({key: Value(value, "here") for key, value in values.items()})
     assert {key: get(config, key) for key in values} == values
     assert from_yaml(to_yaml(config), "there") == config
