@@ -315,7 +315,7 @@ def test_a_run_learns_its_roles_and_writes_them_down(
     )  # random play leaves no trace in the games
     learnt = ["roles.source=learnt", "roles.count=1", f"train.load={first}/models/last.pt"]
     monkeypatch.setattr("sde_harl.roles.grouping.play_at_random", None)  # the checkpoint tells
-    assert f"roles ({first}/models/last.pt): 1 group" in run_log(run("fourth", *learnt))
+    assert f"roles ({first}/models/last.pt): 2 agents in 1 group" in run_log(run("fourth", *learnt))
     with pytest.raises(
         UserError, match=r"last\.pt is of the role groups \[\[0, 1\]\], not \[\[1, 0\]\]"
     ):

@@ -75,7 +75,9 @@ def test_a_configuration_file_alone_makes_no_executor_import(trained: Path, tmp_
     config.write_text(written.replace("sensor: none", 'sensor: "sde_harl.examples.replay:Replay"'))
     words = acting(trained, tmp_path, "")[1:]
     words = [word for word in words if not word.startswith("executor.sensor")]
-    ended = launch(2, "-m", "sde_harl.run", str(config), *words, "placement.mode=agents")
+    # Even where rank 0 may run the file's code, executors take none but their own command line's.
+    words = [str(config), "--trust", *words, "placement.mode=agents"]
+    ended = launch(2, "-m", "sde_harl.run", *words)
     lines = [line for line in ended.err.splitlines() if line.startswith("error: ")]
     assert ended.code == 2, ended.err
     assert len(lines) == 1, ended.err
