@@ -7,6 +7,13 @@ sends it what it needs. From its own command line it takes only its sensor (exec
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Until the run takes its signals, Ctrl-C ends it without a word. Python's own handler would
+    # print a traceback out of the middle of an import.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import contextlib
 import ctypes
 import functools
