@@ -63,7 +63,7 @@ MEANT = {
     "num_steps": "train.steps",
     "output": "record.dir",
     "restore": "train.load",
-    "resume": "train.load",
+    "resume": "train.resume",
     "rnn": "policy.recurrent",
     "scenario": "env.map",
     "seeds": "seed",

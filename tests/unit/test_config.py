@@ -760,7 +760,7 @@ def test_what_users_call_a_key_is_a_key() -> None:
 @pytest.mark.parametrize(
     ("word", "key"),
     [
-        ("resume=true", "train.load"),
+        ("resume=true", "train.resume"),
         ("steps=100", "train.steps"),
         ("lr=1", "algo.lr"),
         ("train.lr=1", "algo.lr"),
