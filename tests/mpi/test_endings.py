@@ -100,7 +100,7 @@ def is_running(process: psutil.Process) -> bool:
 def check_the_end(run: Running, plan: Interrupted) -> None:
     """Checks that what the run says is true, and that nothing is half done."""
     output = run.output()
-    if "KeyboardInterrupt" in output and "/sde_harl/" not in output:
+    if "Traceback" in output and "/sde_harl/" not in output and "run folder" not in output:
         return  # Python itself was starting: not a line of ours had been executed
     about = f"{plan}\n{output}"
     assert "Traceback" not in output, about
