@@ -1,11 +1,13 @@
-"""A gradient's last check before an optimiser applies it."""
+"""Steps by gradients that were checked: one that isn't finite is never applied."""
 
 from __future__ import annotations
 
 import math
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from sde_harl.auxiliary.rate import RateTrainer
 from sde_harl.errors import UserError
 
 
@@ -20,3 +22,30 @@ def check_gradient(norm: Tensor, what: str) -> None:
             f"learning has become unstable: the gradient of {what} is {value:g} "
             "(a smaller algo.lr may help)"
         )
+
+
+def step_group(
+    net: nn.Module,
+    loss: Tensor,
+    *,
+    parameters: list[nn.Parameter],
+    optimizer: Optimizer,
+    rate_trainer: RateTrainer | None,
+    max_norm: float,
+    what: str,
+) -> Tensor:
+    """Steps everything that is in a group's loss; returns the norm of the policy's gradient.
+
+    parameters: the policy's, of `net`, which `optimizer` steps. rate_trainer: steps the densities
+    where the rate is in the loss. Raises UserError where the gradient isn't finite.
+    """
+    # zero_grad of the net and not of the optimisers: it clears the entropy model's gradients too,
+    # which lie in it.
+    net.zero_grad()
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(parameters, max_norm)
+    check_gradient(norm, what)
+    optimizer.step()
+    if rate_trainer:
+        rate_trainer.step()
+    return norm

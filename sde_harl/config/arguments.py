@@ -29,7 +29,6 @@ FOLDERS = {"algo": "algorithms", "env": "environments"}
 
 SWITCHES = ("--print-config", "--trust")
 RESUME = "train.resume"
-RESULTS = Value(value="results", source="default")
 
 USAGE = """usage:
   sde-harl run EXPERIMENT [key=value ...]                      in one process, or under mpirun:
@@ -122,7 +121,10 @@ def _resumed(words: _Words) -> _Words:
     asked = str(words.given[RESUME].value)
     folder = Path(asked)
     if asked == "latest":
-        folder = _newest_run(Path(str(words.given.get("record.dir", RESULTS).value)))
+        given_dir = words.given.get("record.dir")
+        folder = _newest_run(
+            Path(str(given_dir.value if given_dir else KEYS["record.dir"].default))
+        )
     if folder.is_file():
         folder = folder.parent
     if not (folder / "config.yaml").is_file():

@@ -162,7 +162,7 @@ def open_run(path: Path) -> Run:
 def _segment(path: Path) -> Segment:
     run = open_run(path)
     try:
-        return Segment(path=path, rows_before=checked_counts(run.text("before", "")))
+        return Segment(path=path, rows_before=checked_counts(strict_json(run.text("before", ""))))
     except ValueError as error:
         raise UserError(f"{path}: /meta before: {error}") from error
 

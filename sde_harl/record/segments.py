@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from sde_harl.outside.text import strict_json
 from sde_harl.record.schema import CUMULATIVE, Array
 
 TRAJECTORIES = "trajectories"
@@ -36,9 +35,8 @@ def next_segment(folder: Path) -> Path:
     return folder / f"run-{len(later_segments(first)) + 2}.h5"
 
 
-def checked_counts(text: str) -> dict[str, int]:
+def checked_counts(counts: Any) -> dict[str, int]:
     """Returns how many rows of each table come before a segment. Raises ValueError for others."""
-    counts = strict_json(text)
     if not isinstance(counts, dict):
         raise ValueError("the rows before it aren't counted by table")
     if not all(type(count) is int and count >= 0 for count in counts.values()):

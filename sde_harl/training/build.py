@@ -185,7 +185,7 @@ def build(config: Config, transport: Transport) -> TrainingParts:
         collector=collector,
         evaluator=evaluator,
         counters=policies.counters,
-        checkpoints=policies.checkpoints,
+        checkpoints=checkpoints,
         logger=logger,
         stages=stages,
     )

@@ -5,7 +5,6 @@ columns.py, usage.py and summary.py make the columns; the room record/ knows how
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -222,7 +221,7 @@ def _past(resumed: Resumed | None) -> _Past:
         return _Past(rows={}, shown=NOTHING)
     state = resumed.checkpoint.nested("record")
     try:
-        rows = checked_counts(json.dumps(state["rows"]))
+        rows = checked_counts(state["rows"])
         shown = Past(
             rows=int(state["shown"]["rows"]),
             seconds=float(state["shown"]["seconds"]),

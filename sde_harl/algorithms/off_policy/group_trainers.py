@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sde_harl.algorithms.on_policy.base import set_learning_rate
-from sde_harl.auxiliary.gradients import check_gradient
+from sde_harl.auxiliary.gradients import step_group
 from sde_harl.auxiliary.optimizer_state import load_optimizer_state, optimizer_state
 from sde_harl.auxiliary.rate import RateTrainer
 from sde_harl.config.schema import Config
@@ -59,14 +59,15 @@ class GroupTrainers:
             rate = rate_trainer.rate(latents, self._generator)
             loss = loss + rate_coef * rate
             report["rate"] = rate.detach()
-        # zero_grad of the net and not of the optimiser: the entropy model lies in it too.
-        net.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(net.policy_parameters(), self._algo.max_grad_norm)
-        check_gradient(norm, f"group {index}'s policy")
-        self._optimizers[index].step()
-        if rate_trainer:
-            rate_trainer.step()
+        norm = step_group(
+            net,
+            loss,
+            parameters=net.policy_parameters(),
+            optimizer=self._optimizers[index],
+            rate_trainer=rate_trainer,
+            max_norm=self._algo.max_grad_norm,
+            what=f"group {index}'s policy",
+        )
         return {**report, "grad_norm": norm}
 
     def settle(self) -> None:

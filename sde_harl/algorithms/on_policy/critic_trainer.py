@@ -101,6 +101,8 @@ class CriticTrainer:
     @torch.no_grad()
     def estimate(self, rollout: Rollout) -> CriticEstimate:
         """Returns advantages and returns of a rollout, from one batched forward pass over it."""
+        if self._memory is None:
+            self.start(rollout)
         inputs = self._normalised(rollout.critic_inputs)  # (V, T + 1, E, W)
         predictions, memories = self._predict(inputs, rollout.ended)
         values = self._denormalised(predictions)  # (V, T + 1, E)
@@ -172,8 +174,7 @@ class CriticTrainer:
         if not self.critic.gru:
             predictions = self.critic(inputs.flatten(1, 2))[0]  # (V, (T + 1) * E)
             return predictions.numpy().reshape(values, steps, envs), None
-        if self._memory is None:
-            self._memory = torch.zeros(values, envs, self.critic.gru.size)
+        assert self._memory is not None  # `start` has made it
         predictions, memories = self._predict_in_order(inputs, self._memory, keep_masks(ended))
         self._memory = memories.before[:, -1].clone()  # a copy, so that the rest is freed
         return predictions.numpy(), memories

@@ -15,11 +15,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sde_harl.algorithms.on_policy.base import OnPolicy, set_learning_rate
 from sde_harl.algorithms.on_policy.group_batch import GroupBatch
-from sde_harl.auxiliary.gradients import check_gradient
+from sde_harl.auxiliary.gradients import step_group
 from sde_harl.auxiliary.optimizer_state import load_optimizer_state, optimizer_state
 from sde_harl.auxiliary.rate import RateTrainer
 from sde_harl.buffers.sequences import minibatch_slices, shuffled
@@ -141,16 +141,15 @@ class FirstOrder(OnPolicy):
     def _step(self, index: int, loss: Tensor, rate_trainer: RateTrainer | None) -> Tensor:
         """Steps everything that is in the loss; returns the norm of the policy's gradient."""
         net = self.policy.groups[index]
-        # zero_grad of the net and not of the optimisers: it clears the entropy model's gradients
-        # too, which lie in it.
-        net.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(net.policy_parameters(), self._algo.max_grad_norm)
-        check_gradient(norm, f"group {index}'s policy")
-        self._optimizers[index].step()
-        if rate_trainer:
-            rate_trainer.step()
-        return norm
+        return step_group(
+            net,
+            loss,
+            parameters=net.policy_parameters(),
+            optimizer=self._optimizers[index],
+            rate_trainer=rate_trainer,
+            max_norm=self._algo.max_grad_norm,
+            what=f"group {index}'s policy",
+        )
 
 
 def _means(reports: list[PolicyReport], grad_norms: list[Tensor]) -> dict[str, float]:
