@@ -62,6 +62,8 @@ class Backend(NamedTuple):
     """Returns the game's version, where that is not a package's."""
     requirements: Callable[[], Requirements] | None = None
     """Checks whether this host can play it. None: usable wherever its packages are installed."""
+    licence: str = ""
+    """Of what is installed; "" where that is nothing."""
     results: str = ""
     """First part of its results' names where this isn't the benchmark's own name."""
 
@@ -89,8 +91,9 @@ ENVS: dict[str, dict[str, Backend]] = {
             requirements=install.requires("smac"),
             version=install.game_version,
             step_timeout_s=install.STEP_TIMEOUT_S,
+            licence=install.LICENCE,
         ),
-        "smax": Backend(module="smax", extra="smax", results="smax"),
+        "smax": Backend(module="smax", extra="smax", licence="Apache-2.0", results="smax"),
     },
     "smacv2": {
         "starcraft2": Backend(
@@ -99,19 +102,22 @@ ENVS: dict[str, dict[str, Backend]] = {
             requirements=install.requires("smacv2"),
             version=install.game_version,
             step_timeout_s=install.STEP_TIMEOUT_S,
+            licence=install.LICENCE,
         ),
     },
     "mpe": {
-        "mpe2": Backend(module="mpe", extra="mpe"),
-        "jax": Backend(module="mpe_jax", extra="jax"),
+        "mpe2": Backend(module="mpe", extra="mpe", licence="MIT"),
+        "jax": Backend(module="mpe_jax", extra="jax", licence="Apache-2.0"),
     },
     "football": {
-        "gfootball": Backend(module="football", extra="football", install="make football"),
+        "gfootball": Backend(
+            module="football", extra="football", install="make football", licence="Apache-2.0"
+        ),
     },
-    "mamujoco": {"mujoco": Backend(module="mamujoco", extra="mamujoco")},
-    "lbforaging": {"lbforaging": Backend(module="lbforaging", extra="lbforaging")},
-    "rware": {"rware": Backend(module="rware", extra="rware")},
-    "pettingzoo": {"pettingzoo": Backend(module="pettingzoo", extra="pettingzoo")},
+    "mamujoco": {"mujoco": Backend(module="mamujoco", extra="mamujoco", licence="MIT")},
+    "lbforaging": {"lbforaging": Backend(module="lbforaging", extra="lbforaging", licence="MIT")},
+    "rware": {"rware": Backend(module="rware", extra="rware", licence="MIT")},
+    "pettingzoo": {"pettingzoo": Backend(module="pettingzoo", extra="pettingzoo", licence="MIT")},
     "devices": {"devices": Backend(module="devices")},
 }
 

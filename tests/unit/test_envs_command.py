@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
 
 import pytest
+from launch import ROOT, environment
 
 from sde_harl.cli import main as cli
 from sde_harl.config.schema import EnvConfig
@@ -49,3 +52,45 @@ def test_what_is_missing_says_how_to_install_it(
 def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["envs", "mamujok"]) == 2
     assert "NAME: unknown value 'mamujok'; choose one of: mamujoco" in capsys.readouterr().err
+
+
+def rows(page: str) -> dict[tuple[str, ...], list[str]]:
+    """Returns the cells of a page's tables without the figures of speed, by benchmark and map."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    whose = ["", ""]
+    for line in re.findall(r"^\| (.*) \|$", page, re.M):
+        cells = re.split(r"(?<!\\) \| ", line)
+        if cells[0] in ENVS:
+            whose = cells[:2]
+        if len(cells) == 5 and cells[0] in ENVS:
+            found[tuple(whose)] = cells[:4]
+        elif len(cells) == 8:
+            found[(*whose, cells[2])] = cells[2:]
+    return found
+
+
+def test_the_page_is_what_the_command_writes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sde_harl.cli.envs.steps_per_s", lambda listed: "1")
+    page = rows((ROOT / "docs" / "environments.md").read_text())
+    here = rows(output(capsys, "--markdown"))
+    played = {key[:2] for key in here if len(key) == 3}
+    # The page lists maps of benchmarks that aren't installed everywhere, too.
+    assert here == {key: page[key] for key in page if len(key) == 2 or key[:2] in played}
+    assert len(here) > 50
+
+
+def test_speed_is_measured_on_the_presets_map(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sde_harl.cli.envs.MEASURED_S", 0.1)
+    out = output(capsys, "lbforaging", "--markdown")
+    assert re.search(r"\| MIT \| [\d,]+ \(8x8-2p-2f, 20 at a time\) \|", out)
+
+
+def test_the_module_is_the_same_command() -> None:
+    words = [sys.executable, "-m", "sde_harl.envs", "rware", "mamujok"]
+    ended = subprocess.run(words, env=environment(), capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert "error: NAME: unknown value 'mamujok'" in ended.stderr

@@ -15,6 +15,7 @@ from pathlib import Path
 from sde_harl.envs.settings import Requirements
 from sde_harl.errors import UserError
 
+LICENCE = "MIT (client), Blizzard's own (game)"
 HOW = "see docs/starcraft.md"
 STEP_TIMEOUT_S = 1800.0
 """For a step in a worker process, in which each of its games may be started several times. The
@@ -58,10 +59,15 @@ def _requirements(client: str) -> Requirements:
     return Requirements(present=f"StarCraft II {version} is at {game_folder()}")
 
 
+def has_map(filename: str) -> bool:
+    """Returns True where a map is among the game's maps."""
+    return any((game_folder() / "Maps").glob(f"**/{filename}.SC2Map"))
+
+
 def check_map(filename: str) -> None:
     """Raises UserError if a map is not among the game's maps."""
     folder = game_folder() / "Maps"
-    if not list(folder.glob(f"**/{filename}.SC2Map")):
+    if not has_map(filename):
         raise UserError(f"env.map: {filename}.SC2Map is not under {folder} ({HOW})")
 
 

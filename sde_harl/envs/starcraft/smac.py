@@ -17,7 +17,7 @@ from smac.env.starcraft2.maps.smac_maps import get_smac_map_registry
 import sde_harl.envs.starcraft.process  # noqa: F401
 from sde_harl.envs.settings import EnvConfig, unknown_value
 from sde_harl.envs.starcraft.battle import Battle
-from sde_harl.envs.starcraft.install import check_map
+from sde_harl.envs.starcraft.install import check_map, has_map
 from sde_harl.errors import UserError
 
 ALIKE = {
@@ -45,6 +45,11 @@ class SmacBattle(Battle):
 
     def configurations(self, seed: int) -> Iterator[tuple[Any, ...]]:
         return itertools.repeat(())
+
+
+def maps() -> list[str]:
+    """Returns the client's maps, as far as the game has them."""
+    return [name for name in get_smac_map_registry() if has_map(name)]
 
 
 def make_game(env_config: EnvConfig) -> SmacBattle:
