@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sde_harl.cli.hostfile import check_launcher, read_hosts
-from sde_harl.cli.launcher import advice, environment
+from sde_harl.cli.launcher import advice, environment, find_mpirun
 from sde_harl.cli.probe import MARK, Host, Probe, from_json
 from sde_harl.errors import ExitCode, UserError
 from sde_harl.outside.text import printable
@@ -100,9 +99,7 @@ def ask(server: str, host: str, options: list[str], timeout_s: float) -> Probe |
 
 def _command(server: str, host: str, options: list[str]) -> list[str]:
     """Returns the mpirun that probes `host`. Raises UserError where mpirun is not installed."""
-    # First the mpirun beside this Python, which is the one that its mpi4py was installed with.
-    search = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
-    launcher = shutil.which("mpirun", path=search)
+    launcher = find_mpirun()
     if not launcher:
         raise UserError("mpirun is not installed")
     names = [server]

@@ -7,6 +7,7 @@ the line to type for mpiruns that are started by hand.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,13 @@ MAPPING = {
     # Otherwise each rank is held to one core, environments and learner together.
     "PRTE_MCA_hwloc_default_binding_policy": "none",
 }
+
+
+def find_mpirun() -> str | None:
+    """Returns the mpirun that belongs to this Python, else the one in PATH; None without any."""
+    # The one beside this Python is the one that its mpi4py was installed with.
+    search = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
+    return shutil.which("mpirun", path=search)
 
 
 def environment() -> dict[str, str]:

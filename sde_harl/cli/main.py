@@ -25,6 +25,9 @@ class Command(NamedTuple):
 COMMANDS = {
     "run": Command("sde_harl.run", "train or evaluate, in one process or under mpirun"),
     "sweep": Command("sde_harl.cli.sweep", "run every combination of the values you list"),
+    "submit": Command("sde_harl.cli.submit", "submit runs to Slurm"),
+    "status": Command("sde_harl.cli.status", "show how far submitted runs are"),
+    "cancel": Command("sde_harl.cli.cancel", "end submitted runs, after they have saved"),
     "doctor": Command("sde_harl.cli.doctor", "check whether the hosts of a hostfile are ready"),
     "envs": Command("sde_harl.cli.envs", "list the environments, their maps and their sizes"),
     "play": Command(

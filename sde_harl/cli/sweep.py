@@ -92,7 +92,7 @@ class Sweep:
         log = self._folder / f"{trial.name}.log"
         code = self._run_process(number, trial, log)
         if code:
-            return Outcome(folder=None, state=f"failed: {reason(log, code)}")
+            return Outcome(folder=None, state=f"failed: {reason(log, f'exit code {code}')}")
         # The exit code is not enough: mpirun may end with 0 although a host died.
         folder = finished(trial.config)
         if folder is None:
@@ -185,11 +185,13 @@ def stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def reason(log: Path, code: int) -> str:
-    """Returns why a run failed: its last error line if it printed one, and where to read more."""
+def reason(log: Path, cause: str) -> str:
+    """Returns why a run failed, and where to read more.
+
+    That is its last error line, or `cause` if it printed none.
+    """
     lines = log.read_text(errors="replace").splitlines()
     errors = [line for line in lines if line.startswith("error: ")]
-    cause = f"exit code {code}"
     if errors:
         cause = errors[-1]
     return f"{cause} ({log})"

@@ -7,11 +7,12 @@ import itertools
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 from sde_harl.config.arguments import parse
-from sde_harl.config.layers import to_yaml
+from sde_harl.config.layers import from_yaml, to_yaml
 from sde_harl.config.schema import Config
 from sde_harl.config.wording import shown
 from sde_harl.errors import UserError
@@ -19,6 +20,9 @@ from sde_harl.record.reader import SWEEP_INDEX, open_run
 
 OPENING = "[{("
 CLOSING = "]})"
+RANGE = re.compile(r"(\d{1,10})\.\.(\d{1,10})")
+MOST_VALUES = 10_000
+RESUME = "train.resume"
 SWEEP_WIDE = ("record.dir", "record.exp")
 """Keys that decide where a sweep's runs are stored. They have one value for the whole sweep."""
 LOCAL_BLOCKS = "policy.local_blocks"
@@ -40,7 +44,7 @@ class Trial(NamedTuple):
 
 
 class SweepPlan(NamedTuple):
-    """A sweep before it runs."""
+    """A sweep, or the runs of a batch job, before they run."""
 
     folder: Path
     """Folder of its index and its logs."""
@@ -59,17 +63,18 @@ class Result(NamedTuple):
     bytes_per_decision: float
 
 
-def plan(argv: list[str]) -> SweepPlan:
+def plan(argv: list[str], *, kind: str = "sweeps", must_vary: bool = True) -> SweepPlan:
     """Returns a run for each combination of the values listed in `argv` (key=a,b,c).
 
-    The values of the last key vary fastest. All runs are checked before the first one starts:
-    raises UserError as `arguments.parse` does, where no key has several values, and where a key of
-    SWEEP_WIDE has.
+    The values of the last key vary fastest. A run that was begun before goes on, unless `argv` says
+    train.resume. `kind` is the folder of its folder, in record.dir. All runs are checked before the
+    first one starts: raises UserError as `arguments.parse` does, where a key of SWEEP_WIDE has
+    several values, and, if it `must_vary`, where no key has.
     """
     lists = {_key(word): listed(word) for word in argv if _is_setting(word)}
     varied = {key: values for key, values in lists.items() if len(values) > 1}
     fixed = [word for word in argv if not (_is_setting(word) and _key(word) in varied)]
-    if not varied:
+    if must_vary and not varied:
         raise UserError(
             "nothing to sweep over: give a key several values, as in policy.local_blocks=0,1,2"
         )
@@ -78,6 +83,8 @@ def plan(argv: list[str]) -> SweepPlan:
             raise UserError(
                 f"{key}: one value for the whole sweep, got {len(varied[key])} (command line)"
             )
+    if not any(_says_resume(word) for word in argv):
+        fixed.append(f"{RESUME}=auto")
     combinations = _combinations(fixed, varied)
     # All runs store their results in the same place, so any one tells where.
     first = next(iter(combinations.values()))
@@ -86,7 +93,7 @@ def plan(argv: list[str]) -> SweepPlan:
         _trial(name, fixed=fixed, values=values, exp=record.exp)
         for name, values in combinations.items()
     ]
-    return SweepPlan(folder=Path(record.dir) / "sweeps" / record.exp, trials=trials)
+    return SweepPlan(folder=Path(record.dir) / kind / record.exp, trials=trials)
 
 
 def _combinations(fixed: list[str], varied: dict[str, list[str]]) -> dict[str, Values]:
@@ -100,11 +107,14 @@ def _combinations(fixed: list[str], varied: dict[str, list[str]]) -> dict[str, V
 
 
 def listed(word: str) -> list[str]:
-    """Returns the values of key=a,b,c. Commas inside brackets don't separate values.
+    """Returns the values of key=a,b,c or key=1..5. Commas inside brackets don't separate values.
 
-    Raises UserError for an empty value in a list, and for a value given twice.
+    Raises UserError for an empty value in a list, for a value given twice, and for too many.
     """
     key, _, text = word.partition("=")
+    ends = RANGE.fullmatch(text)
+    if ends:
+        return _counted(key, first=int(ends[1]), last=int(ends[2]))
     values = [""]
     depth = 0
     for letter in text:
@@ -124,23 +134,36 @@ def listed(word: str) -> list[str]:
     return values
 
 
+def _counted(key: str, *, first: int, last: int) -> list[str]:
+    if not first < last < first + MOST_VALUES:
+        raise UserError(
+            f"{key}: expected a range up to {MOST_VALUES:,} numbers, got {first}..{last}"
+            " (command line)"
+        )
+    return [str(number) for number in range(first, last + 1)]
+
+
 def finished(config: Config) -> Path | None:
     """Returns the folder of the newest finished run of exactly this configuration, or None.
 
-    A run is finished if its record reaches its last step. An exit code says less: mpirun may end
-    with 0 although a host died.
+    train.resume may differ: however a run went on, it is the same run. A run is finished if its
+    record reaches its last step. An exit code says less: mpirun may end with 0 although a host
+    died.
     """
+    return next((folder for folder in run_folders(config) if _is_finished(folder, config)), None)
+
+
+def run_folders(config: Config) -> list[Path]:
+    """Returns the folders of runs with this algorithm, experiment and seed, the newest first."""
     record = config.record
     algo = glob.escape(config.algo.name)
     exp = glob.escape(record.exp)
     folders = Path(record.dir).glob(f"*/*/{algo}/{exp}/seed-{config.seed}-*")
-    newest_first = sorted(folders, key=lambda folder: folder.stat().st_mtime, reverse=True)
-    return next((folder for folder in newest_first if _is_finished(folder, config)), None)
+    return sorted(folders, key=lambda folder: folder.stat().st_mtime, reverse=True)
 
 
 def _is_finished(folder: Path, config: Config) -> bool:
-    written = folder / "config.yaml"
-    if not written.is_file() or written.read_bytes() != to_yaml(config).encode():
+    if not _is_of(folder / "config.yaml", config):
         return False
     # Evaluation is the last thing that a run does, if it evaluates at all.
     last = "training"
@@ -151,6 +174,16 @@ def _is_finished(folder: Path, config: Config) -> bool:
     except UserError:
         return False  # the run was killed before it first wrote to disk
     return bool(table) and int(table["step"][-1]) >= config.train.steps
+
+
+def _is_of(written: Path, config: Config) -> bool:
+    """Returns whether a run's configuration is `config`, but for train.resume."""
+    try:
+        theirs = from_yaml(written.read_text(encoding="utf-8"), str(written))
+    except (OSError, ValueError, UserError):
+        return False  # none, or one of another version
+    train = theirs.train.model_copy(update={"resume": config.train.resume})
+    return to_yaml(theirs.model_copy(update={"train": train})) == to_yaml(config)
 
 
 def result(folder: Path) -> Result:
@@ -182,6 +215,10 @@ def write_index(sweep: Path, runs: dict[str, Path], failed: dict[str, str]) -> N
 
 def _key(word: str) -> str:
     return word.partition("=")[0]
+
+
+def _says_resume(word: str) -> bool:
+    return _key(word).lstrip("-") in (RESUME, "resume")
 
 
 def _is_setting(word: str) -> bool:

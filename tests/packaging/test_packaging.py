@@ -242,12 +242,12 @@ def test_slurm_reads_every_option(script: Path) -> None:
     first = next(index for index, line in enumerate(lines) if line and not line.startswith("#"))
     late = [line for line in lines[first:] if line.startswith("#SBATCH")]
     assert not late, "Slurm ignores what stands behind the first command"
-    options = dict(
-        line[len("#SBATCH --") :].split("=", 1)
+    options = {
+        line[len("#SBATCH --") :].partition("=")[0]
         for line in lines[:first]
         if line.startswith("#SBATCH --")
-    )
-    assert {"job-name", "time", "ntasks", "output", "signal"} <= set(options)
+    }
+    assert {"job-name", "time", "ntasks", "output", "signal", "requeue"} <= options
 
 
 def job(script: str, folder: Path, *words: str) -> Ended:

@@ -148,7 +148,7 @@ def test_a_launcher_that_hangs_or_fails_is_a_host_not_reached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = tmp_path / "mpirun"
-    monkeypatch.setattr(doctor.shutil, "which", lambda name, path: str(script))
+    monkeypatch.setattr(doctor, "find_mpirun", lambda: str(script))
     for body, reason in (
         ("sleep 60", "no answer in 0.3 s"),
         ("echo ------ >&2; echo ssh: connect to host edge1 port 22: No route to host >&2; exit 255",

@@ -1,0 +1,274 @@
+"""Jobs for Slurm: their texts, what is submitted, what is shown of them, and how they are ended."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import slurm_texts
+from fake_slurm import FakeSlurm
+from filled import add
+from launch import ROOT
+
+from sde_harl.cli.job_folder import JobFolder
+from sde_harl.cli.main import main
+from sde_harl.cli.trials import listed, plan
+from sde_harl.config.layers import to_yaml
+from sde_harl.errors import UserError
+from sde_harl.record.writer import RunFile
+from sde_harl.slurm.batch import batch_text
+
+QUICK = "configs/quick.yaml"
+TIME = "--time=1:00:00"
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    return FakeSlurm(tmp_path / "bin", monkeypatch)
+
+
+@pytest.mark.parametrize("path", slurm_texts.TEXTS, ids=lambda path: path.name)
+def test_texts_are_those_of_the_template(path: Path) -> None:
+    text = batch_text(slurm_texts.TEXTS[path])
+    assert path.read_text() == text, "python tests/helpers/slurm_texts.py writes them anew"
+    assert subprocess.run(["bash", "-n"], input=text, text=True, capture_output=True).stderr == ""
+
+
+def dry(capfd: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main(["submit", QUICK, TIME, "--ranks=4", "--dry-run", *words]) == 0
+    return capfd.readouterr().out
+
+
+def test_a_dry_run_shows_the_script_and_makes_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = dry(capfd, f"record.dir={tmp_path}/a b", "--nodes=2", "--", "--account=mine")
+    assert f"#SBATCH --output='{tmp_path}/a b/jobs/quick/%j.log'\n" in text
+    assert "#SBATCH --nodes=2\n#SBATCH --ntasks=4\n" in text
+    assert "#SBATCH --account=mine\n" in text
+    assert f"    '{tmp_path}/a b/jobs/quick/run.yaml'\n    --trust\n" in text
+    assert not (tmp_path / "a b").exists()
+
+
+def test_one_process_needs_no_launcher(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["submit", QUICK, TIME, "placement.mode=local", "--dry-run"]) == 0
+    text = capfd.readouterr().out
+    assert "#SBATCH --ntasks=1\n" in text
+    assert "mpirun\n" not in text
+
+
+def test_the_ranks_are_those_that_the_agents_need(capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["configs/mpe_spread.yaml", "env.backend=mpe2", "placement.mode=agents"]
+    assert main(["submit", *words, TIME, "--dry-run"]) == 0
+    assert "#SBATCH --ntasks=4\n" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("time", "signal", "complaint"),
+    [
+        ("1:00:00", "USR2@60", "--signal: expected NAME@SECONDS with"),
+        ("1:00:00", "USR1", "--signal: expected NAME@SECONDS with"),
+        ("an hour", "USR1@60", "--time: expected hours:minutes:seconds or days-hours, got an hour"),
+        ("1:59", "USR1@60", "--time: expected twice the 60 s of --signal or more, got 1:59"),
+    ],
+)
+def test_times_are_checked(
+    time: str, signal: str, complaint: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["submit", QUICK, "--time", time, "--signal", signal, "--dry-run"]) == 2
+    assert capfd.readouterr().err.startswith(f"error: {complaint}")
+
+
+@pytest.mark.parametrize("time", ["2", "2:00", "0:02:00", "1-0", "0-0:02", "0-0:00:120"])
+def test_every_spelling_of_slurm_is_a_time(time: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert f"#SBATCH --time={time}\n" in dry(capfd, "--time", time, "--signal", "TERM@60")
+
+
+def test_srun_starts_the_ranks_where_the_cluster_says_so(
+    slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    slurm.says("srun", "MPI plugin types are...\n\tpmi2\n\tnone\n")
+    slurm.says("scontrol", "Configuration data\nMpiDefault              = pmi2\n")
+    text = dry(capfd, "--launcher=pmi2")
+    assert "    srun\n    --mpi=pmi2\n" in text
+    assert 'export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"\n' in text
+    assert main(["submit", QUICK, TIME, "--ranks=4", "--dry-run", "--launcher=pmix"]) == 2
+    assert "expected what srun --mpi=list shows (pmi2), got pmix" in capfd.readouterr().err
+    # An mpirun beside this Python belongs to its mpi4py; any other gives way to the cluster's.
+    monkeypatch.setattr(sys, "executable", "/opt/python")
+    assert "    srun\n    --mpi=pmi2\n" in dry(capfd)
+
+
+def test_an_array_has_a_run_for_each_value_and_submits_what_is_missing(
+    slurm: FakeSlurm, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["submit", QUICK, TIME, "--ranks=4", "--array=seed=1..4", f"record.dir={tmp_path}"]
+    slurm.queue()
+    assert main([*words, "--max-parallel=3"]) == 0
+    folder = JobFolder(tmp_path / "jobs" / "quick")
+    assert slurm.calls("sbatch") == [f"--parsable {folder.script}"]
+    assert "#SBATCH --array=0,1,2,3%3\n" in folder.script.read_text()
+    assert [run.name for run in folder.submitted()] == [f"seed={seed}" for seed in range(1, 5)]
+    config = folder.config("seed=3")
+    assert (config.seed, config.train.resume) == (3, "auto")
+    assert f"job 41: 4 of 4 runs; logs in {folder.path}" in capfd.readouterr().out
+    # The first is done, the second runs, the third has failed, the fourth waits.
+    finish(folder, "seed=1", tmp_path)
+    (folder.path / "41_2.log").write_text("a line\nerror: an unlucky seed\n")
+    slurm.queue((41, 1, "RUNNING", "None"), (41, 3, "PENDING", "Resources"))
+    assert main(["status", str(folder.path)]) == 0
+    states = capfd.readouterr().out
+    for words_of_it in ("done", "running", "failed: error: an unlucky seed", "queued (Resources)"):
+        assert words_of_it in states
+    slurm.says("sbatch", "42\n")
+    assert main(words) == 0
+    assert "#SBATCH --array=2\n" in folder.script.read_text()
+    assert {run.name: run.job for run in folder.submitted()} == {
+        "seed=1": 41,
+        "seed=2": 41,
+        "seed=3": 42,
+        "seed=4": 41,
+    }
+    for name in ("seed=2", "seed=3", "seed=4"):
+        finish(folder, name, tmp_path)
+    slurm.queue()
+    capfd.readouterr()
+    assert main(words) == 0
+    assert "nothing to submit" in capfd.readouterr().out
+    assert len(slurm.calls("sbatch")) == 2
+
+
+def finish(folder: JobFolder, name: str, results: Path) -> Path:
+    """Writes the record of a run that has come to its end."""
+    config = folder.config(name)
+    run = results / "smax" / "3m" / "happo" / config.record.exp / f"seed-{config.seed}-20260101"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text(to_yaml(config))
+    file = RunFile(run / "run.h5", {}, "stop")
+    add(
+        file,
+        "evaluations",
+        step=config.train.steps,
+        episodes=8,
+        win_rate=0.5,
+        return_mean=1.0,
+        return_std=1.0,
+        length_mean=20.0,
+        bits_per_element=1.0,
+        bytes_per_decision=5.0,
+    )
+    file.close()
+    return run
+
+
+@pytest.fixture
+def running(slurm: FakeSlurm, tmp_path: Path) -> JobFolder:
+    """Gives the folder of a submitted run whose job is 41, and that Slurm says is running."""
+    slurm.queue()
+    assert main(["submit", QUICK, TIME, "--ranks=4", f"record.dir={tmp_path}"]) == 0
+    slurm.queue((41, 0, "RUNNING", "None"))
+    return JobFolder(tmp_path / "jobs" / "quick")
+
+
+def begun(results: Path, *, quiet_s: float) -> Path:
+    """Writes the metrics of a run that takes 10 s an update and wrote last `quiet_s` ago."""
+    run = results / "smax" / "3m" / "happo" / "quick" / "seed-1-20260101"
+    run.mkdir(parents=True)
+    metrics = run / "metrics.csv"
+    metrics.write_text("step,time_s,return\n256,10.0,1.0\n512,20.0,1.0\n")
+    then = time.time() - quiet_s
+    os.utime(metrics, (then, then))
+    return run
+
+
+@pytest.mark.parametrize(("quiet_s", "state"), [(60.0, "running"), (1000.0, "hung")])
+def test_status_tells_step_and_time_left_and_a_run_that_hangs(
+    running: JobFolder,
+    quiet_s: float,
+    state: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    begun(tmp_path, quiet_s=quiet_s)
+    capfd.readouterr()
+    assert main(["status", str(running.path)]) == 0
+    [line] = [each for each in capfd.readouterr().out.splitlines() if " 41 " in each]
+    assert state in line
+    assert "512 of 2,048" in line
+    assert ("0:01:00" in line) == (state == "running")
+
+
+def test_status_reads_files_alone_where_there_is_no_slurm(
+    running: JobFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    capfd.readouterr()
+    assert main(["status", str(running.path)]) == 0
+    out = capfd.readouterr().out
+    assert "not done" in out
+    assert "Slurm is not installed here" in out
+
+
+def test_cancel_lets_a_run_save_and_keeps_it_out_of_the_queue(
+    slurm: FakeSlurm, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    slurm.queue()
+    words = [QUICK, TIME, "--ranks=4", "--array=seed=1..3", f"record.dir={tmp_path}"]
+    assert main(["submit", *words]) == 0
+    slurm.queue((41, 1, "RUNNING", "None"), (41, 2, "PENDING", "Resources"))
+    folder = str(tmp_path / "jobs" / "quick")
+    slurm.says("scontrol", "")
+    assert main(["cancel", folder, "seed=9"]) == 2
+    assert "seed=9: no such run; there are: seed=1, seed=2, seed=3" in capfd.readouterr().err
+    assert main(["cancel", folder]) == 0
+    assert slurm.calls("scontrol") == ["update JobId=42 Requeue=0"]
+    assert slurm.calls("scancel") == ["--batch --signal=USR1 42", "43"]
+    assert "2 of 3 runs ended" in capfd.readouterr().out
+
+
+def test_what_slurm_refuses_is_one_line(
+    slurm: FakeSlurm, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    slurm.queue()
+    slurm.says("sbatch", "sbatch: error: Batch job submission failed: Invalid account\n", code=1)
+    assert main(["submit", QUICK, TIME, "--ranks=4", f"record.dir={tmp_path}"]) == 2
+    assert capfd.readouterr().err == (
+        "error: sbatch: sbatch: error: Batch job submission failed: Invalid account\n"
+    )
+    assert JobFolder(tmp_path / "jobs" / "quick").submitted() == []
+
+
+def test_a_folder_that_is_not_ours_is_refused(
+    slurm: FakeSlurm, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["status", str(tmp_path)]) == 2
+    assert "not a folder of sde-harl submit" in capfd.readouterr().err
+    (tmp_path / "jobs.json").write_text('[{"job": "rm", "runs": {}}]')
+    slurm.queue()
+    assert main(["status", str(tmp_path)]) == 2
+    assert "not as sde-harl submit writes it" in capfd.readouterr().err
+
+
+def test_ranges_are_lists_of_numbers() -> None:
+    assert listed("seed=1..3") == ["1", "2", "3"]
+    for bad in ("seed=3..1", "seed=1..1", "seed=0..10000"):
+        with pytest.raises(UserError, match="seed: expected a range up to 10,000 numbers"):
+            listed(bad)
+
+
+def test_a_sweeps_runs_go_on_unless_they_are_told_otherwise(tmp_path: Path) -> None:
+    for typed, expected in (([], "auto"), (["train.resume=none"], "none")):
+        asked = plan([QUICK, "seed=1,2", f"record.dir={tmp_path}", *typed])
+        assert {trial.config.train.resume for trial in asked.trials} == {expected}
