@@ -2,7 +2,8 @@
 
 python analysis/compare.py RUN.h5 [RUN2.h5 ...] [--reference FILE.csv] [--plot FILE.png] [--json]
 
-The runs of one algorithm, and of one experiment (record.exp) where it has several, count together.
+The runs of one algorithm and experiment (record.exp) that differ in nothing but the seed count
+together.
 """
 
 from __future__ import annotations
@@ -17,8 +18,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from sde_harl.analysis import figures, program, tables
-from sde_harl.analysis.comparison import Groups, Member, Row, align, compare, group, member
-from sde_harl.analysis.each_run import of_each
+from sde_harl.analysis.comparison import Groups, Member, Row, align, compare, group, members_of
 from sde_harl.analysis.reference import read_reference
 from sde_harl.record.reader import Run
 
@@ -64,7 +64,9 @@ def plot(groups: Groups, target: Path) -> None:
     """Draws a panel for each task and a line for each name: mean and range over its seeds."""
     measures = [task.measure for task in groups]
     figure, panels = figures.new_panels(measures or ["return"])
-    # Without any evaluation there is an empty panel and no group, so this zip is not strict.
+    if not groups:
+        figures.say(panels[0], "No evaluations were recorded in these runs.")
+    # Without any evaluation there is a panel and no group, so this zip is not strict.
     for panel, (task, named) in zip(panels, groups.items()):
         panel.set_title(task.env)
         for name, members in named.items():
@@ -75,13 +77,12 @@ def plot(groups: Groups, target: Path) -> None:
 
 def _draw_line(panel: Axes, name: str, members: list[Member]) -> None:
     steps, values = align([each.curve for each in members])
-    style = "-"
+    how: dict[str, str] = {"label": f"{name} ({tables.plural(len(members), 'run')})"}
     # Dashed, since another program's evaluations need not be measured as ours are.
     if members[0].curve.source == "reference":
-        style = "--"
-    label = f"{name} ({tables.plural(len(members), 'run')})"
-    panel.plot(steps, values.mean(0), style, label=label)
-    panel.fill_between(steps, values.min(0), values.max(0), alpha=0.2)
+        how["linestyle"] = "--"
+    colour = figures.draw_line(panel, steps, values.mean(0), **how)
+    panel.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)
 
 
 def _read_rivals(reference: Path, members: list[Member]) -> list[Member]:
@@ -93,7 +94,7 @@ def _read_rivals(reference: Path, members: list[Member]) -> list[Member]:
 
 
 def find(runs: list[Run], args: argparse.Namespace) -> program.Findings:
-    members = of_each(runs, member)
+    members = members_of(runs)
     if args.reference:
         members += _read_rivals(args.reference, members)
     groups = group(members)

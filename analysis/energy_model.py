@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sde_harl.analysis import program, tables
+from sde_harl.analysis import figures, program, tables
 from sde_harl.analysis.each_run import of_each
 from sde_harl.analysis.energy_estimates import Estimate, estimate, host_and_watts
 from sde_harl.record.reader import Run
@@ -56,6 +56,7 @@ def report(runs: list[Run], args: argparse.Namespace) -> None:
         return
     if args.json:
         Path(args.json).write_text(text + "\n")
+        figures.tell_written(Path(args.json))
     show(estimates, PlainConsole(width=WIDTH))
 
 

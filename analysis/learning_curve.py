@@ -16,8 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sde_harl.analysis import figures, program, tables
-from sde_harl.analysis.each_run import of_each
-from sde_harl.analysis.learning_curves import Curve, by_experiment, learning_curve
+from sde_harl.analysis.learning_curves import Curve, by_experiment, learning_curves
 from sde_harl.analysis.statistics import spread
 from sde_harl.record.reader import Run
 
@@ -69,19 +68,22 @@ def plot(curves: list[Curve], target: Path) -> None:
     drawn = [curve for curve in curves if curve.values]
     measures = sorted({curve.measure for curve in drawn}) or ["win rate"]
     figure, panels = figures.new_panels(measures)
+    if not drawn:
+        figures.say(panels[0], f"There is nothing to draw: {EMPTY}.")
     for number, (name, members) in enumerate(by_experiment(drawn).items()):
         # Only the first line of a colour is labelled: the legend lists experiments, not runs.
         label: str | None = f"{name} ({tables.plural(len(members), 'run')})"
         for curve in members:
             panel = panels[measures.index(curve.measure)]
-            panel.plot(curve.steps, curve.values, color=f"C{number}", alpha=0.8, label=label)
+            style = {"color": f"C{number}", "alpha": 0.8, "label": label}
+            figures.draw_line(panel, curve.steps, curve.values, linestyle="-", **style)
             label = None
     figures.add_legends(figure)
     figures.save(figure, target)
 
 
 def find(runs: list[Run], args: argparse.Namespace) -> program.Findings:
-    curves = of_each(runs, learning_curve)
+    curves = learning_curves(runs)
     return program.Findings(
         rows=[asdict(curve) for curve in curves],
         show=lambda console: show(curves, console),

@@ -131,7 +131,8 @@ def plot(items: list[Setup], target: Path) -> None:
     _draw_bytes(size, names, items)
     _draw_cpu(cpu, names, items)
     # Names of two lines still touch each other at the usual size.
-    for axes in (latency, size, cpu):
+    for axes in figure.axes:
+        figures.leave_room(axes, len(names))
         axes.tick_params(axis="x", labelsize=7)
     figure.suptitle(_title(items[0]))
     # jobs/testbed/claims.sh names a folder that may not be there yet.
@@ -157,16 +158,20 @@ def _draw_latency(axes: Any, names: list[str], items: list[Setup]) -> None:
 def _draw_bytes(axes: Any, names: list[str], items: list[Setup]) -> None:
     # The payload's bar is drawn over this one, so that what is left to see above it is overhead.
     network = [item.network for item in items]
-    axes.bar(names, network, label="headers and acknowledgements", color="0.7")
+    if not all(map(math.isnan, network)):
+        axes.bar(names, network, label="headers and acknowledgements", color="0.7")
     bars = axes.bar(names, [item.payload for item in items], label="payload")
     axes.bar_label(bars, fmt="%.0f")
     axes.set(ylabel="bytes up for a decision")
-    axes.margins(y=0.3)  # room for the legend
-    axes.legend()
+    figures.add_legend(axes)
 
 
 def _draw_cpu(axes: Any, names: list[str], items: list[Setup]) -> None:
-    axes.bar(names, [item.device_cpu_us for item in items])
+    used = [item.device_cpu_us for item in items]
+    if all(map(math.isnan, used)):
+        figures.say(axes, "The processor time of the devices is unknown: a run reported it once.")
+        return
+    axes.bar(names, used)
     axes.set(ylabel="processor time of the device\nfor a decision, us")
 
 

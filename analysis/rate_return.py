@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from sde_harl.analysis import figures, program, tables
-from sde_harl.analysis.each_run import of_each
-from sde_harl.analysis.rates import Point, Row, point, rate_rows
+from sde_harl.analysis.rates import Point, Row, points_of, rate_rows
 from sde_harl.record.reader import Run
 
 if TYPE_CHECKING:
@@ -85,13 +84,18 @@ def show_left_out(points: list[Point], console: Console) -> None:
 
 def plot(rows: list[Row], target: Path) -> None:
     """Draws a panel for each task: means over seeds and their ranges."""
-    tasks = list(dict.fromkeys((row.task, row.measure) for row in rows)) or [("", "return")]
+    tasks = list(dict.fromkeys((row.task, row.measure) for row in rows))
+    if not tasks:
+        figure = figures.new_figure(8, 4.5)
+        figures.say(figure.add_subplot(), "No evaluation's latents were recorded in these runs.")
+        figures.save(figure, target)
+        return
     figure = figures.new_figure(8, 4.5 * len(tasks))
     panels = figure.subplots(len(tasks), squeeze=False)[:, 0]
     for axes, (task, measure) in zip(panels, tasks, strict=True):
         axes.set(title=task, xlabel="bytes sent for a decision of one agent", ylabel=measure)
-        _set_scales(axes)
         _draw(axes, [row for row in rows if (row.task, row.measure) == (task, measure)])
+        _set_scales(axes)
     figures.add_legends(figure)
     figures.save(figure, target)
 
@@ -99,11 +103,11 @@ def plot(rows: list[Row], target: Path) -> None:
 def _set_scales(axes: Axes) -> None:
     """Makes the axis of bytes logarithmic, and adds one of bits at the top."""
     # What codecs send differs by factors, so equal factors get equal distances.
-    axes.set_xscale("log", base=2)
+    figures.make_logarithmic(axes.xaxis, base=2)
     bits = axes.secondary_xaxis("top", functions=(_bytes_to_bits, _bits_to_bytes))
     bits.set_xlabel("bits")
-    for axis in (axes.xaxis, bits.xaxis):
-        axis.set_major_formatter("{x:g}")  # 16 instead of 2 to the power of 4
+    low, high = axes.get_xlim()
+    figures.make_logarithmic(bits.xaxis, base=2, limits=(8 * low, 8 * high))
 
 
 def _draw(axes: Axes, rows: list[Row]) -> None:
@@ -157,7 +161,7 @@ def _bits_to_bytes(bits: Any) -> Any:
 
 
 def find(runs: list[Run], args: argparse.Namespace) -> program.Findings:
-    points = of_each(runs, point)
+    points = points_of(runs)
     rows = rate_rows(points)
 
     def show_all(console: Console) -> None:

@@ -23,6 +23,7 @@ from sde_harl.analysis.consumption_tables import show
 from sde_harl.analysis.each_run import of_each
 from sde_harl.analysis.latency import STAGES
 from sde_harl.analysis.power_meter import host_and_file
+from sde_harl.outside.text import printable
 from sde_harl.record.reader import Run
 from sde_harl.record.terminal import PlainConsole
 
@@ -37,6 +38,7 @@ def write_json(reports: list[Report], target: str) -> None:
         print(text)
     else:
         Path(target).write_text(text + "\n")
+        figures.tell_written(Path(target))
 
 
 def plot(reports: list[Report], folder: Path) -> None:
@@ -45,6 +47,7 @@ def plot(reports: list[Report], folder: Path) -> None:
     for number, report in enumerate(reports):
         # An empty figure would look like latencies of 0.
         if not report.rows or not report.rows[-1].messages:
+            print(printable(f"{report.path}: no decisions, so no figure"), file=sys.stderr)
             continue
         # The number tells apart runs whose folders have the same name.
         stem = f"{number}-{Path(report.path).resolve().parent.name}"
@@ -84,8 +87,9 @@ def _draw_latency(axes: Any, report: Report) -> None:
         heights = [_height(row.latency[stage].p50) for row in rows]
         axes.bar(names, heights, bottom=bottom, label=stage)
         bottom = [low + high for low, high in zip(bottom, heights, strict=True)]
+    figures.leave_room(axes, len(rows))
     axes.set(xlabel="rank", ylabel="median latency of a message, us")
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figures.add_legend(axes, columns=len(STAGES))
 
 
 def _label(row: Row) -> str:
@@ -107,6 +111,8 @@ def _draw_bytes(axes: Any, report: Report) -> None:
     known = {name: value for name, value in sizes.items() if not math.isnan(value)}
     bars = axes.bar(list(known), list(known.values()))
     axes.bar_label(bars, fmt="%.1f")
+    # What codecs send differs by factors, so equal factors get equal distances.
+    figures.make_logarithmic(axes.yaxis)
     axes.set(ylabel="bytes for one decision of one agent")
     axes.tick_params(axis="x", rotation=20)
 
@@ -123,6 +129,7 @@ def report_on(runs: list[Run], args: argparse.Namespace) -> None:
         write_json(reports, args.json)
     if args.csv:
         write_csv(reports, args.csv)
+        figures.tell_written(args.csv)
     if args.plot:
         plot(reports, args.plot)
 

@@ -60,11 +60,20 @@ def plot(runs: list[RoleGroups], target: Path) -> None:
     panels = figure.subplots(len(runs), 2, squeeze=False)
     for (left, right), found in zip(panels, runs, strict=True):
         _draw_embedding(left, found)
-        right.plot(list(found.index), list(found.index.values()), "o-")
-        # The number taken is not always the lowest index: a user may have chosen it.
-        right.axvline(len(found.groups), color="0.7", linestyle="--")
-        right.set(xlabel="groups (dashed: taken)", ylabel="Davies-Bouldin index", ylim=(0, None))
+        _draw_index(right, found)
     figures.save(figure, target)
+
+
+def _draw_index(axes: Axes, found: RoleGroups) -> None:
+    """Draws the index over the number of groups."""
+    if not found.index:
+        figures.say(axes, "Groups were not learnt, so there is no index of other numbers of them.")
+        return
+    figures.draw_line(axes, list(found.index), list(found.index.values()))
+    # The number taken is not always the lowest index: a user may have chosen it.
+    axes.axvline(len(found.groups), color="0.7", linestyle="--")
+    axes.set(xlabel="groups (dashed: taken)", ylabel="Davies-Bouldin index", ylim=(0, None))
+    axes.set_xticks(list(found.index))
 
 
 def _draw_embedding(axes: Axes, found: RoleGroups) -> None:
@@ -77,9 +86,8 @@ def _draw_embedding(axes: Axes, found: RoleGroups) -> None:
     if found.points:
         _draw_agents(axes, found)
     else:
-        # Empty axes would look like a mistake of this program.
-        text = f"groups not learnt ({found.source})"
-        axes.text(0.5, 0.5, text, ha="center", transform=axes.transAxes)
+        groups = tables.plural(len(found.groups), "group")
+        figures.say(axes, f"{found.env}, seed {found.seed}: {groups}, not learnt ({found.source}).")
 
 
 def _draw_agents(axes: Axes, found: RoleGroups) -> None:
@@ -93,8 +101,9 @@ def _draw_agents(axes: Axes, found: RoleGroups) -> None:
             label = None
         labelled.add(label)
         marker = MARKERS[types.index(each.unit_type) % len(MARKERS)]
-        axes.plot(*halves.T, color=f"C{each.group}", marker=marker, alpha=0.7, label=label)
-    axes.legend()
+        colour = f"C{each.group}"
+        axes.plot(*halves.T, color=colour, marker=marker, linestyle="-", alpha=0.7, label=label)
+    figures.add_legend(axes, columns=2)
 
 
 def _project(points: Array) -> Array:

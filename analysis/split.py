@@ -17,8 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from sde_harl.analysis import figures, program, tables
-from sde_harl.analysis.each_run import of_each
-from sde_harl.analysis.splits import Split, cost, group_splits
+from sde_harl.analysis.splits import Split, costs_of, group_splits
 from sde_harl.record.reader import Run
 
 WIDTH = 160  # where the output is no terminal
@@ -103,8 +102,9 @@ def plot(splits: list[Split], target: Path) -> None:
     _draw_bytes(size, names, splits)
     _draw_cpu(cpu, names, splits)
     _draw_returns(returns, names, splits)
-    for axes in (latency, size, cpu, returns):
+    for axes in figure.axes:
         axes.set(xlabel="blocks on the device")
+        figures.leave_room(axes, len(names))
     envs = ", ".join(dict.fromkeys(each.env for each in splits))
     title = "\n".join([f"{envs}: measured", *_energy_reasons(splits)])
     figure.suptitle(title, fontsize=8, wrap=True)
@@ -138,7 +138,7 @@ def _draw_latency(axes: Any, names: list[str], splits: list[Split]) -> None:
     # The median of the sum is not the sum of the medians, hence a mark of its own.
     axes.plot(names, _means(splits, "whole"), "k_", markersize=18, label="whole")
     axes.set(ylabel="median latency of a message, us")
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4)
+    figures.add_legend(axes, columns=4)
 
 
 def _draw_bytes(axes: Any, names: list[str], splits: list[Split]) -> None:
@@ -146,24 +146,29 @@ def _draw_bytes(axes: Any, names: list[str], splits: list[Split]) -> None:
     axes.bar_label(bars, fmt="%.1f")
     axes.plot(names, _means(splits, "wire"), "k_", markersize=18, label="with our header")
     raw = _means(splits, "observation")
-    axes.plot(names, raw, "--", color="grey", label="raw observation, float32")
+    label = "raw observation, float32"
+    figures.draw_line(axes, names, raw, linestyle="--", color="grey", label=label)
     # From 1 on, as a logarithmic axis has no 0.
-    axes.set(ylabel="bytes up, a decision of one agent", yscale="log", ylim=(1, None))
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+    axes.set(ylabel="bytes up, a decision of one agent", ylim=(1, None))
+    figures.make_logarithmic(axes.yaxis)
+    figures.add_legend(axes, columns=3)
 
 
 def _draw_cpu(axes: Any, names: list[str], splits: list[Split]) -> None:
+    if all(math.isnan(each.figures["device_cpu"].mean) for each in splits):
+        figures.say(axes, f"The devices' processor time is unknown: {ONE_PROCESS}.")
+        return
     axes.bar(names, _means(splits, "device_cpu"), color="C3")
     axes.set(ylabel="device CPU, us a decision")
-    # Empty axes would look like processor time of 0.
-    if all(math.isnan(each.figures["device_cpu"].mean) for each in splits):
-        axes.text(0.5, 0.5, "unknown", transform=axes.transAxes, ha="center")
 
 
 def _draw_returns(axes: Any, names: list[str], splits: list[Split]) -> None:
     """Draws means over seeds, and their ranges where there are several."""
-    # matplotlib takes distances from the point, not the ends of the range.
     spreads = [each.figures["return_mean"] for each in splits]
+    if all(math.isnan(each.mean) for each in spreads):
+        figures.say(axes, "No evaluations were recorded, so the return is unknown.")
+        return
+    # matplotlib takes distances from the point, not the ends of the range.
     low = [each.mean - each.low for each in spreads]
     high = [each.high - each.mean for each in spreads]
     axes.errorbar(names, [each.mean for each in spreads], yerr=(low, high), fmt="o", capsize=4)
@@ -178,7 +183,7 @@ def _means(splits: list[Split], name: str) -> list[float]:
 
 
 def find(runs: list[Run], args: argparse.Namespace) -> program.Findings:
-    splits = group_splits(of_each(runs, cost))
+    splits = group_splits(costs_of(runs))
     return program.Findings(
         rows=[asdict(each) for each in splits],
         show=lambda console: show(splits, console),

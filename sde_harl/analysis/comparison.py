@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from sde_harl.analysis.learning_curves import Curve, learning_curve
+from sde_harl.analysis.each_run import of_each
+from sde_harl.analysis.learning_curves import Curve, learning_curves
 from sde_harl.analysis.statistics import Spread, spread
 from sde_harl.record.reader import Run
 from sde_harl.record.schema import Array
@@ -29,7 +31,7 @@ class Task(NamedTuple):
 
 
 Groups = dict[Task, dict[str, list[Member]]]
-"""Members by task, then by name: the algorithm, and where it has several experiments, these too."""
+"""Members by task, then by name: the algorithm, and what tells it from others of its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +50,11 @@ class Row:
     steps_per_s: Spread  # of acting, learning and recording, without the evaluations
 
 
-def member(run: Run) -> Member:
-    """Returns a run as a member of a comparison. Raises UserError where the file is damaged."""
-    return Member(curve=learning_curve(run, ("evaluations",)), steps_per_s=_steps_per_s(run))
+def members_of(runs: Sequence[Run]) -> list[Member]:
+    """Returns the runs as members of a comparison. Raises UserError where a file is damaged."""
+    curves = learning_curves(runs, ("evaluations",))
+    speeds = of_each(runs, _steps_per_s)
+    return [Member(*each) for each in zip(curves, speeds, strict=True)]
 
 
 def _steps_per_s(run: Run) -> float:
@@ -79,13 +83,13 @@ def group(members: list[Member]) -> Groups:
 
 def _name(curve: Curve, experiments: dict[tuple[str, str], set[str]]) -> str:
     if len(experiments[curve.env, curve.algo]) > 1:
-        return f"{curve.algo}, {curve.exp}"
-    return curve.algo
+        return ", ".join(filter(None, (curve.algo, curve.exp, curve.unlike)))
+    return ", ".join(filter(None, (curve.algo, curve.unlike)))
 
 
 def _order(each: Member) -> tuple[str, ...]:
     curve = each.curve
-    return curve.env, curve.measure, curve.algo, curve.exp, curve.seed
+    return curve.env, curve.measure, curve.algo, curve.exp, curve.unlike, curve.seed
 
 
 def compare(groups: Groups) -> list[Row]:

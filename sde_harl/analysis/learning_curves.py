@@ -6,10 +6,12 @@ The measure is the win rate, or the return where there is no winner.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from sde_harl.analysis.alike import differences
+from sde_harl.analysis.each_run import of_each
 from sde_harl.record.reader import Run
 from sde_harl.record.schema import Array
 
@@ -34,6 +36,13 @@ class Curve:
     measure: str
     steps: list[int]
     values: list[float]
+    unlike: str = ""
+    """What tells the run from others of its env, algo and exp that aren't like it."""
+
+    @property
+    def experiment(self) -> str:
+        """Names the runs that differ in nothing but the seed: env/algo/exp, and what is unlike."""
+        return ", ".join(filter(None, (f"{self.env}/{self.algo}/{self.exp}", self.unlike)))
 
 
 def learning_curve(run: Run, sources: Sequence[str] = ("evaluations", "training")) -> Curve:
@@ -79,9 +88,21 @@ def _curve(run: Run, *, source: str, measure: str, steps: Array, values: Array) 
     )
 
 
+def learning_curves(
+    runs: Sequence[Run], sources: Sequence[str] = ("evaluations", "training")
+) -> list[Curve]:
+    """Returns the curve of each run, which tells what is unlike in it.
+
+    Raises UserError where a file is damaged.
+    """
+    unlike = differences(runs, lambda run: (run.env, run.algo, run.exp))
+    found = of_each(runs, lambda run: learning_curve(run, sources))
+    return [replace(curve, unlike=each) for curve, each in zip(found, unlike, strict=True)]
+
+
 def by_experiment(curves: list[Curve]) -> dict[str, list[Curve]]:
-    """Groups the runs that differ in nothing but the seed, by env/algo/exp."""
+    """Groups the runs that differ in nothing but the seed."""
     found: dict[str, list[Curve]] = {}
-    for curve in sorted(curves, key=lambda each: (each.env, each.algo, each.exp, each.seed)):
-        found.setdefault(f"{curve.env}/{curve.algo}/{curve.exp}", []).append(curve)
+    for curve in sorted(curves, key=lambda each: (each.experiment, each.seed)):
+        found.setdefault(curve.experiment, []).append(curve)
     return found

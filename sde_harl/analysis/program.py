@@ -16,7 +16,8 @@ from sde_harl.analysis.each_run import NONSENSE
 from sde_harl.errors import ExitCode, UserError
 from sde_harl.outside.process import guarded_streams
 from sde_harl.outside.text import printable
-from sde_harl.record.reader import Run, open_run, run_files
+from sde_harl.record.finding import run_files
+from sde_harl.record.reader import Run, open_run
 from sde_harl.record.terminal import PlainConsole
 
 
@@ -39,7 +40,7 @@ def argument_parser(doc: str | None) -> argparse.ArgumentParser:
         nargs="+",
         type=Path,
         metavar="RUN.h5",
-        help="a run's record, or the folder of a sweep",
+        help="a run's record or folder, a sweep's, an experiment's, a pattern, or `latest`",
     )
     return parser
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
+from sde_harl.analysis.alike import differences
+from sde_harl.analysis.each_run import of_each
 from sde_harl.analysis.learning_curves import learning_curve
 from sde_harl.analysis.run_config import setting
 from sde_harl.analysis.statistics import Spread, spread
@@ -107,6 +110,26 @@ def _why_left_out(run: Run, sent: _Sent) -> str:
     if run.codec != "none" and sent.bytes > 0:
         return ""
     return "its last evaluation's latents weren't recorded"
+
+
+def points_of(runs: Sequence[Run]) -> list[Point]:
+    """Returns the point of each run, with what is unlike in it as a part of its setting.
+
+    Raises UserError where a file is damaged.
+    """
+    points = of_each(runs, point)
+    settings = {run: each.setting for run, each in zip(map(id, runs), points, strict=True)}
+    unlike = differences(runs, lambda run: settings[id(run)])
+    return [
+        replace(each, setting=_setting_of_unlike(each.setting, what))
+        for each, what in zip(points, unlike, strict=True)
+    ]
+
+
+def _setting_of_unlike(setting: Setting, unlike: str) -> Setting:
+    if not unlike:
+        return setting
+    return setting._replace(codec=f"{setting.codec}, {unlike}")
 
 
 def rate_rows(points: list[Point]) -> list[Row]:

@@ -6,12 +6,15 @@ Everything was measured in the runs themselves; what a run did not measure stays
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import numpy as np
 
+from sde_harl.analysis.alike import differences
 from sde_harl.analysis.devices import device_cpu_counters, device_energies
+from sde_harl.analysis.each_run import of_each
 from sde_harl.analysis.energy import energy_notes, host_energies
 from sde_harl.analysis.latency import is_on_device, stage_times
 from sde_harl.analysis.run_config import setting
@@ -143,6 +146,20 @@ def _figures(
         return_mean=_last(evaluations, "return_mean"),
         win_rate=_last(evaluations, "win_rate"),
     )
+
+
+def costs_of(runs: Sequence[Run]) -> list[Cost]:
+    """Returns what each run tells, with what is unlike in it beside its codec.
+
+    Raises UserError as `cost` does.
+    """
+    costs = of_each(runs, cost)
+    keys = {run: each.key for run, each in zip(map(id, runs), costs, strict=True)}
+    unlike = differences(runs, lambda run: keys[id(run)])
+    return [
+        replace(each, key=each.key._replace(codec=", ".join(filter(None, (each.key.codec, what)))))
+        for each, what in zip(costs, unlike, strict=True)
+    ]
 
 
 def group_splits(costs: list[Cost]) -> list[Split]:

@@ -36,7 +36,7 @@ from sde_harl.cli.policy_cost import MeasuredRun, PolicyCost, count, from_run, m
 from sde_harl.config.arguments import parse
 from sde_harl.errors import ExitCode, UserError
 from sde_harl.link.wire import OVERHEAD
-from sde_harl.record.reader import run_files
+from sde_harl.record.finding import run_files
 from sde_harl.record.terminal import PlainConsole
 
 ACTION_BYTES = 4

@@ -38,7 +38,7 @@ from sde_harl.errors import ExitCode, UserError
 from sde_harl.link.mpi import launched_ranks
 from sde_harl.outside.process import on_stop
 from sde_harl.outside.text import printable
-from sde_harl.record.reader import SWEEP_INDEX
+from sde_harl.record.finding import SWEEP_INDEX
 from sde_harl.record.terminal import PlainConsole
 
 RUNS_FAILED = 1

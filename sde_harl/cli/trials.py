@@ -16,7 +16,8 @@ from sde_harl.config.layers import from_yaml, to_yaml
 from sde_harl.config.schema import Config
 from sde_harl.config.wording import shown
 from sde_harl.errors import UserError
-from sde_harl.record.reader import SWEEP_INDEX, open_run
+from sde_harl.record.finding import SWEEP_INDEX
+from sde_harl.record.reader import open_run
 
 OPENING = "[{("
 CLOSING = "]})"

@@ -15,17 +15,13 @@ from typing import Any, NamedTuple
 import h5py
 
 from sde_harl.errors import UserError
-from sde_harl.outside.text import read_text, strict_json
+from sde_harl.outside.text import strict_json
 from sde_harl.record.datasets import array, attribute, check_texts, column, member, subgroup
 from sde_harl.record.schema import META, SCALAR, STEP, TABLES, Array, Trajectory
 from sde_harl.record.segments import TRAJECTORIES, checked_counts, joined, later_segments
 
 Columns = dict[str, Array]
 MetaValue = str | int
-
-SWEEP_INDEX = "sweep.json"
-"""The file in a sweep's folder that names its finished runs."""
-MOST_INDEX_BYTES = 1 << 24
 
 
 class Segment(NamedTuple):
@@ -177,38 +173,6 @@ def _table_of(path: Path, name: str) -> Columns:
     if rows == 0:
         return {}
     return {key: values[:rows] for key, values in columns.items()}
-
-
-def run_files(path: Path) -> list[Path]:
-    """Returns the run files behind a path: the file itself, the file in a run's folder, or those of
-    a sweep folder's finished runs.
-
-    Raises UserError for a folder that is neither.
-    """
-    if not path.is_dir():
-        return [path]
-    if (path / "run.h5").exists():
-        return [path / "run.h5"]
-    try:
-        index = strict_json(_index_of(path))
-        folders = list(index["runs"].values())
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path}: neither a run.h5 nor the folder of a run or of a sweep: "
-            f"{SWEEP_INDEX} can't be read"
-        ) from error
-    if not all(isinstance(folder, str) and folder.isprintable() for folder in folders):
-        raise UserError(f"{path}: {SWEEP_INDEX} names runs that are no folders")
-    return [path / folder / "run.h5" for folder in folders]
-
-
-def _index_of(sweep: Path) -> str:
-    """Returns the text of a sweep's index."""
-    index = sweep / SWEEP_INDEX
-    # A pipe in its place would wait for its writer.
-    if not index.is_file():
-        raise ValueError("no regular file")
-    return read_text(index, MOST_INDEX_BYTES)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from launch import ROOT, environment, launch
 from limits import hang_limit_s
 
 from sde_harl.cli.main import main
-from sde_harl.record.reader import run_files
+from sde_harl.record.finding import run_files
 
 PRETEND = f"{sys.executable} {ROOT / 'tests' / 'helpers' / 'pretend_run.py'}"
 QUICK = "configs/quick.yaml"

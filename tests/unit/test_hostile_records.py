@@ -28,7 +28,8 @@ from sde_harl.cli.trials import result
 from sde_harl.config.layers import to_yaml
 from sde_harl.config.schema import Config, RolesConfig
 from sde_harl.errors import UserError
-from sde_harl.record.reader import open_run, run_files
+from sde_harl.record.finding import run_files
+from sde_harl.record.reader import open_run
 from sde_harl.record.writer import RunFile
 from sde_harl.roles.grouping import find_roles
 

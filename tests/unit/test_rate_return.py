@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from analysis_runs import META, run
@@ -80,6 +81,16 @@ def test_rate_and_return_of_codecs_and_settings(tmp_path: Path) -> None:
         64.0,
         None,
     )
+
+
+def test_algorithms_are_points_of_their_own(tmp_path: Path) -> None:
+    paths = [rated(tmp_path, 0.5), rated(tmp_path, 1.0, seed=2)]
+    with h5py.File(paths[1], "r+") as file:
+        file["meta"].attrs["algo"] = "mappo"
+    happo, mappo = json.loads(run("rate_return.py", *paths, "--json").stdout)
+    assert happo["codec"] == "entropy, lambda 0.01, scale 4, algo happo"
+    assert mappo["codec"] == "entropy, lambda 0.01, scale 4, algo mappo"
+    assert (happo["seeds"], mappo["seeds"]) == (["1"], ["2"])
 
 
 def test_runs_whose_latents_are_not_known_are_no_points(tmp_path: Path) -> None:

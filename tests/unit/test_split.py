@@ -119,14 +119,12 @@ def test_energy_that_was_not_measured_is_absent_with_its_reason(tmp_path: Path) 
 
 
 def test_what_is_no_run_and_no_sweep_is_one_line(tmp_path: Path) -> None:
-    for content in (None, "[]", '{"runs": 3}'):
-        if content:
-            (tmp_path / "sweep.json").write_text(content)
+    nothing = "there is no run.h5 in it, nor in any folder below it"
+    assert run("split.py", tmp_path, code=2).stderr == f"split: {tmp_path}: {nothing}\n"
+    for content in ("[]", '{"runs": 3}'):
+        (tmp_path / "sweep.json").write_text(content)
         error = run("split.py", tmp_path, code=2).stderr
-        assert (
-            error == f"split: {tmp_path}: neither a run.h5 nor the folder of a run or of a sweep:"
-            " sweep.json can't be read\n"
-        )
+        assert error == f"split: {tmp_path}: sweep.json can't be read\n"
 
 
 def test_a_run_without_decisions_or_configuration_is_one_line(tmp_path: Path) -> None:

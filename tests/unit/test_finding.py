@@ -1,0 +1,66 @@
+"""What users name their runs by: files, folders, patterns, the word latest."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sde_harl.errors import UserError
+from sde_harl.record.finding import run_files
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Makes the folders of two runs of one experiment and one of another; the last is resumed."""
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(("a/seed-1", "a/seed-2", "b/seed-1")):
+        folder = tmp_path / "results" / name
+        folder.mkdir(parents=True)
+        (folder / "run.h5").touch()
+        os.utime(folder / "run.h5", (number, number))
+    later = tmp_path / "results" / "a" / "seed-1" / "run-2.h5"
+    later.touch()
+    return Path("results")
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("results/a/seed-1/run.h5", ["a/seed-1"]),
+        ("results/a/seed-1", ["a/seed-1"]),
+        ("results/a", ["a/seed-1", "a/seed-2"]),
+        ("results", ["a/seed-1", "a/seed-2", "b/seed-1"]),
+        ("results/*/seed-1", ["a/seed-1", "b/seed-1"]),
+        ("results/a/seed-1/run*.h5", ["a/seed-1"]),
+        ("results/**/*.h5", ["a/seed-1", "a/seed-2", "b/seed-1"]),
+        ("latest", ["a/seed-1"]),
+    ],
+)
+def test_runs_are_found(results: Path, given: str, found: list[str]) -> None:
+    assert run_files(Path(given)) == [results / name / "run.h5" for name in found]
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ("none-*", "^none-[*]: no file"),
+        ("empty", "^empty: there is no run.h5"),
+        ("latest", "^late"),
+    ],
+)
+def test_nothing_found_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, problem: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=problem):
+        run_files(Path(given))
+
+
+def test_a_name_with_brackets_is_a_name_first(tmp_path: Path) -> None:
+    folder = tmp_path / "[x]"
+    folder.mkdir()
+    (folder / "run.h5").touch()
+    assert run_files(folder) == [folder / "run.h5"]
