@@ -18,8 +18,8 @@ import h5py
 import numpy as np
 import psutil
 import pytest
-from launch import environment
-from limits import wait_until
+from launch import MPIRUN, PATIENT, environment, launch_command, needs_mpirun
+from limits import TEST_S, wait_until
 from playing import at_random
 
 from sde_harl.config.schema import EnvConfig
@@ -242,3 +242,41 @@ def test_a_run_trains_on_the_game_and_records_its_version(tmp_path: Path) -> Non
         assert "(build " in file["meta"].attrs["game_version"]
         assert file["episodes/train"][:].sum() > 0
         assert (~file["episodes/train"][:]).sum() == 4
+
+
+@needs_game
+@needs_mpirun
+@pytest.mark.usefixtures("orphans")
+def test_the_main_job_trains_as_it_is_typed(tmp_path: Path) -> None:
+    words = "-np 9 --hostfile hostfiles/localhost"
+    run = "-m sde_harl.run configs/smac_starcraft.yaml train.steps=5000"
+    keys = [f"record.dir={tmp_path}", PATIENT]
+    ended = launch_command(
+        [str(MPIRUN), *words.split(), sys.executable, *run.split(), *keys], base_s=TEST_S
+    )
+    assert ended.code == 0, ended.err
+    [record] = tmp_path.glob("**/run.h5")
+    # Whole rollouts: 160 steps of 20 games, twice.
+    vector_steps = 320
+    slots = 2
+    agents = 8
+    with h5py.File(record) as file:
+        assert file["meta"].attrs["env"] == "smac/3s5z"
+        assert "(build " in file["meta"].attrs["game_version"]
+        tables = {
+            table: {name: column[:] for name, column in file[table].items()}
+            for table in ("decisions", "episodes", "training", "evaluations", "faults")
+        }
+    assert len(tables["training"]["step"]) == 2
+    assert tables["evaluations"]["episodes"].tolist() == [40]
+    assert (tables["episodes"]["train"] == 0).sum() == 40
+    assert not len(tables["faults"]["step"])
+    decisions = tables["decisions"]
+    trained = np.bincount(decisions["agent"][decisions["train"]], minlength=agents)
+    assert trained.tolist() == [vector_steps * slots] * agents
+    np.testing.assert_array_equal(decisions["rank"], 1 + decisions["agent"])
+    assert not (decisions["idle"] | decisions["deadline_missed"]).any()
+    # Coded: a message of ten latents of 32 numbers has a few bits for each number.
+    bits = 8 * decisions["payload_bytes"] / (decisions["environments"] * 32)
+    assert 1 < bits.mean() < 8
+    assert (8 * decisions["payload_bytes"] > decisions["ideal_bits"]).all()
