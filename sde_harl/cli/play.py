@@ -1,6 +1,6 @@
 """Plays the policies of a finished run, prints each episode and writes a video of them.
 
-    sde-harl play RUN [--episodes 3] [--video battle.gif|battle.mp4] [--live]
+    sde-harl play RUN [--episodes 3] [--video battle.gif|battle.mp4] [--live] [--replays FOLDER]
 
 RUN is a run's folder, its run.h5, or one of its checkpoints (models/NAME.pt); a folder plays
 models/last.pt. The policies act greedily, in this one process, in the games of the run's
@@ -9,6 +9,7 @@ emulated link (link.model) is emulated here too. Nothing is learnt or recorded.
 
 Beside each picture stand every agent's bytes for the last decision, the age of the latent that it
 was decided on, and the colour of its role group. --live shows the pictures in the terminal.
+--replays keeps the game's own recordings: StarCraft II's replays, football's dumps.
 """
 
 from __future__ import annotations
@@ -203,11 +204,11 @@ def _age(moment: Moment, agent: int) -> str:
     return f"{age:.0f} late"
 
 
-def _play(player: Player, episode: int, shows: Shows) -> str:
+def _play(player: Player, episode: int, shows: Shows, replays: Path | None) -> str:
     """Plays an episode; returns the line that is printed of it."""
     total = 0.0
     title = f"{player.spec.name.split('/')[0]}, episode {episode + 1}"
-    for moment in player.play(episode, drawn=shows.wanted):
+    for moment in player.play(episode, drawn=shows.wanted, replays=replays):
         total += sent_bytes(moment, len(player.spec.agents)).sum()
         shows.show(moment, title)
     return line_of(moment, total / (max(moment.steps, 1) * len(player.spec.agents)))
@@ -242,6 +243,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--video", type=Path, metavar="FILE", help="write a .gif or .mp4")
     parser.add_argument("--live", action="store_true", help="show the games in this terminal")
     parser.add_argument(
+        "--replays",
+        type=Path,
+        metavar="FOLDER",
+        help="keep the game's own recordings, if it has any",
+    )
+    parser.add_argument(
         "--trust", action="store_true", help="the run's config.yaml may name code: env.factory"
     )
     return parser
@@ -254,6 +261,14 @@ def _count(text: str) -> int:
     return number
 
 
+def _make_folder(path: Path) -> None:
+    """Raises UserError where there can't be such a folder."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--replays: {path}: can't be made: {error.strerror}") from error
+
+
 def main(argv: list[str]) -> int:
     """Plays, and prints a line for each episode. Returns the exit code."""
     on_stop(signal.default_int_handler)
@@ -264,14 +279,18 @@ def main(argv: list[str]) -> int:
         check_name(options.video)
     if options.live and not sys.stdout.isatty():
         raise UserError("--live: expected a terminal, got a file or a pipe")
+    if options.replays:
+        _make_folder(options.replays)
     keep_freed_memory()
     run = find_run(options.run)
     config = play_config(run, trust=options.trust)
     find_code(config, is_one_process=True)
     with _player(config) as player, Shows(player, options.video, live=options.live) as shows:
         for episode in range(options.episodes):
-            line = _play(player, episode, shows)
+            line = _play(player, episode, shows, options.replays)
             print(f"episode {episode + 1} of {options.episodes} · {line}", flush=True)
+    if options.replays:
+        print(f"the game's own recordings are in {options.replays}")
     if options.video:
         print(f"wrote {options.video} ({options.video.stat().st_size:,} bytes)")
     return ExitCode.DONE

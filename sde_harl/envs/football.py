@@ -27,6 +27,7 @@ import io
 import pkgutil
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -138,6 +139,12 @@ class FootballGame(Game):
         from sde_harl.envs.football_picture import draw
 
         return draw(self._core._observation, colours)
+
+    def record(self, folder: Path) -> bool:
+        # The core reads both when an episode begins.
+        self._config["dump_full_episodes"] = True
+        self._config["tracesdir"] = str(folder)
+        return True
 
     def close(self) -> None:
         self._core.close()

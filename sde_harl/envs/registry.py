@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sde_harl.envs.base import EnvSpec, VectorEnv
@@ -213,22 +214,38 @@ def make(
 
 
 def make_watched(
-    env_config: EnvConfig, colours: Sequence[Colour], *, seed: int, env: int
+    env_config: EnvConfig,
+    colours: Sequence[Colour],
+    *,
+    seed: int,
+    env: int,
+    replays: Path | None = None,
 ) -> Watched:
     """Makes a vector of environment number `env` alone, in this process, that can be watched.
 
-    `colours`: of each agent. Its games are those of a vector that `make` makes. Raises UserError in
-    the same cases as `make`.
+    `colours`: of each agent; `replays`: folder for the game's own recordings. Its games are those
+    of a vector that `make` makes. Raises UserError in the same cases as `make`, and where a game
+    records nothing.
     """
     # Here, because a run that nobody watches needs no library that draws.
     from sde_harl.envs.vector.watching import watched_game, watched_rules
 
     with _backend_module(env_config) as module:
         if hasattr(module, "make"):
+            if replays:
+                raise _no_replays(env_config)
             vector = module.make(env_config, num_envs=1, seed=seed, first_env=env)
             return watched_rules(vector, colours)
     [game] = make_games(env_config, count=1)
+    if replays and not game.record(replays):
+        game.close()
+        raise _no_replays(env_config)
     return watched_game(game, colours, seed=seed, first_env=env)
+
+
+def _no_replays(env_config: EnvConfig) -> UserError:
+    name = env_config.name
+    return UserError(f"--replays: {name} makes none; StarCraft II and football do")
 
 
 def maps(env_config: EnvConfig) -> list[str]:

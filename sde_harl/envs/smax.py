@@ -66,22 +66,27 @@ class _Battle(Rules):
 
     def picture(self, game: Any, colours: Sequence[Colour]) -> Picture:
         # Here, because a run that nobody watches needs no library that draws.
-        from sde_harl.envs.smax_picture import Battle, draw
+        from sde_harl.envs.battle_picture import Battle, draw
 
         _, battle = game
         state = battle.state
         types = np.asarray(state.unit_types)
+        side = float(self._game.map_width)
+        reload_s = np.asarray(self._game.unit_type_weapon_cooldowns)[types]
+        step_s = self._game.world_steps_per_env_step * self._game.time_per_step
         return draw(
             Battle(
-                state=state,
-                allies=len(self.spec.agents),
-                side=float(self._game.map_width),
+                positions=state.unit_positions,
+                alive=state.unit_alive,
+                health=state.unit_health / np.asarray(self._game.unit_type_health)[types],
+                types=[self._game.unit_type_names[number] for number in types],
                 radius=np.asarray(self._game.unit_type_radiuses)[types],
                 sight=np.asarray(self._game.unit_type_sight_ranges)[types],
-                full_health=np.asarray(self._game.unit_type_health)[types],
-                reload_s=np.asarray(self._game.unit_type_weapon_cooldowns)[types],
                 target=self._targets(state.prev_attack_actions),
-                step_s=self._game.world_steps_per_env_step * self._game.time_per_step,
+                # A weapon that has just fired has nearly all of its reloading time before it.
+                fired=state.unit_weapon_cooldowns > reload_s - step_s,
+                allies=len(self.spec.agents),
+                size=(side, side),
             ),
             colours,
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -72,13 +73,18 @@ class Player:
         self.pictures_per_s = 0.0
         """Speed at which the pictures are shown; of the episode that was begun last."""
 
-    def play(self, episode: int, *, drawn: bool) -> Iterator[Moment]:
-        """Yields the moments of an episode from its beginning to its end, with pictures or not."""
+    def play(self, episode: int, *, drawn: bool, replays: Path | None = None) -> Iterator[Moment]:
+        """Yields the moments of an episode from its beginning to its end, with pictures or not.
+
+        `replays`: folder for the game's own recording.
+        """
         config = self._config
         number = FIRST_EVAL_ENV + episode
         artist: Artist | None = None
-        if drawn:
-            watched = make_watched(config.env, self.colours, seed=config.seed, env=number)
+        if drawn or replays:
+            watched = make_watched(
+                config.env, self.colours, seed=config.seed, env=number, replays=replays
+            )
             self.pictures_per_s = watched.pictures_per_s
             vector = watched.vector
             artist = watched.artist

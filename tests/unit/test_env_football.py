@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ if importlib.util.find_spec("gfootball") is None:
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import gfootball.env as gfootball
+    from gfootball.env.script_helpers import ScriptHelpers
 
 RIGHT = 5
 SHOT = 12
@@ -199,3 +201,19 @@ def test_a_position_is_drawn() -> None:
     assert (before != after).any()
     assert (before == ROLE_COLOURS[1]).all(-1).any()
     watched.vector.close()
+
+
+def test_an_episode_leaves_the_engines_own_dump(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"map": "academy_empty_goal_close"})
+    watched = make_watched(config, ROLE_COLOURS, seed=1, env=0, replays=tmp_path)
+    watched.vector.reset()
+    steps = 0
+    ended = False
+    while not ended:
+        watched.vector.send(np.full((1, 1, 1), RIGHT, np.int32))
+        step = watched.vector.recv()
+        ended = bool(step.terminated[0] | step.truncated[0])
+        steps += 1
+    watched.vector.close()
+    [dump] = tmp_path.glob("*.dump")
+    assert len(ScriptHelpers().load_dump(str(dump))) == steps

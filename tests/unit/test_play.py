@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -22,8 +21,8 @@ from sde_harl.drawing.terminal import as_text
 from sde_harl.drawing.video import Video
 from sde_harl.envs import registry, smax
 from sde_harl.envs.base import EnvSpec
+from sde_harl.envs.battle_picture import RIM, WIDTH, Battle, draw
 from sde_harl.envs.registry import make_watched
-from sde_harl.envs.smax_picture import RIM, WIDTH, Battle, draw
 from sde_harl.envs.vector.games import Game, Outcome
 from sde_harl.envs.vector.watching import watched_game
 from sde_harl.errors import UserError
@@ -100,6 +99,22 @@ def test_code_that_the_file_names_needs_trust(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "env.factory: expected --trust" in refusal(capsys, trained)
+
+
+def test_a_game_without_recordings_says_so(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refusal(capsys, trained, "--trust", "--replays", tmp_path / "replays")
+    assert line == "error: --replays: pettingzoo makes none; StarCraft II and football do\n"
+
+
+def test_a_folder_that_cannot_be_made_is_refused(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    line = refusal(capsys, trained, "--trust", "--replays", tmp_path / "file" / "replays")
+    assert line.startswith("error: --replays: ")
+    assert line.endswith("can't be made: Not a directory\n")
 
 
 @pytest.mark.parametrize("name", ["battle.avi", "battle"])
@@ -218,25 +233,19 @@ COLOURS = ROLE_COLOURS[:2]
 
 def battle(**changes: Any) -> Battle:
     """Returns a battle of two allies, 10 apart, against one opponent near the first."""
-    state = SimpleNamespace(
-        unit_positions=np.array([[8.0, 16.0], [8.0, 26.0], [12.0, 16.0]]),
-        unit_alive=np.array([True, True, True]),
-        unit_health=np.array([45.0, 45.0, 45.0]),
-        unit_types=np.zeros(3, int),
-        unit_weapon_cooldowns=np.zeros(3),
-    )
-    vars(state).update(changes)
-    return Battle(
-        state=state,
-        allies=2,
-        side=32.0,
+    plain = Battle(
+        positions=np.array([[8.0, 16.0], [8.0, 26.0], [12.0, 16.0]]),
+        alive=np.array([True, True, True]),
+        health=np.ones(3),
+        types=["marine"] * 3,
         radius=np.full(3, 0.375),
         sight=np.full(3, 9.0),
-        full_health=np.full(3, 45.0),
-        reload_s=np.full(3, 0.61),
         target=np.array([2, 1, 2]),
-        step_s=0.5,
+        fired=np.zeros(3, bool),
+        allies=2,
+        size=(32.0, 32.0),
     )
+    return plain._replace(**changes)
 
 
 def at(picture: Any, x: float, y: float) -> tuple[int, ...]:
@@ -259,14 +268,14 @@ def test_a_battle_shows_units_in_their_colours() -> None:
 
 def test_a_battle_shows_who_fired() -> None:
     aiming = draw(battle(), COLOURS)
-    firing = draw(battle(unit_weapon_cooldowns=np.array([0.6, 0.0, 0.0])), COLOURS)
+    firing = draw(battle(fired=np.array([True, False, False])), COLOURS)
     assert not near(at(aiming, 10.0, 16.0), ROLE_COLOURS[0])
     assert near(at(firing, 10.0, 16.0), ROLE_COLOURS[0])
 
 
 def test_an_opponent_that_nobody_sees_is_hollow() -> None:
     away = np.array([[8.0, 16.0], [8.0, 26.0], [28.0, 4.0]])
-    picture = draw(battle(unit_positions=away), COLOURS)
+    picture = draw(battle(positions=away), COLOURS)
     assert not near(at(picture, 28.0, 4.3), FOE)
 
 

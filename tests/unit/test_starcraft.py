@@ -21,9 +21,11 @@ import pytest
 from launch import environment
 from limits import wait_until
 from playing import at_random
-from small_runs import run
+from small_runs import SMALL, run
 
+from sde_harl.cli import main as cli
 from sde_harl.config.schema import EnvConfig
+from sde_harl.drawing.canvas import FOE, ROLE_COLOURS
 from sde_harl.envs.base import EnvStep
 from sde_harl.envs.registry import make, make_games
 from sde_harl.envs.vector.games import SerialVector
@@ -168,6 +170,77 @@ def test_a_reset_in_mid_episode_never_reaches_the_client(played: Played) -> None
     assert len(played.client.resets) == 3
 
 
+def test_whole_episodes_leave_a_replay_and_the_games_version(
+    played: Played, tmp_path: Path
+) -> None:
+    assert played.battle.record(tmp_path)
+    seeds = []
+    for _ in range(2):
+        seeds.append(played.env.episode_seeds()[0])
+        played.play_episode()
+    played.play()
+    os.kill(played.pid(), signal.SIGKILL)
+    assert played.play().void[0], "of which there is no replay"
+    assert {each.name for each in tmp_path.glob("3m-*")} == {
+        f"3m-seed-{seed}.{kind}" for seed in seeds for kind in ("SC2Replay", "version.txt")
+    }
+    assert (tmp_path / f"3m-seed-{seeds[0]}.SC2Replay").read_bytes() == b"replay"
+    version = (tmp_path / f"3m-seed-{seeds[0]}.version.txt").read_text()
+    assert version == "StarCraft II 4.10.0.75689\n"
+
+
+def test_a_game_that_dies_before_its_replay_is_replaced(
+    played: Played, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played.battle.record(tmp_path)
+    first = played.pid()
+    with monkeypatch.context() as patch:
+        # Where there is nothing to call, calling it is an error.
+        patch.setattr(played.client._sc2_proc.controller, "save_replay", None)
+        assert not played.play_episode().void[0], "all of it was played"
+    assert not [*tmp_path.glob("3m-*")]
+    assert played.pid() != first
+
+
+def test_a_battle_is_drawn_as_the_client_sees_it(played: Played) -> None:
+    from sde_harl.envs.starcraft.view import battle_of
+
+    picture = played.battle.picture(ROLE_COLOURS[:3])
+    assert picture is not None
+    for colour in (*ROLE_COLOURS[:3], FOE):
+        assert (np.abs(picture.astype(int) - colour).max(-1) < 20).any()
+    played.client.last_action = np.eye(played.client.n_actions)[[6, 2, 8]]
+    played.client.enemies[1].health = 9.0
+    battle = battle_of(played.client)
+    assert battle.types == ["marine"] * 6
+    assert battle.target.tolist() == [3, 1, 5, 3, 4, 5], "by the unit's number"
+    assert battle.health.tolist() == [1, 1, 1, 1, 0.2, 1]
+    assert not battle.fired.any()
+
+
+def test_a_healers_choices_are_agents(played: Played) -> None:
+    from sde_harl.envs.starcraft.view import battle_of
+
+    played.client.medivac_id = played.client.marine_id
+    played.client.last_action = np.eye(played.client.n_actions)[[7, 1, 0]]
+    assert battle_of(played.client).target.tolist() == [1, 1, 2, 3, 4, 5]
+
+
+def test_replays_of_the_games_that_are_watched(
+    game: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run(
+        *["--env", "smac", "--algo", "happo", "env.backend=starcraft2", "env.map=3m", *SMALL],
+        *["env.workers=0", "train.steps=120", f"record.dir={tmp_path / 'runs'}"],
+    )
+    replays = tmp_path / "replays"
+    words = ["play", str(folder), "--episodes", "2", "--replays", str(replays)]
+    assert cli.main([*words, "--video", str(tmp_path / "a.gif")]) == 0
+    assert f"the game's own recordings are in {replays}" in capsys.readouterr().out
+    assert len([*replays.glob("*.SC2Replay")]) == 2
+    assert (tmp_path / "a.gif").stat().st_size > 10_000
+
+
 def test_a_game_that_grew_is_replaced_between_episodes(
     played: Played, waits: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,7 +368,9 @@ def test_a_run_drops_and_counts_void_episodes(game: Path, tmp_path: Path) -> Non
 
 HOLDS_GAMES = """
 import time
+from sde_harl.cli import main as cli
 from sde_harl.config.schema import EnvConfig
+from sde_harl.drawing.canvas import FOE, ROLE_COLOURS
 from sde_harl.envs.registry import make
 env = EnvConfig(name="smac", map="3m", backend="starcraft2", workers=2)
 make(env, num_envs=3, seed=1).reset()

@@ -6,8 +6,9 @@ N agents, A actions.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ from sde_harl.envs.base import EnvSpec
 from sde_harl.envs.settings import EnvConfig
 from sde_harl.envs.starcraft.supervisor import GameLostError, Supervisor
 from sde_harl.envs.vector.games import Game, ObservationBuffers, Outcome
+
+if TYPE_CHECKING:
+    from sde_harl.drawing.canvas import Colour, Picture
 
 NO_OP = 0
 """The only action of a dead agent, and no action of a living one. Action 1 is to stop."""
@@ -26,6 +30,7 @@ class Battle(Game):
 
     seed_bits = 31
     """What fits the protocol's unsigned seed of 32 bits with room to spare."""
+    pictures_per_s = 6.0
 
     def __init__(
         self, client: Any, env_config: EnvConfig, *, unit_types: tuple[str, ...] = ()
@@ -74,6 +79,17 @@ class Battle(Game):
             truncated=reply.truncated,
             won=int(reply.won),
         )
+
+    def picture(self, colours: Sequence[Colour]) -> Picture:
+        # Here, because a run that nobody watches needs no library that draws.
+        from sde_harl.envs.battle_picture import draw
+        from sde_harl.envs.starcraft.view import battle_of
+
+        return draw(battle_of(self._client), colours)
+
+    def record(self, folder: Path) -> bool:
+        self._supervisor.replays = folder
+        return True
 
     def close(self) -> None:
         self._supervisor.close()

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from sde_harl.config.entry_points import one_line
@@ -46,8 +47,11 @@ class Supervisor:
     def __init__(self, client: Any) -> None:
         self.client = client
         client.full_restart = self._refuse_restart
+        self.replays: Path | None = None
+        """Folder for the game's replay of each whole episode."""
         self._is_playing = False
         self._failures = 0
+        self._seed = 0
 
     def begin(self, seed: int, configurations: Iterator[tuple[Any, ...]]) -> None:
         """Begins an episode. Raises UserError if no game can be started.
@@ -56,6 +60,7 @@ class Supervisor:
         `configurations`, and the next where the game can't place the units of one.
         """
         self._finish_episode()
+        self._seed = seed
         configuration = next(configurations)
         while True:
             try:
@@ -126,8 +131,30 @@ class Supervisor:
     def _end_episode(self) -> None:
         self._is_playing = False
         self._failures = 0
-        if _resident_bytes(self.client._sc2_proc.pid) > RECYCLE_BYTES:
+        is_fit = _resident_bytes(self.client._sc2_proc.pid) <= RECYCLE_BYTES
+        if self.replays and not self._save_replay(self.replays):
+            is_fit = False
+        if not is_fit:
             self.close()
+
+    def _save_replay(self, folder: Path) -> bool:
+        """Writes what the game has played since it was started, and beside it the game's version.
+
+        A replay is shown by the version that has played it, and by no other. Returns False where
+        the game gives none.
+        """
+        client = self.client
+        name = f"{client.map_name}-seed-{self._seed}"
+        controller = client._sc2_proc.controller
+        try:
+            replay = controller.save_replay()
+            version = controller.ping().game_version
+        except Exception as error:
+            log.warning("no replay of %s: %s", name, one_line(error))
+            return False
+        (folder / f"{name}.SC2Replay").write_bytes(replay)
+        (folder / f"{name}.version.txt").write_text(f"StarCraft II {version}\n")
+        return True
 
     def _fail(self, error: Exception) -> None:
         """Ends the game and waits before the next. Raises UserError after too many failures."""

@@ -36,6 +36,7 @@ from __future__ import annotations
 import mmap
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -112,6 +113,13 @@ class Game(ABC):
         something is missing that draws.
         """
         return None
+
+    def record(self, folder: Path) -> bool:
+        """Has the game write recordings of its own into a folder, of each episode from now on.
+
+        Returns False where it makes none. Called before an episode begins.
+        """
+        return False
 
     @abstractmethod
     def close(self) -> None:

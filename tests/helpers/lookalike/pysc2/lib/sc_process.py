@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from types import SimpleNamespace
 from typing import Any
 
 from pysc2.lib import protocol
@@ -21,6 +22,13 @@ class Controller:
 
     def observe(self) -> None:
         self._client.ask()
+
+    def save_replay(self) -> bytes:
+        self._client.ask()
+        return b"replay"
+
+    def ping(self) -> Any:
+        return SimpleNamespace(game_version="4.10.0.75689")
 
 
 class StarcraftProcess:

@@ -13,6 +13,16 @@ from pysc2.lib import protocol
 from smac.env.starcraft2.maps.smac_maps import get_smac_map_registry
 
 NO_ATTACK = 6
+RANGERS = 2000
+"""The agents' unit type, which is the client's own, and no number of the game's."""
+MARINES = 48
+
+
+def _unit(unit_type: int, *, x: float, y: float) -> Any:
+    """Returns a unit as the game's protocol describes it."""
+    health = {"health": 45.0, "health_max": 45.0, "shield": 0.0, "shield_max": 0.0}
+    place = {"pos": SimpleNamespace(x=x, y=y), "radius": 0.375}
+    return SimpleNamespace(unit_type=unit_type, weapon_cooldown=0.0, **health, **place)
 
 
 class StarCraft2Env:
@@ -26,6 +36,11 @@ class StarCraft2Env:
         continuing_episode: bool = False,
     ) -> None:
         params = get_smac_map_registry()[map_name]
+        self.map_name = map_name
+        self.map_x = self.map_y = 32
+        self.n_actions_no_attack = NO_ATTACK
+        self.marine_id = 0
+        self.medivac_id = 0
         self.n_agents = params["n_agents"]
         self.n_enemies = params["n_enemies"]
         self.episode_limit = params["limit"]
@@ -41,6 +56,7 @@ class StarCraft2Env:
         self._tells_limit = continuing_episode
         self._episode_count = 0
         self._is_playing = False
+        self._step_mul = 8
         self._sc2_proc: Any = None
 
     def _launch(self) -> None:
@@ -73,11 +89,11 @@ class StarCraft2Env:
 
     def _init_units(self) -> None:
         self._allies = [45.0] * self.n_agents
+        self.marine_id = RANGERS
         # Half of the enemies at first: the client counts those it sees at every look, and they
         # are seen twice.
         for seen in (self.n_enemies // 2, self.n_enemies):
-            unit = {"health": 45.0, "health_max": 45.0, "shield_max": 0.0}
-            self.enemies = {e: SimpleNamespace(**unit) for e in range(seen)}
+            self.enemies = {e: _unit(MARINES, x=12.0, y=4.0 + e) for e in range(seen)}
             if self._episode_count == 0:
                 self.max_reward += sum(each.health_max for each in self.enemies.values())
 
@@ -117,6 +133,19 @@ class StarCraft2Env:
             self._is_playing = False
         reward = damage + self.reward_win * won
         return reward / self.max_reward * 20, over, info
+
+    @property
+    def agents(self) -> dict[int, Any]:
+        units = [_unit(RANGERS, x=8.0, y=4.0 + 3.0 * i) for i in range(self.n_agents)]
+        for unit, health in zip(units, self._allies):
+            unit.health = health
+        return dict(enumerate(units))
+
+    def unit_sight_range(self, agent_id: int) -> int:
+        return 9
+
+    def unit_max_cooldown(self, unit: Any) -> int:
+        return 15
 
     def get_avail_actions(self) -> list[list[int]]:
         attacks = [int(enemy.health > 0) for enemy in self.enemies.values()]

@@ -1,4 +1,4 @@
-"""Draws a battle of SMAX: units with their health, their shots, and who is seen.
+"""Draws a battle of SMAX or SMAC: units with their health, their shots, and who is seen.
 
 U units, allies first.
 """
@@ -20,36 +20,51 @@ HEALTHY: Colour = (110, 205, 110)
 HURT: Colour = (235, 90, 70)
 FIELD: Colour = (36, 40, 48)
 SEEN_GROUND: Colour = (54, 62, 75)
-LETTERS = ("m", "M", "s", "Z", "z", "h")
-"""Of the unit types, as JaxMARL abbreviates them."""
+LETTERS = {
+    "marine": "m",
+    "marauder": "M",
+    "medivac": "+",
+    "stalker": "s",
+    "zealot": "Z",
+    "colossus": "C",
+    "zergling": "z",
+    "baneling": "b",
+    "hydralisk": "h",
+    "spine crawler": "S",
+}
+"""By the name of a unit's type."""
 
 
 class Battle(NamedTuple):
-    """What is drawn of a battle: JaxMARL's state, and what its game knows of types of units."""
+    """What is drawn of a battle; every field but the last two has an entry for each unit."""
 
-    state: Any
-    """JaxMARL's, as numpy arrays."""
-    allies: int
-    side: float
-    """Length of the square field's side."""
+    positions: NDArray[Any]
+    """(U, 2)"""
+    alive: NDArray[np.bool_]
+    health: NDArray[Any]
+    """Share of its full health, from 0 to 1."""
+    types: Sequence[str]
+    """Keys of LETTERS; of another type nothing is written."""
     radius: NDArray[Any]
-    """(U,) of each unit, as is all that follows."""
     sight: NDArray[Any]
-    full_health: NDArray[Any]
-    reload_s: NDArray[Any]
+    """How far it sees; of opponents it isn't read."""
     target: NDArray[Any]
     """The unit that it was told to attack; its own number where it was told something else."""
-    step_s: float
-    """Time of the game that a step takes."""
+    fired: NDArray[np.bool_]
+    """It fired at its target in this step."""
+    allies: int
+    """How many of the units are."""
+    size: tuple[float, float]
+    """Width and height of the field."""
 
 
 def draw(battle: Battle, colours: Sequence[Colour]) -> Picture:
     """Returns the battle as a picture; `colours` are the allies'."""
-    state = battle.state
-    canvas = Canvas(View(-RIM, -RIM, battle.side + RIM, battle.side + RIM), width=WIDTH)
-    canvas.box((0, 0), (battle.side, battle.side), FIELD)
-    alive = np.flatnonzero(state.unit_alive).tolist()
-    positions = [(float(x), float(y)) for x, y in state.unit_positions]
+    right, top = battle.size
+    canvas = Canvas(View(-RIM, -RIM, right + RIM, top + RIM), width=WIDTH)
+    canvas.box((0, 0), battle.size, FIELD)
+    alive = np.flatnonzero(battle.alive).tolist()
+    positions = [(float(x), float(y)) for x, y in battle.positions]
     ours = [unit for unit in alive if unit < battle.allies]
     # One tone for all that the allies see together: overlapping discs of a see-through colour
     # would look like circles of their own.
@@ -68,7 +83,7 @@ def draw(battle: Battle, colours: Sequence[Colour]) -> Picture:
 
 def _sees(battle: Battle, ours: Sequence[int], unit: int) -> NDArray[np.bool_]:
     """Returns which of the allies `ours` see a unit."""
-    places = battle.state.unit_positions
+    places = battle.positions
     distance = np.linalg.norm(places[list(ours)] - places[unit], axis=-1)
     seen: NDArray[np.bool_] = distance < battle.sight[list(ours)]
     return seen
@@ -94,15 +109,12 @@ def _draw_shots(
     canvas: Canvas, battle: Battle, team: Sequence[Colour], *, positions: Sequence[Point]
 ) -> None:
     """Draws who fired at whom in this step, and faintly who aims and reloads."""
-    state = battle.state
-    # A weapon that has just fired has nearly all of its reloading time before it.
-    fired = state.unit_weapon_cooldowns > battle.reload_s - battle.step_s
     for unit, target in enumerate(battle.target.tolist()):
-        if target == unit or not state.unit_alive[unit]:
+        if target == unit or not battle.alive[unit]:
             continue
         start = positions[unit]
         end = positions[target]
-        if fired[unit]:
+        if battle.fired[unit]:
             canvas.line(start, end, team[unit], px=2.2, opacity=0.95)
             canvas.circle(end, 0.35, fill=team[unit], opacity=0.8)
         else:
@@ -125,9 +137,9 @@ def _draw_unit(
         canvas.circle(place, radius, fill=colour, edge=(15, 17, 20), edge_px=1)
     else:
         canvas.circle(place, radius, edge=colour, edge_px=1.5, opacity=0.7)
-    letter = LETTERS[int(battle.state.unit_types[unit])]
+    letter = LETTERS.get(battle.types[unit], "")
     canvas.text(place, letter, (15, 17, 20) if seen else colour, px=11)
-    health = float(battle.state.unit_health[unit] / battle.full_health[unit])
+    health = float(battle.health[unit])
     bottom = y + radius + 0.15
     canvas.box((x - 0.7, bottom), (x + 0.7, bottom + 0.22), (15, 17, 20))
     shade = HEALTHY if health > 0.5 else HURT
