@@ -110,11 +110,12 @@ class LatentModel(nn.Module):
         # density that narrows they are late, and tables stay twice as long as need be. Medians
         # alone are better slow: the policy notices when the grid jumps.
         bottleneck = self.bottleneck
+        logits = bottleneck.fixed_logits()
         low = torch.full_like(bottleneck.quantiles, -SEARCH_RADIUS)
         high = -low
         for _ in range(HALVINGS):
             middle = (low + high) / 2
-            below = bottleneck._logits_cumulative(middle, stop_gradient=True) < bottleneck.target
+            below = logits(middle) < bottleneck.target
             low = torch.where(below, middle, low)
             high = torch.where(below, high, middle)
         found = (low + high) / 2

@@ -30,8 +30,9 @@ class OrderedFile:
     process. The first error is kept in `error`, and nothing is written after it.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Makes the file, empty. Raises OSError."""
+    def __init__(self, path: Path, *, superblock: int) -> None:
+        """Makes the file, empty. Raises OSError. `superblock` is the address where HDF5 begins."""
+        self._superblock = superblock
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         self._position = 0
         self._size = 0  # as HDF5 sees it
@@ -117,11 +118,23 @@ class OrderedFile:
         self._resize(max(self._size, self._reachable))
         changes = self._changes
         self._changes = {}
-        for address in sorted(changes, key=lambda each: (_turn(each, changes[each]), -each)):
+        turns = {address: self._turn(address, data) for address, data in changes.items()}
+        for address in sorted(changes, key=lambda each: (turns[each], -each)):
             self._put(address, changes[address])
         if self._size < self._reachable:
             self._resize(self._size)
         self._reachable = self._size
+
+    def _turn(self, address: int, data: bytes) -> int:
+        """Returns when a change is written: superblock, most blocks, a group's tree, its leaves.
+
+        A leaf (SNOD) holds offsets into the group's heap of names, so the heap comes before it.
+        A leaf that was split is shortened last: until then, the entries that moved are listed twice
+        instead of being lost.
+        """
+        if address == self._superblock:
+            return 0
+        return {b"TREE\0": 2, b"SNOD\1": 3}.get(data[:5], 1)
 
     def _resize(self, size: int) -> None:
         if self.error is not None:
@@ -147,15 +160,3 @@ class OrderedFile:
         """Writes the kept changes and closes the file."""
         self.flush()
         os.close(self._fd)
-
-
-def _turn(address: int, data: bytes) -> int:
-    """Returns when a change is written: superblock, most blocks, a group's tree, then its leaves.
-
-    A leaf (SNOD) holds offsets into the group's heap of names, so the heap is written before it.
-    A leaf that was split is shortened last: until then, the entries that moved are listed twice
-    instead of being lost.
-    """
-    if address == 0:
-        return 0
-    return {b"TREE\0": 2, b"SNOD\1": 3}.get(data[:5], 1)

@@ -18,6 +18,7 @@ from sde_harl.errors import UserError
 from sde_harl.outside.text import strict_json
 from sde_harl.record.datasets import array, attribute, check_texts, column, member, subgroup
 from sde_harl.record.schema import META, SCALAR, STEP, TABLES, Array, Trajectory
+from sde_harl.record.seal import check_seal
 from sde_harl.record.segments import TRAJECTORIES, checked_counts, joined, later_segments
 
 Columns = dict[str, Array]
@@ -142,6 +143,7 @@ def open_run(path: Path) -> Run:
         raise UserError(f"{path}: not a file")
     problem = "damaged, or not a run's record"
     try:
+        check_seal(path)
         check_texts(path)
     except (OSError, ValueError) as error:  # ValueError: an empty file, too
         raise UserError(f"{path}: {problem}: {_first_line(error)}") from error

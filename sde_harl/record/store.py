@@ -25,6 +25,7 @@ import numpy as np
 
 from sde_harl.record.disk import OrderedFile
 from sde_harl.record.schema import SCALAR, STEP, TABLES, Array, Column, Trajectory
+from sde_harl.record.seal import SEAL_BYTES, seal
 from sde_harl.record.trajectories import write_unlinked
 
 # A kill should not lose an episode, so these tables are flushed with the batch that brought rows.
@@ -112,11 +113,16 @@ class Store:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
         # The file gets its name only when it can be read.
         part = path.with_name(path.name + ".part")
-        self._disk = OrderedFile(part)
+        self._path = path
+        self._disk = OrderedFile(part, superblock=SEAL_BYTES)
         # Without a chunk cache, rows go straight to their place in an allocated chunk, and a flush
         # usually changes nothing but the length of each column.
         self._file = h5py.File(
-            self._disk, "w", rdcc_nbytes=NO_CACHE, meta_block_size=METADATA_BLOCK_BYTES
+            self._disk,
+            "w",
+            userblock_size=SEAL_BYTES,
+            rdcc_nbytes=NO_CACHE,
+            meta_block_size=METADATA_BLOCK_BYTES,
         )
         self._tables: dict[str, _Table] = {}
         self._pending: dict[str, list[dict[str, Array]]] = {}
@@ -208,8 +214,9 @@ class Store:
         self._flush()
 
     def close(self) -> None:
-        """Closes the file. Raises OSError for what the disk said, if it failed."""
+        """Closes and seals the file. Raises OSError for what the disk said, if it failed."""
         self._file.close()
         self._disk.close()
         if self._disk.error is not None:
             raise self._disk.error
+        seal(self._path)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from sde_harl.config.wording import shown
 from sde_harl.errors import UserError
@@ -22,7 +24,8 @@ run that reads it has a plain codec."""
 FALLBACK_HEAD = "fallback_head"
 """The fallback heads' name in a checkpoint."""
 LARGEST = 1e18
-"""Bound of every number that is kept. The square of a larger one has no place in a float32."""
+"""Bound of the norm of all numbers that are kept. The square of a larger one has no place in a
+float32."""
 
 
 class Stateful(Protocol):
@@ -214,12 +217,11 @@ def _check_numbers(state: State, steps: int) -> None:
         for name, value in flatten(state).items()
         if isinstance(value, torch.Tensor) and value.is_floating_point()
     }
-    # One pass over all of them: a check of each tensor would cost more than its numbers.
-    together = torch.cat([value.flatten() for value in floats.values()])
     # Not `> LARGEST`, which is false for NaN.
-    if together.abs().max() <= LARGEST:
+    if nn.utils.get_total_norm(floats.values()) <= LARGEST:
         return
-    name = next(name for name, value in floats.items() if not (value.abs() <= LARGEST).all())
+    norms = {name: float(value.norm()) for name, value in floats.items()}
+    name = max(norms, key=lambda each: (math.isnan(norms[each]), norms[each]))
     worst = float(floats[name].abs().max())
     raise UserError(
         f"learning has become unstable: {name} reached {worst:g} after {steps:,} steps "

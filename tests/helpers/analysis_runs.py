@@ -6,11 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import h5py
 import numpy as np
 from filled import add
 
+from sde_harl.record.seal import SEAL_BYTES
 from sde_harl.record.writer import RunFile
 
 ANALYSIS = Path(__file__).parents[2] / "analysis"
@@ -28,6 +32,15 @@ META: dict[str, str | int | float] = {
     "codec": "entropy",
     "started": "2026-01-01T00:00:00.000+00:00",
 }
+
+
+@contextmanager
+def opened_to_change(path: Path) -> Iterator[h5py.File]:
+    """Opens a record to change it, and takes its seal off, as if the run had been killed."""
+    with h5py.File(path, "r+") as file:
+        yield file
+    with path.open("r+b") as unsealed:
+        unsealed.write(bytes(SEAL_BYTES))
 
 
 def record(

@@ -10,7 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from analysis_runs import META, record, run
+from analysis_runs import META, opened_to_change, record, run
 from filled import add
 
 from sde_harl.analysis.comparison import align
@@ -152,7 +152,7 @@ def test_bad_files_give_one_line(tmp_path: Path, program: str, content: bytes | 
     elif content == "cut":
         path.write_bytes(good.read_bytes()[:30_000])
     elif content == "headless":
-        path.write_bytes(b"\0" * 100 + good.read_bytes()[100:])
+        path.write_bytes(b"\0" * 600 + good.read_bytes()[600:])
     elif content == "other":
         h5py.File(path, "w").close()
     result = run(program, good, path, code=2)
@@ -163,7 +163,7 @@ def test_bad_files_give_one_line(tmp_path: Path, program: str, content: bytes | 
 
 def test_uneven_columns_are_cut_to_the_shortest(tmp_path: Path) -> None:
     path = record(tmp_path)
-    with h5py.File(path, "r+") as file:
+    with opened_to_change(path) as file:
         file["decisions/t_policy"].resize((150,))
     assert figures(path)["all"]["messages"] == 150
 

@@ -267,6 +267,14 @@ def compressai_strings(model: LatentModel, agent: int, z: np.ndarray) -> list[by
     return strings
 
 
+def test_fixed_logits_are_compressais() -> None:
+    bottleneck = trained_model().bottleneck
+    values = 9 * torch.randn(bottleneck.channels, 1, 7)
+    ours = bottleneck.fixed_logits()(values)
+    assert torch.equal(ours, bottleneck._logits_cumulative(values, stop_gradient=True))
+    assert not ours.requires_grad
+
+
 def test_packed_rows_cost_their_ideal() -> None:
     coder = EntropyCoder(TABLES[0])
     z = latents(64, 2.0)

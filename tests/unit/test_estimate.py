@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import h5py
 import pytest
+from analysis_runs import opened_to_change
 from split_runs import ROWS, record
 
 from sde_harl.cli.estimate import CostEstimate, Link, against, errors, pick, predict
@@ -120,7 +120,7 @@ def test_the_error_is_told_against_a_run(tmp_path: Path, capfd: pytest.CaptureFi
 
 def test_rows_that_a_killed_writer_left_short_are_left_out(tmp_path: Path) -> None:
     path = record(tmp_path / "a", 2)
-    with h5py.File(path, "r+") as file:
+    with opened_to_change(path) as file:
         file["decisions/t_policy"].resize((150,))
     assert {len(column) for column in open_run(path).table("decisions").values()} == {150}
 

@@ -30,6 +30,8 @@ from sde_harl.config.schema import Config, RolesConfig
 from sde_harl.errors import UserError
 from sde_harl.record.finding import run_files
 from sde_harl.record.reader import open_run
+from sde_harl.record.schema import TABLES
+from sde_harl.record.seal import SEAL_BYTES, seal
 from sde_harl.record.writer import RunFile
 from sde_harl.roles.grouping import find_roles
 
@@ -84,7 +86,10 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _in_small_chunks(path: Path) -> Path:
-    """Returns a copy without the room that a run leaves for rows to come."""
+    """Returns a copy without the room that a run leaves for rows to come, and without a seal.
+
+    So what changes it meets the reader's checks, as in the record of a run that was killed.
+    """
     small = path.with_name("small.h5")
     with h5py.File(path) as old, h5py.File(small, "w") as new:
         old.visititems(lambda name, found: _copy(new, name, found))
@@ -268,6 +273,55 @@ def test_a_damaged_record_is_read_or_refused(good: Path, seed: int) -> None:
     path = good.with_name("damaged.h5")
     path.write_bytes(mutated(good.read_bytes(), random.Random(seed)))
     _code_of(path, lambda: [open_run(path).table(name) for name in ("decisions", "training")])
+
+
+@pytest.fixture(scope="module")
+def sealed(good: Path) -> Path:
+    """Writes the good record as one that its run has closed."""
+    path = good.with_name("sealed.h5")
+    with h5py.File(good) as old, h5py.File(path, "w", userblock_size=SEAL_BYTES) as new:
+        for name in old:
+            old.copy(name, new)
+    seal(path)
+    return path
+
+
+def tables(path: Path) -> dict[str, dict[str, bytes]]:
+    """Returns all columns of a record."""
+    run = open_run(path)
+    return {
+        name: {key: values.tobytes() for key, values in run.table(name).items()} for name in TABLES
+    }
+
+
+def check_no_silent_difference(sealed: Path, changed: Path, chance: random.Random) -> None:
+    """Checks that a record with a few changed bytes is refused, or read as it was."""
+    changed.write_bytes(mutated(sealed.read_bytes(), chance))
+    read: list[object] = []
+    if _code_of(changed, lambda: read.append(tables(changed))) == 0:
+        assert read == [tables(sealed)]
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_a_changed_record_never_passes_for_the_runs(sealed: Path, seed: int) -> None:
+    check_no_silent_difference(sealed, sealed.with_name("changed.h5"), random.Random(seed))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(hang_limit_s(7200))
+def test_2000_changed_records_never_pass_for_the_runs(sealed: Path, tmp_path: Path) -> None:
+    for seed in range(2000):
+        check_no_silent_difference(sealed, tmp_path / "run.h5", random.Random(seed))
+
+
+def test_one_changed_value_is_refused(sealed: Path, tmp_path: Path) -> None:
+    """A value within its range that is changed as an editor of HDF5 would."""
+    path = Path(shutil.copy(sealed, tmp_path / "run.h5"))
+    with h5py.File(path, "r+") as file:
+        file["evaluations/win_rate"][0] = 1.0
+    with pytest.raises(UserError, match=r"run.h5: damaged, .* changed after its run had ended"):
+        open_run(path)
 
 
 @pytest.mark.slow

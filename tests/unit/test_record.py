@@ -160,10 +160,10 @@ class Recorded(OrderedFile):
 
     last: Recorded
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, superblock: int) -> None:
         self.operations: list[tuple[int, bytes | None]] = []
         Recorded.last = self
-        super().__init__(path)
+        super().__init__(path, superblock=superblock)
 
     def _put(self, address: int, data: bytes) -> None:
         self.operations.append((address, data))
