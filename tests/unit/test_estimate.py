@@ -131,7 +131,7 @@ def test_rows_that_a_killed_writer_left_short_are_left_out(tmp_path: Path) -> No
         ([], "give a configuration"),
         (["configs/quick.yaml", "--measured", "x.h5"], "give a configuration"),
         (["--measured", "/no/such.h5"], "/no/such.h5: no such file"),
-        (["--measured", "/"], "/: neither a run.h5 nor the folder of a run or of a sweep"),
+        (["--measured", str(Path(__file__).parent)], "unit: there is no run.h5 in it"),
         (["configs/quick.yaml", "policy.widht=3"], "did you mean policy.width?"),
     ],
 )

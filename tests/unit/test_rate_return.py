@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
-from analysis_runs import META, run
+from analysis_runs import META, opened_to_change, run
 
 from sde_harl.record.schema import TABLES
 from sde_harl.record.writer import RunFile
@@ -85,7 +84,7 @@ def test_rate_and_return_of_codecs_and_settings(tmp_path: Path) -> None:
 
 def test_algorithms_are_points_of_their_own(tmp_path: Path) -> None:
     paths = [rated(tmp_path, 0.5), rated(tmp_path, 1.0, seed=2)]
-    with h5py.File(paths[1], "r+") as file:
+    with opened_to_change(paths[1]) as file:
         file["meta"].attrs["algo"] = "mappo"
     happo, mappo = json.loads(run("rate_return.py", *paths, "--json").stdout)
     assert happo["codec"] == "entropy, lambda 0.01, scale 4, algo happo"
