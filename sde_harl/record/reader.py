@@ -95,6 +95,19 @@ class Run:
             raise UserError(f"{self.path}: /meta {name} holds what no record of ours holds")
         return value
 
+    def json_object(self, name: str) -> dict[str, Any]:
+        """Returns a /meta attribute that holds a JSON object; empty where the attribute is missing.
+
+        Raises UserError where it holds something else.
+        """
+        try:
+            value = strict_json(self.text(name, "{}"))
+        except ValueError as error:
+            raise UserError(f"{self.path}: /meta {name} isn't JSON: {error}") from error
+        if not isinstance(value, dict):
+            raise UserError(f"{self.path}: /meta {name} isn't an object")
+        return value
+
     def text(self, name: str, missing: str = "unknown") -> str:
         """Returns a /meta attribute as text."""
         return str(self.meta.get(name, missing))
