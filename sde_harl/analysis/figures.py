@@ -117,7 +117,7 @@ def make_logarithmic(axis: Axis, base: int = 10, limits: tuple[float, float] | N
     # In less than a decade hardly a power of the base lies; round numbers do.
     if low > 0 and high / low < 10:
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-    elif base == 10 and high / max(low, 1e-300) < 1000:
+    elif base == 10 and high / max(low, 1e-300) < 200:
         axis.set_major_locator(LogLocator(base, subs=(1, 2, 5)))
     axis.set_minor_formatter(NullFormatter())
     axis.set_major_formatter(lambda value, _: plain(value))

@@ -148,6 +148,8 @@ def _named(found: RoleGroups, agent: int) -> str:
 
 
 def _source(found: RoleGroups) -> Html:
+    if not found.index and found.source == "learnt":
+        return paragraph("Learnt, by indices that the record doesn't hold.", "soft")
     if not found.index:
         return paragraph(f"Groups were not learnt: they are from {found.source}.", "soft")
     figure = figures.new_figure(*PANEL)

@@ -197,23 +197,31 @@ def _bytes_row(name: str, size: Bytes) -> list[str]:
 def _bytes_panel(costs: list[Costs]) -> Html:
     figure = figures.new_figure(PANEL[0], PANEL[1] + 0.2 * len(costs))
     axes = figure.add_subplot()
-    names = list(SENT)
-    for each in costs:
-        assert each.total
-        sizes = np.array([getattr(each.total.bytes, key) for key in SENT.values()])
-        shown = sizes > 0  # NaN: unknown. A logarithmic axis has no 0.
-        places = np.arange(len(names))[shown]
+    all_sizes = [_sizes(each) for each in costs]
+    # NaN: unknown. A logarithmic axis has no 0.
+    known = [name for name in SENT if any(sizes[name] > 0 for sizes in all_sizes)]
+    for number, (each, by_name) in enumerate(zip(costs, all_sizes, strict=True)):
+        sizes = np.array([by_name[name] for name in known])
+        shown = sizes > 0
+        # Beside each other: equal sizes would cover each other.
+        places = np.arange(len(known))[shown] + 0.14 * (number - (len(costs) - 1) / 2)
         axes.plot(sizes[shown], places, "o", color=each.line.colour, markersize=7, label=each.name)
         # Numbers of several runs would cover each other; the table has them.
         if len(costs) == 1:
             for size, place in zip(sizes[shown], places, strict=True):
-                axes.text(size, place - 0.2, figures.plain(size), ha="center", fontsize=8)
-    axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel="bytes for a decision of one agent", ylim=(len(names) - 0.5, -0.5))
+                axes.text(size, place - 0.2, f"{size:,.1f}", ha="center", fontsize=8)
+    axes.set_yticks(range(len(known)), known)
+    axes.set(xlabel="bytes for a decision of one agent", ylim=(len(known) - 0.5, -0.6))
     axes.margins(x=0.15)
     figures.make_logarithmic(axes.xaxis)
     figures.add_legend(axes, columns=2)
     return panel(as_svg(figure, "bytes of a decision"), "Equal distances are equal factors.")
+
+
+def _sizes(costs: Costs) -> dict[str, float]:
+    """Returns the bytes of a run that has decisions, by the names in SENT."""
+    assert costs.total
+    return {name: getattr(costs.total.bytes, key) for name, key in SENT.items()}
 
 
 def _histogram_panel(costs: Costs, bits: Sizes) -> Html:

@@ -15,6 +15,7 @@ SERVER = 0
 """The server's rank."""
 BINS = 40
 MOST_POINTS = 300
+TRIES = 50
 MOST_AGENTS = 30
 """Agents of a decision that are drawn."""
 
@@ -52,17 +53,29 @@ def one_decision(run: Run) -> Timeline | None:
     if not decisions:
         return None
     times = stage_times(run, decisions)
-    known = np.flatnonzero(np.isfinite(times["whole"]))
+    # A late answer has no server's stages, so that its link is unknown.
+    stages = [each for name, each in times.items() if not np.isnan(each).all()]
+    known = np.flatnonzero(np.isfinite(stages).all(0))
     if not len(known):
         return None
-    ordered = known[np.argsort(times["whole"][known], kind="stable")]
-    rows = _rows_of_decision(decisions, int(ordered[len(ordered) // 2]))
+    rows = _rows_of_median(decisions, times["whole"], known)
     names = run.json_list("agents")
     return Timeline(
         step=int(decisions["step"][rows[0]]),
         agents=[_agent_name(names, int(agent)) for agent in decisions["agent"][rows]],
         stages=_stages(run, {name: np.nan_to_num(each[rows]) for name, each in times.items()}),
     )
+
+
+def _rows_of_median(decisions: Columns, whole: Array, known: Array) -> Array:
+    """Returns the rows of a decision of about the median time, of whose agents all were timed."""
+    middle = np.argsort(abs(whole[known] - np.median(whole[known])), kind="stable")
+    tries = [_rows_of_decision(decisions, int(row)) for row in known[middle[:TRIES]]]
+    complete = [rows for rows in tries if np.isin(rows, known).all()]
+    if complete:
+        return complete[0]
+    alone: Array = known[middle[:1]]
+    return alone
 
 
 def _rows_of_decision(decisions: Columns, row: int) -> Array:

@@ -13,6 +13,8 @@ from typing import NewType
 from sde_harl.outside.text import printable
 
 Html = NewType("Html", str)
+MOST_ON_A_LINE = 30
+"""Letters of a table's cell that are not broken into lines."""
 
 CSS = """
 :root { --paper: #ffffff; --ink: #222222; --soft: #5f6368; --rule: #dadce0; --card: #f6f7f9;
@@ -45,8 +47,10 @@ figcaption { font-size: .85rem; max-width: 32rem; }
 table { border-collapse: collapse; font-size: .875rem; margin: .5rem 0;
   font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 th, td { text-align: left; padding: .25rem .9rem .25rem 0; border-bottom: 1px solid var(--rule);
-  vertical-align: top; max-width: 28rem; }
+  vertical-align: top; white-space: nowrap; }
+td.long { white-space: normal; min-width: 16rem; max-width: 28rem; overflow-wrap: anywhere; }
 th { color: var(--soft); font-weight: 600; } td.n, th.n { text-align: right; }
+th { white-space: normal; vertical-align: bottom; }
 summary { cursor: pointer; margin: .5rem 0; } footer { margin: 3rem 0 1rem; font-size: .85rem; }
 """
 
@@ -93,7 +97,12 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> Html:
 
 
 def _cell(name: str, value: object, right: bool) -> Html:
-    return tag(name, text(value), "n" if right else "")
+    css_class = ""
+    if right:
+        css_class = "n"
+    elif len(str(value)) > MOST_ON_A_LINE:
+        css_class = "long"
+    return tag(name, text(value), css_class)
 
 
 def _looks_like_a_number(cell: str) -> bool:

@@ -1,0 +1,171 @@
+"""sde-harl report: what stands in the page, what may not, and how it looks in a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import browser
+import numpy as np
+import pytest
+from analysis_runs import record
+from long_run import long_run
+
+from sde_harl.analysis.uncertainty import improvement, iqm, profile
+from sde_harl.cli.main import main
+from sde_harl.record.reader import open_run
+from sde_harl.report.build import build
+from sde_harl.report.lines import find_lines
+
+SECTIONS = ["learning", "latency", "bytes", "usage", "faults", "roles", "runs", "settings"]
+HOSTILE = '</text><script>alert(1)</script><img src=x onerror="alert(1)">&amp;]]>'
+
+
+class Tags(HTMLParser):
+    """Collects the tags of a page, and its text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.ids: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.append(tag)
+        self.attributes += attrs
+        self.ids += [str(value) for name, value in attrs if name == "id"]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Writes two seeds of one method and one of another, each with decisions and faults."""
+    base = tmp_path_factory.mktemp("runs")
+    for algo, seed in (("happo", 1), ("happo", 2), ("mappo", 1)):
+        long_run(base / algo / "main" / f"seed-{seed}", 100_000, algo=algo, seed=seed)
+    return base
+
+
+@pytest.fixture(scope="module")
+def page(runs: Path) -> str:
+    assert main(["report", str(runs), "--out", str(runs / "report.html")]) == 0
+    return (runs / "report.html").read_text()
+
+
+def test_all_sections_are_there(page: str) -> None:
+    seen = Tags(page)
+    assert [name for name in seen.ids if name in SECTIONS] == SECTIONS
+    assert "comparison" in seen.ids
+    assert "A  smax/3s5z, happo/main" in seen.text
+    assert "seeds 1, 2; 100,000 steps" in seen.text
+    assert "times less than float32" in seen.text
+    assert "happo/main over mappo/main" in seen.text
+    assert "not measurable here: no sensor" in seen.text
+    assert seen.text.count("edge7") >= 3
+    assert "absent" in seen.text
+    for label in ("environment steps", "win rate", "ms", "bytes for a decision", "MB", "cores"):
+        assert label in seen.text
+
+
+def test_an_id_stands_once_and_nothing_is_loaded(page: str) -> None:
+    seen = Tags(page)
+    assert len(seen.ids) == len(set(seen.ids))
+    assert {"script", "link", "img", "iframe"}.isdisjoint(seen.names)
+    outside = [value for name, value in seen.attributes if name in ("src", "href", "xlink:href")]
+    assert all(str(value).startswith("#") for value in outside)
+    assert not re.search(r"#(?:0072b2|222222|cccccc)\b", page.partition("</style>")[2])
+
+
+def test_names_from_a_record_are_text(tmp_path: Path) -> None:
+    path = record(
+        tmp_path / "<b>exp" / "seed",
+        env=f"x/{HOSTILE}",
+        algo=HOSTILE,
+        placement=HOSTILE,
+        emulated=HOSTILE,
+        hosts=json.dumps([{"host": HOSTILE, "energy": HOSTILE}] * 3),
+        agents=json.dumps([HOSTILE, "\x1b]0;b"]),
+        groups="[[0, 1]]",
+        unit_types=json.dumps(["", HOSTILE]),
+        config=json.dumps({"policy": {HOSTILE: HOSTILE}}),
+        versions=json.dumps({HOSTILE: HOSTILE}),
+        git_revision=HOSTILE,
+    )
+    text = build([open_run(path)])
+    seen = Tags(text)
+    assert {"script", "img", "b>exp"}.isdisjoint(seen.names)
+    assert not [name for name, _ in seen.attributes if name.startswith("on")]
+    assert HOSTILE in seen.text
+    assert "\x1b" not in text
+
+
+def test_unlike_runs_are_lines_of_their_own(tmp_path: Path) -> None:
+    metas = [{"git_revision": "a"}, {"git_revision": "a", "seed": 4}, {"git_revision": "b"}]
+    paths = [record(tmp_path / "exp" / f"{k}", **meta) for k, meta in enumerate(metas)]
+    lines = find_lines([open_run(path) for path in paths])
+    assert [(line.letter, line.method, len(line.runs)) for line in lines] == [
+        ("A", "happo/exp, code a", 2),
+        ("B", "happo/exp, code b", 1),
+    ]
+
+
+def test_a_run_that_has_just_begun_is_told_in_sentences(tmp_path: Path) -> None:
+    seen = Tags(build([open_run(record(tmp_path / "a" / "b", rows=False, groups="[[0], [1]]"))]))
+    assert "no result yet" in seen.text
+    assert "No evaluations and no training values" in seen.text
+    assert "no decisions were recorded" in seen.text
+    assert "No message was refused" in seen.text
+    assert "svg" not in seen.names
+
+
+def test_what_can_not_be_reported_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}: there is no run.h5")
+    path = record(tmp_path / "a" / "b")
+    assert main(["report", str(path), "--out", str(tmp_path / "no" / "r.html")]) == 2
+    assert capsys.readouterr().err.startswith("error: --out: ")
+
+
+def test_statistics_of_known_scores() -> None:
+    eight = np.array([0.0, 0, 1, 2, 3, 4, 100, 100])
+    assert iqm([eight]).value == 2.5
+    alone = iqm([np.array([3.0])])
+    assert (alone.value, np.isnan(alone.low)) == (3.0, True)
+    sure = improvement([np.array([2.0, 3.0])], [np.array([0.0, 1.0])])
+    assert (sure.value, sure.low, sure.high) == (1, 1, 1)
+    half = improvement([np.array([1.0, 1.0]), np.ones(3)], [np.array([1.0, 1.0]), np.ones(2)])
+    assert half.value == 0.5
+    shares = profile([np.array([0.1, 0.9]), np.array([0.6, 0.7])], np.array([0.0, 0.5, 0.95]))
+    assert shares.value.tolist() == [1.0, 0.75, 0.0]
+    spread = iqm([np.linspace(0, 1, 10)])
+    assert 0.1 < float(spread.low) < 0.5 < float(spread.high) < 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_in_a_browser(page: str, tmp_path: Path, width: int, scheme: str) -> None:
+    seen = browser.look(page, tmp_path, width=width, scheme=scheme)
+    assert seen["console"] == []
+    assert seen["scripts"] == 0
+    assert seen["wide"] <= seen["view"], "the page scrolls sideways"
+    assert len(seen["panels"]) >= 10
+    assert min(seen["panels"]) > 150
+    assert "What was learnt" in seen["text"]
+    dark = sum(map(int, re.findall(r"\d+", seen["paper"])[:3])) < 3 * 128
+    assert dark == (scheme == "dark")
+    assert seen["paper"] != seen["ink"]
+
+
+@pytest.mark.slow
+def test_a_long_run_is_a_small_page(tmp_path: Path) -> None:
+    text = build([open_run(long_run(tmp_path / "a" / "b"))])
+    assert len(text.encode()) < 5_000_000
