@@ -23,7 +23,7 @@ from limits import hang_limit_s
 from mutations import mutated
 from odd_records import ATTRIBUTES, COLUMNS, OF_COLUMNS, make_pipe, set_attribute
 
-from sde_harl.cli import estimate
+from sde_harl.cli import estimate, report
 from sde_harl.cli.trials import result
 from sde_harl.config.layers import to_yaml
 from sde_harl.config.schema import Config, RolesConfig
@@ -210,6 +210,49 @@ def test_every_odd_column(
         with h5py.File(path, "r+") as file:
             change(file, column)
         read_by_all(path, capsys, monkeypatch)
+
+
+def reported(path: Path, capsys: Capsys) -> int:
+    """Writes a report of a record; returns the exit code, of a refusal in one line."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        code = _code_of(path, lambda: report.main([str(path), "--out", f"{path}.html"]))
+    capsys.readouterr()
+    return code
+
+
+def test_odd_values_are_reported_or_refused(copy: Path, capsys: Capsys) -> None:
+    assert reported(copy, capsys) == 0
+    with h5py.File(copy, "r+") as file:
+        odd_records.not_numbers(file, "evaluations/win_rate")
+        odd_records.zeros(file, "decisions/environments")
+        odd_records.extremes(file, "resources/time_s")
+    reported(copy, capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("column", COLUMNS)
+def test_a_report_of_every_odd_value(
+    column: str, good: Path, tmp_path: Path, capsys: Capsys
+) -> None:
+    for name in HARMLESS:
+        path = Path(shutil.copy(good, tmp_path / "run.h5"))
+        with h5py.File(path, "r+") as file:
+            ODD[name](file, column)
+        reported(path, capsys)
+
+
+@pytest.mark.slow
+def test_a_report_of_every_odd_attribute(copy: Path, capsys: Capsys) -> None:
+    original = copy.read_bytes()
+    with h5py.File(copy) as file:
+        names = list(file["meta"].attrs)
+    for name in names:
+        for value in ATTRIBUTES:
+            copy.write_bytes(original)
+            with h5py.File(copy, "r+") as file:
+                set_attribute(file, name, value)
+            reported(copy, capsys)
 
 
 @pytest.mark.parametrize("name", ["config", "hosts", "groups", "latent", "obs_sizes"])
