@@ -36,7 +36,10 @@ from sde_harl.link.transport import Transport
 from sde_harl.outside.process import guarded_streams, ignore_stops, interruption
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sde_harl.config.schema import Config
+    from sde_harl.training.trainer import Trainer
 
 # glibc's mallopt, from malloc.h. 32 MiB is the largest mmap threshold that it accepts.
 M_TRIM_THRESHOLD = -1
@@ -50,9 +53,15 @@ def main(argv: list[str]) -> int:
     with guarded_streams():
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
         keep_freed_memory()
-        rank, ranks = mpi.launched_ranks()
-        if rank:
-            return run_executor(argv)
+        try:
+            rank, ranks = mpi.launched_ranks()
+            if rank:
+                return run_executor(argv)
+        except UserError as error:
+            # The launcher has made no world of ranks. One of them says so.
+            if os.environ.get("SLURM_PROCID", "0") == "0":
+                print(f"error: {error}", file=sys.stderr)
+            return ExitCode.USER_ERROR
         return run_server(argv, ranks)
 
 
@@ -136,26 +145,57 @@ def lead(argv: list[str], transport: Transport | None) -> ExitCode:
     from sde_harl.training.trainer import Trainer
 
     link = transport or loopback(request.config.executor.sensor)
+    folder = ""
     try:
         trainer = Trainer(build(request.config, link))
+        folder = str(trainer.logger.folder)
         trainer.run()
+    except KeyboardInterrupt:
+        if folder:
+            print(f"next: sde-harl run --resume {folder} goes on from there", file=sys.stderr)
+        raise
     finally:
         if not transport:
             dismiss(link, "")
+    return tell_the_end(trainer)
+
+
+def tell_the_end(trainer: Trainer) -> ExitCode:
+    """Says how a run has ended, where everything is and what to type next.
+
+    Returns the exit code.
+    """
+    folder = trainer.logger.folder
+    code = ExitCode.DONE
+    lines = ["done"]
     if trainer.incomplete:
-        print(f"done, but not all of it is recorded: {trainer.incomplete}", file=sys.stderr)
-        return ExitCode.NOT_RECORDED
-    absent = trainer.pool.absent
-    if not absent:
-        # The folder again: its line has scrolled away, and the next command needs it.
-        folder = trainer.logger.folder
-        print(
-            f"done: analysis/resource_consumption.py {folder} shows what it cost", file=sys.stderr
-        )
-        return ExitCode.DONE
-    ranks = ", ".join(map(str, absent))
-    print(f"done, but without executors {ranks}: no answer", file=sys.stderr)
-    return ExitCode.EXECUTORS_ABSENT
+        code = ExitCode.NOT_RECORDED
+        lines = [f"done, but not all of it is recorded: {trainer.incomplete}"]
+    elif trainer.pool.absent:
+        code = ExitCode.EXECUTORS_ABSENT
+        ranks = ", ".join(map(str, trainer.pool.absent))
+        lines = [f"done, but without executors {ranks}: no answer"]
+    if code != ExitCode.NOT_RECORDED:
+        lines += used_of_a_job(folder / "run.h5")
+    # The folder again: its line has scrolled away, and the next commands need it.
+    lines.append(f"everything is in {folder}: run.h5, metrics.csv, models/last.pt, config.yaml")
+    lines.append(f"next: sde-harl play {folder}, analysis/resource_consumption.py {folder}")
+    for line in lines:
+        print(line, file=sys.stderr)
+    return code
+
+
+def used_of_a_job(file: Path) -> list[str]:
+    """Returns how much of what Slurm has given this job the run used; [] outside of Slurm."""
+    from sde_harl.analysis.efficiency import efficiency
+    from sde_harl.record.reader import open_run
+    from sde_harl.slurm.allocation import allocation
+
+    given = allocation()
+    if given is None:
+        return []
+    run = open_run(file)
+    return efficiency(run, cores=given.cores, memory_bytes=given.memory_bytes)
 
 
 def find_code(config: Config, *, is_one_process: bool) -> None:

@@ -25,6 +25,7 @@ from rich.table import Table
 from sde_harl.cli.hostfile import check_launcher, read_hosts
 from sde_harl.cli.launcher import advice, environment, find_mpirun
 from sde_harl.cli.probe import MARK, Host, Probe, from_json
+from sde_harl.cli.slurm_check import slurm_line
 from sde_harl.errors import ExitCode, UserError
 from sde_harl.outside.text import printable
 from sde_harl.record.terminal import PlainConsole
@@ -246,8 +247,9 @@ def diagnose(
     for line in lines:
         # Texts of other hosts: each stays on its line.
         console.print(printable(line), soft_wrap=True)
-    if advice():
-        console.print(advice(), soft_wrap=True)
+    for line in (slurm_line(), advice()):
+        if line:
+            console.print(line, soft_wrap=True)
     bad = {finding.host for finding in findings if finding.level == "error"}
     ready = len(names) - len(bad)
     console.print(f"{ready} of {len(names)} hosts are fit for a run")

@@ -22,7 +22,7 @@ from rich import box
 from rich.table import Table
 
 from sde_harl.cli.job_folder import ALONE, JOBS_FILE, JobFolder, Submitted
-from sde_harl.cli.sweep import reason
+from sde_harl.cli.sweep_process import reason
 from sde_harl.cli.trials import finished, run_folders, write_index
 from sde_harl.errors import ExitCode, UserError
 from sde_harl.record.progress import clock

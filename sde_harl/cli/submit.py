@@ -20,6 +20,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from sde_harl.cli.counting import count
 from sde_harl.cli.job_folder import JobFolder
 from sde_harl.cli.job_launch import LAUNCHERS, job_launch
 from sde_harl.cli.trials import SweepPlan, Trial, finished, plan
@@ -158,24 +159,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--time", required=True, metavar="H:MM:SS", help="time limit of one start")
-    add("--nodes", type=_count, default=0, metavar="N", help="hosts (as Slurm sees fit)")
-    add("--ranks", type=_count, metavar="N", help="MPI ranks (rank 0 and one for each agent)")
-    add("--cpus-per-task", type=_count, default=1, metavar="N", help="cores of a rank (1)")
-    add("--gpus", type=_count, default=0, metavar="N", help="GPUs of each host (0)")
+    add("--nodes", type=count, default=0, metavar="N", help="hosts (as Slurm sees fit)")
+    add("--ranks", type=count, metavar="N", help="MPI ranks (rank 0 and one for each agent)")
+    add("--cpus-per-task", type=count, default=1, metavar="N", help="cores of a rank (1)")
+    add("--gpus", type=count, default=0, metavar="N", help="GPUs of each host (0)")
     add(
         "--hetjob",
         action="store_true",
         help="cores and GPUs for rank 0 alone",
     )
     add("--array", action="append", default=[], metavar="KEY=A,B", help="a run for each value")
-    add("--max-parallel", type=_count, default=0, metavar="N", help="runs at once (all)")
+    add("--max-parallel", type=count, default=0, metavar="N", help="runs at once (all)")
     add("--launcher", choices=LAUNCHERS, default="auto", help="mpirun, or srun's --mpi (auto)")
     add("--signal", default=SIGNAL, metavar="NAME@S", help=f"warning before the limit ({SIGNAL})")
     add("--dry-run", action="store_true", help="show the script, and submit nothing")
     return parser
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got {text}")
-    return int(text)

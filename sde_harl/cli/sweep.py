@@ -1,12 +1,15 @@
-"""Runs an experiment with every combination of the values you list, one run after the other.
+"""Runs an experiment with every combination of the values you list, on this machine.
 
     sde-harl sweep EXPERIMENT policy.local_blocks=0,1,2,3,4,5,10 [key=value ...]
+    sde-harl sweep EXPERIMENT seed=1..5 --jobs 2                  two runs at once
     sde-harl sweep EXPERIMENT key=a,b --mpirun "mpirun -np 9 --hostfile hostfiles/localhost"
 
-Any key=value may list several values. Commas inside brackets don't separate values
-(policy.groups=[[0,1],[2]]). Start the same command again to go on where it stopped: a run with the
-same configuration that was recorded to its end is not repeated. If a run fails, the others go on.
-Where policy.local_blocks reaches policy.blocks, the run gets codec.name=none.
+Any key=value may list several values, or a range of whole numbers. Commas inside brackets don't
+separate values (policy.groups=[[0,1],[2]]). If a run fails, the others go on. Start the same
+command again to go on where it stopped: a run with the same configuration that was recorded to its
+end is not repeated, and one that was interrupted goes on from its last checkpoint. Where
+policy.local_blocks reaches policy.blocks, the run gets codec.name=none. On a Slurm cluster,
+sde-harl submit --array plays the same runs as jobs.
 
 Each run is stored as usual, with its values in record.exp. The folder
 <record.dir>/sweeps/<record.exp>/ holds a log of each run, and sweep.json, which names the folders
@@ -18,22 +21,20 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import shlex
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 from rich import box
 from rich.table import Table
 
+from sde_harl.cli.counting import count
 from sde_harl.cli.hostfile import check_launcher
-from sde_harl.cli.launcher import environment
+from sde_harl.cli.sweep_process import RunProcess, reason, stop
 from sde_harl.cli.trials import Result, SweepPlan, Trial, finished, plan, result, write_index
-from sde_harl.config.wording import shown
 from sde_harl.errors import ExitCode, UserError
 from sde_harl.link.mpi import launched_ranks
 from sde_harl.outside.process import on_stop
@@ -43,8 +44,6 @@ from sde_harl.record.terminal import PlainConsole
 
 RUNS_FAILED = 1
 POLL_S = 0.2
-GRACE_S = 30.0
-"""Time for a run to save itself when it is stopped. Then it is killed."""
 WIDTH = 120  # of the table where the output is no terminal
 
 
@@ -57,13 +56,22 @@ class Outcome(NamedTuple):
     """Text for the user: finished, or why it isn't."""
 
 
+class Playing(NamedTuple):
+    """A trial that is being played."""
+
+    number: int
+    trial: Trial
+    process: RunProcess
+
+
 class Sweep:
     """Plays the trials of one sweep, and keeps its folder up to date."""
 
-    def __init__(self, plan: SweepPlan, launcher: list[str]) -> None:
+    def __init__(self, plan: SweepPlan, launcher: list[str], *, at_once: int = 1) -> None:
         self._folder = plan.folder
         self._trials = plan.trials
         self._launcher = launcher
+        self._at_once = at_once
         self.outcomes: dict[str, Outcome] = {}
         self._durations_s: list[float] = []
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -75,22 +83,41 @@ class Sweep:
             if folder:
                 self.outcomes[trial.name] = Outcome(folder=folder, state="finished before")
         self._write_index()
-        for number, trial in enumerate(self._trials, start=1):
-            if trial.name not in self.outcomes:
-                self._play(number, trial)
+        numbered = enumerate(self._trials, start=1)
+        waiting = [each for each in numbered if each[1].name not in self.outcomes]
+        playing: list[Playing] = []
+        try:
+            while waiting or playing:
+                while waiting and len(playing) < self._at_once:
+                    playing.append(self._begin(*waiting.pop(0)))
+                time.sleep(POLL_S)
+                playing = [each for each in playing if self._goes_on(each)]
+        finally:
+            stop(each.process for each in playing)
 
-    def _play(self, number: int, trial: Trial) -> None:
+    def _begin(self, number: int, trial: Trial) -> Playing:
         self._say(number, trial, f"starts{self._time_left()}")
-        started = time.monotonic()
-        outcome = self._outcome(number, trial)
+        words = [*self._launcher, sys.executable, "-m", "sde_harl.run", *trial.words]
+        process = RunProcess(words, self._folder / f"{trial.name}.log")
+        return Playing(number=number, trial=trial, process=process)
+
+    def _goes_on(self, playing: Playing) -> bool:
+        """Passes on what a run says, and returns whether it goes on; takes note of its end."""
+        number, trial, process = playing
+        # Asked first: what it wrote between its last line and its end must not be missed.
+        code = process.code()
+        for line in process.lines():
+            self._say(number, trial, line)
+        if code is None:
+            return True
+        self._durations_s.append(process.close())
+        outcome = self._outcome(trial, log=process.log, code=code)
         self.outcomes[trial.name] = outcome
-        self._durations_s.append(time.monotonic() - started)
         self._write_index()
         self._say(number, trial, outcome.state)
+        return False
 
-    def _outcome(self, number: int, trial: Trial) -> Outcome:
-        log = self._folder / f"{trial.name}.log"
-        code = self._run_process(number, trial, log)
+    def _outcome(self, trial: Trial, *, log: Path, code: int) -> Outcome:
         if code:
             return Outcome(folder=None, state=f"failed: {reason(log, f'exit code {code}')}")
         # The exit code is not enough: mpirun may end with 0 although a host died.
@@ -98,25 +125,6 @@ class Sweep:
         if folder is None:
             return Outcome(folder=None, state=f"failed: its record is short of its steps ({log})")
         return Outcome(folder=folder, state="finished")
-
-    def _run_process(self, number: int, trial: Trial, log: Path) -> int:
-        """Runs a trial in a process of its own, prints what it says, and returns its exit code."""
-        words = [*self._launcher, sys.executable, "-m", "sde_harl.run", *trial.words]
-        with log.open("w") as output, log.open() as lines:
-            process = start(words, output)
-            try:
-                while process.poll() is None:
-                    time.sleep(POLL_S)
-                    self._pass_on(number, trial, lines)
-                # What it wrote between the last look and its end.
-                self._pass_on(number, trial, lines)
-            finally:
-                stop(process)
-        return process.returncode
-
-    def _pass_on(self, number: int, trial: Trial, lines: TextIO) -> None:
-        for line in lines:
-            self._say(number, trial, line.rstrip())
 
     def _say(self, number: int, trial: Trial, text: str) -> None:
         # Escaped: a run's log may repeat what a host calls itself.
@@ -127,7 +135,7 @@ class Sweep:
         if not self._durations_s:
             return ""
         mean_s = sum(self._durations_s) / len(self._durations_s)
-        seconds = mean_s * (len(self._trials) - len(self.outcomes))
+        seconds = mean_s * (len(self._trials) - len(self.outcomes)) / self._at_once
         return f" (about {math.ceil(seconds / 60)} min to the sweep's end)"
 
     def _write_index(self) -> None:
@@ -154,49 +162,6 @@ class Sweep:
         return table
 
 
-def start(words: list[str], output: TextIO) -> subprocess.Popen[bytes]:
-    """Starts a run. Raises UserError where its launcher can't be started."""
-    try:
-        # A session of its own, so that Ctrl-C reaches this process alone: mpirun would kill its
-        # ranks before they have saved. `stop` tells the run in another way.
-        return subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment(),
-            start_new_session=True,
-        )
-    except OSError as error:
-        launcher = shown(words[0])
-        raise UserError(f"--mpirun: {launcher} can't be started: {error.strerror}") from error
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """Ends a run that still goes on. It gets GRACE_S to save itself, then it is killed."""
-    if process.poll() is not None:
-        return
-    # Not SIGTERM: mpirun kills its ranks soon after any signal but SIGUSR1.
-    process.send_signal(signal.SIGUSR1)
-    try:
-        process.wait(GRACE_S)
-    except (subprocess.TimeoutExpired, KeyboardInterrupt):  # a second Ctrl-C doesn't wait
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def reason(log: Path, cause: str) -> str:
-    """Returns why a run failed, and where to read more.
-
-    That is its last error line, or `cause` if it printed none.
-    """
-    lines = log.read_text(errors="replace").splitlines()
-    errors = [line for line in lines if line.startswith("error: ")]
-    if errors:
-        cause = errors[-1]
-    return f"{cause} ({log})"
-
-
 def _cells(folder: Path | None) -> list[str]:
     """Returns a run's last evaluation as cells of the table."""
     if folder is None:
@@ -219,10 +184,13 @@ def _cell(value: float, form: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sde-harl sweep",
-        usage="%(prog)s EXPERIMENT key=a,b,c [key=value ...] [--mpirun COMMAND]",
+        usage="%(prog)s EXPERIMENT key=a,b,c [key=value ...] [--jobs N] [--mpirun COMMAND]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--jobs", type=count, default=1, metavar="N", help="runs at once, on this machine (1)"
     )
     parser.add_argument(
         "--mpirun",
@@ -246,7 +214,7 @@ def main(argv: list[str]) -> int:
         print("no --mpirun: every run is one process, whatever placement.mode says")
     launcher = shlex.split(options.mpirun)
     check_launcher(launcher, "--mpirun")
-    sweep = Sweep(asked, launcher)
+    sweep = Sweep(asked, launcher, at_once=options.jobs)
     console = PlainConsole(width=WIDTH)
     try:
         sweep.run()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sde_harl.config.arguments import parse
-from sde_harl.config.layers import from_yaml, to_yaml
+from sde_harl.config.layers import is_same_run
 from sde_harl.config.schema import Config
 from sde_harl.config.wording import shown
 from sde_harl.errors import UserError
@@ -164,7 +164,7 @@ def run_folders(config: Config) -> list[Path]:
 
 
 def _is_finished(folder: Path, config: Config) -> bool:
-    if not _is_of(folder / "config.yaml", config):
+    if not is_same_run(folder / "config.yaml", config):
         return False
     # Evaluation is the last thing that a run does, if it evaluates at all.
     last = "training"
@@ -175,16 +175,6 @@ def _is_finished(folder: Path, config: Config) -> bool:
     except UserError:
         return False  # the run was killed before it first wrote to disk
     return bool(table) and int(table["step"][-1]) >= config.train.steps
-
-
-def _is_of(written: Path, config: Config) -> bool:
-    """Returns whether a run's configuration is `config`, but for train.resume."""
-    try:
-        theirs = from_yaml(written.read_text(encoding="utf-8"), str(written))
-    except (OSError, ValueError, UserError):
-        return False  # none, or one of another version
-    train = theirs.train.model_copy(update={"resume": config.train.resume})
-    return to_yaml(theirs.model_copy(update={"train": train})) == to_yaml(config)
 
 
 def result(folder: Path) -> Result:

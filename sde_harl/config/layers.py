@@ -6,6 +6,8 @@ rooms see the Config alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
@@ -105,6 +107,20 @@ def to_yaml(config: Config) -> str:
 def from_yaml(text: str, source: str) -> Config:
     """Returns the Config of a complete or partial file's text. `source` names it in errors."""
     return build(layer_of(text, source))
+
+
+def is_same_run(written: Path, config: Config, free: Sequence[str] = ("resume",)) -> bool:
+    """Returns whether a run's config.yaml says the same as `config`, but for `free` keys of train.
+
+    False too where there is no such file, or one of another version.
+    """
+    try:
+        theirs = from_yaml(written.read_text(encoding="utf-8"), str(written))
+    except (OSError, ValueError, UserError):
+        return False
+    freed = {name: getattr(config.train, name) for name in free}
+    train = theirs.train.model_copy(update=freed)
+    return to_yaml(theirs.model_copy(update={"train": train})) == to_yaml(config)
 
 
 def layer_of(text: str, source: str) -> Layer:

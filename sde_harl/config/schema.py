@@ -344,7 +344,7 @@ class TrainConfig(Section):
     load: Text = "none"
     """Checkpoint (models/*.pt of a run) to start from: nets, entropy models, value normaliser."""
     resume: Text = "none"
-    """Run to go on with: its folder, or auto for this experiment's newest unfinished one."""
+    """Run to go on with: its folder, or auto: the newest unfinished one of this configuration."""
     envs: Annotated[WholeNumber, Field(ge=1, le=65536)] = 64
     """Environments, a multiple of train.slots."""
     slots: Annotated[WholeNumber, Field(ge=1, le=16)] = 2

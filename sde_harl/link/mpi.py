@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from sde_harl.errors import UserError
 from sde_harl.link.mpi_end import SERVER, MpiEnd
 from sde_harl.link.mpi_executor import MpiExecutor
 from sde_harl.link.mpi_server import MpiServer
@@ -17,11 +18,13 @@ from sde_harl.link.waiting import Waiter, sharpen_sleeps
 def join(waiter: Waiter | None = None) -> MpiEnd:
     """Starts MPI and returns this rank's end.
 
-    Call it once in a process; only the thread that called it may use the end.
+    Call it once in a process; only the thread that called it may use the end. Raises UserError
+    where MPI knows fewer ranks than were launched.
     """
     free_single_core_binding()
     sharpen_sleeps()
     mpi = _initialised_mpi()
+    _check_size(launched_ranks()[1], mpi.COMM_WORLD.Get_size())
     waiter = waiter or Waiter()
     if mpi.COMM_WORLD.Get_rank() == SERVER:
         return MpiServer(mpi, waiter)
@@ -53,7 +56,10 @@ def library_version() -> str:
 
 
 def launched_ranks() -> tuple[int, int]:
-    """Returns this process's rank and the number of ranks; (0, 1) without an MPI launcher."""
+    """Returns this process's rank and the number of ranks; (0, 1) without an MPI launcher.
+
+    Raises UserError where srun has started several tasks and no MPI.
+    """
     # Slurm's own variables are no sign of a launcher: a batch script, which runs once, has them
     # too.
     env = os.environ
@@ -64,7 +70,20 @@ def launched_ranks() -> tuple[int, int]:
     ):
         if rank in env and size in env:
             return int(env[rank]), int(env[size])
+    # A step of Slurm's, which a batch script is not: without a launcher, each of its tasks would be
+    # a run of its own.
+    _check_size(int(env.get("SLURM_STEP_NUM_TASKS", 1)), 1)
     return 0, 1
+
+
+def _check_size(launched: int, world: int) -> None:
+    """Raises UserError where the ranks that were launched don't know each other."""
+    if launched != world:
+        raise UserError(
+            f"MPI: expected a world of {launched} ranks, got {world}: the launcher speaks another"
+            " MPI than mpi4py's; use the mpirun of that MPI, or the srun --mpi=pmix or pmi2 that"
+            " sde-harl doctor names"
+        )
 
 
 def free_single_core_binding() -> None:

@@ -35,6 +35,12 @@ def next_segment(folder: Path) -> Path:
     return folder / f"run-{len(later_segments(first)) + 2}.h5"
 
 
+def following(segment: Path) -> Path:
+    """Returns the name of the file that another process makes when it goes on with the run."""
+    _, _, number = segment.stem.partition("-")
+    return segment.with_name(f"run-{int(number or 1) + 1}.h5")
+
+
 def checked_counts(counts: Any) -> dict[str, int]:
     """Returns how many rows of each table come before a segment. Raises ValueError for others."""
     if not isinstance(counts, dict):

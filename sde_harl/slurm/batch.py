@@ -30,8 +30,8 @@ done
 
 # 130: stopped, and all of it saved. The job goes back into the queue, and its next start goes on
 # from there. Slurm refuses that for a job that sde-harl cancel has ended.
-if [[ $signalled && $code == 130 ]] && scontrol requeue "$SLURM_JOB_ID"; then
-    sleep 60 # in which Slurm ends this script
+if [[ $signalled && $code == 130 ]]; then
+    scontrol requeue "$SLURM_JOB_ID" || true
 fi
 exit "$code"
 """

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from sde_harl.config.layers import is_same_run
 from sde_harl.config.schema import Config
 from sde_harl.envs.base import EnvSpec
 from sde_harl.errors import UserError
 from sde_harl.record.checkpoint import Checkpoint, load
 from sde_harl.record.folder import runs_of
+from sde_harl.slurm.allocation import restarts
 
 
 class Resumed(NamedTuple):
@@ -24,6 +26,11 @@ class Resumed(NamedTuple):
     def steps(self) -> int:
         """Returns the environment steps that the run had played."""
         return int(self.checkpoint.values["counters/steps"])
+
+    def is_unfinished(self, config: Config) -> bool:
+        """Returns whether anything is left to do: updates, or the last evaluation."""
+        evaluated = int(self.checkpoint.values.get("counters/evaluated", self.steps))
+        return min(self.steps, evaluated) < config.train.steps
 
     def lines(self) -> list[str]:
         """Returns what the user should know."""
@@ -41,12 +48,18 @@ def find_resumed(config: Config, spec: EnvSpec) -> Resumed | None:
         return None
     if asked != "auto":
         return _newest(Path(asked))
+    # A run that ended just before Slurm put its job back into the queue has nothing left to do.
+    is_back = restarts() > 0
     for folder in _folders(config, spec):
+        if not is_same_run(folder / "config.yaml", config, free=("resume", "steps")):
+            continue
         try:
             found = _newest(folder)
         except UserError:
             continue  # a run that was killed before its first checkpoint
-        if found.steps < config.train.steps:
+        if found.is_unfinished(config):
+            return found
+        if is_back and is_same_run(folder / "config.yaml", config):
             return found
     return None
 

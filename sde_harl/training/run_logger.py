@@ -22,7 +22,7 @@ from sde_harl.protocol.hello import describe_host
 from sde_harl.protocol.resources import Resources
 from sde_harl.record.folder import make_run_folder
 from sde_harl.record.metrics import NOTHING, Metrics, Past
-from sde_harl.record.segments import checked_counts, next_segment
+from sde_harl.record.segments import checked_counts, following, next_segment
 from sde_harl.record.writer import RunFile
 from sde_harl.roles.grouping import Roles
 from sde_harl.server.decision_log import Decisions
@@ -68,8 +68,10 @@ class RunLogger:
             roles=roles,
         )
         past = _past(resumed)
+        segment = next_segment(self.folder)
+        self._following = following(segment)
         self._file = RunFile(
-            next_segment(self.folder),
+            segment,
             meta,
             config.record.on_disk_full,
             rows_before=past.rows,
@@ -93,6 +95,12 @@ class RunLogger:
     def incomplete(self) -> str | None:
         """Says what of the record is missing; None while nothing is."""
         return self._lost or self._file.failed or self._metrics.failed
+
+    @property
+    def is_superseded(self) -> bool:
+        """True once another process goes on with this run: a cluster that has lost sight of a host
+        starts its jobs elsewhere, while they may go on there."""
+        return self._following.exists()
 
     def state_dict(self) -> dict[str, Any]:
         """Returns how far the files are, for a run that goes on from here."""
@@ -169,8 +177,11 @@ class RunLogger:
     def _check_folder(self) -> None:
         """Notices that the run's folder was removed, which no write to its open files tells.
 
-        Raises UserError where the configuration ends a run that can't be recorded.
+        Raises UserError where the configuration ends a run that can't be recorded, and where the
+        run is another process's by now.
         """
+        if self.is_superseded:
+            raise UserError(f"{self._following}: another process goes on with this run; this ends")
         if self._lost or self.folder.exists():
             return
         self._lost = f"{self.folder}: was removed while the run went on"

@@ -26,8 +26,11 @@ class Saver:
     def save(self, name: str, *, must_save: bool) -> None:
         """Saves `models/<name>.pt`.
 
-        A disk that refuses it is an error only where it `must_save`; else it is told.
+        A disk that refuses it is an error only where it `must_save`; else it is told. Where another
+        process goes on with the run, nothing is saved.
         """
+        if self._logger.is_superseded:
+            return  # the run's checkpoints are another process's
         path = self._logger.folder / "models" / f"{name}.pt"
         try:
             # A checkpoint tells how far the record is, so that must be on the disk first.

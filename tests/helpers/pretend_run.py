@@ -1,8 +1,8 @@
 """Stands for mpirun and the run behind it, in tests of sweeps.
 
 It writes a record of what the run's words ask for. `policy.width=13` fails, `policy.width=17`
-writes a record that ends too early, `policy.width=19` goes on until SIGUSR1. Each start adds a line
-to the file that $STARTS names.
+writes a record that ends too early, `policy.width=19` goes on until SIGUSR1, and 29 and 31 go on
+until both have started. Each start adds a line to the file that $STARTS names.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ def main(words: list[str]) -> int:
     if config.policy.width == 19:
         wait_for_signal()
         return 130
+    if config.policy.width in (29, 31):
+        while not {"29", "31"} <= {*Path(os.environ["STARTS"]).read_text().split()}:
+            time.sleep(0.02)
     folder = make_run_folder(
         Path(config.record.dir),
         env="smax",

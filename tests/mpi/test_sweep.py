@@ -66,6 +66,17 @@ def test_ctrl_c_stops_the_run_and_the_sweep_goes_on_from_there(tmp_path: Path) -
     assert (tmp_path / "starts").read_text().split() == ["11", "19", "23"]
 
 
+def test_runs_are_played_side_by_side(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = [QUICK, "policy.width=29,31,13", f"record.dir={tmp_path}", "--mpirun", PRETEND]
+    assert main(["sweep", "--jobs", "2", *words]) == 1, "each of two waits for the other's start"
+    out = capfd.readouterr().out
+    assert "[1/3 policy.width=29] finished" in out
+    assert "[2/3 policy.width=31] finished" in out
+    assert "[3/3 policy.width=13] failed: error: an unlucky width" in out
+    index = json.loads((tmp_path / "sweeps" / "quick" / "sweep.json").read_text())
+    assert sorted(index["runs"]) == ["policy.width=29", "policy.width=31"]
+
+
 def test_a_sweep_is_not_started_by_mpirun(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

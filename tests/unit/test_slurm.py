@@ -14,12 +14,16 @@ from fake_slurm import FakeSlurm
 from filled import add
 from launch import ROOT
 
+from sde_harl.analysis.efficiency import efficiency
+from sde_harl.cli import slurm_check
 from sde_harl.cli.job_folder import JobFolder
 from sde_harl.cli.main import main
 from sde_harl.cli.trials import listed, plan
 from sde_harl.config.layers import to_yaml
 from sde_harl.errors import UserError
+from sde_harl.record.reader import open_run
 from sde_harl.record.writer import RunFile
+from sde_harl.slurm.allocation import Allocation, allocation
 from sde_harl.slurm.batch import batch_text
 
 QUICK = "configs/quick.yaml"
@@ -272,3 +276,51 @@ def test_a_sweeps_runs_go_on_unless_they_are_told_otherwise(tmp_path: Path) -> N
     for typed, expected in (([], "auto"), (["train.resume=none"], "none")):
         asked = plan([QUICK, "seed=1,2", f"record.dir={tmp_path}", *typed])
         assert {trial.config.train.resume for trial in asked.trials} == {expected}
+
+
+def test_a_job_knows_what_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_JOB_CPUS_PER_NODE", raising=False)
+    assert allocation() is None
+    monkeypatch.setenv("SLURM_JOB_CPUS_PER_NODE", "4(x2),1")
+    monkeypatch.delenv("SLURM_MEM_PER_NODE", raising=False)
+    monkeypatch.delenv("SLURM_MEM_PER_CPU", raising=False)
+    assert allocation() == Allocation(cores=9, memory_bytes=0)
+    monkeypatch.setenv("SLURM_MEM_PER_CPU", "100")
+    assert allocation() == Allocation(cores=9, memory_bytes=900 << 20)
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "1000")
+    assert allocation() == Allocation(cores=9, memory_bytes=3000 << 20)
+
+
+def test_efficiency_is_what_was_used_of_what_was_given(tmp_path: Path) -> None:
+    file = RunFile(tmp_path / "run.h5", {}, "stop")
+    for rank, step, cpu_s in ((0, 0, 1.0), (1, 0, 2.0), (0, 8, 60.0), (1, 8, 30.0)):
+        add(
+            file,
+            "resources",
+            rank=rank,
+            step=step,
+            time_s=60.0,
+            cpu_s=cpu_s,
+            peak_rss_bytes=10**9,
+        )
+    file.close()
+    assert efficiency(open_run(tmp_path / "run.h5"), cores=3, memory_bytes=4 * 10**9) == [
+        "processors: 0:01:30 used of 0:03:00 (3 cores for 0:01:00): 50%",
+        "memory: 2.0 GB at most, of 4.0 GB: 50%",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("library", "kinds", "said"),
+    [
+        ("Open MPI v5.0.11", "pmi2", "start its ranks with mpirun in the job"),
+        ("Open MPI v5.0.11", "pmix_v4", "srun --mpi=pmix may start its ranks"),
+        ("MPICH Version: 4.3", "pmi2", "srun --mpi=pmi2 may start its ranks"),
+    ],
+)
+def test_doctor_compares_what_srun_can_with_the_mpi_in_use(
+    library: str, kinds: str, said: str, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slurm.says("srun", f"MPI plugin types are...\n\tnone\n\t{kinds}\n")
+    monkeypatch.setattr(slurm_check, "library_version", lambda: library)
+    assert said in slurm_check.slurm_line()

@@ -9,6 +9,7 @@ import sys
 import pytest
 from mpi_transport import Echo, serve
 
+from sde_harl import run
 from sde_harl.link import waiting
 from sde_harl.link.faults import KEPT, LOGGED_PER_RANK, Fault, Faults
 from sde_harl.link.loopback import Loopback
@@ -155,6 +156,20 @@ def test_launched_ranks(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert launched_ranks() == expected
+
+
+def test_tasks_of_srun_without_mpi_are_refused_with_the_cure(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in list(os.environ):
+        if name.startswith(LAUNCH_VARIABLES):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "9")
+    for task, said in (("0", "error: MPI: expected a world of 9 ranks, got 1: "), ("5", "")):
+        monkeypatch.setenv("SLURM_PROCID", task)
+        assert run.main(["smac"]) == 2
+        assert capfd.readouterr().err.startswith(said)
+        assert bool(said) or not capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,43 @@
+"""Checks that two runs have learnt and recorded the same, but for what the clock decides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sde_harl.record.checkpoint import load
+from sde_harl.record.reader import open_run
+
+TIMES = ("time", "share", "steps_per_s")
+"""Parts of the names of columns that measure this machine."""
+
+
+def assert_same(folder: Path, other: Path) -> None:
+    """Checks that two runs have learnt and recorded the same, bit for bit."""
+    (one,) = folder.rglob("run.h5")
+    (two,) = other.rglob("run.h5")
+    assert_same_state(one.parent / "models" / "last.pt", two.parent / "models" / "last.pt")
+    ours = open_run(one)
+    theirs = open_run(two)
+    for name in ("training", "evaluations", "episodes", "faults"):
+        wanted = ours.table(name)
+        found = theirs.table(name)
+        assert wanted.keys() == found.keys()
+        for key in wanted:
+            if not any(each in key for each in TIMES):
+                np.testing.assert_array_equal(wanted[key], found[key], err_msg=f"{name} {key}")
+
+
+def assert_same_state(one: Path, two: Path) -> None:
+    ours = load(one).values
+    theirs = load(two).values
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        if name.startswith("record/"):
+            continue  # how many reports there were of what the ranks had used
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, torch.as_tensor(theirs[name])), name
+        else:
+            assert value == theirs[name], name
