@@ -27,6 +27,7 @@ while [[ $interrupted ]]; do
     code=0
     wait "$launcher" || code=$?
 done
+trap '' USR1 TERM INT HUP
 
 # 130: stopped, and all of it saved. The job goes back into the queue, and its next start goes on
 # from there. Slurm refuses that for a job that sde-harl cancel has ended.
