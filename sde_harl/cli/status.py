@@ -25,12 +25,12 @@ from sde_harl.cli.job_folder import ALONE, JOBS_FILE, JobFolder, Submitted
 from sde_harl.cli.sweep_process import reason
 from sde_harl.cli.trials import finished, run_folders, write_index
 from sde_harl.errors import ExitCode, UserError
+from sde_harl.record.finding import RESULTS
 from sde_harl.record.progress import clock
 from sde_harl.record.terminal import PlainConsole
 from sde_harl.slurm import commands
 from sde_harl.slurm.commands import Queued
 
-RESULTS = Path("results")
 WIDTH = 140  # of the table where the output is no terminal
 QUIET_S = 300.0
 """A run that has written something since then is never called hung."""
