@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
+from launch import PATIENT, launch, needs_mpirun
 
 from sde_harl.config.schema import EnvConfig
 from sde_harl.drawing.canvas import ROLE_COLOURS
@@ -217,3 +219,24 @@ def test_an_episode_leaves_the_engines_own_dump(tmp_path: Path) -> None:
     watched.vector.close()
     [dump] = tmp_path.glob("*.dump")
     assert len(ScriptHelpers().load_dump(str(dump))) == steps
+
+
+@needs_mpirun
+@pytest.mark.slow
+def test_small_maps_train_through_a_convolution_and_coded_latents(tmp_path: Path) -> None:
+    env = "env.map=academy_pass_and_shoot_with_keeper env.representation=extracted env.workers=1"
+    policy = "policy.local_blocks=1 policy.conv_kernel=8 policy.conv_stride=4 codec.name=entropy"
+    size = "train.envs=8 train.rollout=50 train.steps=800 algo.epochs=2 eval.episodes=4"
+    words = [*env.split(), *policy.split(), *size.split(), "placement.mode=agents", PATIENT]
+    ended = launch(
+        3, "-m", "sde_harl.run", "configs/football.yaml", *words, f"record.dir={tmp_path}"
+    )
+    assert ended.code == 0, ended.err
+    [record] = tmp_path.glob("**/run.h5")
+    with h5py.File(record) as file:
+        assert file["meta"].attrs["env"].endswith("-extracted")
+        assert len(file["training/step"]) == 2
+        assert set(file["decisions/rank"][:]) == {1, 2}
+        sent = file["decisions/payload_bytes"][:] / file["decisions/environments"][:]
+    image = 72 * 96 * 4
+    assert sent.mean() < image / 1000
