@@ -30,8 +30,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from sde_harl.config.entry_points import function
 from sde_harl.errors import ExitCode, UserError
+from sde_harl.executor.in_process import loopback
 from sde_harl.link import mpi
-from sde_harl.link.loopback import Loopback
 from sde_harl.link.transport import Transport
 from sde_harl.outside.process import guarded_streams, ignore_stops, interruption
 
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sde_harl.config.schema import Config
+    from sde_harl.executor.handlers.base import Handler
+    from sde_harl.protocol.session import SessionSpec
     from sde_harl.training.trainer import Trainer
 
 # glibc's mallopt, from malloc.h. 32 MiB is the largest mmap threshold that it accepts.
@@ -140,6 +142,11 @@ def lead(argv: list[str], transport: Transport | None) -> ExitCode:
             f"placement.mode: local is one process, mpirun started {transport.size};"
             " use mode agents"
         )
+    if not transport and request.config.placement.mode == "envs":
+        raise UserError(
+            "placement.mode: envs needs executors, which mpirun starts; use mode local for the same"
+            " numbers in one process"
+        )
     find_code(request.config, is_one_process=transport is None)
     from sde_harl.training.build import build
     from sde_harl.training.trainer import Trainer
@@ -212,24 +219,6 @@ def find_code(config: Config, *, is_one_process: bool) -> None:
             function(key, spelt)
 
 
-def loopback(sensor: str = "none") -> Transport:
-    """Returns a link to one executor inside this process, which holds all agents.
-
-    It carries the same frames as MPI. `sensor` is the one of `Executor`.
-    """
-    from sde_harl.executor.executor import Executor
-
-    server, far = Loopback.pair()
-    executor = Executor(far, sensor)
-
-    def step() -> None:
-        for message in far.poll():
-            executor.handle(message)
-
-    server.attach(step)
-    return server
-
-
 def run_executor(argv: list[str]) -> int:
     """Runs one of ranks 1 to N and returns its exit code. Of `argv` only the sensor is used."""
     from sde_harl.executor.sensors import sensor_on_command_line
@@ -241,7 +230,11 @@ def run_executor(argv: list[str]) -> int:
     name = f"executor {transport.rank} ({socket.gethostname()})"
     code = ExitCode.DONE
     try:
-        farewell = serve(transport, sensor_on_command_line(argv))
+        farewell = serve(
+            transport,
+            sensor_on_command_line(argv),
+            make_player=functools.partial(play_environments, argv),
+        )
         if farewell.reason:
             code = ExitCode.USER_ERROR  # rank 0 has printed it
     except UserError as error:
@@ -255,6 +248,14 @@ def run_executor(argv: list[str]) -> int:
         transport.abort(ExitCode.DEFECT)
     transport.close(code)
     return code
+
+
+def play_environments(argv: list[str], transport: Transport, session: SessionSpec) -> Handler:
+    """Returns the handler of an executor that plays environments of its own."""
+    # Imported here, because other executors have neither environments nor pydantic.
+    from sde_harl.training.shard_player import make_player
+
+    return make_player(argv, transport, session)
 
 
 def dismiss(transport: Transport, reason: str, code: int = ExitCode.DONE) -> None:

@@ -34,9 +34,10 @@ from sde_harl.drawing.panel import AgentRow, Panel, with_panel
 from sde_harl.drawing.terminal import HOME, as_text
 from sde_harl.drawing.video import Video, check_name
 from sde_harl.errors import ExitCode, UserError
+from sde_harl.executor.in_process import loopback
 from sde_harl.link.mpi import launched_ranks
 from sde_harl.outside.process import on_stop
-from sde_harl.run import dismiss, find_code, keep_freed_memory, loopback
+from sde_harl.run import dismiss, find_code, keep_freed_memory
 from sde_harl.training.player import Moment, Player
 
 LAST = "last.pt"

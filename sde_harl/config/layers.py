@@ -6,6 +6,7 @@ rooms see the Config alone.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -102,6 +103,11 @@ def to_yaml(config: Config) -> str:
     plain["policy"]["groups"] = [list(group) for group in config.policy.groups]
     plain["roles"] = {spelt(name): value for name, value in plain["roles"].items()}
     return str(yaml.dump(plain, Dumper=_Dumper, sort_keys=False, default_flow_style=None))
+
+
+def digest(config: Config) -> str:
+    """Returns what two equal Configs have in common, and no others."""
+    return hashlib.sha256(to_yaml(config).encode()).hexdigest()
 
 
 def from_yaml(text: str, source: str) -> Config:

@@ -58,6 +58,11 @@ def _uses_devices(config: Config) -> bool:
     return config.env.name == "devices"
 
 
+def _plays_remotely(config: Config) -> bool:
+    """Returns whether executors play the environments."""
+    return config.placement.mode == "envs"
+
+
 def _groups_are_given(config: Config) -> bool:
     """Returns whether policy.groups is the source of the role groups."""
     return config.roles.source == "config" and config.roles.from_ == "none"
@@ -274,6 +279,35 @@ DEVICE_RULES = (
     ),
 )
 
+PLACEMENT_RULES = (
+    Rule(
+        key="placement.mode",
+        holds=lambda config: not (_plays_remotely(config) and _uses_devices(config)),
+        wanted="agents (env.name = devices: there is one world)",
+    ),
+    Rule(
+        key="placement.assign",
+        holds=lambda config: not (_plays_remotely(config) and config.placement.assign),
+        wanted="nothing (placement.mode = envs: each executor has all agents)",
+    ),
+    # Agents and environments are in one process there, so nothing can come late.
+    Rule(
+        key="link.deadline_ms",
+        holds=lambda config: config.link.deadline_ms == 0 or not _plays_remotely(config),
+        wanted="0 (placement.mode = envs)",
+    ),
+    Rule(
+        key="link.on_fault",
+        holds=lambda config: config.link.on_fault == "abort" or not _plays_remotely(config),
+        wanted="abort (placement.mode = envs)",
+    ),
+    Rule(
+        key="executor.backend",
+        holds=lambda config: config.executor.backend == "numpy" or not _plays_remotely(config),
+        wanted="numpy (placement.mode = envs)",
+    ),
+)
+
 RECORD_RULES = (
     Rule(
         key="record.exp",
@@ -290,5 +324,6 @@ RULES = (
     *LINK_RULES,
     *EXECUTOR_RULES,
     *DEVICE_RULES,
+    *PLACEMENT_RULES,
     *RECORD_RULES,
 )

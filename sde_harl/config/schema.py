@@ -268,8 +268,8 @@ class DiversityConfig(Section):
 class PlacementConfig(Section):
     """The processes that hold the agents."""
 
-    mode: Annotated[Literal["local", "agents"], TEXT] = "local"
-    """local: one process. agents: MPI ranks 1..N hold the agents' local nets, rank 0 all else."""
+    mode: Annotated[Literal["local", "agents", "envs"], TEXT] = "local"
+    """local: one process. agents: MPI ranks 1..N hold local nets. envs: they play environments."""
     assign: Assignment = Field(default_factory=dict)
     """Agents fixed to executors: {agent: rank}. The others are dealt in turn."""
 
@@ -347,7 +347,7 @@ class TrainConfig(Section):
     """Run to go on with: its folder, or auto: the newest unfinished one of this configuration."""
     envs: Annotated[WholeNumber, Field(ge=1, le=65536)] = 64
     """Environments, a multiple of train.slots."""
-    slots: Annotated[WholeNumber, Field(ge=1, le=16)] = 2
+    slots: Annotated[WholeNumber, Field(ge=1, le=4096)] = 2
     """Parts of the environments that take turns: devices code one while another steps."""
     rollout: Annotated[WholeNumber, Field(ge=1, le=10**9)] = 128
     """Steps of each environment between two updates."""

@@ -3,6 +3,7 @@
     once:               HELLO ->, <- WELCOME (SessionSpec)
     at each model:      <- WEIGHTS, <- TABLES
     at each decision:   <- SENSOR, LATENTS ->, <- ACTIONS   or   <- SENSOR, DEVICE_ACTIONS ->
+    at each rollout:    <- PLAY, PLAYED ->, SHARD ->, where it plays environments of its own
     at each report:     <- METER, METER ->
     at the end:         <- BYE
 
@@ -14,6 +15,8 @@ drives it from a transport, a loopback drives it from the server.
 
 from __future__ import annotations
 
+from typing import Callable
+
 import numpy as np
 
 from sde_harl.config.entry_points import one_line
@@ -21,7 +24,7 @@ from sde_harl.errors import UserError
 from sde_harl.executor.backend import find_nets
 from sde_harl.executor.farewell import Farewell, read_farewell, say_bye
 from sde_harl.executor.handlers import make_handler
-from sde_harl.executor.handlers.base import Handler, NotWelcomed
+from sde_harl.executor.handlers.base import Dismissed, Handler, NotWelcomed
 from sde_harl.executor.sensors import NO_SENSOR, Senses
 from sde_harl.executor.timings import Timings
 from sde_harl.executor.usage import HostUsage
@@ -37,20 +40,30 @@ FLOAT32 = np.dtype("<f4")
 # Looked up once: an Enum runs Python code to find a member.
 SENSOR = Kind.SENSOR
 ACTIONS = Kind.ACTIONS
-# The server counts what is too long and drops it, so this only has to be more than any message.
-LARGEST_SENT = 1 << 28
+# The server counts what is too long and drops it, so this is what MPI can send at all.
+LARGEST_SENT = (1 << 31) - 1
+
+MakePlayer = Callable[[Transport, SessionSpec], Handler]
+"""Makes the handler of an executor that plays environments of its own."""
 
 
 class Executor:
     """Acts on the server's messages for the agents of one rank."""
 
-    def __init__(self, transport: Transport, sensor: str = NO_SENSOR) -> None:
-        """`sensor` names what senses for the agents, "none" where environments at the server do.
+    def __init__(
+        self,
+        transport: Transport,
+        sensor: str = NO_SENSOR,
+        make_player: MakePlayer | None = None,
+    ) -> None:
+        """`sensor` names what senses for the agents, "none" where environments do.
 
-        It comes from the command line that started this process, never from the wire.
+        It comes from the command line that started this process, never from the wire. `make_player`
+        makes the handler where this executor is to play environments of its own.
         """
         self._transport = transport
         self._sensor = sensor
+        self._make_player = make_player
         self._handler: Handler = NotWelcomed()
         self._timings = Timings()
         self._usage = HostUsage()
@@ -74,6 +87,8 @@ class Executor:
             self._do(message)
         except UserError as error:
             self._part(error)
+        except Dismissed as dismissed:
+            self._end(dismissed.message)
 
     def wait_s(self, most_s: float) -> float:
         """Returns the seconds to wait for the server's next message, at most `most_s`.
@@ -125,6 +140,8 @@ class Executor:
         elif kind is Kind.TABLES:
             agents, tables = unpack_tables(message.payload)
             self._handler.set_tables(agents, tables)
+        elif kind is Kind.PLAY:
+            self._handler.play(message)
         elif kind is Kind.METER:
             self._report(message.header.step)
         elif kind is Kind.WELCOME:
@@ -143,6 +160,11 @@ class Executor:
         # Looked for before the pause for the idle power, so a missing torch is reported at once.
         nets = find_nets(session.torch_device)
         self._usage.measure_idle(session.idle_s)
+        if session.plays:
+            if self._make_player is None:
+                raise WireError("welcome")
+            self._handler = self._make_player(self._transport, session)
+            return
         self._handler = make_handler(
             self._transport,
             session,

@@ -8,7 +8,7 @@ import traceback
 
 from sde_harl.config.entry_points import one_line
 from sde_harl.errors import UserError
-from sde_harl.executor.executor import Executor
+from sde_harl.executor.executor import Executor, MakePlayer
 from sde_harl.executor.farewell import Farewell, read_farewell, say_bye
 from sde_harl.executor.sensors import NO_SENSOR
 from sde_harl.link.transport import Transport
@@ -24,15 +24,22 @@ KILLED_S = 2.0
 prterun crash at times."""
 
 
-def serve(transport: Transport, sensor: str = NO_SENSOR, idle_s: float = 3600.0) -> Farewell:
-    """Runs an executor until the server says goodbye, and returns that; `sensor` as of `Executor`.
+def serve(
+    transport: Transport,
+    sensor: str = NO_SENSOR,
+    idle_s: float = 3600.0,
+    make_player: MakePlayer | None = None,
+) -> Farewell:
+    """Runs an executor until the server says goodbye, and returns that.
+
+    `sensor` and `make_player` as of `Executor`.
 
     Whatever goes wrong on this host is told to the server, which ends the run or goes on without
     this executor. Raises UserError where the server has ended, or has been silent for `idle_s`:
     nothing else would end this process then.
     """
     try:
-        farewell = _take_part(transport, sensor, idle_s)
+        farewell = _take_part(Executor(transport, sensor, make_player), transport, idle_s)
     except UserError:
         raise
     # The user's sensors may call sys.exit.
@@ -46,9 +53,8 @@ def serve(transport: Transport, sensor: str = NO_SENSOR, idle_s: float = 3600.0)
     return farewell
 
 
-def _take_part(transport: Transport, sensor: str, idle_s: float) -> Farewell:
+def _take_part(executor: Executor, transport: Transport, idle_s: float) -> Farewell:
     """Does what the server says until its goodbye; raises UserError as `serve`."""
-    executor = Executor(transport, sensor)
     heard_ns = now_ns()
     try:
         # Nothing that comes behind the goodbye matters.

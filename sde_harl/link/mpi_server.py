@@ -39,6 +39,8 @@ class MpiServer(MpiEnd, Collecting):
         # By rank: its long messages that are still coming in, and what it sent after them. A short
         # message must not overtake a long one of the same rank.
         self._coming: dict[int, deque[Receiving]] = {}
+        # By rank: memory for its next frame of that size, so that a large one needs none anew.
+        self._rooms: dict[int, memoryview] = {}
         self._drain = bytearray(DRAIN_BYTES)
         # Messages too large to be kept, which are still coming in: each sender and request.
         self._draining: list[tuple[int, Any]] = []
@@ -70,13 +72,24 @@ class MpiServer(MpiEnd, Collecting):
             if size > self._frame_bytes:
                 self._refuse(matched, source, size)
                 continue
-            frame = memoryview(bytearray(size))
+            frame = self._room_for(source, size)
             if size <= SHORT_BYTES and source not in self._coming:
                 matched.Recv([frame, self._byte])
                 complete.append((source, frame))
             else:
                 request = matched.Irecv([frame, self._byte])
                 self._coming.setdefault(source, deque()).append(Receiving(request, frame))
+
+    def expect(self, source: int, room: memoryview) -> None:
+        self._rooms[source] = room
+
+    def _room_for(self, source: int, size: int) -> memoryview:
+        room = self._rooms.get(source)
+        if room is None or len(room) != size:
+            return memoryview(bytearray(size))
+        # Only once: a second frame of this size must not write over the first.
+        del self._rooms[source]
+        return room
 
     def _refuse(self, matched: Any, source: int, size: int) -> None:
         """Counts a message that is larger than any expected one, and receives it into nowhere."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 from sde_harl.link.faults import Faults
@@ -93,13 +93,22 @@ class Transport(ABC):
         if header.run_id != self.run_id:  # answers have the run of their question
             fields = header.in_run(self.run_id or 0)
         frame = frame_of(fields, payload)
+        self._send_frame(dest, frame)
+        return len(frame)
+
+    def send_all(self, dests: Iterable[int], header: Header, payload: bytes) -> None:
+        """Sends the same frame to several ranks, and makes it only once. Raises as `send`."""
+        frame = frame_of(header.in_run(self.run_id or 0), payload)
+        for dest in dests:
+            self._send_frame(dest, frame)
+
+    def _send_frame(self, dest: int, frame: bytes) -> None:
         if len(frame) > self._send_bytes:
             raise self._no_room(dest, len(frame))
         self.sent[dest] += 1
         self.sent_bytes += len(frame)
         if dest not in self.lost:
             self._post(dest, frame)
-        return len(frame)
 
     def fan(self, sizes: Mapping[int, int]) -> Fan:
         """Returns frames to several ranks, with payloads of these bytes. Raises as `send`."""
@@ -156,6 +165,12 @@ class Transport(ABC):
         return ValueError(
             f"a frame of {size} bytes to rank {dest}, which has room for {self._send_bytes}"
         )
+
+    def expect(self, source: int, room: memoryview) -> None:  # noqa: B027
+        """Has the next frame of exactly this size from `source` received into `room`.
+
+        A transport that hands over the sender's own memory needs no room.
+        """
 
     @abstractmethod
     def poll(self) -> list[Message]:

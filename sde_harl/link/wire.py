@@ -56,6 +56,9 @@ class Kind(IntEnum):
     METER = 8
     BYE = 9
     DEVICE_ACTIONS = 10
+    PLAY = 11
+    PLAYED = 12
+    SHARD = 13
 
 
 _new_tuple = tuple.__new__

@@ -18,9 +18,10 @@ def _where_the_policy_runs(policy: PolicyConfig) -> type[Placement]:
 
 
 PLACEMENTS: dict[str, Callable[[PolicyConfig], type[Placement]]] = {
-    # These two differ in the transport alone, which the placement doesn't see.
+    # These differ in the transport, or in the process that plays, which a slot doesn't see.
     "local": _where_the_policy_runs,
     "agents": _where_the_policy_runs,
+    "envs": _where_the_policy_runs,
 }
 
 

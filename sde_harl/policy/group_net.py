@@ -53,6 +53,7 @@ from sde_harl.policy.shapes import (
     head_outputs,
     local_shape,
     runs_on_device,
+    server_conv_shape,
 )
 
 
@@ -113,7 +114,7 @@ class GroupNet(nn.Module):
         # parameters in an optimiser's state: old runs repeat only while it stays as it is.
         self.unit = _image_unit(spec, policy)
         self.conv = _conv_layer(self.shape.conv, k, self.unit, generator)
-        server_conv = _server_conv_shape(spec, policy)
+        server_conv = server_conv_shape(spec, policy)
         self.trunk_conv = _conv_layer(server_conv, 1, 1.0 / self.scale, generator)
         self.normalise = FeatureNorm(self.shape.obs_sizes, self.shape.obs, self.shape.feature_norm)
         self.local_weights, self.local_biases = local_stack(
@@ -293,13 +294,6 @@ def _image_unit(spec: EnvSpec, policy: PolicyConfig) -> float:
     if conv_shape(spec.obs_images, policy) is None:
         return 1.0
     return UNIT[spec.obs_dtype]
-
-
-def _server_conv_shape(spec: EnvSpec, policy: PolicyConfig) -> ConvShape | None:
-    """Returns the shape of the trunk's convolution; None unless images themselves are sent."""
-    if policy.local_blocks:
-        return None
-    return conv_shape(spec.obs_images, policy)
 
 
 def _conv_layer(

@@ -122,6 +122,22 @@ class OnDeviceShape(NamedTuple):
         return head_outputs(self.branches, self.heads)
 
 
+class ServerShape(NamedTuple):
+    """Describes rank 0's part of the policies: what stands between decoded latents and actions."""
+
+    agents: int
+    size_in: int
+    """Numbers that the first block of the trunk takes."""
+    width: int
+    blocks: int
+    """Blocks of the trunk, 0 where the policies run on their devices."""
+    conv: ConvShape | None
+    """The convolution before the trunk, where latents are images."""
+    layer_norm: bool
+    behind: OnDeviceShape
+    """What follows the trunk, as it follows the local nets of policies on devices."""
+
+
 class FallbackShape(NamedTuple):
     """Describes the fallback heads of a device's agents."""
 
@@ -239,6 +255,37 @@ def on_device_shape(
     """
     if not runs_on_device(policy):
         return None
+    return _behind(spec=spec, policy=policy, seed=seed, heads=heads)
+
+
+def server_shape(*, spec: EnvSpec, policy: PolicyConfig, heads: str) -> ServerShape:
+    """Returns the shape of rank 0's part of the policies; `heads` is the algorithm's."""
+    agents = tuple(range(len(spec.agents)))
+    conv = server_conv_shape(spec, policy)
+    size_in = local_shape(agents=agents, spec=spec, policy=policy).latent_max()
+    if conv:
+        size_in = conv.size_out()
+    return ServerShape(
+        agents=len(agents),
+        size_in=size_in,
+        width=policy.width,
+        blocks=policy.blocks - policy.local_blocks,
+        conv=conv,
+        layer_norm=policy.layer_norm,
+        # Nothing is drawn by it, so its seed means nothing.
+        behind=_behind(spec=spec, policy=policy, seed=0, heads=heads),
+    )
+
+
+def server_conv_shape(spec: EnvSpec, policy: PolicyConfig) -> ConvShape | None:
+    """Returns the shape of the trunk's convolution; None unless images themselves are sent."""
+    if policy.local_blocks:
+        return None
+    return conv_shape(spec.obs_images, policy)
+
+
+def _behind(*, spec: EnvSpec, policy: PolicyConfig, seed: int, heads: str) -> OnDeviceShape:
+    """Returns the shape of what follows the last block of a policy."""
     memory = 0
     if policy.recurrent:
         memory = policy.width
@@ -290,15 +337,35 @@ def on_device_parameter_shapes(
     (n, A); deviations (n, D) if actions are continuous. Policies that explore have three arrays
     instead of the deviations, as in `Exploration`: (n, 2), (n, D) and (n, D).
     """
-    n = len(shape.obs_sizes)
+    return _shapes_behind(len(shape.obs_sizes), shape.width, on_device)
+
+
+def server_parameter_shapes(shape: ServerShape) -> list[tuple[int, ...]]:
+    """Returns the shapes of the parameters of rank 0's part of the policies, in wire order.
+
+    The convolution's (N, K K C, F) and (N, F), (N, in, W) and (N, W) of each block of the trunk,
+    then what follows, as in `on_device_parameter_shapes`.
+    """
+    n = shape.agents
+    shapes: list[tuple[int, ...]] = []
+    if shape.conv:
+        shapes += [(n, shape.conv.size_window(), shape.conv.filters), (n, shape.conv.filters)]
+    size_in = shape.size_in
+    for _ in range(shape.blocks):
+        shapes += [(n, size_in, shape.width), (n, shape.width)]
+        size_in = shape.width
+    return shapes + _shapes_behind(n, shape.width, shape.behind)
+
+
+def _shapes_behind(n: int, width: int, on_device: OnDeviceShape) -> list[tuple[int, ...]]:
     outputs = on_device.outputs()
     memory = on_device.memory
     shapes: list[tuple[int, ...]] = []
     if memory:
-        shapes += [(n, shape.width, 3 * memory), (n, 3 * memory)]
+        shapes += [(n, width, 3 * memory), (n, 3 * memory)]
         shapes += [(n, memory, 3 * memory), (n, 3 * memory)]
     # The heads take the GRU's memory if there is one, else the last block's output.
-    shapes += [(n, memory or shape.width, outputs), (n, outputs)]
+    shapes += [(n, memory or width, outputs), (n, outputs)]
     dimensions = len(on_device.branches)
     if on_device.heads != SAMPLED:
         shapes += [(n, 2), (n, dimensions), (n, dimensions)]
@@ -312,3 +379,15 @@ def fallback_parameter_shapes(shape: LocalShape, fallback: FallbackShape) -> lis
     n = len(shape.obs_sizes)
     outputs = sum(fallback.branches)
     return [(n, shape.latent_max(), outputs), (n, outputs)]
+
+
+def device_parameter_shapes(
+    shape: LocalShape, *, on_device: OnDeviceShape | None, fallback: FallbackShape | None
+) -> list[tuple[int, ...]]:
+    """Returns the shapes of all parameters that an executor is sent, in wire order."""
+    parameters = local_parameter_shapes(shape)
+    if fallback:
+        return parameters + fallback_parameter_shapes(shape, fallback)
+    if on_device:
+        return parameters + on_device_parameter_shapes(shape, on_device)
+    return parameters

@@ -31,6 +31,23 @@ class ActuatorSpec(NamedTuple):
     """Actions are float32, else int32."""
 
 
+class ShardSpec(NamedTuple):
+    """Says which environments an executor plays by itself, and how."""
+
+    first_slot: int
+    slots: int
+    """Slots of environments, from the first on."""
+    heads: str
+    """The algorithm's, as in `OnDeviceShape`."""
+    critic: str
+    """Kind of the critic's input, as in `CriticInput`."""
+    replays: bool
+    """The algorithm learns from a replay, which needs the last observations of an episode."""
+    config: str
+    """Digest of the server's configuration: the executor reads its own command line, and plays
+    only where that says the same."""
+
+
 class SessionSpec(NamedTuple):
     """Holds what an executor has to know for all of a run; travels as JSON.
 
@@ -56,6 +73,8 @@ class SessionSpec(NamedTuple):
     """Device on which torch computes the local nets, cpu or cuda; "" where numpy does."""
     fallback_head: FallbackShape | None = None
     """Sizes of the heads that act without the server; None where agents then do nothing."""
+    plays: ShardSpec | None = None
+    """Set where the executor plays environments of its own; None where the server does."""
 
     @classmethod
     def from_config(cls, config: Config, spec: EnvSpec, *, heads: str = SAMPLED) -> SessionSpec:
@@ -133,7 +152,12 @@ class SessionSpec(NamedTuple):
         return cls(**{**_lists_to_tuples(fields), "shape": shape})
 
 
-NESTED = {"on_device": OnDeviceShape, "actions": ActuatorSpec, "fallback_head": FallbackShape}
+NESTED = {
+    "on_device": OnDeviceShape,
+    "actions": ActuatorSpec,
+    "fallback_head": FallbackShape,
+    "plays": ShardSpec,
+}
 """Fields that are named tuples of their own, or None."""
 
 

@@ -33,6 +33,20 @@ def assign_agents(
     return {rank: tuple(sorted(held)) for rank, held in assigned.items()}
 
 
+def deal_slots(slots: int, executors: int) -> dict[int, range]:
+    """Returns the slots of environments that each executor rank plays: even shares, in order.
+
+    Raises UserError where an executor would have none.
+    """
+    if executors > slots:
+        raise UserError(
+            f"train.slots: expected {executors} or more, one for each executor of "
+            f"-np {executors + 1}, got {slots} (placement.mode = envs)"
+        )
+    edges = [slots * k // executors for k in range(executors + 1)]
+    return {k + 1: range(edges[k], edges[k + 1]) for k in range(executors)}
+
+
 def _check_pins(agents: int, executors: int, pinned: dict[int, int]) -> None:
     for agent, rank in pinned.items():
         if not 0 <= agent < agents or not 1 <= rank <= executors:

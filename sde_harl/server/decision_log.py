@@ -5,7 +5,7 @@ N agents, K decisions, one for each slot in turn.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,8 @@ class Decisions(NamedTuple):
     """(K,)."""
     environments: NDArray[np.int64]
     """(K,)."""
+    rank: NDArray[np.int32]
+    """(K, N) of the executor that the agent was on."""
     version: NDArray[np.int64]
     """(K,) of the model."""
     payload_bytes: NDArray[np.int64]
@@ -58,6 +60,11 @@ class Decisions(NamedTuple):
         made = self.environments.sum() * self.payload_bytes.shape[1]
         return float(self.payload_bytes.sum() / max(made, 1))
 
+    @classmethod
+    def join(cls, parts: Sequence[Decisions]) -> Decisions:
+        """Returns the decisions of all parts, one behind another."""
+        return cls(*(np.concatenate(column) for column in zip(*parts)))
+
 
 class LoggedDecision(NamedTuple):
     """One decision that has been taken."""
@@ -75,8 +82,9 @@ class LoggedDecision(NamedTuple):
 class DecisionLog:
     """Collects decisions until a report takes them."""
 
-    def __init__(self, agents: int) -> None:
-        self._agents = agents
+    def __init__(self, rank_of: NDArray[np.int32]) -> None:
+        """`rank_of` (N,): executor of each agent."""
+        self._rank_of = rank_of
         self._decisions: list[LoggedDecision] = []
 
     def __len__(self) -> int:
@@ -108,6 +116,7 @@ class DecisionLog:
         return Decisions(
             step=np.array([each.step for each in decisions], np.int64),
             environments=np.array([each.rows for each in decisions], np.int64),
+            rank=np.tile(self._rank_of, (len(decisions), 1)),
             version=np.array([each.version for each in decisions], np.int64),
             policy_ns=np.array([each.policy_ns for each in decisions], np.int64),
             decision_ns=np.array([each.decision_ns for each in decisions], np.int64),
@@ -123,5 +132,5 @@ class DecisionLog:
             if name in FRACTIONS:
                 dtype = np.float32
             values = [getattr(each, name) for each in counts]
-            columns[name] = np.array(values, dtype).reshape(len(counts), self._agents)
+            columns[name] = np.array(values, dtype).reshape(len(counts), len(self._rank_of))
         return columns

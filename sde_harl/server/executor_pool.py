@@ -12,7 +12,6 @@ an action.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +22,7 @@ from sde_harl.codec.coder import EntropyCoder
 from sde_harl.codec.tables import Tables
 from sde_harl.link.faults import Fault
 from sde_harl.link.transport import Traffic, Transport
-from sde_harl.meters.timing import now_ns
+from sde_harl.policy.inference.acting import ActingPolicy
 from sde_harl.protocol.actions import DeviceActions, ReceivedLatents
 from sde_harl.protocol.hello import Hello
 from sde_harl.protocol.requests import ActRequest
@@ -33,7 +32,7 @@ from sde_harl.server.decision_log import DecisionLog
 from sde_harl.server.fallback_actions import FallbackActions
 from sde_harl.server.frame_sizes import answer_overhead, largest_received, largest_sent
 from sde_harl.server.link_emulator import EmulatedLink, emulated_links
-from sde_harl.server.pool_parts import connect
+from sde_harl.server.pool_parts import connect, meet
 from sde_harl.server.publisher import Model
 from sde_harl.server.reports import PoolReport
 from sde_harl.server.settings import PoolSettings
@@ -70,7 +69,7 @@ class ExecutorPool:
             self._fallback = FallbackActions(
                 session, session.fallback_head, settings=settings, rank_of=self.rank_of
             )
-        self._log = DecisionLog(self._agents)
+        self._log = DecisionLog(self.rank_of)
         self._parts = connect(
             transport,
             session,
@@ -101,25 +100,20 @@ class ExecutorPool:
 
         Raises UserError where one is missing or of another version.
         """
-        deadline_ns = now_ns() + int(self._settings.failure_timeout_s * 1e9)
-        waiter = self._parts.waiter
-        if not waiter.wait(lambda: len(self.hosts) == len(self._executors), deadline_ns):
-            # Marked absent, so that the link is closed without waiting for them.
-            missing = set(self._executors) - set(self.hosts)
-            self._transport.absent |= missing
-            raise waiter.give_up(min(missing), "did not say hello")
-        # Drawn anew for each run, whatever its seed: frames of another run are refused by it.
-        self._transport.run_id = secrets.randbits(32)
-        self._parts.publisher.welcome(self._transport.run_id, self._max_sent)
+        meet(self._transport, self._parts, self._settings, max_sent=self._max_sent)
         self._make_room()
 
     def publish(
-        self, version: int, weights: list[list[NDArray[np.float32]]], tables: list[Tables]
+        self,
+        version: int,
+        weights: list[list[NDArray[np.float32]]],
+        tables: list[Tables],
+        acting: ActingPolicy | None = None,
     ) -> None:
         """Sends every executor its agents' local nets and coding tables (none for plain codecs).
 
-        `weights[agent]`: that agent's arrays in wire order (policy/shapes.py). An executor that is
-        absent gets them when it is back.
+        `weights[agent]`: that agent's arrays in wire order (policy/shapes.py). `acting`: rank 0's
+        part, for executors that act for it. An executor that is absent gets them when it is back.
         """
         receiver = self._parts.receiver
         # First: from here on, answers that were made with an earlier version are refused.

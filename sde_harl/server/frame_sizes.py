@@ -13,12 +13,7 @@ from numpy.typing import NDArray
 
 from sde_harl.codec.tables import largest_bytes
 from sde_harl.link.wire import OVERHEAD
-from sde_harl.policy.shapes import (
-    LocalShape,
-    fallback_parameter_shapes,
-    local_parameter_shapes,
-    on_device_parameter_shapes,
-)
+from sde_harl.policy.shapes import LocalShape, device_parameter_shapes
 from sde_harl.protocol.requests import request_bytes
 from sde_harl.protocol.resources import METER_BYTES, TIMING_BYTES
 from sde_harl.protocol.session import SessionSpec
@@ -54,11 +49,9 @@ def _largest_sent(session: SessionSpec, settings: PoolSettings, agents: tuple[in
 
 def _weights_bytes(session: SessionSpec, shape: LocalShape) -> int:
     """Returns the bytes of the published weights of an executor's agents."""
-    parameters = local_parameter_shapes(shape)
-    if session.fallback_head:
-        parameters = parameters + fallback_parameter_shapes(shape, session.fallback_head)
-    elif session.on_device:
-        parameters = parameters + on_device_parameter_shapes(shape, session.on_device)
+    parameters = device_parameter_shapes(
+        shape, on_device=session.on_device, fallback=session.fallback_head
+    )
     return NUMBER_BYTES * sum(map(prod, parameters))
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from sde_harl.link.transport import Transport
-from sde_harl.protocol.session import SessionSpec
+from sde_harl.meters.timing import now_ns
+from sde_harl.protocol.session import SessionSpec, ShardSpec
 from sde_harl.server.answer_waiter import AnswerWaiter
 from sde_harl.server.membership import Membership
 from sde_harl.server.publisher import Publisher
@@ -17,6 +19,8 @@ from sde_harl.server.reports import Reports
 from sde_harl.server.sender import Sender
 from sde_harl.server.settings import PoolSettings
 from sde_harl.server.slot import Slot
+
+NOBODY: Mapping[int, ShardSpec] = {}
 
 
 class PoolParts(NamedTuple):
@@ -37,8 +41,12 @@ def connect(
     settings: PoolSettings,
     executors: Mapping[int, tuple[int, ...]],
     slots: list[Slot],
+    plays: Mapping[int, ShardSpec] = NOBODY,
 ) -> PoolParts:
-    """Makes the parts; `executors` maps ranks to agents. Nothing is sent yet."""
+    """Makes the parts; `executors` maps ranks to agents. Nothing is sent yet.
+
+    `plays`: what each rank plays, where executors play environments of their own.
+    """
     # Shared: the receiver writes what has come, the waiter and the collector read it.
     membership = Membership(
         executors,
@@ -55,7 +63,7 @@ def connect(
         reports=reports,
     )
     sender = Sender(transport, session, settings=settings, executors=executors)
-    publisher = Publisher(transport, session, executors)
+    publisher = Publisher(transport, session, executors, plays)
     # Waiting is where executors come back, and one that is back gets the model that it has missed.
     waiter = AnswerWaiter(
         transport,
@@ -82,3 +90,21 @@ def connect(
             transport, settings, executors=executors, reports=reports, waiter=waiter
         ),
     )
+
+
+def meet(transport: Transport, parts: PoolParts, settings: PoolSettings, *, max_sent: int) -> None:
+    """Meets every executor and sends it its session; `max_sent`: bytes of the largest frame to it.
+
+    Raises UserError where one is missing or of another version.
+    """
+    hosts = parts.receiver.hosts
+    executors = set(parts.receiver.agents_of)
+    deadline_ns = now_ns() + int(settings.failure_timeout_s * 1e9)
+    if not parts.waiter.wait(lambda: len(hosts) == len(executors), deadline_ns):
+        # Marked absent, so that the link is closed without waiting for them.
+        missing = executors - set(hosts)
+        transport.absent |= missing
+        raise parts.waiter.give_up(min(missing), "did not say hello")
+    # Drawn anew for each run, whatever its seed: frames of another run are refused by it.
+    transport.run_id = secrets.randbits(32)
+    parts.publisher.welcome(transport.run_id, max_sent)

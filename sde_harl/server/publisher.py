@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from sde_harl.codec.tables import Tables, to_bytes
 from sde_harl.link.transport import Transport
 from sde_harl.link.wire import Header, Kind
-from sde_harl.protocol.session import SessionSpec
+from sde_harl.protocol.session import SessionSpec, ShardSpec
 from sde_harl.protocol.tables_message import pack_tables
+
+NOTHING = np.zeros(0, np.float32)
 
 
 class Model(NamedTuple):
@@ -23,6 +25,8 @@ class Model(NamedTuple):
     """Each agent's arrays in the order of policy/shapes.py."""
     tables: list[Tables]
     """Each agent's; empty for plain codecs."""
+    acting: NDArray[np.float32] = NOTHING
+    """Rank 0's part, flat, where executors act for it; it travels behind the local nets."""
 
 
 class Publisher:
@@ -33,11 +37,13 @@ class Publisher:
         transport: Transport,
         session: SessionSpec,
         executors: Mapping[int, tuple[int, ...]],
+        plays: Mapping[int, ShardSpec],
     ) -> None:
-        """`executors` maps ranks to agents."""
+        """`executors` maps ranks to agents; `plays` those that play environments to these."""
         self._transport = transport
         self._session = session
         self._executors = executors
+        self._plays = plays
         self._model = Model(version=0, weights=[], tables=[])
         # Ranks that were absent when the model was published.
         self._behind: set[int] = set()
@@ -48,6 +54,7 @@ class Publisher:
             session = self._session.for_agents(
                 agents, run_id=run_id, max_frame_bytes=max_frame_bytes
             )
+            session = session._replace(plays=self._plays.get(rank))
             self._transport.send(rank, Header(kind=Kind.WELCOME), session.to_json())
 
     def publish(self, model: Model) -> None:
@@ -55,20 +62,24 @@ class Publisher:
         self._model = model
         # Nothing may be sent to absent executors: one that has stopped reading would fill the link.
         self._behind = set(self._executors) & self._transport.absent
-        for rank in set(self._executors) - self._behind:
-            self._send_model(rank)
+        # Executors that hold the same agents are sent the same bytes, which are made once.
+        holders: dict[tuple[int, ...], list[int]] = {}
+        for rank in sorted(set(self._executors) - self._behind):
+            holders.setdefault(self._executors[rank], []).append(rank)
+        for agents, ranks in holders.items():
+            self._send_model(ranks, agents)
 
     def catch_up(self, rank: int) -> None:
         """Sends the model to an executor that is back, unless it has it."""
         if rank in self._behind:
             self._behind.discard(rank)
-            self._send_model(rank)
+            self._send_model([rank], self._executors[rank])
 
-    def _send_model(self, rank: int) -> None:
-        agents = self._executors[rank]
+    def _send_model(self, ranks: list[int], agents: tuple[int, ...]) -> None:
         model = self._model
         weights = Header(kind=Kind.WEIGHTS, version=model.version)
-        self._transport.send(rank, weights, self.flat_weights(agents).tobytes())
+        payload = self.flat_weights(agents).tobytes() + model.acting.tobytes()
+        self._transport.send_all(ranks, weights, payload)
         if not model.tables:
             return
         # Agents of a role group may share tables (codec.share_tables): equal ones are sent once.
@@ -77,7 +88,7 @@ class Publisher:
             sharing.setdefault(to_bytes(model.tables[agent]), []).append(agent)
         tables = Header(kind=Kind.TABLES, version=model.version)
         for coded, users in sharing.items():
-            self._transport.send(rank, tables, pack_tables(users, coded))
+            self._transport.send_all(ranks, tables, pack_tables(users, coded))
 
     def flat_weights(self, agents: Iterable[int]) -> NDArray[np.float32]:
         """Returns the weights of some agents as they travel, one float32 vector.

@@ -6,7 +6,7 @@ N agents, n of one executor, E environments of one slot, Z latent.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,8 @@ class Receiver:
         """Ranks that were absent and have answered all they owed; the reader empties the list."""
         self.parted: dict[int, str] = {}
         """Ranks that have said they can't go on, and why; the reader empties it."""
+        self.others: dict[Kind, Callable[[Message], None]] = {}
+        """Who takes the kinds that are not known here. They may raise WireError."""
 
     def receive(self, message: Message) -> None:
         """Acts on one message of an executor. Raises UserError if its package differs."""
@@ -87,6 +89,8 @@ class Receiver:
                 self._on_hello(message)
             elif kind is BYE:
                 self._on_bye(message)
+            elif kind in self.others:
+                self.others[kind](message)
             else:
                 raise WireError("kind")
         except WireError as error:

@@ -13,32 +13,33 @@ import torch
 from sde_harl.algorithms.algorithm import Algorithm
 from sde_harl.algorithms.off_policy.requirements import check_off_policy
 from sde_harl.algorithms.registry import ALGORITHMS
-from sde_harl.buffers.rollout import Rollout
+from sde_harl.config.layers import digest
 from sde_harl.config.schema import Config
 from sde_harl.draws.counters import Purpose, derived_seed
-from sde_harl.envs.base import EnvSpec, VectorEnv
+from sde_harl.envs.base import EnvSpec
 from sde_harl.envs.registry import resolve_backend
 from sde_harl.errors import UserError
+from sde_harl.executor.in_process import loopback
 from sde_harl.link.transport import Transport
-from sde_harl.meters.memory import check_fits
 from sde_harl.meters.timing import Stages
 from sde_harl.outside.process import interruption
-from sde_harl.placement.base import Placement
 from sde_harl.placement.registry import find_placement
-from sde_harl.policy.critic_input import CriticInput
-from sde_harl.protocol.session import SessionSpec
+from sde_harl.policy.shapes import server_shape
+from sde_harl.protocol.session import SessionSpec, ShardSpec
 from sde_harl.roles.grouping import Roles, find_roles
 from sde_harl.server.executor_pool import ExecutorPool
 from sde_harl.server.settings import PoolSettings
-from sde_harl.training.checkpoint import Checkpoints, load_part
+from sde_harl.server.sharded_pool import ShardedPool
+from sde_harl.training.checkpoint import Checkpoints, as_arrays, load_part
 from sde_harl.training.collector import Collector
 from sde_harl.training.counters import Counters
-from sde_harl.training.env_slot import EnvSlot
 from sde_harl.training.environments import Environments
 from sde_harl.training.episodes import EpisodeRecorder
 from sde_harl.training.evaluation import Evaluator
-from sde_harl.training.learned import Learned, build_learned
+from sde_harl.training.learned import Learned, build_learned, critic_kind
+from sde_harl.training.remote import RemoteCollector, RemoteEnvironments
 from sde_harl.training.resuming import Resumed, find_resumed
+from sde_harl.training.rollouts import make_rollout, make_slots
 from sde_harl.training.run_logger import RunLogger
 
 FIRST_EVAL_ENV = 1 << 20
@@ -54,7 +55,7 @@ class TrainingParts:
     environments: Environments
     pool: ExecutorPool
     learned: Learned
-    collector: Collector
+    collector: Collector | RemoteCollector
     evaluator: Evaluator
     counters: Counters
     checkpoints: Checkpoints
@@ -87,7 +88,7 @@ def build_policies(
     resumed: a run whose checkpoint will be loaded into them. The executors behind `transport` have
     shaken hands then. Raises UserError for everything that the user can mend.
     """
-    spec = environments.training[0].spec
+    spec = environments.spec
     # A policy that is sure of its actions has many denormal numbers, which are slow.
     torch.set_flush_denormal(True)
     algorithm_class = _find_algorithm(config, spec)
@@ -95,7 +96,9 @@ def build_policies(
     # The handshake comes before the learning of roles, which is slow: a missing executor, or one
     # of another version, is reported at once.
     session = SessionSpec.from_config(config, spec, heads=algorithm_class.heads(spec))
-    pool = ExecutorPool(transport, session, PoolSettings.from_config(config, spec))
+    pool = _make_pool(
+        config, spec, transport, session=session, algorithm_class=algorithm_class, resumed=resumed
+    )
     pool.handshake()
 
     roles = find_roles(config, environments.training, nets=_nets_to_load(config, resumed))
@@ -127,8 +130,8 @@ def build(config: Config, transport: Transport) -> TrainingParts:
     """
     torch.set_num_threads(config.train.threads or os.cpu_count() or 1)
     backend = resolve_backend(config.env)
-    environments = Environments(config)
-    resumed = find_resumed(config, environments.training[0].spec)
+    environments = make_environments(config)
+    resumed = find_resumed(config, environments.spec)
     policies = build_policies(config, transport, environments, resumed=resumed)
     spec = policies.spec
     pool = policies.pool
@@ -137,12 +140,15 @@ def build(config: Config, transport: Transport) -> TrainingParts:
 
     stages = Stages()
     placement = find_placement(config.placement, config.policy)
-    make_slots = functools.partial(_slots, placement=placement, pool=pool, stages=stages)
+    slots_of = functools.partial(
+        make_slots, placement=placement, pool=pool, stages=stages, note=pool.note
+    )
     latent_size = policies.session.shape.latent_max() if placement.sends_latents else 0
-    rollout = _rollout(
+    rollout = make_rollout(
         config,
         spec,
         learned.critic_input,
+        envs=config.train.envs,
         latent_size=latent_size,
         replays=learned.algorithm.replays,
     )
@@ -151,9 +157,16 @@ def build(config: Config, transport: Transport) -> TrainingParts:
         checkpoints.resume(resumed.checkpoint)
     # After the roles, which are learnt by random play in these environments, and after the
     # checkpoint, which says with which episodes they begin: slots reset them.
-    collector = Collector(make_slots(environments.training), rollout, config.seed)
+    collector: Collector | RemoteCollector
+    if isinstance(pool, ShardedPool) and isinstance(environments, RemoteEnvironments):
+        pool.start(rollout)
+        collector = RemoteCollector(pool, environments, rollout, stages=stages)
+    else:
+        slots = slots_of(dict(enumerate(environments.training)))
+        collector = Collector(slots, rollout, config.seed)
     if resumed:
-        load_part(resumed.checkpoint.path, collector, resumed.checkpoint.nested("slots"))
+        state = as_arrays(resumed.checkpoint.nested("slots"))
+        load_part(resumed.checkpoint.path, collector, state)
     checkpoints.add("slots", collector)
 
     # From here on there is something to save.
@@ -173,7 +186,7 @@ def build(config: Config, transport: Transport) -> TrainingParts:
         logger.note(line)
     evaluator = Evaluator(
         config.eval.episodes,
-        make_slots=lambda: make_slots(environments.make(first=FIRST_EVAL_ENV)),
+        make_slots=lambda: slots_of(dict(enumerate(environments.make(first=FIRST_EVAL_ENV)))),
         make_recorder=_recorder_factory(config, spec, logger),
     )
 
@@ -191,6 +204,47 @@ def build(config: Config, transport: Transport) -> TrainingParts:
     )
 
 
+def make_environments(config: Config) -> Environments:
+    """Returns the environments of a run, which executors may play."""
+    if config.placement.mode == "envs":
+        return RemoteEnvironments(config)
+    return Environments(config)
+
+
+def _make_pool(
+    config: Config,
+    spec: EnvSpec,
+    transport: Transport,
+    *,
+    session: SessionSpec,
+    algorithm_class: type[Algorithm],
+    resumed: Resumed | None,
+) -> ExecutorPool:
+    """Returns the executors of a run. Raises UserError where there are too many."""
+    settings = PoolSettings.from_config(config, spec)
+    if config.placement.mode != "envs":
+        return ExecutorPool(transport, session, settings)
+    heads = algorithm_class.heads(spec)
+    return ShardedPool(
+        transport,
+        session,
+        settings,
+        shape=server_shape(spec=spec, policy=config.policy, heads=heads),
+        plays=ShardSpec(
+            # The pool deals the slots.
+            first_slot=0,
+            slots=0,
+            heads=heads,
+            critic=critic_kind(config, algorithm_class),
+            replays=algorithm_class.replays,
+            config=digest(config),
+        ),
+        own=loopback(),
+        # All that a checkpoint holds is more than what its environments take of it.
+        state_bytes=resumed.checkpoint.path.stat().st_size if resumed else 0,
+    )
+
+
 def _first_lines(
     config: Config, policies: PolicyParts, environments: Environments, *, resumed: Resumed | None
 ) -> Iterator[str]:
@@ -200,7 +254,7 @@ def _first_lines(
         lost = policies.learned.algorithm.restore(resumed.folder / "models")
         if lost:
             yield lost
-        if not all(env.is_brought_back for env in environments.training):
+        if not environments.are_brought_back:
             yield "these environments don't repeat themselves: all episodes begin anew"
     if config.train.planned_steps > config.train.steps:
         yield _rounded_up(config)
@@ -245,50 +299,6 @@ def _generator(seed: int) -> torch.Generator:
     # CompressAI draws its initial densities from torch's global generator.
     torch.manual_seed(seed)
     return torch.Generator().manual_seed(derived_seed(seed, Purpose.INITIALISATION))
-
-
-def _rollout(
-    config: Config,
-    spec: EnvSpec,
-    critic_input: CriticInput,
-    *,
-    latent_size: int,
-    replays: bool,
-) -> Rollout:
-    """Returns the arrays of one rollout. Raises UserError where they don't fit into the memory."""
-    recurrent = config.policy.recurrent
-    # Without memory every step can be learnt by itself.
-    chunk = config.algo.chunk if recurrent else 1
-    make = functools.partial(
-        Rollout,
-        spec,
-        latent_size=latent_size,
-        critic_input=critic_input,
-        chunk=chunk,
-        memory_size=config.policy.width if recurrent else 0,
-        keeps_final_obs=replays,
-    )
-    train = config.train
-    step_bytes = make(steps=chunk, envs=1).nbytes / chunk
-    what = f"a rollout of {train.rollout:,} steps of {train.envs:,} environments"
-    check_fits("train.rollout", step_bytes * train.envs * train.rollout, what)
-    return make(steps=train.rollout, envs=train.envs)
-
-
-def _slots(
-    envs: list[VectorEnv], *, placement: type[Placement], pool: ExecutorPool, stages: Stages
-) -> list[EnvSlot]:
-    """Returns the environments as slots, each with its own placement."""
-    return [
-        EnvSlot(
-            number,
-            env,
-            placement=placement(number, spec=env.spec, pool=pool, stages=stages),
-            stages=stages,
-            note=pool.note,
-        )
-        for number, env in enumerate(envs)
-    ]
 
 
 def _checkpoints(

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -83,7 +84,7 @@ class Checkpoints:
     def state(self) -> dict[str, State]:
         """Returns the states of all parts, and how far the record is."""
         parts = {**self.parts(), **self._late}
-        return {name: part.state_dict() for name, part in parts.items()}
+        return {name: _as_tensors(part.state_dict()) for name, part in parts.items()}
 
     def keep(self) -> None:
         """Copies the state of all parts, which `save` writes from now on.
@@ -119,7 +120,7 @@ class Checkpoints:
         for name, part in parts.items():
             load_part(checkpoint.path, part, states[name])
         # Their own check: how much was played of the episodes under way is in no other state.
-        load_part(checkpoint.path, environments, checkpoint.nested("environments"))
+        load_part(checkpoint.path, environments, as_arrays(checkpoint.nested("environments")))
         # The last version is published again.
         self._counters.version -= 1
 
@@ -197,6 +198,30 @@ class Checkpoints:
     def _groups(self) -> str:
         """Returns the role groups as a checkpoint names them."""
         return json.dumps([net.members for net in self._learned.policy.groups])
+
+
+def _as_tensors(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a state with tensors where parts that know no torch have arrays."""
+    tensors: dict[str, Any] = {}
+    for name, value in state.items():
+        if isinstance(value, Mapping):
+            value = _as_tensors(value)
+        elif isinstance(value, np.ndarray):
+            value = torch.from_numpy(value)
+        tensors[name] = value
+    return tensors
+
+
+def as_arrays(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a state with arrays where a checkpoint has tensors."""
+    arrays: dict[str, Any] = {}
+    for name, value in state.items():
+        if isinstance(value, Mapping):
+            value = as_arrays(value)
+        elif isinstance(value, torch.Tensor):
+            value = value.numpy()
+        arrays[name] = value
+    return arrays
 
 
 def _copy(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,11 +6,10 @@ step. N agents, T time, E environments of a slot.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from sde_harl.buffers.rollout import Rollout
@@ -26,42 +25,38 @@ from sde_harl.training.episodes import Episodes
 class Collector:
     """Plays all slots into one rollout, which is written over each time."""
 
-    def __init__(self, env_slots: list[EnvSlot], rollout: Rollout, seed: int) -> None:
+    def __init__(
+        self,
+        env_slots: list[EnvSlot],
+        rollout: Rollout,
+        seed: int,
+        between_steps: Callable[[], None] = interruption.check,
+    ) -> None:
+        """`between_steps` is called before each step: there nothing is half done."""
         self.rollout = rollout
         self._env_slots = env_slots
         self._seed = seed
+        self._between_steps = between_steps
+        # The rollout may be a part of the run's, that begins with these slots' environments.
+        self._first = env_slots[0].rows.start
         self._agents = np.arange(len(rollout.obs), dtype=np.int32)
         # (E,) where in the rollout each environment's present episode begins.
         self._starts = np.zeros(rollout.rewards.shape[1], np.int64)
 
-    def state_dict(self) -> dict[str, dict[str, torch.Tensor]]:
+    def state_dict(self) -> dict[str, dict[str, NDArray[Any]]]:
         """Returns the state of each slot, by its number."""
         return {
-            str(number): {
-                name: torch.from_numpy(array) for name, array in env_slot.state_dict().items()
-            }
-            for number, env_slot in enumerate(self._env_slots)
+            str(number): env_slot.state_dict() for number, env_slot in enumerate(self._env_slots)
         }
 
-    def load_state_dict(self, state: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+    def load_state_dict(self, state: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
         """Takes over what `state_dict` returned. Raises ValueError where it is of other slots."""
         if state.keys() != {str(number) for number in range(len(self._env_slots))}:
             raise ValueError(f"{len(state)} slots where {len(self._env_slots)} are needed")
         for number, env_slot in enumerate(self._env_slots):
-            arrays = {name: tensor.numpy() for name, tensor in state[str(number)].items()}
-            self._check(arrays, env_slot.num_envs)
+            arrays = state[str(number)]
+            check_slot_state(self.rollout, arrays, env_slot.num_envs)
             env_slot.load_state_dict(arrays)
-
-    def _check(self, arrays: Mapping[str, NDArray[Any]], envs: int) -> None:
-        agents, _, _, size = self.rollout.memory.shape
-        expected = {
-            "began": np.empty(envs, np.bool_),
-            "memory": np.empty((agents, envs, size), np.float32),
-        }
-        for name, array in arrays.items():
-            like = expected[name]
-            if array.dtype != like.dtype or array.shape != like.shape:
-                raise ValueError(f"{name}: {array.dtype} {array.shape}")
 
     def collect(self, policy: ActingPolicy, first_step: int) -> Iterator[Episodes]:
         """Plays T steps of every environment; yields the episodes of a slot as they end.
@@ -75,7 +70,7 @@ class Collector:
         rollout.void[:] = False
         self._starts[:] = 0
         for t in range(len(rollout.rewards)):
-            interruption.check()
+            self._between_steps()
             for env_slot in self._env_slots:
                 # The last step of a slot ends here and not before, so that its environments had
                 # the turns of all other slots to step in.
@@ -84,10 +79,14 @@ class Collector:
                 self._begin(env_slot, t, policy=policy, step=first_step + t)
         yield from self._end()
 
+    def _rows(self, env_slot: EnvSlot) -> slice:
+        """Returns the slot's environments among those of the rollout."""
+        return slice(env_slot.rows.start - self._first, env_slot.rows.stop - self._first)
+
     def _begin(self, env_slot: EnvSlot, t: int, *, policy: ActingPolicy, step: int) -> None:
         """Records what a slot's agents observe at step `t` of the rollout, and what they decide."""
         rollout = self.rollout
-        rows = env_slot.rows
+        rows = self._rows(env_slot)
         now = env_slot.step
         # Rollouts have the agents first, environments last but one: (E, N, O) -> (N, E, O).
         rollout.obs[:, t, rows] = now.obs.swapaxes(0, 1)
@@ -100,7 +99,7 @@ class Collector:
             seed=self._seed,
             purpose=Purpose.ACTING,
             step=step,
-            first_environment=rows.start,
+            first_environment=env_slot.rows.start,
             agents=self._agents,
         )
         decision = env_slot.decide(step, policy, draw, with_memory=with_memory)
@@ -121,7 +120,7 @@ class Collector:
         """Records what step `t` led to; yields the episodes that it ended, if any."""
         ended = env_slot.advance()
         rollout = self.rollout
-        rows = env_slot.rows
+        rows = self._rows(env_slot)
         now = env_slot.step
         rollout.rewards[t, rows] = now.rewards
         rollout.terminated[t, rows] = now.terminated
@@ -140,7 +139,7 @@ class Collector:
     def _strike_out(self, void: NDArray[np.bool_], t: int, *, first: int) -> None:
         """Takes all steps of the `void` (E,) episodes that end with step `t` out of learning.
 
-        `first` is the number of the slot's first environment.
+        `first` is the place of the slot's first environment in the rollout.
         """
         for e in first + np.flatnonzero(void):
             steps = slice(self._starts[e], t + 1)
@@ -154,6 +153,19 @@ class Collector:
         for env_slot in self._env_slots:
             yield from self._finish(env_slot, steps - 1)
             # The value of what follows the last step completes its return.
-            rollout.critic_inputs[:, steps, env_slot.rows] = rollout.critic_input(
+            rollout.critic_inputs[:, steps, self._rows(env_slot)] = rollout.critic_input(
                 env_slot.step.state, env_slot.step.obs
             )
+
+
+def check_slot_state(rollout: Rollout, state: Mapping[str, NDArray[Any]], envs: int) -> None:
+    """Raises ValueError where a slot of so many environments can't have had this state."""
+    agents, _, _, size = rollout.memory.shape
+    expected = {
+        "began": np.empty(envs, np.bool_),
+        "memory": np.empty((agents, envs, size), np.float32),
+    }
+    for name, array in state.items():
+        like = expected[name]
+        if array.dtype != like.dtype or array.shape != like.shape:
+            raise ValueError(f"{name}: {array.dtype} {array.shape}")

@@ -64,7 +64,7 @@ def decision_columns(
         # A decision has the step of its environments; tables count those of all environments.
         "step": for_each_agent(decisions.step * envs),
         "agent": np.tile(np.arange(agents), count),
-        "rank": np.tile(pool.rank_of, count),
+        "rank": decisions.rank.ravel(),
         "environments": for_each_agent(decisions.environments),
         "payload_bytes": decisions.payload_bytes.ravel(),
         # A header came with each answer, late ones included: their payload is counted here too.

@@ -64,8 +64,7 @@ def build_learned(
         generator=generator,
         heads=algorithm_class.heads(spec),
     )
-    kind = "own" if algorithm_class.decentralised_critic else config.env.state_type
-    critic_input = make_critic_input(kind, spec)
+    critic_input = make_critic_input(critic_kind(config, algorithm_class), spec)
     return Learned(
         policy=policy,
         algorithm=_algorithm(
@@ -82,6 +81,13 @@ def build_learned(
         fallback=_fallback(config, spec, policy),
         generator=generator,
     )
+
+
+def critic_kind(config: Config, algorithm_class: type[Algorithm]) -> str:
+    """Returns what the critic is shown, as `CriticInput` names it."""
+    if algorithm_class.decentralised_critic:
+        return "own"
+    return config.env.state_type
 
 
 def _algorithm(

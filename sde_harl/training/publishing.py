@@ -21,5 +21,6 @@ def publish(learned: Learned, pool: ExecutorPool, *, version: int, codec: str) -
     # A fallback head travels behind its agent's local net, as one vector with it.
     if learned.fallback:
         weights = [net + head for net, head in zip(weights, learned.fallback.arrays())]
-    pool.publish(version, weights, tables)
-    return learned.policy.acting()
+    acting = learned.policy.acting()
+    pool.publish(version, weights, tables, acting)
+    return acting

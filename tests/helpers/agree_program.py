@@ -11,8 +11,9 @@ import json
 import sys
 
 from sde_harl.config.arguments import parse
+from sde_harl.executor.in_process import loopback
 from sde_harl.link.mpi import join, launched_ranks
-from sde_harl.run import dismiss, loopback, run_executor
+from sde_harl.run import dismiss, run_executor
 from sde_harl.training.build import build
 from sde_harl.training.trainer import Trainer
 

@@ -8,8 +8,8 @@ import h5py
 import numpy as np
 
 from sde_harl.config.arguments import parse
+from sde_harl.executor.in_process import loopback
 from sde_harl.link.wire import Header, Kind
-from sde_harl.run import loopback
 from sde_harl.training.build import build
 from sde_harl.training.trainer import Trainer
 

@@ -19,6 +19,7 @@ from sde_harl.config.arguments import parse
 from sde_harl.config.schema import CodecConfig, EnvConfig, PolicyConfig
 from sde_harl.envs.registry import make
 from sde_harl.errors import UserError
+from sde_harl.executor.in_process import loopback
 from sde_harl.policy.critic import Critic
 from sde_harl.policy.critic_input import make_critic_input
 from sde_harl.policy.inference.conv import ConvArrays
@@ -27,7 +28,6 @@ from sde_harl.policy.inference.on_device import OnDevicePolicy
 from sde_harl.policy.layers import ConvLayer
 from sde_harl.policy.shapes import ConvShape, OnDeviceShape
 from sde_harl.policy.split_policy import SplitPolicy
-from sde_harl.run import loopback
 from sde_harl.training.build import build
 from sde_harl.training.trainer import Trainer
 

@@ -18,11 +18,11 @@ from sde_harl.buffers.rollout import Rollout
 from sde_harl.buffers.sequences import chunk_states, flatten_rows, keep_masks, take_sequences
 from sde_harl.config.arguments import parse
 from sde_harl.config.schema import AlgoConfig, PolicyConfig
+from sde_harl.executor.in_process import loopback
 from sde_harl.policy.critic import Critic
 from sde_harl.policy.critic_input import make_critic_input
 from sde_harl.policy.gru import Gru, RecurrentState
 from sde_harl.policy.inference.acting import GruArrays
-from sde_harl.run import loopback
 from sde_harl.training.build import build
 from sde_harl.training.trainer import Trainer
 

@@ -18,13 +18,13 @@ from sde_harl.config.schema import Config, EnvConfig, PolicyConfig, RolesConfig
 from sde_harl.envs.base import EnvSpec
 from sde_harl.envs.registry import VectorEnv, make
 from sde_harl.errors import UserError
+from sde_harl.executor.in_process import loopback
 from sde_harl.record.writer import RunFile
 from sde_harl.roles import identity
 from sde_harl.roles.clusters import as_groups, cluster
 from sde_harl.roles.examples import make_examples
 from sde_harl.roles.experience import play_at_random, random_actions
 from sde_harl.roles.grouping import Roles, find_roles
-from sde_harl.run import loopback
 from sde_harl.training.build import build
 from sde_harl.training.trainer import Trainer
 

@@ -23,6 +23,7 @@ from sde_harl.envs.base import EnvSpec
 from sde_harl.envs.devices import World
 from sde_harl.envs.vector.games import SerialVector
 from sde_harl.errors import UserError
+from sde_harl.executor.in_process import loopback
 from sde_harl.meters.timing import Stages
 from sde_harl.placement.split import Split
 from sde_harl.policy.inference.acting import ActingPolicy
@@ -36,7 +37,6 @@ from sde_harl.policy.shapes import (
 )
 from sde_harl.protocol.actions import NO_LATENT
 from sde_harl.record.checkpoint import load, save
-from sde_harl.run import loopback
 from sde_harl.server import membership
 from sde_harl.training.build import build
 from sde_harl.training.env_slot import EnvSlot

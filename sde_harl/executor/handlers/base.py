@@ -14,6 +14,14 @@ from numpy.typing import NDArray
 from sde_harl.link.wire import Message, WireError
 
 
+class Dismissed(Exception):  # noqa: N818  # it is no error
+    """The server has said goodbye while a handler was busy; `message` is its BYE."""
+
+    def __init__(self, message: Message) -> None:
+        super().__init__()
+        self.message = message
+
+
 class WithoutSensors:
     """Holds the defaults of what only handlers of agents with sensors change."""
 
@@ -58,6 +66,13 @@ class Handler(WithoutSensors, ABC):
     def act(self, message: Message) -> None:
         """Takes the actions that the server has decided (an ACTIONS message)."""
         raise WireError("kind")  # the server sends none to agents that decide themselves
+
+    def play(self, message: Message) -> None:
+        """Plays environments of its own (a PLAY message) and sends what was played.
+
+        Raises Dismissed where the server says goodbye meanwhile.
+        """
+        raise WireError("kind")  # the server asks only executors that have environments
 
 
 class NotWelcomed(Handler):

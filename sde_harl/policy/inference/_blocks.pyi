@@ -3,6 +3,7 @@ from numpy.typing import NDArray
 
 from sde_harl.policy.inference.arrays import BoolArray, FloatArray
 
+def flush_denormals() -> None: ...
 def activate(
     x: FloatArray, bias: FloatArray, eps: float | None, stats: FloatArray | None
 ) -> None: ...

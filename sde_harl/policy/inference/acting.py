@@ -99,6 +99,23 @@ class ActingPolicy:
         # Branch d of the outputs lies between edges d and d + 1.
         self._edges = np.cumsum((0, *branches), dtype=np.int32)
 
+    def arrays(self) -> list[FloatArray]:
+        """Returns all parameters in wire order (`server_parameter_shapes`)."""
+        arrays: list[FloatArray] = []
+        if self._conv:
+            arrays += [self._conv.weight, self._conv.bias]
+        for layer in self._trunk:
+            arrays += layer
+        if self._gru:
+            arrays += self._gru
+        arrays += [self._head_weight, self._head_bias]
+        if self._exploration:
+            _, *published = self._exploration
+            arrays += published
+        if self._std is not None:
+            arrays.append(self._std)
+        return arrays
+
     def outputs(
         self, latents: FloatArray, memory: FloatArray | None = None
     ) -> tuple[FloatArray, FloatArray | None]:

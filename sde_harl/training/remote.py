@@ -1,0 +1,183 @@
+"""Environments that executors play, seen from rank 0 (placement `envs`).
+
+N agents, T time, E environments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sde_harl.buffers.played import SlotState
+from sde_harl.buffers.rollout import Rollout
+from sde_harl.buffers.shard import join
+from sde_harl.config.schema import Config
+from sde_harl.envs.base import VectorEnv, loaded_episodes
+from sde_harl.envs.vector.history import Past
+from sde_harl.meters.timing import Stages
+from sde_harl.policy.inference.acting import ActingPolicy
+from sde_harl.server.sharded_pool import ShardedPool
+from sde_harl.server.shards import Shard, decisions_of
+from sde_harl.training.collector import check_slot_state
+from sde_harl.training.environments import Environments
+from sde_harl.training.episodes import Episodes
+
+OF_SLOT = ("began", "memory")
+"""The arrays of a slot's state that are the slot's own, and not its environments'."""
+
+
+class RemoteEnvironments(Environments):
+    """The environments of training as their executors told them last; evaluation's are made."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._slots = config.train.slots
+        self._rows = config.train.envs // config.train.slots
+        self.states: list[SlotState] = [self._from_episode(0)] * self._slots
+        """Of each slot, its environments and the slot itself."""
+        self.begin_anew = True
+        """False where the executors must be told these states before they play."""
+        self.is_repeatable = True
+        """False where an executor could not bring interrupted episodes back."""
+
+    @property
+    def are_brought_back(self) -> bool:
+        return self.is_repeatable
+
+    def _make_training(self) -> list[VectorEnv]:
+        if self._config.roles.source == "learnt":
+            return super()._make_training()  # roles are learnt from random play at rank 0
+        # One slot's, which says what all are like.
+        return [self._make_slot(0)]
+
+    def _from_episode(self, episode: int) -> SlotState:
+        return {"episodes": np.full(self._rows, episode, np.int64)}
+
+    def state_dict(self) -> dict[str, dict[str, NDArray[Any]]]:
+        return {
+            str(slot): {name: each for name, each in state.items() if name not in OF_SLOT}
+            for slot, state in enumerate(self.states)
+        }
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
+        if state.keys() != {str(slot) for slot in range(self._slots)}:
+            raise ValueError(f"{len(state)} slots where {self._slots} are needed")
+        spec = self.spec
+        actions = np.empty((self._rows, len(spec.agents), len(spec.branches)), spec.action_dtype)
+        for each in state.values():
+            loaded_episodes(each, self._rows)
+            if "lengths" in each:
+                Past.checked(each, like=actions)
+        self.states = [state[str(slot)] for slot in range(self._slots)]
+        self.begin_anew = False
+
+    def begin_at(self, episode: int) -> None:
+        self.states = [self._from_episode(episode)] * self._slots
+        self.begin_anew = False
+
+
+class RemoteCollector:
+    """Fills rollouts with what executors play; `Collector` does so with slots at rank 0."""
+
+    def __init__(
+        self,
+        pool: ShardedPool,
+        environments: RemoteEnvironments,
+        rollout: Rollout,
+        *,
+        stages: Stages,
+    ) -> None:
+        self.rollout = rollout
+        self._pool = pool
+        self._environments = environments
+        self._stages = stages
+        self._rows = rollout.rewards.shape[1] // len(environments.states)
+        self._is_first = True
+
+    def state_dict(self) -> dict[str, dict[str, NDArray[Any]]]:
+        """Returns the state of each slot, by its number."""
+        return {
+            str(slot): self._of_slot(state) for slot, state in enumerate(self._environments.states)
+        }
+
+    def _of_slot(self, state: SlotState) -> dict[str, NDArray[Any]]:
+        own = {name: state[name] for name in OF_SLOT if name in state}
+        # Nothing has been played: all episodes begin.
+        own.setdefault("began", np.ones(self._rows, np.bool_))
+        # As in `local`, where nothing is remembered.
+        if "memory" in own and not own["memory"].size:
+            del own["memory"]
+        return own
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
+        """Takes over what `state_dict` returned. Raises ValueError where it is of other slots."""
+        states = self._environments.states
+        if state.keys() != {str(slot) for slot in range(len(states))}:
+            raise ValueError(f"{len(state)} slots where {len(states)} are needed")
+        for each in state.values():
+            check_slot_state(self.rollout, each, self._rows)
+        self._environments.states = [{**own, **state[str(slot)]} for slot, own in enumerate(states)]
+
+    def collect(self, policy: ActingPolicy, first_step: int) -> Iterator[Episodes]:
+        """Has executors play T steps of every environment; yields the episodes that ended.
+
+        They act by what was published last, of which `policy` is rank 0's part.
+        """
+        shards = self._pool.shards
+        states: Sequence[SlotState] | None = None
+        if self._is_first and not self._environments.begin_anew:
+            states = self._environments.states
+        self._is_first = False
+        with self._stages("environment"):
+            shards.play(self._pool.version, first_step, states)
+            arrived = shards.collect(self._join)
+        self._pool.played(
+            decisions_of(
+                arrived, first_step=first_step, version=self._pool.version, rows=self._rows
+            )
+        )
+        self._take_states(arrived)
+        self._note_void()
+        episodes = self._episodes(arrived)
+        if len(episodes.seed):
+            yield episodes
+
+    def _join(self, shard: Shard) -> None:
+        join(self.rollout, shard.arrays, shard.envs)
+
+    def _take_states(self, shards: Sequence[Shard]) -> None:
+        self._environments.states = [slot for shard in shards for slot in shard.played.slots]
+        repeatable = all(shard.played.is_brought_back for shard in shards)
+        if self._environments.is_repeatable and not repeatable:
+            self._pool.note(
+                "anew", "these environments don't repeat themselves: all episodes begin anew"
+            )
+        self._environments.is_repeatable = repeatable
+
+    def _note_void(self) -> None:
+        rollout = self.rollout
+        for _, e in np.argwhere(rollout.void & rollout.ended):
+            self._pool.note("void", f"environment {e}: its game failed, and the episode is void")
+
+    def _episodes(self, shards: Sequence[Shard]) -> Episodes:
+        """Returns the episodes in the order in which they ended, environment by environment."""
+        rollout = self.rollout
+        ended = rollout.ended & ~rollout.void
+        # Each shard has its own in this order, too.
+        places = [
+            np.argwhere(ended[:, shard.envs]) + np.array([0, shard.envs.start]) for shard in shards
+        ]
+        owner = np.concatenate(places)  # (k, 2): time and environment
+        rows = np.concatenate([shard.played.episodes for shard in shards])
+        order = np.lexsort((owner[:, 1], owner[:, 0]))
+        rows = rows[order]
+        return Episodes(
+            environment=owner[order, 1],
+            seed=rows["seed"].astype(np.int64),
+            length=rows["length"].astype(np.int64),
+            returns=rows["returns"].astype(np.float32),
+            won=rows["won"].astype(np.int64),
+        )
