@@ -83,6 +83,10 @@ class AnswerWaiter:
             f"{self._name(rank)} {what} within link.failure_timeout_s = {timeout_s:g} s"
         )
 
+    def error(self, rank: int, what: str) -> UserError:
+        """Returns the error that says what is wrong with an executor."""
+        return UserError(f"{self._name(rank)}: {what}")
+
     def _check_flood(self, flood: Fault) -> None:
         # A run that survives losses drops these messages, and its record has their number.
         if not self._settings.survives_losses:
@@ -106,7 +110,7 @@ class AnswerWaiter:
             why = parted.get(rank, "its process has ended")
             # A run doesn't begin without one that has never said hello.
             if not self._settings.survives_losses or rank not in self._receiver.hosts:
-                raise UserError(f"{self._name(rank)}: {why}")
+                raise self.error(rank, why)
             self._note(rank, "lost", f"{why}; its agents do without it")
         # These still run, so they hear the goodbye at the end.
         self._transport.parted |= parted.keys()

@@ -154,7 +154,7 @@ class Shards:
         """Raises UserError for a shard that was refused, and for an executor that is silent."""
         if self._refused:
             rank, reason = self._refused
-            raise UserError(f"executor {rank}: what it has played is refused: {reason}")
+            raise self._waiter.error(rank, f"what it played is refused: {reason}")
         for rank in sorted(self._missing):
             patience_s = self._settings.failure_timeout_s
             if rank not in self._is_heard:

@@ -41,3 +41,14 @@ def assert_same_state(one: Path, two: Path) -> None:
             assert torch.equal(value, torch.as_tensor(theirs[name])), name
         else:
             assert value == theirs[name], name
+
+
+def assert_same_decisions(folder: Path, other: Path) -> None:
+    """Checks that two runs have recorded the same decisions, apart from times and ranks."""
+    (one,) = folder.rglob("run.h5")
+    (two,) = other.rglob("run.h5")
+    wanted = open_run(one).table("decisions")
+    found = open_run(two).table("decisions")
+    for name in wanted:
+        if name != "rank" and not name.startswith("t_"):
+            np.testing.assert_array_equal(wanted[name], found[name], err_msg=name)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from launch import PATIENT, launch, needs_mpirun
-from test_resume import assert_same
-
-from sde_harl.record.reader import open_run
+from same_runs import assert_same, assert_same_decisions
 
 SHORT = ["train.threads=1", "record.tensorboard=false", "algo.epochs=2", PATIENT]
 MPE = [
@@ -66,17 +63,6 @@ def run(folder: Path, words: list[str], *, ranks: int) -> str:
     ended = launch(ranks, "-m", "sde_harl.run", *words, *SHORT, mode, f"record.dir={folder}")
     assert ended.code == 0, ended.err
     return ended.err
-
-
-def assert_same_decisions(folder: Path, other: Path) -> None:
-    """Checks that two runs have recorded the same decisions, apart from times and ranks."""
-    (one,) = folder.rglob("run.h5")
-    (two,) = other.rglob("run.h5")
-    wanted = open_run(one).table("decisions")
-    found = open_run(two).table("decisions")
-    for name in wanted:
-        if name != "rank" and not name.startswith("t_"):
-            np.testing.assert_array_equal(wanted[name], found[name], err_msg=name)
 
 
 @needs_mpirun

@@ -38,11 +38,17 @@ CASES = {
 }
 
 
-def interrupted(folder: Path, words: list[str], *, ranks: int, seed: int) -> str:
-    """Interrupts a run after a random update and goes on; returns what the second part said."""
+def interrupted(
+    folder: Path, words: list[str], *, ranks: int, seed: int, mode: str = "agents"
+) -> str:
+    """Interrupts a run after a random update and goes on; returns what the second part said.
+
+    `mode`: the placement of more than one rank.
+    """
     draw = random.Random(seed)
-    mode = "placement.mode=local" if ranks == 1 else "placement.mode=agents"
-    run = Running(folder, "-m", "sde_harl.run", *words, mode, ranks=ranks)
+    if ranks == 1:
+        mode = "local"
+    run = Running(folder, "-m", "sde_harl.run", *words, f"placement.mode={mode}", ranks=ranks)
     try:
         run.wait_for(lambda: [*folder.rglob("*.pt")], "a checkpoint")
         rows = run.updates() + draw.randint(0, 3)
@@ -110,6 +116,20 @@ def test_ranks_go_on_bit_for_bit(
     tmp_path: Path,
 ) -> None:
     interrupted(tmp_path, CASES[name], ranks=ranks, seed=3)
+    assert_same(whole(name, uninterrupted, tmp_path_factory), tmp_path)
+
+
+@needs_mpirun
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "ranks"), [("recurrent", 3), ("hatrpo", 2), ("full method", 3)])
+def test_environments_on_executors_go_on_bit_for_bit(
+    name: str,
+    ranks: int,
+    uninterrupted: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
+) -> None:
+    interrupted(tmp_path, CASES[name], ranks=ranks, seed=4, mode="envs")
     assert_same(whole(name, uninterrupted, tmp_path_factory), tmp_path)
 
 

@@ -91,7 +91,8 @@ def test_golden_bytes() -> None:
         b'"conv": null, "pixels": false}, "codec": "float32", "pack": 0, "frame_bytes": 0, '
         b'"on_device": {"branches": [3], "continuous": false, "seed": 1, "memory": 0, '
         b'"heads": "sampled"}, '
-        b'"idle_s": 0.0, "actions": null, "torch_device": "", "fallback_head": null}'
+        b'"idle_s": 0.0, "actions": null, "torch_device": "", "fallback_head": null, '
+        b'"plays": null}'
     )
     assert SessionSpec.from_json(memoryview(session.to_json())) == session
 

@@ -57,6 +57,8 @@ class ActionHistory:
         """
         lengths = np.where(self._lengths > MOST_STEPS, 0, self._lengths)
         actions = self._actions[:, : lengths.max()].copy()
+        # Behind an episode's last step lies what an earlier one left there.
+        actions[np.arange(actions.shape[1]) >= lengths[:, None]] = 0
         return {"lengths": lengths, "actions": actions, "seen": _seen(step)}
 
     def load(self, past: Past) -> None:

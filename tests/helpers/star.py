@@ -1,0 +1,66 @@
+"""Rank 0's link to several executors inside this process, which play environments of their own."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from sde_harl.executor.executor import Executor
+from sde_harl.link.loopback import Loopback
+from sde_harl.link.transport import Collecting, Fan
+from sde_harl.link.waiting import Waiter
+from sde_harl.link.wire import Message
+from sde_harl.training.shard_player import make_player
+
+
+class Star(Collecting):
+    """Each executor has a loopback of its own, and runs inside this end's poll."""
+
+    def __init__(self, argv: Sequence[str], executors: int) -> None:
+        """`argv`: every executor's command line."""
+        super().__init__(0, executors + 1, Waiter())
+        self.change: Callable[[int, bytearray], None] = lambda rank, frame: None
+        """Called with the sender and each frame of executors: it may change them on the way."""
+        self._up: dict[int, deque[memoryview]] = {}
+        self._down: dict[int, deque[memoryview]] = {}
+        self._ends: dict[int, tuple[Loopback, Executor]] = {}
+        for rank in range(1, executors + 1):
+            self._up[rank] = deque()
+            self._down[rank] = deque()
+            far = Loopback(1, self._down[rank], self._up[rank])
+            self._ends[rank] = far, Executor(far, make_player=partial(make_player, argv))
+
+    def wait(self, timeout_s: float) -> list[Message]:
+        return self.poll()
+
+    def _post(self, dest: int, frame: bytes) -> None:
+        self._down[dest].append(memoryview(frame))
+
+    def _await_fan(self, fan: Fan, failure_timeout_s: float) -> list[int]:
+        return []
+
+    def _post_frame(self, fan: Fan, dest: int) -> None:
+        self._post(dest, bytes(fan.frames[dest].data))
+
+    def _arrived(self) -> list[tuple[int, memoryview]]:
+        arrived = []
+        for rank, (far, executor) in self._ends.items():
+            while self._down[rank]:
+                for message in far.poll():
+                    executor.handle(message)
+            for sent in self._up[rank]:
+                frame = bytearray(sent)
+                self.change(rank, frame)
+                arrived.append((rank, memoryview(frame)))
+            self._up[rank].clear()
+        return arrived
+
+    def flush(self, timeout_s: float) -> bool:
+        return True
+
+    def close(self, code: int = 0) -> None:
+        """Does nothing: there is no link to end."""
+
+    def abort(self, code: int) -> None:  # type: ignore[override]
+        raise SystemExit(code)

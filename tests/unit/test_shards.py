@@ -1,0 +1,247 @@
+"""Executors that play environments of their own, inside this process; tests/mpi has them apart."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from launch import launch
+from same_runs import assert_same, assert_same_decisions
+from small_runs import SMALL
+from star import Star
+
+from sde_harl.buffers.layout import Field, bytes_of, lay_out
+from sde_harl.buffers.played import EPISODE, Played, SlotShape, pack_played, unpack_played
+from sde_harl.config.arguments import parse
+from sde_harl.errors import UserError
+from sde_harl.executor.in_process import loopback
+from sde_harl.link.transport import Transport
+from sde_harl.link.wire import HEADER_BYTES, Kind, WireError, frame_of, unpack
+from sde_harl.policy.inference.unflatten import server_policy
+from sde_harl.policy.shapes import server_shape
+from sde_harl.server.assignment import deal_slots
+from sde_harl.server.shard_check import ShardCheck
+from sde_harl.training.build import build
+from sde_harl.training.trainer import Trainer
+
+GAME = ["env.name=mpe", "env.map=simple_spread", "env.backend=mpe2", "algo.name=happo"]
+WORDS = [*GAME, "env.workers=0", *SMALL, "train.slots=4", "policy.local_blocks=1"]
+WORDS += ["codec.name=entropy", "train.threads=1", "train.rollout=33", "train.steps=264"]
+
+
+def trainer_of(words: list[str], link: Transport) -> Trainer:
+    config = parse(words).config
+    assert config is not None
+    return Trainer(build(config, link))
+
+
+def playing(folder: Path, *words: str, executors: int) -> tuple[Trainer, Star]:
+    """Returns a run whose environments so many executors play."""
+    words = (*WORDS, *words, "placement.mode=envs", f"record.dir={folder}")
+    star = Star(words, executors)
+    return trainer_of([*words], star), star
+
+
+def test_slots_are_dealt_evenly_and_in_order() -> None:
+    assert deal_slots(8, 3) == {1: range(2), 2: range(2, 5), 3: range(5, 8)}
+    with pytest.raises(UserError, match=r"train.slots: expected 3 or more.*-np 4, got 2"):
+        deal_slots(2, 3)
+
+
+@pytest.mark.parametrize("executors", [1, 3])
+def test_executors_play_the_run_of_one_process(executors: int, tmp_path: Path) -> None:
+    trainer_of([*WORDS, f"record.dir={tmp_path / 'one'}"], loopback()).run()
+    playing(tmp_path / "more", executors=executors)[0].run()
+    assert_same(tmp_path / "one", tmp_path / "more")
+    assert_same_decisions(tmp_path / "one", tmp_path / "more")
+
+
+def test_an_executor_that_plays_imports_no_torch() -> None:
+    program = "import sys, sde_harl.training.shard_player, sde_harl.envs.mpe; print(*sys.modules)"
+    done = launch(1, "-c", program)
+    assert "sde_harl.envs.registry" in done.out, done.err
+    assert not {"torch", "compressai", "mpi4py"} & set(done.out.split())
+
+
+KINDS: dict[str, list[str]] = {
+    "coded": [],
+    "recurrent": ["policy.recurrent=true", "algo.chunk=11"],
+    "layer norm": ["policy.layer_norm=true", "policy.recurrent=true", "algo.chunk=11"],
+    "numbers": ["env.continuous_actions=true"],
+    "hasac": ["algo.name=hasac"],
+    "on device": ["policy.local_blocks=4", "policy.blocks=4", "codec.name=none"],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rank_0s_part_arrives_as_it_was(kind: str, tmp_path: Path) -> None:
+    words = [*WORDS, *KINDS[kind], f"record.dir={tmp_path}"]
+    config = parse(words).config
+    assert config is not None
+    parts = build(config, loopback())
+    sent = parts.learned.policy.acting()
+    spec = parts.environments.spec
+    heads = type(parts.learned.algorithm).heads(spec)
+    shape = server_shape(spec=spec, policy=config.policy, heads=heads)
+    flat = np.concatenate([each.ravel() for each in sent.arrays()])
+    got = server_policy(shape, flat)
+    size = config.policy.width
+    if parts.collector.rollout.latents.size:
+        size = parts.collector.rollout.latents.shape[-1]
+    latents = np.random.default_rng(1).standard_normal((len(spec.agents), 5, size), np.float32)
+    available = np.broadcast_to(spec.choices()[:, None], (len(spec.agents), 5, sum(spec.branches)))
+    for name in ("actions", "log_probs", "memory"):
+        wanted = getattr(sent.act(latents, available, None), name)
+        found = getattr(got.act(latents, available, None), name)
+        np.testing.assert_array_equal(wanted, found)
+    with pytest.raises(ValueError, match="expected"):
+        server_policy(shape, flat[:-1])
+    parts.logger.close()
+
+
+SHAPE = SlotShape(envs=2, agents=3, dimensions=1, continuous=False, memory=4)
+
+
+def a_slot(steps: int = 2) -> dict[str, np.ndarray[Any, Any]]:
+    arrays = {name: np.zeros(size, kind) for name, (kind, size) in SHAPE.fields(steps).items()}
+    arrays["lengths"][:] = [steps, 0]
+    return arrays
+
+
+def some_played() -> Played:
+    episodes = np.zeros(3, EPISODE)
+    episodes["length"] = 5
+    return Played(episodes=episodes, slots=[a_slot(), {"episodes": np.array([4, 7])}])
+
+
+def test_what_was_played_is_read_as_it_was_written() -> None:
+    played = some_played()
+    data = memoryview(pack_played(played, SHAPE))
+    found = unpack_played(data, SHAPE, slots=2, most=3)
+    assert found.episodes.tolist() == played.episodes.tolist()
+    assert found.is_brought_back
+    for one, two in zip(played.slots, found.slots):
+        assert one.keys() == two.keys()
+        for name in one:
+            np.testing.assert_array_equal(one[name], two[name])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_damaged_sizes_are_refused_and_take_no_memory(data: st.DataObject) -> None:
+    payload = bytearray(pack_played(some_played(), SHAPE))
+    cut = data.draw(st.integers(0, len(payload) - 1))
+    with pytest.raises(ValueError, match="played"):
+        unpack_played(memoryview(payload[:cut]), SHAPE, slots=2, most=3)
+    with pytest.raises(ValueError, match="played"):
+        unpack_played(memoryview(bytes(payload) + b"x"), SHAPE, slots=2, most=3)
+    # The number of steps of the first slot, and the number of episodes.
+    for at, numbers in ((5 + 3 * EPISODE.itemsize, (-2, 3, 2**31 - 1)), (0, (2, 4, 2**31 - 1))):
+        wrong = bytearray(payload)
+        struct.pack_into("<i", wrong, at, data.draw(st.sampled_from(numbers)))
+        with pytest.raises(ValueError, match="played"):
+            unpack_played(memoryview(wrong), SHAPE, slots=2, most=3)
+
+
+FIELDS = {
+    "obs": Field("<f4", (3, 2, 2, 5)),
+    "available_actions": Field("|b1", (3, 2, 2, 4)),
+    "actions": Field("<i4", (3, 2, 2, 1)),
+    "log_probs": Field("<f4", (3, 2, 2, 1)),
+    "memory": Field("<f4", (3, 1, 2, 4)),
+    "rewards": Field("<f4", (2, 2)),
+    "terminated": Field("|b1", (2, 2)),
+    "truncated": Field("|b1", (2, 2)),
+    "void": Field("|b1", (2, 2)),
+}
+
+
+def a_shard() -> dict[str, np.ndarray[Any, Any]]:
+    arrays = lay_out(FIELDS, memoryview(bytearray(bytes_of(FIELDS))))
+    arrays["available_actions"][..., :2] = True
+    arrays["terminated"][1, 0] = True
+    return arrays
+
+
+def one_played() -> Played:
+    episodes = np.zeros(1, EPISODE)
+    episodes["length"] = 2
+    return Played(episodes=episodes, slots=[a_slot()])
+
+
+Change = Callable[[dict[str, np.ndarray[Any, Any]], Played], object]
+WRONG: dict[str, tuple[str, Change]] = {
+    "an infinite observation": ("obs", lambda a, p: a["obs"].fill(np.inf)),
+    "a reward that is no number": ("rewards", lambda a, p: a["rewards"].fill(np.nan)),
+    "an action that does not exist": ("action", lambda a, p: a["actions"].fill(4)),
+    "a negative action": ("action", lambda a, p: a["actions"].fill(-1)),
+    "an action that is not available": ("action", lambda a, p: a["actions"].fill(3)),
+    "a probability above 1": ("log_prob", lambda a, p: a["log_probs"].fill(0.1)),
+    "an impossible choice": ("log_prob", lambda a, p: a["log_probs"].fill(-40.0)),
+    "a memory that no GRU has": ("memory", lambda a, p: a["memory"].fill(2.0)),
+    "a flag of 2": ("void", lambda a, p: a["void"].view(np.uint8).fill(2)),
+    "an end of both kinds": ("truncated", lambda a, p: a["truncated"].fill(True)),
+    "an episode too few": ("episodes", lambda a, p: a["terminated"].fill(True)),
+    "an episode without a step": ("length", lambda a, p: p.episodes["length"].fill(0)),
+    "an infinite return": ("returns", lambda a, p: p.episodes["returns"].fill(np.inf)),
+    "an outcome of 2": ("won", lambda a, p: p.episodes["won"].fill(2)),
+    "a negative count": ("episodes", lambda a, p: p.slots[0]["episodes"].fill(-1)),
+    "lengths without actions": ("lengths", lambda a, p: p.slots[0]["lengths"].fill(1)),
+    "actions beyond the choices": ("action", lambda a, p: p.slots[0]["actions"].fill(4)),
+    "a checksum of 33 bits": ("seen", lambda a, p: p.slots[0]["seen"].fill(2**32)),
+    "a slot's wild memory": ("memory", lambda a, p: p.slots[0]["memory"].fill(np.nan)),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_can_not_have_been_played_is_refused(name: str) -> None:
+    check = ShardCheck((4,), continuous=False)
+    check.check(a_shard(), one_played())
+    reason, change = WRONG[name]
+    arrays = a_shard()
+    played = one_played()
+    change(arrays, played)
+    with pytest.raises(WireError, match=f"^{reason}$"):
+        check.check(arrays, played)
+
+
+def test_a_shard_that_is_refused_ends_the_run_with_its_line(tmp_path: Path) -> None:
+    trainer, star = playing(tmp_path, executors=2)
+
+    def spoil(rank: int, frame: bytearray) -> None:
+        header = unpack(rank, memoryview(bytes(frame)), None).header
+        if header.kind is Kind.SHARD and rank == 2:
+            payload = b"\xff" * (len(frame) - HEADER_BYTES - 4)
+            frame[:] = frame_of(header, payload)
+
+    star.change = spoil
+    with pytest.raises(UserError, match=r"executor 2.*: what it played is refused: "):
+        trainer.run()
+    # What was learnt before is saved.
+    assert [*tmp_path.rglob("last.pt")]
+
+
+def test_another_configuration_is_refused(tmp_path: Path) -> None:
+    words = [*WORDS, "placement.mode=envs", f"record.dir={tmp_path}"]
+    star = Star([*words, "seed=7"], 1)
+    with pytest.raises(UserError, match=r"executor 1.*expected the server's configuration"):
+        trainer_of(words, star).run()
+
+
+def test_a_run_goes_on_with_any_number_of_executors(tmp_path: Path) -> None:
+    trainer_of([*WORDS, f"record.dir={tmp_path / 'one'}"], loopback()).run()
+    first, _ = playing(tmp_path / "more", "record.checkpoint_interval=132", executors=2)
+    first.run()
+    folder = first.logger.folder
+    # As if it had been killed in its second update.
+    (folder / "models" / "last.pt").unlink()
+    (folder / "models" / "264.pt").unlink()
+    second, _ = playing(tmp_path / "more", f"train.resume={folder}", executors=3)
+    second.run()
+    assert_same(tmp_path / "one", tmp_path / "more")
