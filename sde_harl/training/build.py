@@ -97,7 +97,12 @@ def build_policies(
     # of another version, is reported at once.
     session = SessionSpec.from_config(config, spec, heads=algorithm_class.heads(spec))
     pool = _make_pool(
-        config, spec, transport, session=session, algorithm_class=algorithm_class, resumed=resumed
+        config,
+        environments,
+        transport,
+        session=session,
+        algorithm_class=algorithm_class,
+        resumed=resumed,
     )
     pool.handshake()
 
@@ -213,7 +218,7 @@ def make_environments(config: Config) -> Environments:
 
 def _make_pool(
     config: Config,
-    spec: EnvSpec,
+    environments: Environments,
     transport: Transport,
     *,
     session: SessionSpec,
@@ -221,8 +226,9 @@ def _make_pool(
     resumed: Resumed | None,
 ) -> ExecutorPool:
     """Returns the executors of a run. Raises UserError where there are too many."""
+    spec = environments.spec
     settings = PoolSettings.from_config(config, spec)
-    if config.placement.mode != "envs":
+    if not isinstance(environments, RemoteEnvironments):
         return ExecutorPool(transport, session, settings)
     heads = algorithm_class.heads(spec)
     return ShardedPool(
