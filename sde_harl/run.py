@@ -19,6 +19,7 @@ import ctypes
 import functools
 import logging
 import os
+import shlex
 import socket
 import sys
 import traceback
@@ -186,7 +187,8 @@ def tell_the_end(trainer: Trainer) -> ExitCode:
         lines += used_of_a_job(folder / "run.h5")
     # The folder again: its line has scrolled away, and the next commands need it.
     lines.append(f"everything is in {folder}: run.h5, metrics.csv, models/last.pt, config.yaml")
-    lines.append(f"next: sde-harl play {folder}, analysis/resource_consumption.py {folder}")
+    typed = shlex.quote(str(folder))
+    lines.append(f"next: sde-harl report {typed}, or sde-harl play {typed}")
     for line in lines:
         print(line, file=sys.stderr)
     return code

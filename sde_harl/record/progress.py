@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TextIO
 
-from rich.progress import BarColumn, Progress, TextColumn, track
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, track
 
 from sde_harl.outside.text import printable
 from sde_harl.record.terminal import PlainConsole
@@ -24,6 +24,12 @@ SCALAR_FORMATS = {
     "bytes_per_decision": "{:.1f} bytes/decision",
 }
 """The scalars that a progress line shows, by the last part of their name."""
+SEPARATOR = " · "
+EXPENDABLE = ("{:.2f} bits/element", "steps/s", "return {:.2f}", "ETA")
+"""Parts of the line that a narrow terminal goes without, the least important one first."""
+WIDE = 110
+"""Columns from which on there is room for a bar beside the line."""
+BAR = 20
 
 
 class StepRate:
@@ -66,15 +72,18 @@ class ProgressLine:
         """Takes the newest scalars, moves the bar where there is one, and returns the line."""
         # Scalars that this log lacks keep their last value, so that the line doesn't flicker.
         self._shown.update(shown_scalars(scalars))
-        parts = [f"{step:,} of {self._total_steps:,} steps"]
+        parts = {"steps": f"{step:,} of {self._total_steps:,} steps"}
         rate = self._rate.mark(step)
         if rate is not None:
-            parts.append(f"{rate:,.0f} steps/s")
-            parts.append(f"ETA {clock((self._total_steps - step) / rate)}")
-        line = " · ".join([*parts, *self._shown.values()])
+            parts["steps/s"] = f"{rate:,.0f} steps/s"
+            parts["ETA"] = f"ETA {clock((self._total_steps - step) / rate)}"
+        parts |= self._shown
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=step, line=line)
-        return line
+            width = self._bar.console.width
+            if width >= WIDE:
+                width -= BAR + 1
+            self._bar.update(self._bar.task_ids[0], completed=step, line=fitted(parts, width))
+        return SEPARATOR.join(parts.values())
 
     def print(self, text: str) -> None:
         """Prints one line, above the bar where there is one."""
@@ -87,6 +96,18 @@ class ProgressLine:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+def fitted(parts: Mapping[str, str], width: int) -> str:
+    """Returns the parts as one line of this width, without those that it can go without."""
+    left = dict(parts)
+    for name in EXPENDABLE:
+        if len(SEPARATOR.join(left.values())) <= width:
+            break
+        # The return says how well a run plays where nothing can be won.
+        if name != "return {:.2f}" or SCALAR_FORMATS["win_rate"] in left:
+            left.pop(name, None)
+    return SEPARATOR.join(left.values())
 
 
 def progress_range(total: int, description: str) -> Iterator[int]:
@@ -129,7 +150,10 @@ def clock(seconds: float) -> str:
 def _open_bar(stream: TextIO, total_steps: int) -> Progress:
     console = PlainConsole(file=stream)  # not rich's own: tests and jobs may give another stream
     column = TextColumn("{task.fields[line]}", markup=False)
-    bar = Progress(BarColumn(20), column, console=console)
+    columns: list[ProgressColumn] = [column]
+    if console.width >= WIDE:
+        columns = [BarColumn(BAR), column]
+    bar = Progress(*columns, console=console)
     bar.add_task("", total=total_steps, line="")
     bar.start()
     return bar

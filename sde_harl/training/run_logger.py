@@ -36,8 +36,10 @@ from sde_harl.training.columns import (
 from sde_harl.training.episodes import Episodes
 from sde_harl.training.resuming import Resumed
 from sde_harl.training.run_metadata import run_metadata
-from sde_harl.training.summary import summarise_episodes, summarise_link
+from sde_harl.training.summary import result_line, summarise_episodes, summarise_link
 from sde_harl.training.usage import ServerUsage, by_rank
+
+FLOAT32_BYTES = 4
 
 
 class RunLogger:
@@ -88,6 +90,7 @@ class RunLogger:
         self._wait_until_flushed: Callable[[], None] | None = None
         shape = local_shape(agents=tuple(range(len(spec.agents))), spec=spec, policy=config.policy)
         self._latent_sizes = np.array(shape.latent_sizes())
+        self._result = ""
         if not resumed:
             self._roles(roles)
 
@@ -134,6 +137,8 @@ class RunLogger:
             **summarise_link(decisions, self._latent_sizes),
         }
         self._check_folder()
+        if not self._config.eval.episodes:
+            self._result = f"in training: {self._result_line(row, decisions)}"
         self._file.add("training", step=step, **row)
         self._metrics.log(step, row)
 
@@ -141,6 +146,7 @@ class RunLogger:
         """Writes an evaluation's greedy episodes and their means."""
         means = summarise_episodes(episodes)
         link = summarise_link(decisions, self._latent_sizes)
+        self._result = f"result: {self._result_line(means | link, decisions)}"
         self._episodes(step, episodes, train=False)
         self._file.add("evaluations", step=step, **evaluation_columns(episodes, means, link))
         self._metrics.log(step, {f"eval/{name}": value for name, value in (means | link).items()})
@@ -169,6 +175,11 @@ class RunLogger:
                 "faults", step=step, rank=fault.rank, agent=fault.agent, kind=fault.reason
             )
 
+    def tell_result(self) -> None:
+        """Says what the run has come to; nothing where that is not known."""
+        if self._result:
+            self.note(self._result)
+
     def close(self) -> None:
         """Writes what is left and closes all files."""
         self._file.close()
@@ -188,6 +199,12 @@ class RunLogger:
         if self._config.record.on_disk_full == "stop":
             raise UserError(self._lost)
         self.note(f"{self._lost}; what is recorded from here on is lost")
+
+    def _result_line(self, means: Mapping[str, float], decisions: Decisions) -> str:
+        float32_bytes = 0.0
+        if self._config.codec.name not in ("none", "float32"):
+            float32_bytes = FLOAT32_BYTES * float(self._latent_sizes.mean())
+        return result_line(means, decisions, float32_bytes)
 
     def _roles(self, roles: Roles) -> None:
         """Writes what role groups were learnt from, where they were."""

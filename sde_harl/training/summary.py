@@ -6,8 +6,10 @@ N agents, K decisions of a slot.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from sde_harl.server.decision_log import Decisions
@@ -42,6 +44,38 @@ def summarise_link(decisions: Decisions, latent_sizes: NDArray[Any]) -> dict[str
         "link/fallback": float(decisions.fallback.sum() / made),
         "link/late": float(decisions.late.sum()),
     }
+
+
+def result_line(means: Mapping[str, float], decisions: Decisions, float32_bytes: float) -> str:
+    """Returns what an evaluation, or a rollout, came to, in one line.
+
+    means: as `summarise_episodes` and `summarise_link` return them together. float32_bytes: of a
+    latent, sent as it is; 0 where none is sent. What is unknown is left out.
+    """
+    parts = []
+    if not math.isnan(means["win_rate"]):
+        parts.append(f"{means['win_rate']:.1%} won")
+    elif not math.isnan(means["return"]):
+        parts.append(f"return {means['return']:.2f}")
+    sent = means["bytes_per_decision"]
+    if sent > 0:
+        parts.append(f"{sent:.1f} bytes/decision")
+    if sent > 0 and float32_bytes > 0:
+        parts.append(f"{float32_bytes / sent:.1f} times less than float32")
+    milliseconds = _message_ms(decisions)
+    if not math.isnan(milliseconds):
+        parts.append(f"{milliseconds:.2f} ms a message")
+    return " · ".join(parts)
+
+
+def _message_ms(decisions: Decisions) -> float:
+    """Returns the median time of a message, from the observation at the device to the action."""
+    local, encode, round_trip = np.moveaxis(decisions.device_ns.astype(np.float64), -1, 0)
+    # A device that decides by itself encodes nothing and waits for no answer.
+    whole = np.where(round_trip > 0, local + encode + round_trip, local)[local > 0]
+    if not len(whole):
+        return math.nan
+    return float(np.median(whole)) / 1e6
 
 
 def _bits_per_element(decisions: Decisions, latent_sizes: NDArray[Any]) -> float:

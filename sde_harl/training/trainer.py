@@ -97,6 +97,7 @@ class Trainer:
             self._evaluate_if_due()
             if self._due(self.config.record.checkpoint_interval):
                 self._saver.save(str(self.counters.steps), must_save=self._stops_on_full_disk)
+        self.logger.tell_result()
 
     def _evaluate_if_due(self) -> None:
         if self._due(self.config.eval.interval):
