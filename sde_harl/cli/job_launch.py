@@ -36,11 +36,12 @@ def job_launch(launcher: str, *, ranks: int, is_hetjob: bool) -> Launch:
         raise UserError(
             f"--launcher: expected what srun --mpi=list shows ({listed}), got {launcher}"
         )
-    words = ["srun", f"--mpi={launcher}", "--kill-on-bad-exit=1"]
+    words = ("srun", f"--mpi={launcher}", "--kill-on-bad-exit=1")
     if is_hetjob:
-        words.append("--het-group=0,1")
+        # One world of ranks over both parts, each with its own number of cores.
+        return Launch((*words, "--het-group=0,1"))
     # From 22.05 on srun doesn't take the number of cores from the job, but from here.
-    return Launch(tuple(words), setup=('export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"',))
+    return Launch(words, setup=('export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"',))
 
 
 def _chosen(mpirun: str | None) -> str:

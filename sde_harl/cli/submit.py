@@ -79,7 +79,7 @@ def _batch(
 ) -> Batch:
     """Returns the job that plays the missing runs."""
     configs = [trial.config for trial in asked.trials]
-    ranks = options.ranks or max(map(_ranks, configs))
+    ranks = options.ranks or _ranks(configs)
     launch = job_launch(options.launcher, ranks=ranks, is_hetjob=options.hetjob)
     array = ""
     setup = list(launch.setup)
@@ -124,11 +124,12 @@ def _components(options: argparse.Namespace, ranks: int) -> tuple[Component, ...
     return (learner, Component(min(options.nodes, ranks - 1), ranks - 1))
 
 
-def _ranks(config: Config) -> int:
-    """Returns the ranks that a run can use: one process, or rank 0 and one for each agent."""
-    if config.placement.mode == "local":
+def _ranks(configs: list[Config]) -> int:
+    """Returns the ranks that all runs can use: one process, or rank 0 and one for each agent."""
+    if any(config.placement.mode == "local" for config in configs):
         return 1
-    return 1 + len(spec_of(config.env).agents)
+    # A run refuses more executors than it has agents.
+    return 1 + min(len(spec_of(env).agents) for env in {config.env for config in configs})
 
 
 def _sensor(configs: list[Config]) -> tuple[str, ...]:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 # 4(x2),1: two hosts with four, and one with one.
 EACH = re.compile(r"(\d+)(?:\(x(\d+)\))?")
+CORES = "SLURM_JOB_CPUS_PER_NODE"
+PARTS = "SLURM_JOB_CPUS_PER_NODE_HET_GROUP_"
 MIB = 1 << 20
 
 
@@ -26,10 +28,12 @@ def restarts() -> int:
 
 def allocation() -> Allocation | None:
     """Returns what this job was given; None outside of Slurm."""
-    told = os.environ.get("SLURM_JOB_CPUS_PER_NODE")
-    if told is None:
-        return None
+    # A heterogeneous job has a variable for each part, and that of the first without a number too.
+    parts = [told for name, told in os.environ.items() if name.startswith(PARTS)]
+    told = ",".join(parts) or os.environ.get(CORES, "")
     hosts = [(int(cores), int(times or 1)) for cores, times in EACH.findall(told)]
+    if not hosts:
+        return None
     cores = sum(each * times for each, times in hosts)
     mib = _number("SLURM_MEM_PER_NODE") * sum(times for _, times in hosts)
     if not mib:

@@ -117,6 +117,7 @@ def check_the_end(run: Running, plan: Interrupted) -> None:
     assert run.process.returncode == 130, about
     last = begun[0] / "models" / "last.pt"
     assert f"saved {last}" in output, about
+    assert f"next: sde-harl run --resume {begun[0]}" in output, about
     assert_finite(last)
     with h5py.File(begun[0] / "run.h5") as file:
         assert len(file["training/step"]) > 0 or plan.updates == 0

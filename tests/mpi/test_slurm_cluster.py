@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from launch import Ended, environment, launch, launch_command, needs_mpirun
+from launch import ROOT, Ended, environment, launch, launch_command, needs_mpirun
 from limits import wait_until
 from own_slurm import OwnSlurm, why_not
 from same_runs import assert_same
 
 from sde_harl.cli.job_folder import JobFolder
-from sde_harl.record.reader import open_run, run_files
+from sde_harl.link.mpi import library_version
+from sde_harl.record.finding import run_files
+from sde_harl.record.reader import open_run
 
 pytestmark = [
     pytest.mark.slow,
@@ -82,6 +84,7 @@ def test_a_run_survives_a_requeue_the_time_limit_and_a_killed_slurmd(
     assert launch(1, "-m", "sde_harl.run", *words).code == 0
     assert_same(whole, results)
     assert " done " in command(slurm, "status", str(folder.path)).out
+    assert "processors: " in log, "what was used of what the job was given"
 
 
 def test_of_an_array_only_what_has_failed_is_submitted_again(
@@ -128,3 +131,32 @@ def test_a_cancelled_run_has_saved_and_goes_on_when_it_is_submitted_again(
     [again] = folder.submitted()
     wait_until(lambda: slurm.job(again.job)["JobState"] == "COMPLETED", "the end of the job")
     assert "resumed at " in folder.log_of(again).read_text()
+
+
+@needs_mpirun
+def test_the_job_script_of_the_repository_runs(slurm: OwnSlurm, tmp_path: Path) -> None:
+    # A checkout after `make venv`, as far as the script needs one.
+    for name, target in (("configs", ROOT / "configs"), (".venv", Path(sys.prefix))):
+        (tmp_path / name).symlink_to(target)
+    words = [*SPLIT[1:], "env.name=mpe", "env.map=simple_spread", "train.steps=528"]
+    script = str(ROOT / "jobs" / "smac.slurm")
+    env = {**environment(), **slurm.environment}
+    # Its own nine tasks are for eight agents.
+    sbatch = ["sbatch", "--parsable", "--ntasks=4", script, *words]
+    ended = launch_command(sbatch, cwd=tmp_path, env=env)
+    assert ended.code == 0, ended.err
+    job = ended.out.strip()
+    wait_until(lambda: slurm.job(job)["JobState"] in ("COMPLETED", "FAILED"), "the end of the job")
+    assert slurm.job(job)["ExitCode"] == "0:0", (tmp_path / f"sde_harl-{job}.log").read_text()
+    [file] = tmp_path.glob("results/**/run.h5")
+    assert open_run(file).table("training")["step"][-1] == 528
+
+
+@pytest.mark.parametrize("kind", ["none", "pmi2"])
+def test_ranks_that_srun_gives_no_world_are_refused(slurm: OwnSlurm, kind: str) -> None:
+    if kind == "pmi2" and not library_version().startswith("Open MPI"):
+        pytest.skip(f"{library_version()} may know pmi2")
+    words = ["srun", "-n", "2", f"--mpi={kind}", sys.executable, "-m", "sde_harl.run", "smac"]
+    ended = launch_command(words, env={**environment(), **slurm.environment})
+    assert ended.code == 2
+    assert ended.err.count("error: MPI: expected a world of 2 ranks, got 1: ") == 1

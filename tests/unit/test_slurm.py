@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import slurm_texts
@@ -23,6 +24,7 @@ from sde_harl.config.layers import to_yaml
 from sde_harl.errors import UserError
 from sde_harl.record.reader import open_run
 from sde_harl.record.writer import RunFile
+from sde_harl.run import tell_the_end
 from sde_harl.slurm.allocation import Allocation, allocation
 from sde_harl.slurm.batch import batch_text
 
@@ -71,9 +73,13 @@ def test_one_process_needs_no_launcher(capfd: pytest.CaptureFixture[str]) -> Non
 
 
 def test_the_ranks_are_those_that_the_agents_need(capfd: pytest.CaptureFixture[str]) -> None:
-    words = ["configs/mpe_spread.yaml", "env.backend=mpe2", "placement.mode=agents"]
-    assert main(["submit", *words, TIME, "--dry-run"]) == 0
+    words = ["submit", "configs/mpe_spread.yaml", "env.backend=mpe2", "placement.mode=agents"]
+    words += [TIME, "--dry-run"]
+    assert main(words) == 0
     assert "#SBATCH --ntasks=4\n" in capfd.readouterr().out
+    # More executors than agents would be refused.
+    assert main([*words, "--array=env.map=simple_spread,simple_reference"]) == 0
+    assert "#SBATCH --ntasks=3\n" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -291,6 +297,35 @@ def test_a_job_knows_what_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
     assert allocation() == Allocation(cores=9, memory_bytes=3000 << 20)
 
 
+def test_a_heterogeneous_job_is_given_what_its_parts_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, told in (("", "8"), ("_HET_GROUP_0", "8"), ("_HET_GROUP_1", "1(x4)")):
+        monkeypatch.setenv(f"SLURM_JOB_CPUS_PER_NODE{name}", told)
+    given = allocation()
+    assert given
+    assert given.cores == 12
+
+
+def test_a_heterogeneous_job_keeps_cores_and_gpus_for_the_learner(
+    slurm: FakeSlurm, capfd: pytest.CaptureFixture[str]
+) -> None:
+    slurm.says("srun", "MPI plugin types are...\n\tpmi2\n")
+    words = ["--hetjob", "--nodes=2", "--cpus-per-task=8", "--gpus=1", "--launcher=pmi2"]
+    text = dry(capfd, *words)
+    first, second = text.split("#SBATCH hetjob\n")
+    assert "--nodes=1\n#SBATCH --ntasks=1\n#SBATCH --cpus-per-task=8\n" in first
+    assert "#SBATCH --gpus-per-node=1\n" in first
+    assert "--nodes=2\n#SBATCH --ntasks=3\n#SBATCH --cpus-per-task=1\n\n" in second
+    assert "    --het-group=0,1\n" in second
+    assert "SRUN_CPUS_PER_TASK" not in text, "srun would ask for as many cores in both parts"
+    for more, complaint in (
+        (["--launcher=mpirun"], "mpirun sees the first part of such a job alone"),
+        (["--array=seed=1,2"], "Slurm takes no arrays of such jobs"),
+        (["placement.mode=local", "--ranks=1"], "expected a run of two ranks or more"),
+    ):
+        assert main(["submit", QUICK, TIME, "--ranks=4", *words, "--dry-run", *more]) == 2
+        assert complaint in capfd.readouterr().err
+
+
 def test_efficiency_is_what_was_used_of_what_was_given(tmp_path: Path) -> None:
     file = RunFile(tmp_path / "run.h5", {}, "stop")
     for rank, step, cpu_s in ((0, 0, 1.0), (1, 0, 2.0), (0, 8, 60.0), (1, 8, 30.0)):
@@ -324,3 +359,31 @@ def test_doctor_compares_what_srun_can_with_the_mpi_in_use(
     slurm.says("srun", f"MPI plugin types are...\n\tnone\n\t{kinds}\n")
     monkeypatch.setattr(slurm_check, "library_version", lambda: library)
     assert said in slurm_check.slurm_line()
+
+
+@pytest.mark.parametrize(
+    ("incomplete", "absent", "code", "said"),
+    [
+        (None, [], 0, "done\n"),
+        (None, [2], 3, "done, but without executors 2: no answer\n"),
+        ("no space", [], 4, "done, but not all of it is recorded: no space\n"),
+    ],
+)
+def test_a_run_says_at_its_end_where_everything_is(
+    incomplete: str | None,
+    absent: list[int],
+    code: int,
+    said: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    trainer = SimpleNamespace(
+        incomplete=incomplete,
+        pool=SimpleNamespace(absent=absent),
+        logger=SimpleNamespace(folder=tmp_path),
+    )
+    assert tell_the_end(trainer) == code  # type: ignore[arg-type]
+    lines = capfd.readouterr().err
+    assert lines.startswith(said)
+    assert f"everything is in {tmp_path}: run.h5" in lines
+    assert f"next: sde-harl report {tmp_path} shows it" in lines
