@@ -160,7 +160,8 @@ def lead(argv: list[str], transport: Transport | None) -> ExitCode:
         trainer.run()
     except KeyboardInterrupt:
         if folder:
-            print(f"next: sde-harl run --resume {folder} goes on from there", file=sys.stderr)
+            typed = shlex.quote(folder)
+            print(f"next: sde-harl run --resume {typed} goes on from there", file=sys.stderr)
         raise
     finally:
         if not transport:

@@ -125,9 +125,15 @@ def _components(options: argparse.Namespace, ranks: int) -> tuple[Component, ...
 
 
 def _ranks(configs: list[Config]) -> int:
-    """Returns the ranks that all runs can use: one process, or rank 0 and one for each agent."""
-    if any(config.placement.mode == "local" for config in configs):
+    """Returns the ranks that all runs can use: one process, or rank 0 and one for each agent.
+
+    Raises UserError where the user has to decide.
+    """
+    modes = {config.placement.mode for config in configs}
+    if "local" in modes:
         return 1
+    if "envs" in modes:
+        raise UserError("--ranks: expected how many share the environments of placement.mode=envs")
     # A run refuses more executors than it has agents.
     return 1 + min(len(spec_of(env).agents) for env in {config.env for config in configs})
 

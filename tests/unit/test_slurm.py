@@ -77,6 +77,8 @@ def test_the_ranks_are_those_that_the_agents_need(capfd: pytest.CaptureFixture[s
     words += [TIME, "--dry-run"]
     assert main(words) == 0
     assert "#SBATCH --ntasks=4\n" in capfd.readouterr().out
+    assert main([*words, "placement.mode=envs"]) == 2
+    assert "error: --ranks: expected how many" in capfd.readouterr().err
     # More executors than agents would be refused.
     assert main([*words, "--array=env.map=simple_spread,simple_reference"]) == 0
     assert "#SBATCH --ntasks=3\n" in capfd.readouterr().out
@@ -386,4 +388,4 @@ def test_a_run_says_at_its_end_where_everything_is(
     lines = capfd.readouterr().err
     assert lines.startswith(said)
     assert f"everything is in {tmp_path}: run.h5" in lines
-    assert f"next: sde-harl report {tmp_path} shows it" in lines
+    assert f"next: sde-harl report {tmp_path}, or " in lines
