@@ -218,6 +218,11 @@ LINK_RULES = (
         wanted=f"abort ({REMEMBERING})",
     ),
     Rule(
+        key="link.on_fault",
+        holds=lambda config: config.link.on_fault != "redeal" or config.executor.sensor == "none",
+        wanted="abort or fallback (the agents have sensors of their own)",
+    ),
+    Rule(
         key="link.model",
         holds=lambda config: not (_emulates_link(config) and _on_device(config)),
         wanted="none (policy.local_blocks = policy.blocks)",

@@ -165,6 +165,8 @@ class Executor:
                 raise WireError("welcome")
             self._handler = self._make_player(self._transport, session)
             return
+        # A session anew is one of more agents: what was timed of fewer has no place among theirs.
+        self._timings.take()
         self._handler = make_handler(
             self._transport,
             session,

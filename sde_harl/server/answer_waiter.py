@@ -11,6 +11,7 @@ from sde_harl.meters.timing import now_ns
 from sde_harl.server.membership import Membership, Question
 from sde_harl.server.publisher import Publisher
 from sde_harl.server.receiver import Receiver
+from sde_harl.server.redeal import Redealer
 from sde_harl.server.settings import PoolSettings
 from sde_harl.server.slot import Slot
 
@@ -34,14 +35,16 @@ class AnswerWaiter:
         receiver: Receiver,
         publisher: Publisher,
         slots: list[Slot],
+        redealer: Redealer | None,
     ) -> None:
+        """`redealer` deals the agents of lost executors; None where these do nothing."""
         self._transport = transport
         self._settings = settings
         self._membership = membership
         self._receiver = receiver
         self._publisher = publisher
         self._slots = slots
-        self._executors = set(receiver.agents_of)
+        self._redealer = redealer
 
     def wait(self, is_done: Callable[[], bool], until_ns: int) -> bool:
         """Takes in what comes until `is_done`; returns False if it isn't when the time is over."""
@@ -71,17 +74,23 @@ class AnswerWaiter:
             if self._membership.missed(rank, each, now_ns=now, since_ns=since_ns):
                 self._note(rank, "absent", f"{what}; its agents do without it until it answers")
         # All ranks, not only those of `questions`: any may have been silent for too long by now.
-        for rank in self._membership.timed_out(now):
+        silent = self._membership.timed_out(now)
+        for rank in silent:
             if not self._settings.survives_losses:
                 raise self.give_up(rank, what)
+        # Where its agents do nothing without it, it may still come back.
+        if silent and self._redealer:
+            for rank in silent:
+                self._note(rank, "lost", f"{what} within {self._timeout()}")
+            self._go_on_without({*silent})
 
     def give_up(self, rank: int, what: str) -> UserError:
         """Marks an executor absent; returns the error that says what it did not do in time."""
         self._transport.absent.add(rank)
-        timeout_s = self._settings.failure_timeout_s
-        return UserError(
-            f"{self._name(rank)} {what} within link.failure_timeout_s = {timeout_s:g} s"
-        )
+        return UserError(f"{self._name(rank)} {what} within {self._timeout()}")
+
+    def _timeout(self) -> str:
+        return f"link.failure_timeout_s = {self._settings.failure_timeout_s:g} s"
 
     def error(self, rank: int, what: str) -> UserError:
         """Returns the error that says what is wrong with an executor."""
@@ -101,17 +110,22 @@ class AnswerWaiter:
             self._note(rank, "back", "answers again")
             self._publisher.catch_up(rank)
         self._receiver.returned.clear()
+        # There may have been nobody to deal to.
+        self._redeal()
 
     def _note_losses(self) -> None:
         """Stops waiting for executors that have ended, or have said that they can't go on."""
         parted = self._receiver.parted
         new = (self._transport.lost | parted.keys()) - self._membership.lost
+        without = "its agents do without it"
+        if self._redealer:
+            without = "others get its agents"
         for rank in new:
             why = parted.get(rank, "its process has ended")
             # A run doesn't begin without one that has never said hello.
             if not self._settings.survives_losses or rank not in self._receiver.hosts:
                 raise self.error(rank, why)
-            self._note(rank, "lost", f"{why}; its agents do without it")
+            self._note(rank, "lost", f"{why}; {without}")
         # These still run, so they hear the goodbye at the end.
         self._transport.parted |= parted.keys()
         parted.clear()
@@ -119,15 +133,21 @@ class AnswerWaiter:
 
     def _go_on_without(self, ranks: set[int]) -> None:
         """Expects nothing more of executors that will not come back."""
-        membership = self._membership
-        membership.lost |= ranks
-        self._transport.absent |= ranks
+        self._membership.lose(ranks)
         # Even a run that goes on without some executors has nothing to do without all.
-        if len(membership.lost) == len(self._executors):
+        if len(self._membership.lost) == self._transport.size - 1:
             raise UserError("no executor is left")
         for slot in self._slots:
             if slot.missing:
                 slot.leave_out(ranks)
+        self._redeal()
+
+    def _redeal(self) -> None:
+        """Deals the agents of lost executors, where the run is to."""
+        if not self._redealer:
+            return
+        for rank, agents in self._redealer.deal().items():
+            self._note(rank, "redealt", f"acts for {_agents(agents)} from now on")
 
     def _note(self, rank: int, kind: str, what: str) -> None:
         """Writes an event to the log and the record."""
@@ -140,3 +160,9 @@ class AnswerWaiter:
         if rank in self._receiver.hosts:
             host = self._receiver.hosts[rank].host
         return f"executor {rank} ({host})"
+
+
+def _agents(agents: tuple[int, ...]) -> str:
+    """Names some agents, as in "agents 1, 4"."""
+    noun = "agent" if len(agents) == 1 else "agents"
+    return f"{noun} {', '.join(map(str, agents))}"

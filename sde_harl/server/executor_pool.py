@@ -52,22 +52,25 @@ class ExecutorPool:
         self._settings = settings
         self._agents = len(session.shape.obs_sizes)
         self._executors = assign_agents(self._agents, transport.size - 1, settings.assign)
-        self.rank_of = ranks_of(self._executors)
-        """(N,) executor of each agent."""
         self.on_device = session.on_device is not None
         """True where policies run on the devices from end to end: then `decide`, else `sense`,
         `latents`, `act`."""
-        self.overhead = answer_overhead(self._executors, as_one=self.on_device)
-        """(N,) bytes of an agent's answer beside its payload: a frame's, or its share where one
-        answers for several."""
-        self._max_sent = largest_sent(session, settings, self._executors)
+        # The shares that frames must have room for.
+        self._largest_shares = self._executors
+        if settings.redeals:
+            # The last executor may have to hold all agents.
+            self._largest_shares = {0: session.agents}
+        self._max_sent = largest_sent(session, settings, self._largest_shares)
         self._slots = make_slots(session, settings, self._executors)
         # Emulated links come behind the real ones: they can only make latents later.
         self._links = emulated_links(session, settings)
         self._fallback: FallbackActions | None = None
         if session.fallback_head:
             self._fallback = FallbackActions(
-                session, session.fallback_head, settings=settings, rank_of=self.rank_of
+                session,
+                session.fallback_head,
+                settings=settings,
+                executors=self._executors,
             )
         self._log = DecisionLog(self.rank_of)
         self._parts = connect(
@@ -77,6 +80,17 @@ class ExecutorPool:
             executors=self._executors,
             slots=self._slots,
         )
+
+    @property
+    def rank_of(self) -> NDArray[np.int32]:
+        """(N,) executor of each agent."""
+        return ranks_of(self._executors)
+
+    @property
+    def overhead(self) -> NDArray[np.int64]:
+        """(N,) bytes of an agent's answer beside its payload: a frame's, or its share where one
+        answers for several."""
+        return answer_overhead(self._executors, as_one=self.on_device)
 
     @property
     def version(self) -> int:
@@ -213,7 +227,7 @@ class ExecutorPool:
     def _make_room(self) -> None:
         """Makes room for frames as large as an executor may send by now."""
         largest = largest_received(
-            self._session, self._settings, self._executors, decisions=len(self._log)
+            self._session, self._settings, self._largest_shares, decisions=len(self._log)
         )
         self._transport.set_frame_bytes(receive=largest, send=self._max_sent)
 

@@ -5,6 +5,7 @@ N agents, E environments, O observation, A choices, D numbers of an action.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from sde_harl.policy.inference.fallback_head import FallbackPolicy, fallback_ord
 from sde_harl.policy.shapes import FallbackShape
 from sde_harl.protocol.actions import NO_LATENT
 from sde_harl.protocol.session import SessionSpec
+from sde_harl.server.assignment import ranks_of
 from sde_harl.server.settings import PoolSettings
 
 
@@ -26,13 +28,13 @@ class FallbackActions:
         fallback_head: FallbackShape,
         *,
         settings: PoolSettings,
-        rank_of: NDArray[np.int32],
+        executors: Mapping[int, tuple[int, ...]],
     ) -> None:
-        """`rank_of` (N,): executor of each agent."""
+        """`executors` maps ranks to agents."""
         self._session = session
         self._fallback_head = fallback_head
         self._settings = settings
-        self._rank_of = rank_of
+        self._executors = executors
         self._policy: FallbackPolicy | None = None
 
     def load(self, flat: NDArray[np.float32]) -> None:
@@ -58,6 +60,6 @@ class FallbackActions:
     def mask(self, ages: NDArray[np.int32], absent: list[int]) -> NDArray[np.bool_]:
         """Returns (N, E) bool, where the heads act, from the ages (N, E) of the latents."""
         # An absent executor may not act at all, so its agents do nothing here.
-        is_there = ~np.isin(self._rank_of, absent)
+        is_there = ~np.isin(ranks_of(self._executors), absent)
         mask: NDArray[np.bool_] = (ages == NO_LATENT) & is_there[:, None]
         return mask

@@ -59,6 +59,14 @@ class Membership:
         self.absent.add(rank)
         return True
 
+    def lose(self, ranks: Iterable[int]) -> None:
+        """Expects nothing more of executors that will not come back."""
+        self.lost.update(ranks)
+        self.absent.update(ranks)
+        for rank in ranks:
+            self._owed[rank].clear()
+            self.owing.discard(rank)
+
     def is_owed(self, rank: int, question: Question) -> bool:
         """Returns whether the executor still owes an answer to the question."""
         return question in self._owed[rank]

@@ -14,6 +14,7 @@ from sde_harl.server.membership import Membership
 from sde_harl.server.publisher import Publisher
 from sde_harl.server.questioner import Questioner
 from sde_harl.server.receiver import Receiver
+from sde_harl.server.redeal import Executors, Redealer
 from sde_harl.server.report_collector import ReportCollector
 from sde_harl.server.reports import Reports
 from sde_harl.server.sender import Sender
@@ -39,11 +40,11 @@ def connect(
     session: SessionSpec,
     *,
     settings: PoolSettings,
-    executors: Mapping[int, tuple[int, ...]],
+    executors: Executors,
     slots: list[Slot],
     plays: Mapping[int, ShardSpec] = NOBODY,
 ) -> PoolParts:
-    """Makes the parts; `executors` maps ranks to agents. Nothing is sent yet.
+    """Makes the parts. Nothing is sent yet.
 
     `plays`: what each rank plays, where executors play environments of their own.
     """
@@ -64,6 +65,9 @@ def connect(
     )
     sender = Sender(transport, session, settings=settings, executors=executors)
     publisher = Publisher(transport, session, executors, plays)
+    redealer = None
+    if settings.redeals:
+        redealer = Redealer(executors, membership=membership, publisher=publisher, sender=sender)
     # Waiting is where executors come back, and one that is back gets the model that it has missed.
     waiter = AnswerWaiter(
         transport,
@@ -72,6 +76,7 @@ def connect(
         receiver=receiver,
         publisher=publisher,
         slots=slots,
+        redealer=redealer,
     )
     return PoolParts(
         sender=sender,
@@ -98,7 +103,7 @@ def meet(transport: Transport, parts: PoolParts, settings: PoolSettings, *, max_
     Raises UserError where one is missing or of another version.
     """
     hosts = parts.receiver.hosts
-    executors = set(parts.receiver.agents_of)
+    executors = {*range(1, transport.size)}
     deadline_ns = now_ns() + int(settings.failure_timeout_s * 1e9)
     if not parts.waiter.wait(lambda: len(hosts) == len(executors), deadline_ns):
         # Marked absent, so that the link is closed without waiting for them.

@@ -45,17 +45,30 @@ class Publisher:
         self._executors = executors
         self._plays = plays
         self._model = Model(version=0, weights=[], tables=[])
+        self._run_id = 0
+        self._max_frame_bytes = 0
         # Ranks that were absent when the model was published.
         self._behind: set[int] = set()
 
     def welcome(self, run_id: int, max_frame_bytes: int) -> None:
         """Sends every executor its session, with the size of the largest frame that it will get."""
-        for rank, agents in self._executors.items():
-            session = self._session.for_agents(
-                agents, run_id=run_id, max_frame_bytes=max_frame_bytes
-            )
-            session = session._replace(plays=self._plays.get(rank))
-            self._transport.send(rank, Header(kind=Kind.WELCOME), session.to_json())
+        self._run_id = run_id
+        self._max_frame_bytes = max_frame_bytes
+        for rank in self._executors:
+            self._welcome(rank, self._session)
+
+    def welcome_again(self, rank: int) -> None:
+        """Sends an executor that holds other agents by now a new session, and their model."""
+        # Its idle power has been measured: a pause now would cost a decision.
+        self._welcome(rank, self._session._replace(idle_s=0.0))
+        self._send_model([rank], self._executors[rank])
+
+    def _welcome(self, rank: int, session: SessionSpec) -> None:
+        own = session.for_agents(
+            self._executors[rank], run_id=self._run_id, max_frame_bytes=self._max_frame_bytes
+        )
+        own = own._replace(plays=self._plays.get(rank))
+        self._transport.send(rank, Header(kind=Kind.WELCOME), own.to_json())
 
     def publish(self, model: Model) -> None:
         """Sends a model to all executors that are there; the others get it when they are back."""

@@ -83,12 +83,11 @@ class Questioner:
         Returns None if all have come. `missed` says what an executor has not done that does not
         answer. Raises UserError where an executor is given up and the run may not go on without it.
         """
-        executors = len(self._executors)
         # Without a question there is no answer to wait for, but an executor may come back.
-        none_asked = len(slot.left_out) == executors
+        none_asked = self._executors.keys() <= {*slot.left_out}
 
         def is_done() -> bool:
-            all_absent = none_asked and len(self._transport.absent) == executors
+            all_absent = none_asked and self._executors.keys() <= self._transport.absent
             return not (slot.missing or all_absent)
 
         if slot.missing or none_asked:
@@ -105,5 +104,4 @@ class Questioner:
         slot.missing = set()
         questions = {rank: slot.questions(agents) for rank, agents in missing_by_rank.items()}
         self._waiter.note_missed(questions, slot.asked_ns, f"{missed} for step {slot.step}")
-        left_out = [agent for rank in slot.left_out for agent in self._executors[rank]]
-        return slot.substitute([*missing, *left_out], max_age)
+        return slot.substitute([*missing, *slot.left_out_agents], max_age)

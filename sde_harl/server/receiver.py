@@ -57,7 +57,6 @@ class Receiver:
         self._slots = slots
         self._membership = membership
         self._reports = reports
-        self.agents_of = {rank: np.array(agents) for rank, agents in executors.items()}
         self._actions: ActionCheck | None = None
         if session.on_device:
             shape = session.on_device
@@ -79,6 +78,8 @@ class Receiver:
         kind = message.header.kind
         # The kinds of every decision come first.
         try:
+            if message.source not in self._executors:
+                raise WireError("agent")  # its agents were dealt to others
             if kind is LATENTS:
                 self._on_latents(message)
             elif kind is DEVICE_ACTIONS:
@@ -159,7 +160,7 @@ class Receiver:
             self._settle(message)
             return
         started = now_ns()
-        self._take_actions(slot, self.agents_of[message.source], payload)
+        self._take_actions(slot, np.array(agents), payload)
         taken_ns = now_ns() - started
         # One message for all: each agent's row has the time that checking all of it took.
         for agent in agents:

@@ -58,6 +58,7 @@ class Sender:
         # By slot and rows: an evaluation's slots have the same numbers, but rows of their own.
         self._sensors: dict[tuple[int, int], Frames] = {}
         self._actions: dict[tuple[int, int], Frames] = {}
+        self._retired: list[Frames] = []
 
     def sense(
         self, slot: Slot, obs: NDArray[Any], *, version: int, request: ActRequest | None
@@ -90,6 +91,13 @@ class Sender:
                 place[:] = actions[agent]
 
         self._send(frames, write, _header(ACTIONS, slot, version))
+
+    def forget_frames(self) -> None:
+        """Makes new frames from now on: executors hold other agents."""
+        # The old ones are kept, since MPI may still be reading them.
+        self._retired += [*self._sensors.values(), *self._actions.values()]
+        self._sensors.clear()
+        self._actions.clear()
 
     def _send(self, frames: Frames, write: Callable[[int], None], header: Header) -> list[int]:
         return self._transport.send_fan(

@@ -29,6 +29,8 @@ class PoolSettings(NamedTuple):
     """Decisions for which an agent's last latents may be used in place of missing ones."""
     survives_losses: bool = False
     """The run goes on without executors that are given up; else it ends."""
+    redeals: bool = False
+    """Others get the agents of executors that are given up; else these do nothing."""
     profile: LinkProfile = LinkProfile()
     """The radio links to emulate; the default emulates none."""
     seed: int = 0
@@ -46,7 +48,8 @@ class PoolSettings(NamedTuple):
             failure_timeout_s=config.link.failure_timeout_s,
             deadline_s=1e-3 * config.link.deadline_ms,
             max_age=config.link.max_age,
-            survives_losses=config.link.on_fault == "fallback",
+            survives_losses=config.link.on_fault != "abort",
+            redeals=config.link.on_fault == "redeal",
             profile=config.link.model,
             seed=config.seed,
         )

@@ -97,6 +97,8 @@ class Slot:
         """Agents whose answers are waited for."""
         self.left_out: Collection[int] = ()
         """Ranks that were not asked."""
+        self.left_out_agents: set[int] = set()
+        """The agents that these ranks held."""
         self.counts = Counts(agents)
 
     def begin(self, step: int, rows: int) -> None:
@@ -105,6 +107,7 @@ class Slot:
         self.step = step
         self.missing = set(range(len(self.latents)))
         self.left_out = ()
+        self.left_out_agents = set()
         self.asked_ns = now_ns()
         if rows != self.rows:
             # An evaluation has environments of its own: the latents belong to others now.
@@ -131,7 +134,8 @@ class Slot:
         # A new set, because the decision log keeps the one of the last decision.
         self.left_out = {*self.left_out, *ranks}
         for rank in ranks:
-            self.missing.difference_update(self._executors[rank])
+            self.left_out_agents.update(self._executors[rank])
+        self.missing -= self.left_out_agents
 
     def questions(self, agents: Iterable[int]) -> list[Question]:
         """Returns the questions of this decision to some agents, all of one executor."""

@@ -45,6 +45,9 @@ RUN += [
     "train.threads=1",
 ]
 RUN += [f"train.envs={ENVS}", f"train.rollout={ROLLOUT}"]
+ON_DEVICE = ["policy.local_blocks=2", "policy.blocks=2", "codec.name=none"]
+ACTS_AGAIN_S = 2.0
+"""All agents act again so long after an executor was killed."""
 LATE = [f"link.deadline_ms={DEADLINE_MS}", "link.failure_timeout_s=3"]
 
 # An executor that on a signal floods the server with noise and with frames that look right, or on
@@ -260,6 +263,46 @@ def test_with_fallback_a_run_goes_on(
     # A flood of thousands of messages goes into MPI's own memory in one call, which nobody can cut
     # short.
     check_decisions(record, 0.99 if kind == "garbage" else 1.0, steps)
+
+
+@needs_mpirun
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["kill", "fail", "stop"])
+@pytest.mark.parametrize("seed", range(10))
+def test_with_redeal_all_agents_go_on(kind: str, seed: int, tmp_path: Path) -> None:
+    check_redeal(kind, tmp_path, steps=STEPS // 2, after_s=random.Random(seed).uniform(0.0, 2.0))
+
+
+@needs_mpirun
+@pytest.mark.parametrize("more", [[], ON_DEVICE], ids=["split", "on device"])
+def test_others_act_for_an_executor_that_fails(more: list[str], tmp_path: Path) -> None:
+    check_redeal("fail", tmp_path, *more, steps=STEPS // 8, after_s=0.0)
+
+
+def check_redeal(kind: str, folder: Path, *more: str, steps: int, after_s: float) -> None:
+    """Checks that a run goes on with all agents after a fault has befallen rank 2."""
+    job = Job(folder, "redeal", kind == "kill", f"train.steps={steps}", *more)
+    try:
+        job.await_start()
+        time.sleep(after_s)
+        assert job.process.poll() is None, job.text()
+        befall(job, kind)
+        code = job.end()
+    finally:
+        job.kill()
+    assert code == 3, job.text()
+    assert "Traceback" not in job.text(), job.text()[-3000:]
+    record = recorded(folder)
+    assert [rank for rank, name in record.faults if name == "redealt"] in ([1], [3]), record.faults
+    # No agent is without latents for longer, and all episodes are there.
+    idle_s = record.decisions["t_decision"][record.decisions["idle"] > 0].sum() * 1e-9
+    given_up_s = 3.0 * (kind == "stop")  # link.failure_timeout_s
+    assert idle_s < (given_up_s + ACTS_AGAIN_S) * slowness()
+    assert (record.episodes["length"] == EPISODE).all()
+    assert len(record.episodes["length"]) == steps // EPISODE
+    # In the end the agent's decisions come from its new executor.
+    last = record.decisions["step"] == record.decisions["step"].max()
+    assert set(record.decisions["rank"][last].tolist()) == {1, 3}
 
 
 @needs_mpirun
