@@ -5,13 +5,14 @@ N agents, K decisions, one for each slot in turn.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sde_harl.meters.timing import now_ns
+from sde_harl.server.assignment import ranks_of
 from sde_harl.server.slot import Counts, Slot
 
 FRACTIONS = ("ideal_bits", "age")
@@ -82,9 +83,10 @@ class LoggedDecision(NamedTuple):
 class DecisionLog:
     """Collects decisions until a report takes them."""
 
-    def __init__(self, rank_of: NDArray[np.int32]) -> None:
-        """`rank_of` (N,): executor of each agent."""
-        self._rank_of = rank_of
+    def __init__(self, executors: Mapping[int, tuple[int, ...]]) -> None:
+        """`executors` maps ranks to agents."""
+        self._executors = executors
+        self._agents = sum(map(len, executors.values()))
         self._decisions: list[LoggedDecision] = []
 
     def __len__(self) -> int:
@@ -116,7 +118,7 @@ class DecisionLog:
         return Decisions(
             step=np.array([each.step for each in decisions], np.int64),
             environments=np.array([each.rows for each in decisions], np.int64),
-            rank=np.tile(self._rank_of, (len(decisions), 1)),
+            rank=np.tile(ranks_of(self._executors), (len(decisions), 1)),
             version=np.array([each.version for each in decisions], np.int64),
             policy_ns=np.array([each.policy_ns for each in decisions], np.int64),
             decision_ns=np.array([each.decision_ns for each in decisions], np.int64),
@@ -132,5 +134,5 @@ class DecisionLog:
             if name in FRACTIONS:
                 dtype = np.float32
             values = [getattr(each, name) for each in counts]
-            columns[name] = np.array(values, dtype).reshape(len(counts), len(self._rank_of))
+            columns[name] = np.array(values, dtype).reshape(len(counts), self._agents)
         return columns

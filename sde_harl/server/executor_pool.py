@@ -27,7 +27,7 @@ from sde_harl.protocol.actions import DeviceActions, ReceivedLatents
 from sde_harl.protocol.hello import Hello
 from sde_harl.protocol.requests import ActRequest
 from sde_harl.protocol.session import SessionSpec
-from sde_harl.server.assignment import assign_agents, ranks_of
+from sde_harl.server.assignment import assign_agents
 from sde_harl.server.decision_log import DecisionLog
 from sde_harl.server.fallback_actions import FallbackActions
 from sde_harl.server.frame_sizes import answer_overhead, largest_received, largest_sent
@@ -72,7 +72,7 @@ class ExecutorPool:
                 settings=settings,
                 executors=self._executors,
             )
-        self._log = DecisionLog(self.rank_of)
+        self._log = DecisionLog(self._executors)
         self._parts = connect(
             transport,
             session,
@@ -80,11 +80,6 @@ class ExecutorPool:
             executors=self._executors,
             slots=self._slots,
         )
-
-    @property
-    def rank_of(self) -> NDArray[np.int32]:
-        """(N,) executor of each agent."""
-        return ranks_of(self._executors)
 
     @property
     def overhead(self) -> NDArray[np.int64]:

@@ -130,7 +130,7 @@ class ShardedPool(ExecutorPool):
         played = self._decisions
         self._decisions = []
         # The executors' own log is empty: what their decisions took came with their shards.
-        usage = self._remote.collector.collect(DecisionLog(self.rank_of))
+        usage = self._remote.collector.collect(DecisionLog(self._executors))
         return PoolReport(
             decisions=Decisions.join([*played, own.decisions]), resources=usage.resources
         )
