@@ -54,7 +54,6 @@ class MpeGame(Game):
     """
 
     def __init__(self, scenario: str, continuous: bool) -> None:
-        self._made_by = (scenario, continuous)
         env = _make_env(scenario, continuous)
         self.spec = _spec(env, scenario, continuous)
         self._world = env.world
@@ -63,7 +62,6 @@ class MpeGame(Game):
         self._agents: list[Any] = env.world.agents
         self._words = np.eye(env.world.dim_c)
         self._ticks = 0
-        self._window: Any = None
         for agent in self._agents:
             # an agent that never moves, or never speaks, keeps these zeros
             agent.action.u = np.zeros(2)
@@ -87,21 +85,13 @@ class MpeGame(Game):
         return Outcome(reward=self._reward(), terminated=False, truncated=is_last)
 
     def picture(self, colours: Sequence[Colour]) -> Picture:
-        """Returns mpe2's own picture, in its own colours."""
-        # A second environment of mpe2's, which shows this world instead of its own: it holds two
-        # megabytes that only a game that is watched needs.
-        if self._window is None:
-            self._window = _make_env(*self._made_by)
-            self._window.world = self._world
-            self._window.render_mode = "rgb_array"
-        if self._ticks == 0:
-            places = [entity.state.p_pos for entity in self._world.entities]
-            self._window.original_cam_range = np.abs(places).max()
-        picture: Picture = np.ascontiguousarray(self._window.render())
-        return picture
+        # Here, because a run that nobody watches needs no library that draws.
+        from sde_harl.envs.particles_picture import draw_world
+
+        return draw_world(self._world, self._agents, colours)
 
     def close(self) -> None:
-        """Does nothing: mpe2's window was freed with its wrapper, and the world holds none."""
+        """Does nothing: a world holds no resources."""
 
     def _choose(self, actions: NDArray[np.generic]) -> None:
         """Gives the agents their discrete actions (N, 1)."""

@@ -109,15 +109,18 @@ class Spread(Rules):
 
     def picture(self, game: World, colours: Sequence[Colour]) -> Picture:
         # Here, because a run that nobody watches needs no library that draws.
-        from sde_harl.drawing.canvas import DIM, Canvas, View
+        from sde_harl.drawing.canvas import DIM
+        from sde_harl.envs.particles_picture import Particle, draw
 
-        side = max(1.3, 1.15 * float(np.abs(game.bodies[[0, 2]]).max()))
-        canvas = Canvas(View(-side, -side, side, side), width=480)
-        for x, y in game.landmarks.tolist():
-            canvas.circle((x, y), LANDMARK_RADIUS, fill=DIM)
-        for (x, y), colour in zip(game.agents.tolist(), colours):
-            canvas.circle((x, y), REACH / 2, fill=colour, opacity=0.8)
-        return canvas.picture()
+        landmarks = [
+            Particle(place=(x, y), radius=LANDMARK_RADIUS, colour=DIM)
+            for x, y in game.landmarks.tolist()
+        ]
+        agents = [
+            Particle(place=(x, y), radius=REACH / 2, colour=colour)
+            for (x, y), colour in zip(game.agents.tolist(), colours)
+        ]
+        return draw(landmarks, agents)
 
     def _push(self, actions: jax.Array) -> jax.Array:
         """Returns (N, 2) forces of the actions.

@@ -22,6 +22,8 @@ from sde_harl.drawing.video import Video
 from sde_harl.envs import registry, smax
 from sde_harl.envs.base import EnvSpec
 from sde_harl.envs.battle_picture import RIM, WIDTH, Battle, draw
+from sde_harl.envs.particles_picture import Particle
+from sde_harl.envs.particles_picture import draw as draw_particles
 from sde_harl.envs.registry import make_watched
 from sde_harl.envs.vector.games import Game, Outcome
 from sde_harl.envs.vector.watching import watched_game
@@ -292,6 +294,34 @@ def test_a_battle_of_jaxmarls_is_drawn() -> None:
     # Attacks begin at 5. Allies number the opponents from 3 on, and are numbered backwards.
     attacks = np.array([5, 0, 7, 5, 6, 0])
     assert rules._targets(attacks).tolist() == [3, 1, 5, 2, 1, 5]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "shown"),
+    [
+        ("simple_speaker_listener", [*ROLE_COLOURS[:2]]),
+        ("simple_tag", [*ROLE_COLOURS[:3], FOE]),
+    ],
+)
+def test_particles_have_the_colours_of_their_roles(
+    scenario: str, shown: list[tuple[int, int, int]]
+) -> None:
+    config = EnvConfig(name="mpe", map=scenario)
+    watched = make_watched(config, ROLE_COLOURS, seed=1, env=0)
+    watched.vector.reset()
+    picture = watched.artist.picture()
+    assert picture is not None
+    for colour in shown:
+        assert (picture == colour).all(-1).any()
+    watched.vector.close()
+
+
+def test_a_word_is_written_and_a_goal_has_its_colour() -> None:
+    silent = Particle(place=(0.0, 0.0), radius=0.2, colour=ROLE_COLOURS[0])
+    told = silent._replace(goal=(0, 255, 0))
+    assert (draw_particles([], [told]) == (0, 255, 0)).all(-1).any()
+    above = draw_particles([], [silent._replace(word="A")])[:200]
+    assert above.max() > 150 > draw_particles([], [silent])[:200].max()
 
 
 def test_the_panel_has_room_for_every_agent() -> None:
