@@ -28,6 +28,7 @@ COMMANDS = {
     "submit": Command("sde_harl.cli.submit", "submit runs to Slurm"),
     "status": Command("sde_harl.cli.status", "show how far submitted runs are"),
     "cancel": Command("sde_harl.cli.cancel", "end submitted runs, after they have saved"),
+    "live": Command("sde_harl.cli.live", "show how a run stands, in the terminal or a browser"),
     "report": Command("sde_harl.cli.report", "write what runs learnt and cost as one HTML page"),
     "doctor": Command("sde_harl.cli.doctor", "check whether the hosts of a hostfile are ready"),
     "envs": Command("sde_harl.cli.envs", "list the environments, their maps and their sizes"),

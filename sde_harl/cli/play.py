@@ -37,6 +37,7 @@ from sde_harl.errors import ExitCode, UserError
 from sde_harl.executor.in_process import loopback
 from sde_harl.link.mpi import launched_ranks
 from sde_harl.outside.process import on_stop
+from sde_harl.record.finding import run_files
 from sde_harl.run import dismiss, find_code, keep_freed_memory
 from sde_harl.training.player import Moment, Player
 
@@ -58,6 +59,11 @@ def find_run(given: Path) -> PlayedRun:
 
     Raises UserError where it is no run's folder, run.h5 or checkpoint.
     """
+    # `latest`, or a pattern that names one run. What names none is told below.
+    if not given.exists():
+        files = run_files(given)
+        if len(files) == 1:
+            given = files[0]
     folder = given
     checkpoint = given / "models" / LAST
     if given.suffix == ".h5":

@@ -79,8 +79,8 @@ def subgroup(group: h5py.Group, name: str) -> h5py.Group:
     return found
 
 
-def column(group: h5py.Group, name: str, expected: Column) -> Array:
-    """Returns a column (K,) of the type and the range of `expected`.
+def column(group: h5py.Group, name: str, expected: Column, first: int = 0) -> Array:
+    """Returns a column (K,) of the type and the range of `expected`, from row `first` on.
 
     Where a kill has left it without its last chunk, the rows before that are returned.
     """
@@ -89,7 +89,7 @@ def column(group: h5py.Group, name: str, expected: Column) -> Array:
         raise ValueError(f"column {name} is {data.dtype}, not {np.dtype(expected.dtype)}")
     if data.ndim != 1:
         raise ValueError(f"column {name} has {data.ndim} dimensions, not 1")
-    values = _read(data, _readable_rows(data))
+    values = _read(data, first, readable_rows(data))
     if expected.least is not None and len(values) and values.min() < expected.least:
         raise ValueError(f"column {name} holds {values.min()}, below {expected.least}")
     return values
@@ -120,7 +120,7 @@ def dataset(group: h5py.Group, name: str) -> h5py.Dataset:
     return data
 
 
-def _readable_rows(data: h5py.Dataset) -> int:
+def readable_rows(data: h5py.Dataset) -> int:
     """Returns how many rows have a place in the file."""
     rows = int(data.shape[0])
     size = data.dtype.itemsize
@@ -135,15 +135,15 @@ def _readable_rows(data: h5py.Dataset) -> int:
     return int(min(rows, stored))
 
 
-def _read(data: h5py.Dataset, rows: int) -> Array:
-    """Returns the first rows; where the last chunk can't be read, those before it."""
+def _read(data: h5py.Dataset, first: int, rows: int) -> Array:
+    """Returns rows `first` to `rows`; where the last chunk can't be read, those before it."""
     try:
-        return np.asarray(data[:rows])
+        return np.asarray(data[first:rows])
     except OSError:
         # As above: here the file's index names a place that the file doesn't reach.
         chunk = data.chunks[0] if data.chunks else rows
         readable = max(0, rows - 1) // chunk * chunk
-        return np.asarray(data[:readable])
+        return np.asarray(data[first:readable])
 
 
 def attribute(group: h5py.Group, name: str, kind: type) -> str | int | None:

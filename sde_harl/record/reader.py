@@ -16,7 +16,16 @@ import h5py
 
 from sde_harl.errors import UserError
 from sde_harl.outside.text import strict_json
-from sde_harl.record.datasets import array, attribute, check_texts, column, member, subgroup
+from sde_harl.record.datasets import (
+    array,
+    attribute,
+    check_texts,
+    column,
+    dataset,
+    member,
+    readable_rows,
+    subgroup,
+)
 from sde_harl.record.schema import META, SCALAR, STEP, TABLES, Array, Trajectory
 from sde_harl.record.seal import check_seal
 from sde_harl.record.segments import TRAJECTORIES, checked_counts, joined, later_segments
@@ -57,6 +66,18 @@ class Run:
             earlier = {key: values[:kept] for key, values in columns.items()}
             columns = joined(name, earlier, _table_of(segment.path, name))
         return columns
+
+    def tail(self, name: str, rows: int) -> Columns:
+        """Returns the last rows of a table, of the last file that has any; empty where none has.
+
+        It reads no others, so it can be asked every second about a run that goes on. Raises
+        UserError as `table` does, and where the writer was at work on that very place.
+        """
+        for path in reversed([self.path, *(segment.path for segment in self.segments)]):
+            columns = _table_of(path, name, last=rows)
+            if columns:
+                return columns
+        return {}
 
     def trajectory(self, number: int) -> Trajectory:
         """Returns a recorded episode. Raises UserError where the file doesn't hold all of it."""
@@ -178,11 +199,11 @@ def _segment(path: Path) -> Segment:
         raise UserError(f"{path}: /meta before: {error}") from error
 
 
-def _table_of(path: Path, name: str) -> Columns:
-    """Returns a table's rows in one file."""
+def _table_of(path: Path, name: str, last: int | None = None) -> Columns:
+    """Returns a table's rows in one file: all, or about the `last` ones."""
     # Opened for each table: a comparison of hundreds of runs would keep too many files open.
     with _open(path, f"/{name} is damaged") as file:
-        columns = _read_columns(file, name)
+        columns = _read_columns(file, name, last)
     # A killed writer leaves columns of unequal length: rows that one lacks are left out.
     rows = min((len(values) for values in columns.values()), default=0)
     if rows == 0:
@@ -203,7 +224,7 @@ def _open(path: Path, problem: str) -> Iterator[h5py.File]:
         raise UserError(f"{path}: {problem}: {_first_line(error)}") from error
 
 
-def _read_columns(file: h5py.File, name: str) -> Columns:
+def _read_columns(file: h5py.File, name: str, last: int | None) -> Columns:
     group = member(file, name)
     if group is None:
         return {}
@@ -213,7 +234,12 @@ def _read_columns(file: h5py.File, name: str) -> Columns:
     columns = TABLES[name] or {each: SCALAR for each in group}
     if "step" in columns:
         columns = {**columns, "step": STEP}
-    return {each: column(group, each, expected) for each, expected in columns.items()}
+    first = 0
+    if last is not None:
+        # One row for all columns: a writer at work leaves them of unequal lengths.
+        lengths = [readable_rows(dataset(group, each)) for each in columns]
+        first = max(0, min(lengths, default=0) - last)
+    return {each: column(group, each, expected, first) for each, expected in columns.items()}
 
 
 def _arrays(group: h5py.Group) -> dict[str, Array]:

@@ -34,6 +34,7 @@ p { margin: .5rem 0; max-width: 48rem; } .soft, figcaption, .card span { color: 
 a { color: var(--c0); } nav a { display: inline-block; margin-right: 1rem; }
 .cards { display: grid; gap: .75rem; margin: 1rem 0;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); }
+.cards.small { grid-template-columns: repeat(auto-fill, minmax(min(100%, 10rem), 1fr)); }
 .card { background: var(--card); border: 1px solid var(--rule); border-radius: .5rem;
   padding: .75rem 1rem; }
 .card b { display: block; font-size: 1.05rem; } .card span { display: block; font-size: .9rem; }
@@ -128,14 +129,17 @@ def card(name: object, value: object, lines: Iterable[object]) -> Html:
     return tag("div", Html(f"<b>{text(name)}</b><strong>{text(value)}</strong>{below}"), "card")
 
 
-def page(title: str, body: Iterable[Html]) -> str:
-    """Returns the whole page."""
+def page(title: str, body: Iterable[Html], reload_s: int = 0) -> str:
+    """Returns the whole page; a browser loads it anew after `reload_s` seconds, 0: never."""
+    reload = ""
+    if reload_s:
+        reload = f'<meta http-equiv="refresh" content="{reload_s}">'
     # Nothing that a record holds can load or run anything, even if it got past the escaping.
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{text(title)}</title><style>{CSS}</style></head>"
+        f"{reload}<title>{text(title)}</title><style>{CSS}</style></head>"
         f"<body>{join(body)}</body></html>\n"
     )

@@ -89,6 +89,14 @@ def test_a_run_is_found_by_its_folder_its_record_and_its_checkpoints(trained: Pa
         assert find_run(given) == (trained, last)
 
 
+def test_the_latest_run_is_found(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").symlink_to(trained.parent)
+    assert find_run(Path("latest")).folder.resolve() == trained.resolve()
+
+
 def test_what_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = refusal(capsys, tmp_path)
     assert line == (
