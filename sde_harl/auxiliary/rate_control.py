@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
+from sde_harl.config.field_types import LARGEST
 from sde_harl.config.schema import CodecConfig
 
 GAIN = 0.05
@@ -69,8 +69,8 @@ class RateControl:
         Raises ValueError for a number that it never returns.
         """
         coef = float(state["coef"])
-        if not math.isfinite(coef) or coef < 0:
-            raise ValueError(f"coef: expected a number of 0 or more, got {coef}")
+        if not 0 <= coef <= LARGEST:
+            raise ValueError(f"coef: expected a number from 0 to {LARGEST:g}, got {coef}")
         self._coef = coef
 
 

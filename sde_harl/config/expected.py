@@ -6,7 +6,7 @@ import math
 
 from pydantic import ValidationError
 
-from sde_harl.config.field_types import UNPRINTABLE
+from sde_harl.config.field_types import EXTREME, LARGEST, LEAST, UNPRINTABLE
 from sde_harl.config.keys import Bounds, Key, spelt
 from sde_harl.config.schema import PROFILES, LinkProfile
 
@@ -41,6 +41,8 @@ def expectations(section: str, keys: dict[str, Key], error: ValidationError) -> 
 def _expected(key: Key, error_type: str) -> str:
     if key.kind in (int, float) and error_type in OUT_OF_BOUNDS:
         return _range(key.bounds)
+    if error_type == EXTREME:
+        return f"0, or a number from {LEAST:g} to {LARGEST:g}"
     if error_type == "literal_error":
         return f"one of {', '.join(key.choices)}"
     if error_type == UNPRINTABLE:
@@ -49,6 +51,8 @@ def _expected(key: Key, error_type: str) -> str:
 
 
 def _range(bounds: Bounds) -> str:
+    if bounds.above > -math.inf and bounds.most < math.inf:
+        return f"a number above {bounds.above}, {bounds.most} at most"
     if bounds.above > -math.inf:
         return f"a number above {bounds.above}"
     if bounds.most == math.inf:

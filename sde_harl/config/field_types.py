@@ -14,6 +14,13 @@ UNPRINTABLE = "unprintable"
 """The type of the error for text that would break the line it is printed on."""
 
 
+EXTREME = "extreme"
+"""The type of the error for a number that learning can't compute with."""
+# Nets compute in float32, which ends at 3e38 and at 1e-38.
+LARGEST = 1e30
+LEAST = 1e-30
+
+
 def as_number(raw: Any) -> float:
     """Reads a number. YAML 1.1 takes 3e-4 for text, so text that spells a number is one."""
     # In Python True is the number 1; in a configuration it is a mistake.
@@ -67,10 +74,16 @@ def _printable(text: str) -> str:
     return text
 
 
+def _not_extreme(number: float) -> float:
+    if number and not LEAST <= abs(number) <= LARGEST:
+        raise PydanticCustomError(EXTREME, "beyond what float32 holds")
+    return number
+
+
 TEXT = BeforeValidator(as_text)
 """For choices: Annotated[Literal["a", "b"], TEXT]."""
 
-Number = Annotated[float, BeforeValidator(as_number)]
+Number = Annotated[float, BeforeValidator(as_number), AfterValidator(_not_extreme)]
 WholeNumber = Annotated[int, BeforeValidator(as_whole_number)]
 Text = Annotated[str, TEXT, AfterValidator(_printable)]
 Groups = Annotated[tuple[tuple[int, ...], ...], BeforeValidator(as_groups)]

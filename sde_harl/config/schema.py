@@ -317,7 +317,7 @@ def as_profile(raw: Any) -> LinkProfile:
 class LinkConfig(Section):
     """The link between rank 0 and the executors."""
 
-    failure_timeout_s: Annotated[Number, Field(gt=0)] = 60.0
+    failure_timeout_s: Annotated[Number, Field(gt=0, le=1e6)] = 60.0
     """Seconds without an answer after which rank 0 gives an executor up: see link.on_fault."""
     deadline_ms: Annotated[Number, Field(ge=0, le=3_600_000)] = 0.0
     """Milliseconds a decision waits for latents, then uses the last ones. 0: failure_timeout_s."""
@@ -351,7 +351,7 @@ class TrainConfig(Section):
     """Parts of the environments that take turns: devices code one while another steps."""
     rollout: Annotated[WholeNumber, Field(ge=1, le=10**9)] = 128
     """Steps of each environment between two updates."""
-    threads: Annotated[WholeNumber, Field(ge=0)] = 1
+    threads: Annotated[WholeNumber, Field(ge=0, le=1024)] = 1
     """torch threads of the learner. 0: one a core, faster on idle cores, slower on busy ones."""
 
     @property

@@ -36,6 +36,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+MOST_EPISODES = 2**31 - 1
+"""The largest number of an episode: the compiled games count in 32 bits."""
+
 
 class EnvSpec(NamedTuple):
     """Describes all environments of a vector: what is the same in each and never changes."""
@@ -239,9 +242,12 @@ class VectorEnv(ABC):
 
 def loaded_episodes(state: Mapping[str, NDArray[Any]], num_envs: int) -> NDArray[np.int64]:
     """Returns the (E,) counters of a `VectorEnv.state_dict`. Raises ValueError if they misfit."""
-    episodes = np.asarray(state["episodes"], np.int64)
-    if episodes.shape != (num_envs,):
-        raise ValueError(f"episodes: expected shape ({num_envs},), got {episodes.shape}")
+    episodes = state["episodes"]
+    if episodes.shape != (num_envs,) or episodes.dtype != np.int64:
+        got = f"{episodes.dtype} of shape {episodes.shape}"
+        raise ValueError(f"episodes: expected int64 of shape ({num_envs},), got {got}")
+    if not ((episodes >= 0) & (episodes <= MOST_EPISODES)).all():
+        raise ValueError(f"episodes: expected 0 to {MOST_EPISODES}, got {episodes.tolist()}")
     return episodes
 
 

@@ -45,8 +45,9 @@ class MpiEnd(Transport):
         sending = self._sending[dest]
         if len(sending) >= REAP_AT:
             self._reap(dest)
-            if len(sending) >= IN_FLIGHT:
-                self._await_room(dest)
+            if len(sending) >= IN_FLIGHT and not self._await_room(dest):
+                self._give_up(dest)
+                return
         sending.append((self._comm.Isend([frame, self._byte], dest), frame))
 
     def _await_fan(self, fan: Fan, failure_timeout_s: float) -> list[int]:
@@ -125,19 +126,21 @@ class MpiEnd(Transport):
         while sending and dest not in self.absent and self._is_done(sending[0][0], dest):
             sending.popleft()
 
-    def _await_room(self, dest: int) -> None:
-        """Waits until `send` may send another frame to `dest`. Raises TimeoutError."""
+    def _await_room(self, dest: int) -> bool:
+        """Waits until `send` may send another frame to `dest`; False if that takes too long."""
         sending = self._sending[dest]
         deadline = time.perf_counter() + SEND_TIMEOUT_S
         while len(sending) >= IN_FLIGHT and dest not in self.absent:
             if not self.waiter.pause(deadline):
-                raise TimeoutError(
-                    f"rank {dest} took none of its last {IN_FLIGHT} messages "
-                    f"in {SEND_TIMEOUT_S:.0f} s"
-                )
+                return False
             self._take_in()
             self._reap(dest)
         self.waiter.reset()
+        return True
+
+    @abstractmethod
+    def _give_up(self, dest: int) -> None:
+        """Goes on without a peer that takes no messages. Raises UserError where nobody is left."""
 
     @abstractmethod
     def _take_in(self) -> None:

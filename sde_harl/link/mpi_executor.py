@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 from sde_harl.errors import UserError
-from sde_harl.link.mpi_end import SERVER, MpiEnd
+from sde_harl.link.mpi_end import SEND_TIMEOUT_S, SERVER, MpiEnd
 from sde_harl.link.waiting import Waiter
 from sde_harl.link.wire import Message, WireError, unpack
 
@@ -67,6 +67,9 @@ class MpiExecutor(MpiEnd):
         except WireError as error:
             self.faults.count(SERVER, error.reason)
             return []
+
+    def _give_up(self, dest: int) -> None:
+        raise UserError(f"the server took no messages for {SEND_TIMEOUT_S:.0f} s")
 
     def _take_in(self) -> None:
         """Does nothing: what the last message says comes before the next one."""

@@ -45,6 +45,10 @@ class MpiServer(MpiEnd, Collecting):
         # Messages too large to be kept, which are still coming in: each sender and request.
         self._draining: list[tuple[int, Any]] = []
 
+    def _give_up(self, dest: int) -> None:
+        self.absent.add(dest)
+        self.stuck.add(dest)
+
     def _take_in(self) -> None:
         # A matched probe, not a posted receive: when a message is longer than the posted buffer,
         # Open MPI 5 writes past the buffer's end before it reports MPI_ERR_TRUNCATE. The probe

@@ -63,6 +63,9 @@ class Transport(ABC):
         otherwise."""
         self.lost: set[int] = set()
         """Peers whose processes have ended, where MPI reports it (ULFM)."""
+        self.stuck: set[int] = set()
+        """Peers, absent too, that took none of their last messages: nothing more is sent to
+        them."""
         self.parted: set[int] = set()
         """Peers, absent too, that have said they can't go on; they still hear a goodbye."""
         peers = range(1)
@@ -85,9 +88,8 @@ class Transport(ABC):
     def send(self, dest: int, header: Header, payload: bytes = b"") -> int:
         """Sends a frame to `dest` without waiting; returns its size in bytes.
 
-        The header's run id is filled in. To a lost peer nothing is sent. Raises TimeoutError if
-        `dest` has taken none of its last 64 messages for a minute, and ValueError for a frame
-        larger than the other end has room for.
+        The header's run id is filled in. To a lost or stuck peer nothing is sent. Raises ValueError
+        for a frame larger than the other end has room for.
         """
         fields: Fields = header
         if header.run_id != self.run_id:  # answers have the run of their question
@@ -107,7 +109,7 @@ class Transport(ABC):
             raise self._no_room(dest, len(frame))
         self.sent[dest] += 1
         self.sent_bytes += len(frame)
-        if dest not in self.lost:
+        if dest not in self.lost and dest not in self.stuck:
             self._post(dest, frame)
 
     def fan(self, sizes: Mapping[int, int]) -> Fan:
@@ -186,7 +188,7 @@ class Transport(ABC):
 
     @abstractmethod
     def _post(self, dest: int, frame: bytes) -> None:
-        """Sends a frame as it is. Raises TimeoutError as `send`."""
+        """Sends a frame as it is, unless `dest` turns out to be stuck."""
 
     @abstractmethod
     def flush(self, timeout_s: float) -> bool:

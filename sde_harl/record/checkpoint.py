@@ -240,6 +240,8 @@ def _not_finite(flat: Mapping[str, Value]) -> str:
 def _is_plain(value: object) -> bool:
     if isinstance(value, torch.Tensor):
         return value.layout == torch.strided and value.dtype in DTYPES
+    if isinstance(value, int):
+        return abs(value) < 1 << 63  # a record has no room for more
     return isinstance(value, (str, int, float))
 
 

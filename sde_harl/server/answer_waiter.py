@@ -55,7 +55,7 @@ class AnswerWaiter:
             # What follows is rare, and each test is one look at an empty container.
             if self._receiver.returned:
                 self._take_back()
-            if self._receiver.parted or not self._transport.lost <= self._membership.lost:
+            if self._receiver.parted or self._has_lost():
                 self._note_losses()
             if self._transport.faults.flood:
                 self._check_flood(self._transport.faults.flood)
@@ -113,15 +113,25 @@ class AnswerWaiter:
         # There may have been nobody to deal to.
         self._redeal()
 
+    def _has_lost(self) -> bool:
+        """Returns whether the transport has lost an executor that still counts as one."""
+        lost = self._membership.lost
+        return not (self._transport.lost <= lost and self._transport.stuck <= lost)
+
     def _note_losses(self) -> None:
-        """Stops waiting for executors that have ended, or have said that they can't go on."""
+        """Stops waiting for executors that will not come back."""
         parted = self._receiver.parted
-        new = (self._transport.lost | parted.keys()) - self._membership.lost
+        why_lost = {
+            **dict.fromkeys(self._transport.stuck, "takes none of the messages that it is sent"),
+            **dict.fromkeys(self._transport.lost, "its process has ended"),
+            **parted,
+        }
+        new = why_lost.keys() - self._membership.lost
         without = "its agents do without it"
         if self._redealer:
             without = "others get its agents"
         for rank in new:
-            why = parted.get(rank, "its process has ended")
+            why = why_lost[rank]
             # A run doesn't begin without one that has never said hello.
             if not self._settings.survives_losses or rank not in self._receiver.hosts:
                 raise self.error(rank, why)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -152,7 +153,7 @@ class Checkpoints:
     def _go_on_from(self, checkpoint: Checkpoint) -> None:
         """Begins behind the other run's episodes and draws."""
         theirs = Counters()
-        theirs.load_state_dict(checkpoint.take("counters", theirs.state_dict()))
+        load_part(checkpoint.path, theirs, checkpoint.take("counters", theirs.state_dict()))
         self._counters.past_steps = theirs.drawn_steps
         played = [
             int(value.max())
@@ -160,9 +161,11 @@ class Checkpoints:
             if name.startswith("environments/")
             and name.endswith("/episodes")
             and isinstance(value, torch.Tensor)
+            and value.numel()
         ]
-        # One more: the episode that each environment was in the middle of.
-        self._environments.begin_at(max(played, default=0) + 1)
+        with _refusing(checkpoint.path):
+            # One more: the episode that each environment was in the middle of.
+            self._environments.begin_at(max(played, default=0) + 1)
 
     def _nets_in(self, checkpoint: Checkpoint) -> dict[str, Stateful]:
         """Returns the parts to load from another run's checkpoint, by their names in it."""
@@ -256,7 +259,14 @@ def _check_numbers(state: State, steps: int) -> None:
 
 def load_part(path: Path, part: Stateful, state: State) -> None:
     """Has a part take over its state. Raises UserError where the state is of another run."""
-    try:
+    with _refusing(path):
         part.load_state_dict(state)
-    except (ValueError, KeyError) as error:
+
+
+@contextlib.contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Turns what parts raise for the state of another run into a UserError that names the file."""
+    try:
+        yield
+    except (ValueError, KeyError, OverflowError) as error:
         raise UserError(f"{path}: not a checkpoint of such a run: {error}") from error

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+MOST_STEPS = 2**53
+MOST_VERSIONS = 2**32 - 1
+"""The wire has 32 bits for a version."""
+
 
 @dataclass
 class Counters:
@@ -30,7 +34,15 @@ class Counters:
         return asdict(self)
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Takes over what `state_dict` returned."""
+        """Takes over what `state_dict` returned. Raises ValueError for what no run counts to."""
+        for name, most in (
+            ("steps", MOST_STEPS),
+            ("version", MOST_VERSIONS),
+            ("past_steps", MOST_STEPS),
+            ("evaluated", state["steps"]),
+        ):
+            if not 0 <= state[name] <= most:
+                raise ValueError(f"{name}: expected 0 to {most}, got {state[name]}")
         self.steps = state["steps"]
         self.version = state["version"]
         self.past_steps = state["past_steps"]

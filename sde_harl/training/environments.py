@@ -76,7 +76,10 @@ class Environments:
             env.load_state_dict(state[str(slot)])
 
     def begin_at(self, episode: int) -> None:
-        """Has the next reset begin episode number `episode` in every environment of training."""
+        """Has the next reset begin episode number `episode` in every environment of training.
+
+        Raises ValueError where no episode has such a number.
+        """
         for env in self.training:
             env.load_state_dict({"episodes": np.full(env.num_envs, episode, np.int64)})
 

@@ -138,8 +138,9 @@ class Stage:
                 payload = farewell
             self.inbox.put_message(rank, greeting, payload)
         self.pool.handshake()
-        zeros = [np.zeros(each[1:], np.float32) for each in shapes]
-        self.pool.publish(1, [zeros, zeros], [])
+        self.zeros = [np.zeros(each[1:], np.float32) for each in shapes]
+        """The weights of an agent's published nets."""
+        self.pool.publish(1, [self.zeros, self.zeros], [])
         self.available = np.ones((2, ROWS, sum(branches)), bool)
 
     def header(self, rank: int) -> Header:

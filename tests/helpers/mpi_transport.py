@@ -1,6 +1,6 @@
 """Checks what every transport must do: over the loopback and, as a program, over MPI.
 
-As a program: mpirun -np N python tests/helpers/mpi_transport.py serve|idle|abort|huge [MB]
+As a program: mpirun -np N python tests/helpers/mpi_transport.py serve|idle|abort|deaf|huge [MB]
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import psutil
 import pytest
 from limits import hang_limit_s
 
+from sde_harl.link import mpi_end
 from sde_harl.link.mpi import join
 from sde_harl.link.mpi_end import MpiEnd
 from sde_harl.link.transport import Transport
@@ -225,6 +226,25 @@ def send_huge(transport: Transport, megabytes: int) -> None:
     sent.Wait()
 
 
+def send_to_the_deaf(server: Transport) -> None:
+    """Checks that the others go on when a rank takes no messages, and that all end in the end."""
+    mpi_end.SEND_TIMEOUT_S = 1.0
+    server.run_id = RUN
+    peers = sorted(server.sent)
+    gather(server, len(peers))
+    for peer in peers:
+        server.send(peer, Header(kind=Kind.WELCOME, version=FRAME_BYTES))
+    # Larger than what any MPI sends before the other side asks for it.
+    for step in range(100):
+        server.send(peers[0], Header(kind=Kind.SENSOR, step=step), bytes(60000))
+    assert server.stuck == server.absent == {peers[0]}
+    for peer in peers[1:]:
+        server.send(peer, Header(kind=Kind.SENSOR), b"still here")
+        server.send(peer, Header(kind=Kind.BYE))
+    assert {body for _, _, _, body in gather(server, len(peers) - 1)} == {b"still here"}
+    server.close(4)
+
+
 def cpu_s(server: Transport) -> float:
     server.send(1, Header(kind=Kind.METER))
     return float(struct.unpack("<d", gather(server, 1)[0][3])[0])
@@ -235,9 +255,12 @@ def main(what: str) -> None:
     if what == "abort" and transport.rank == transport.size - 1:
         transport.abort(3)
     if transport.rank == 0:
-        {"serve": serve, "idle": idle, "abort": serve, "huge": take_huge}[what](transport)
+        parts = {"serve": serve, "idle": idle, "abort": serve, "huge": take_huge}
+        {**parts, "deaf": send_to_the_deaf}[what](transport)
     else:
         echo = Echo(transport)
+        if what == "deaf" and transport.rank == 1:
+            time.sleep(TIMEOUT_S)
         while echo.open:
             for message in transport.wait(1.0):
                 echo.handle(message)

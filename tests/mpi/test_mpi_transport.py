@@ -44,3 +44,10 @@ def test_a_message_that_nobody_expects_takes_no_room(megabytes: int) -> None:
     ended = launch(2, PROGRAM, "huge", str(megabytes))
     assert ended.code == 0, ended.err
     assert "huge passed with 2 ranks" in ended.out
+
+
+@needs_mpirun
+def test_a_rank_that_takes_no_messages_is_left_behind() -> None:
+    ended = launch(3, PROGRAM, "deaf")
+    assert ended.code == 4, ended.err
+    assert "Traceback" not in ended.err

@@ -23,6 +23,7 @@ from sde_harl.config.arguments import (
     parse,
     shipped_experiments,
 )
+from sde_harl.config.field_types import LARGEST, LEAST
 from sde_harl.config.keys import KEYS, Key
 from sde_harl.config.layers import Value, build, from_yaml, layer_of, to_yaml
 from sde_harl.config.schema import Config, LinkProfile
@@ -317,7 +318,8 @@ def values_of(key: Key) -> st.SearchStrategy[Any]:
         least, most, above = key.bounds
         if key.kind is int:
             return st.integers(int(least), int(min(most, 2**40)))
-        return st.floats(max(least, above), min(most, 1e300), exclude_min=above >= least)
+        from_above = st.floats(max(least, above), min(most, LARGEST), exclude_min=above >= least)
+        return from_above.filter(lambda number: number == 0 or abs(number) >= LEAST)
     if key.kind is bool:
         return st.booleans()
     if key.kind is str:
@@ -749,11 +751,23 @@ def test_a_text_longer_than_any_configuration_is_refused() -> None:
         "policy.latent=1e9",
         "policy.critic_width=1e6",
         "policy.conv_channels=1e9",
+        "train.threads=1e9",
     ],
 )
 def test_sizes_that_no_host_could_hold_are_out_of_bounds(word: str) -> None:
     with pytest.raises(UserError, match=rf"^{word.partition('=')[0]}: expected [01] to "):
         parse(["quick", word])
+
+
+FLOATS = [name for name, key in KEYS.items() if key.kind is float]
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_a_number_that_no_net_can_compute_with_is_refused(name: str) -> None:
+    for text in ("1e300", "1e-300"):
+        with pytest.raises(UserError, match=rf"^{name}: expected .+, got '{text}'"):
+            parse(["quick", f"{name}={text}"])
+    assert KEYS[name].bounds.most >= 1.0
 
 
 def test_what_users_call_a_key_is_a_key() -> None:

@@ -73,9 +73,36 @@ def test_games_that_do_not_repeat_begin_anew() -> None:
     assert (step.obs == made(WORLDS["games"]).reset().obs).all()
 
 
+@pytest.mark.parametrize("kind", ["games", "compiled"])
+def test_games_in_which_the_same_can_not_be_done_begin_anew(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An environment may raise for an action that isn't available."""
+    first = made(WORLDS[kind])
+    first.reset()
+    play(first, np.random.default_rng(1), 7)
+    second = made(WORLDS[kind])
+    second.load_state_dict({name: each.copy() for name, each in first.state_dict().items()})
+    recv = second.recv
+
+    def recv_another_game() -> EnvStep:
+        step = recv()
+        return step._replace(available_actions=np.zeros_like(step.available_actions))
+
+    monkeypatch.setattr(second, "recv", recv_another_game)
+    monkeypatch.setattr(second, "send", lambda actions: pytest.fail("it was done"))
+    second.reset()
+    assert not second.is_brought_back
+
+
 @pytest.mark.parametrize(
     ("name", "array"),
     [
+        ("actions", np.full((3, 7, 3, 1), -1, np.int32)),
+        ("actions", np.full((3, 7, 3, 1), 5, np.int32)),
+        ("episodes", np.array([0, 0, -1])),
+        ("episodes", np.array([0, 0, 1 << 40])),
+        ("episodes", np.zeros(3)),
         ("lengths", np.zeros(4, np.int64)),
         ("lengths", np.array([1, 2, 10**9])),
         ("actions", np.zeros((3, 7, 3, 1), np.float32)),
@@ -86,5 +113,5 @@ def test_a_state_of_other_environments_is_refused(name: str, array: NDArray[np.g
     env = made(WORLDS["games"])
     env.reset()
     play(env, np.random.default_rng(1), 7)
-    with pytest.raises(ValueError, match=r"lengths|actions|seen"):
+    with pytest.raises(ValueError, match=rf"^({name}|actions): "):
         env.load_state_dict({**env.state_dict(), name: array})

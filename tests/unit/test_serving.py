@@ -224,3 +224,24 @@ def test_no_run_begins_without_an_executor_that_can_not_begin(survives_losses: b
     """It is not waited for, and the reason is its own."""
     with pytest.raises(UserError, match=r"executor 2 \(unknown host\): OSError: no name"):
         Stage(survives_losses=survives_losses, farewell=b"OSError: no name")
+
+
+@pytest.mark.parametrize("survives_losses", [False, True])
+def test_an_executor_that_takes_no_messages_is_lost(survives_losses: bool) -> None:
+    """It may go on sending what nobody asked for: that doesn't bring it back."""
+    stage = Stage(survives_losses=survives_losses)
+    for hurt in (stage.inbox.absent, stage.inbox.stuck):
+        hurt.add(2)  # as the transport does
+    for rank in AGENT_OF:
+        stage.inbox.put_message(rank, stage.header(rank), stage.right_answer())
+    if not survives_losses:
+        with pytest.raises(UserError, match=r"^executor 2 \(.+\): takes none of the messages"):
+            stage.decide()
+        return
+    assert (stage.decide()["latents"][AGENT_OF[1]] == 1.0).all()
+    assert stage.pool.absent == [2]
+    sent = stage.inbox.sent[2]
+    stage.pool.publish(2, [stage.zeros, stage.zeros], [])
+    assert set(stage.report(1)) == {1}
+    assert stage.inbox.sent[2] == sent
+    assert (2, "lost") in [(fault.rank, fault.reason) for fault in stage.pool.faults()]

@@ -190,6 +190,8 @@ class CompiledVector(VectorEnv):
     def _bring_back(self, past: Past, step: EnvStep) -> EnvStep:
         """Plays interrupted episodes again to where they stood; `step` is their beginning."""
         for paused, actions in past.steps():
+            if not past.is_possible(actions, paused, step=step, spec=self.spec):
+                return self._begin_anew()
             # Copies, because a step may write over the state that it is given.
             before = jax.tree.map(jnp.copy, self._state)
             shown = (step, self._episodes, self._seeds)
@@ -203,9 +205,13 @@ class CompiledVector(VectorEnv):
             self._episodes = np.asarray(self._episodes)
             self._seeds = np.asarray(self._seeds)
         self._latest = step
-        if past.is_back(step):
-            self._history.load(past)
-            return step
+        if not past.is_back(step):
+            return self._begin_anew()
+        self._history.load(past)
+        return step
+
+    def _begin_anew(self) -> EnvStep:
+        """Begins all episodes under way again, because these games don't repeat themselves."""
         self._past = None
         self.is_brought_back = False
         return self.reset()
@@ -272,8 +278,7 @@ class CompiledVector(VectorEnv):
     def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
         self._past = None
         if "lengths" in state:
-            shape = (self.num_envs, len(self.spec.agents), len(self.spec.branches))
-            self._past = Past.checked(state, like=np.zeros(shape, self.spec.action_dtype))
+            self._past = Past.checked(state, self.spec, self.num_envs)
         self._first_episodes = loaded_episodes(state, self.num_envs).astype(np.int32)
         self._episodes = self._first_episodes
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from sde_harl.envs.base import EnvStep
+from sde_harl.envs.base import EnvSpec, EnvStep
 
 MOST_STEPS = 8192
 """Steps of an episode that are kept. A longer one can't be brought back: it begins anew."""
@@ -84,22 +84,23 @@ class Past(NamedTuple):
     """(E,) checksum of the observations that the last step showed."""
 
     @classmethod
-    def checked(cls, state: Mapping[str, NDArray[Any]], like: NDArray[Any]) -> Past:
-        """Returns the past of a vector's state; `like` (E, N, D) are actions of this vector.
+    def checked(cls, state: Mapping[str, NDArray[Any]], spec: EnvSpec, envs: int) -> Past:
+        """Returns the past in the state of a vector of `envs` environments.
 
         Raises ValueError where the state is not of such a vector.
         """
         past = cls(lengths=state["lengths"], actions=state["actions"], seen=state["seen"])
-        envs, agents, dimensions = like.shape
         for name in ("lengths", "seen"):
             array = getattr(past, name)
             if array.shape != (envs,) or array.dtype != np.int64:
                 raise ValueError(f"{name}: {array.dtype} {array.shape}")
         steps = int(past.lengths.max())
-        if past.actions.shape != (envs, steps, agents, dimensions):
+        if past.actions.shape != (envs, steps, len(spec.agents), len(spec.branches)):
             raise ValueError(f"actions: {past.actions.shape}")
-        if past.actions.dtype != like.dtype or past.lengths.min() < 0 or steps > MOST_STEPS:
+        if past.actions.dtype != spec.action_dtype or past.lengths.min() < 0 or steps > MOST_STEPS:
             raise ValueError(f"actions: {past.actions.dtype}, {steps} steps")
+        if not spec.continuous and not _are_choices(past.actions, spec):
+            raise ValueError("actions: choices that these agents don't have")
         return past
 
     def steps(self) -> Iterator[tuple[NDArray[np.bool_], NDArray[Any]]]:
@@ -113,9 +114,35 @@ class Past(NamedTuple):
             places = step - (longest - self.lengths)
             yield places < 0, self.actions[rows, np.maximum(places, 0)]
 
+    def is_possible(
+        self,
+        actions: NDArray[Any],
+        paused: NDArray[np.bool_],
+        *,
+        step: EnvStep,
+        spec: EnvSpec,
+    ) -> bool:
+        """Returns False where `step` shows a game in which actions (E, N, D) can't be done.
+
+        It is another game than the one that was played, and may fail on such an action.
+        """
+        if spec.continuous:
+            return True
+        begins = np.cumsum((0, *spec.branches))[:-1]  # (D,) where each branch begins among the A
+        available = np.take_along_axis(step.available_actions, actions + begins, -1)  # (E, N, D)
+        return bool((available.all((1, 2)) | paused).all())
+
     def is_back(self, step: EnvStep) -> bool:
         """Returns True where every environment shows what it showed before."""
         return bool((_seen(step) == self.seen).all())
+
+
+def _are_choices(actions: NDArray[Any], spec: EnvSpec) -> bool:
+    """Returns whether all choices (E, L, N, D) are among the agents' own."""
+    sizes = np.ones((len(spec.agents), len(spec.branches)), np.int64)
+    for agent, own in enumerate(spec.action_sizes):
+        sizes[agent, : len(own)] = own
+    return bool(((actions >= 0) & (actions < sizes)).all())
 
 
 def _seen(step: EnvStep) -> NDArray[np.int64]:

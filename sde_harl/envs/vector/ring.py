@@ -189,14 +189,20 @@ class RingVector(VectorEnv):
     def _bring_back(self, past: Past, step: EnvStep) -> EnvStep:
         """Plays interrupted episodes again to where they stood; `step` is their beginning."""
         for paused, actions in past.steps():
+            if not past.is_possible(actions, paused, step=step, spec=self.spec):
+                return self._begin_anew()
             self._buffers.paused[:] = paused
             self.send(actions)
             step = self.recv()
         self._buffers.paused[:] = False
-        if past.is_back(step):
-            self._history.load(past)
-            return step
-        # These games don't repeat: all episodes under way begin anew.
+        if not past.is_back(step):
+            return self._begin_anew()
+        self._history.load(past)
+        return step
+
+    def _begin_anew(self) -> EnvStep:
+        """Begins all episodes under way again, because these games don't repeat themselves."""
+        self._buffers.paused[:] = False
         self._past = None
         self.is_brought_back = False
         return self.reset()
@@ -232,7 +238,7 @@ class RingVector(VectorEnv):
         episodes = loaded_episodes(state, self.num_envs)
         self._past = None
         if "lengths" in state:
-            self._past = Past.checked(state, like=self._buffers.actions)
+            self._past = Past.checked(state, self.spec, self.num_envs)
         self._buffers.first_episodes[:] = episodes
         # a state that is taken before the next reset is the same one
         self._latest().episodes[:] = episodes
