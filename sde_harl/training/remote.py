@@ -65,17 +65,17 @@ class RemoteEnvironments(Environments):
     def load_state_dict(self, state: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
         if state.keys() != {str(slot) for slot in range(self._slots)}:
             raise ValueError(f"{len(state)} slots where {self._slots} are needed")
-        spec = self.spec
-        actions = np.empty((self._rows, len(spec.agents), len(spec.branches)), spec.action_dtype)
         for each in state.values():
             loaded_episodes(each, self._rows)
             if "lengths" in each:
-                Past.checked(each, like=actions)
+                Past.checked(each, self.spec, self._rows)
         self.states = [state[str(slot)] for slot in range(self._slots)]
         self.begin_anew = False
 
     def begin_at(self, episode: int) -> None:
-        self.states = [self._from_episode(episode)] * self._slots
+        state = self._from_episode(episode)
+        loaded_episodes(state, self._rows)
+        self.states = [state] * self._slots
         self.begin_anew = False
 
 
