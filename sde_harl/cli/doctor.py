@@ -1,8 +1,9 @@
 """Checks before a run whether each host of a hostfile is there and ready.
 
-    sde-harl doctor HOSTFILE [--timeout SECONDS] [-- OPTIONS OF MPIRUN]
+    sde-harl doctor [HOSTFILE] [--timeout SECONDS] [-- OPTIONS OF MPIRUN]
 
-Each host is asked the way a run would reach it: by an mpirun from the first host to it. Prints a
+Without HOSTFILE this host alone is checked, such as the one that jobs are submitted from. Each host
+is asked the way a run would reach it: by an mpirun from the first host to it. Prints a
 table of the hosts, and an error or a warning for each problem.
 """
 
@@ -261,12 +262,14 @@ def diagnose(
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sde-harl doctor",
-        usage="%(prog)s HOSTFILE [--timeout SECONDS] [-- OPTIONS OF MPIRUN]",
+        usage="%(prog)s [HOSTFILE] [--timeout SECONDS] [-- OPTIONS OF MPIRUN]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Example: sde-harl doctor HOSTFILE -- --mca btl_tcp_if_include 192.168.1.0/24",
     )
-    parser.add_argument("hostfile", type=Path, metavar="HOSTFILE", help="one host a line")
+    parser.add_argument(
+        "hostfile", nargs="?", type=Path, metavar="HOSTFILE", help="one host a line (localhost)"
+    )
     parser.add_argument(
         "--timeout",
         type=float,
@@ -286,7 +289,9 @@ def main(argv: list[str]) -> int:
         ours = argv[:at]
         options = argv[at + 1 :]
     args = _parser().parse_args(ours)
-    names = read_hosts(args.hostfile)
+    names = ["localhost"]
+    if args.hostfile:
+        names = read_hosts(args.hostfile)
     check_launcher(options, "sde-harl doctor -- ...")
 
     def question(host: str) -> Probe | Unreached:

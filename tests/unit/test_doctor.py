@@ -225,3 +225,18 @@ def test_the_emulated_cluster_has_no_such_host(tmp_path: Path) -> None:
     ended = subprocess.run([onhost, "-x", "true"], capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert ended.stderr == "onhost: expected the name of a host, got '-x'\n"
+
+
+def test_without_a_hostfile_this_host_is_asked(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    asked = []
+
+    def answer(server: str, host: str, options: list[str], timeout_s: float) -> Probe:
+        asked.append((server, host))
+        return FIRST
+
+    monkeypatch.setattr(doctor, "ask", answer)
+    assert main(["doctor"]) == 0
+    assert asked == [("localhost", "localhost")]
+    assert "1 of 1 hosts are fit for a run" in capfd.readouterr().out

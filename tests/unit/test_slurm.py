@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import slurm_texts
 from fake_slurm import FakeSlurm
 from filled import add
 from launch import ROOT
+from limits import hang_limit_s
 
 from sde_harl.analysis.efficiency import efficiency
 from sde_harl.cli import slurm_check
@@ -389,3 +391,41 @@ def test_a_run_says_at_its_end_where_everything_is(
     assert lines.startswith(said)
     assert f"everything is in {tmp_path}: run.h5" in lines
     assert f"next: sde-harl report {tmp_path}, or " in lines
+
+
+UNTIL_USR1 = "bash -c 'trap \"exit {code}\" USR1; echo ready; while :; do sleep 0.02; done'"
+"""Stands for mpirun and the run: it goes on until USR1, and then ends with a code."""
+
+
+def script_of(command: str, folder: Path) -> Path:
+    path = folder / "script"
+    path.write_text(
+        batch_text(slurm_texts.JOB._replace(shell_folder=".", shell_command=(command,)))
+    )
+    return path
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 3, 4, 130])
+def test_a_job_ends_with_the_code_of_its_run(code: int, slurm: FakeSlurm, tmp_path: Path) -> None:
+    script = script_of(f"bash -c 'exit {code}'", tmp_path)
+    assert subprocess.run(["bash", script]).returncode == code
+    assert slurm.calls("scontrol") == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+@pytest.mark.parametrize("code", [130, 2])
+def test_a_signalled_job_goes_back_into_the_queue_once_its_run_has_saved(
+    number: signal.Signals,
+    code: int,
+    slurm: FakeSlurm,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "41")
+    script = script_of(UNTIL_USR1.format(code=code), tmp_path)
+    with subprocess.Popen(["bash", script], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(number)
+        assert process.wait(hang_limit_s()) == code
+    assert slurm.calls("scontrol") == ["requeue 41"] * (code == 130)
