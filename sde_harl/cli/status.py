@@ -4,9 +4,9 @@
 
 FOLDER is <record.dir>/jobs/<record.exp>, as sde-harl submit prints it; without one, all below
 results/jobs are shown. Steps and times are read from the runs' own files, states from Slurm's queue
-where there is one. A run is called hung when it has written nothing for ten times as long as an
-update took. sweep.json in each folder is brought up to date: the programs in analysis/ take the
-folder in place of run files.
+where there is one. A run is called hung when its job has written nothing for ten times as long as
+an update took, five minutes at least. sweep.json in each folder is brought up to date: the programs
+in analysis/ and sde-harl report take the folder in place of run files.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import itertools
+import math
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -30,11 +31,14 @@ from sde_harl.record.progress import clock
 from sde_harl.record.terminal import PlainConsole
 from sde_harl.slurm import commands
 from sde_harl.slurm.commands import Queued
+from sde_harl.slurm.times import span_s
 
 WIDTH = 140  # of the table where the output is no terminal
 QUIET_S = 300.0
 """A run that has written something since then is never called hung."""
 QUIET_UPDATES = 10
+START_S = 1800.0
+"""The same for a run that has yet to write its first row: it may compile, or learn roles."""
 COLUMNS = ("experiment", "run", "job", "state", "steps", "ETA", "folder")
 
 
@@ -44,14 +48,16 @@ class Progress(NamedTuple):
     step: int = 0
     seconds: float = 0.0
     """Time that it has taken to that step."""
-    slowest_s: float = 0.0
+    slowest_s: float = START_S / QUIET_UPDATES
     """Longest time between two rows."""
-    quiet_s: float = 0.0
+    quiet_s: float = math.inf
     """Time since the last row was written."""
 
-    @property
-    def is_hung(self) -> bool:
-        return self.quiet_s > max(QUIET_S, QUIET_UPDATES * self.slowest_s)
+    def is_hung(self, started_s: float) -> bool:
+        """Returns whether nothing has come for too long. The job has run for `started_s`."""
+        # A job that was put back into the queue has been silent for all the time it waited.
+        quiet_s = min(self.quiet_s, started_s)
+        return quiet_s > max(QUIET_S, QUIET_UPDATES * self.slowest_s)
 
     def left(self, steps: int) -> str:
         """Returns the time to the last step at the speed so far; "-" where that isn't known."""
@@ -82,10 +88,10 @@ def progress(folder: Path) -> Progress:
     except (OSError, ValueError, TypeError, KeyError):
         return Progress()  # not begun, or a row is being written
     if not rows:
-        return Progress(quiet_s=quiet_s)
-    step, seconds = rows[-1]
+        return Progress()
+    step, taken_s = rows[-1]
     pauses = [later - earlier for (_, earlier), (_, later) in itertools.pairwise(rows)]
-    return Progress(step, seconds, slowest_s=max(pauses, default=seconds), quiet_s=quiet_s)
+    return Progress(step, taken_s, slowest_s=max(pauses, default=taken_s), quiet_s=quiet_s)
 
 
 def line(folder: JobFolder, run: Submitted, queue: list[Queued] | None) -> Line:
@@ -120,7 +126,8 @@ def line(folder: JobFolder, run: Submitted, queue: list[Queued] | None) -> Line:
 
 def _state(queued: Queued, so_far: Progress) -> str:
     if queued.state == "RUNNING":
-        return "hung" if so_far.is_hung else "running"
+        started_s = span_s(queued.elapsed) or 0
+        return "hung" if so_far.is_hung(started_s) else "running"
     if queued.state in ("PENDING", "REQUEUED", "CONFIGURING"):
         return f"queued ({queued.reason})"
     return queued.state.lower()

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 BODY = r"""
-"${command[@]}" &
-launcher=$!
 # USR1 and not the signal that came: mpirun answers any other by killing its ranks half a second
 # later. USR1 it hands on to them, as srun does. Rank 0 saves, sends the executors home and ends.
 signalled=''
-interrupted=''
-trap 'signalled=yes; interrupted=yes; kill -USR1 "$launcher" || true' USR1 TERM INT HUP
+launcher=''
+trap 'signalled=yes; interrupted=yes; kill -USR1 $launcher || true' USR1 TERM INT HUP
+"${command[@]}" &
+launcher=$!
 
 # A trapped signal ends the wait; the run is over only when its launcher is gone.
 interrupted=yes

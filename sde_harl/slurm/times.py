@@ -17,17 +17,21 @@ def check_times(time: str, signal: str) -> None:
     name, _, before = signal.partition("@")
     if name not in SIGNALS or not before.isdecimal():
         raise UserError(f"--signal: expected NAME@SECONDS with {', '.join(SIGNALS)}, got {signal}")
-    found = TIME.fullmatch(time)
-    if found is None:
+    limit_s = span_s(time)
+    if limit_s is None:
         raise UserError(f"--time: expected hours:minutes:seconds or days-hours, got {time}")
-    if _seconds(found) < 2 * int(before):
+    if limit_s < 2 * int(before):
         raise UserError(f"--time: expected twice the {before} s of --signal or more, got {time}")
 
 
-def _seconds(time: re.Match[str]) -> int:
-    numbers = [int(part) for part in time["parts"].split(":")]
+def span_s(time: str) -> int | None:
+    """Returns the seconds of a time span in any of Slurm's spellings; None for anything else."""
+    found = TIME.fullmatch(time)
+    if found is None:
+        return None
+    numbers = [int(part) for part in found["parts"].split(":")]
     # Behind days the first number is hours. Else one number is minutes, and two are minutes first.
-    if time["days"] is None and len(numbers) < 3:
+    if found["days"] is None and len(numbers) < 3:
         numbers.insert(0, 0)
-    hours, minutes, seconds = [*numbers, 0, 0][:3]
-    return int(time["days"] or 0) * 86_400 + hours * 3600 + minutes * 60 + seconds
+    hours, minutes, rest = [*numbers, 0, 0][:3]
+    return int(found["days"] or 0) * 86_400 + hours * 3600 + minutes * 60 + rest

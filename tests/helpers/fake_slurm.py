@@ -32,10 +32,10 @@ class FakeSlurm:
         (self._folder / f"{program}.says").write_text(text)
         (self._folder / f"{program}.code").write_text(str(code))
 
-    def queue(self, *jobs: tuple[int, int, str, str]) -> None:
+    def queue(self, *jobs: tuple[int, int, str, str], elapsed: str = "1:00") -> None:
         """Decides which jobs wait or run: job, number in its array, Slurm's state, reason."""
         lines = [
-            f"{job + task}|{job}|{task}|{state}|1:00|2:00|{reason}|a|b"
+            f"{job + task}|{job}|{task}|{state}|{elapsed}|2:00|{reason}|a|b"
             for job, task, state, reason in jobs
         ]
         self.says("squeue", "\n".join(lines) + "\n")

@@ -204,14 +204,24 @@ def begun(results: Path, *, quiet_s: float) -> Path:
     return run
 
 
-@pytest.mark.parametrize(("quiet_s", "state"), [(60.0, "running"), (1000.0, "hung")])
+@pytest.mark.parametrize(
+    ("quiet_s", "elapsed", "state"),
+    [
+        (60.0, "1-00:00:00", "running"),
+        (1000.0, "1-00:00:00", "hung"),
+        (1000.0, "0:30", "running"),  # it waited in the queue
+    ],
+)
 def test_status_tells_step_and_time_left_and_a_run_that_hangs(
     running: JobFolder,
+    slurm: FakeSlurm,
     quiet_s: float,
+    elapsed: str,
     state: str,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
+    slurm.queue((41, 0, "RUNNING", "None"), elapsed=elapsed)
     begun(tmp_path, quiet_s=quiet_s)
     capfd.readouterr()
     assert main(["status", str(running.path)]) == 0
@@ -219,6 +229,16 @@ def test_status_tells_step_and_time_left_and_a_run_that_hangs(
     assert state in line
     assert "512 of 2,048" in line
     assert ("0:01:00" in line) == (state == "running")
+
+
+def test_a_run_that_never_begins_hangs(
+    running: JobFolder, slurm: FakeSlurm, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for elapsed, state in (("20:00", "running"), ("40:00", "hung")):
+        slurm.queue((41, 0, "RUNNING", "None"), elapsed=elapsed)
+        capfd.readouterr()
+        assert main(["status", str(running.path)]) == 0
+        assert state in capfd.readouterr().out
 
 
 def test_status_reads_files_alone_where_there_is_no_slurm(
