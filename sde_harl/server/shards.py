@@ -156,11 +156,14 @@ class Shards:
             rank, reason = self._refused
             raise self._waiter.error(rank, f"what it played is refused: {reason}")
         for rank in sorted(self._missing):
-            patience_s = self._settings.failure_timeout_s
+            silence_s = self._settings.failure_timeout_s
             if rank not in self._is_heard:
-                patience_s = max(patience_s, STARTING_S)
-            if now_ns() - self._heard_ns[rank] > patience_s * 1e9:
-                raise self._waiter.give_up(rank, "told nothing of its games")
+                silence_s = max(silence_s, STARTING_S)
+            if now_ns() - self._heard_ns[rank] > silence_s * 1e9:
+                self._transport.absent.add(rank)
+                raise self._waiter.error(
+                    rank, f"nothing was heard of its games within {silence_s:g} s"
+                )
 
     def _on_played(self, message: Message) -> None:
         """Takes what an executor tells before its shard; without a payload it is a sign of life."""

@@ -22,14 +22,18 @@ class Star(Collecting):
         super().__init__(0, executors + 1, Waiter())
         self.change: Callable[[int, bytearray], None] = lambda rank, frame: None
         """Called with the sender and each frame of executors: it may change them on the way."""
+        self.silent: set[int] = set()
+        """Ranks that do nothing from now on."""
         self._up: dict[int, deque[memoryview]] = {}
         self._down: dict[int, deque[memoryview]] = {}
-        self._ends: dict[int, tuple[Loopback, Executor]] = {}
+        self.executors: dict[int, Executor] = {}
+        self._ends: dict[int, Loopback] = {}
         for rank in range(1, executors + 1):
             self._up[rank] = deque()
             self._down[rank] = deque()
             far = Loopback(1, self._down[rank], self._up[rank])
-            self._ends[rank] = far, Executor(far, make_player=partial(make_player, argv))
+            self._ends[rank] = far
+            self.executors[rank] = Executor(far, make_player=partial(make_player, argv))
 
     def wait(self, timeout_s: float) -> list[Message]:
         return self.poll()
@@ -45,10 +49,10 @@ class Star(Collecting):
 
     def _arrived(self) -> list[tuple[int, memoryview]]:
         arrived = []
-        for rank, (far, executor) in self._ends.items():
-            while self._down[rank]:
+        for rank, far in self._ends.items():
+            while self._down[rank] and rank not in self.silent:
                 for message in far.poll():
-                    executor.handle(message)
+                    self.executors[rank].handle(message)
             for sent in self._up[rank]:
                 frame = bytearray(sent)
                 self.change(rank, frame)

@@ -18,6 +18,7 @@ NAMES = {
     "update": r"update/(\w+/(whole|critic|policies)|diversity|acting)",
     "replay": r"replay/(sample(/one)?|memory|\w+/update)",
     "football": r"football/academy_3_vs_1_with_keeper/(run(/share[./]\w+)?|processor)",
+    "scaling": r"scaling/(ranks\d+/(steps|bytes|[a-z]+)|fit/[a-z]+)",
     "train": r"train/happo/3m/smax(/agents4)?(/share[./]\w+)?",
 }
 QUICK = ["--quick"]
@@ -29,6 +30,7 @@ ARGUMENTS = {
     "update": QUICK,
     "replay": QUICK,
     "football": QUICK,
+    "scaling": QUICK,
     "train": [*QUICK, "env.map=3m"],
 }
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import signal
+import time
 from pathlib import Path
 
+import psutil
 import pytest
-from launch import PATIENT, launch, needs_mpirun
+from launch import PATIENT, kill_all, launch, needs_mpirun
+from running import Running
 from same_runs import assert_same, assert_same_decisions
 
 SHORT = ["train.threads=1", "record.tensorboard=false", "algo.epochs=2", PATIENT]
@@ -84,3 +89,46 @@ def test_any_number_of_executors_gives_the_same_run(case: str, tmp_path: Path) -
         run(tmp_path / str(ranks), words, ranks=ranks)
         assert_same(tmp_path / "local", tmp_path / str(ranks))
         assert_same_decisions(tmp_path / "local", tmp_path / str(ranks))
+
+
+LONG = [*MPE, "train.rollout=100000", "train.steps=400000", "record.tensorboard=false"]
+"""Its first rollout takes minutes."""
+
+
+def wait_until_it_plays(run: Running) -> list[psutil.Process]:
+    """Waits until executors play; returns their processes."""
+    run.wait_for(lambda: "run folder" in run.output(), "the run's folder")
+    ranks = psutil.Process(run.process.pid).children(recursive=True)
+    return [each for each in ranks if each.environ().get("OMPI_COMM_WORLD_RANK") in ("1", "2")]
+
+
+@needs_mpirun
+@pytest.mark.slow
+def test_an_interrupted_run_waits_for_no_rollout(tmp_path: Path) -> None:
+    run = Running(tmp_path, "-m", "sde_harl.run", *LONG, "placement.mode=envs", ranks=3)
+    try:
+        executors = wait_until_it_plays(run)
+        run.process.send_signal(signal.SIGUSR1)
+        run.end()
+        assert not psutil.wait_procs(executors, 0)[1]
+    finally:
+        kill_all(run.process)
+    assert "interrupted" in run.output()
+    assert [*tmp_path.rglob("last.pt")]
+
+
+@needs_mpirun
+@pytest.mark.slow
+def test_a_stopped_executor_ends_the_run_with_its_line(tmp_path: Path) -> None:
+    words = [*LONG, "placement.mode=envs", "link.failure_timeout_s=10"]
+    run = Running(tmp_path, "-m", "sde_harl.run", *words, ranks=3)
+    try:
+        first, _ = wait_until_it_plays(run)
+        # It has given a sign of life by then, or is given the time to start.
+        time.sleep(5.0)
+        first.suspend()
+        run.end()
+    finally:
+        kill_all(run.process)
+    assert re.search(r"error: executor \d .*: nothing was heard of its games within", run.output())
+    assert [*tmp_path.rglob("last.pt")]

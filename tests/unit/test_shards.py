@@ -22,11 +22,12 @@ from sde_harl.config.arguments import parse
 from sde_harl.errors import UserError
 from sde_harl.executor.in_process import loopback
 from sde_harl.link.transport import Transport
-from sde_harl.link.wire import HEADER_BYTES, Kind, WireError, frame_of, unpack
+from sde_harl.link.wire import HEADER_BYTES, Header, Kind, WireError, frame_of, unpack
 from sde_harl.policy.inference.unflatten import server_policy
 from sde_harl.policy.shapes import server_shape
 from sde_harl.server.assignment import deal_slots
 from sde_harl.server.shard_check import ShardCheck
+from sde_harl.server.sharded_pool import ShardedPool
 from sde_harl.training.build import build
 from sde_harl.training.trainer import Trainer
 
@@ -54,12 +55,19 @@ def test_slots_are_dealt_evenly_and_in_order() -> None:
         deal_slots(2, 3)
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns the folder of the run that one process plays."""
+    folder = tmp_path_factory.mktemp("alone")
+    trainer_of([*WORDS, f"record.dir={folder}"], loopback()).run()
+    return folder
+
+
 @pytest.mark.parametrize("executors", [1, 3])
-def test_executors_play_the_run_of_one_process(executors: int, tmp_path: Path) -> None:
-    trainer_of([*WORDS, f"record.dir={tmp_path / 'one'}"], loopback()).run()
-    playing(tmp_path / "more", executors=executors)[0].run()
-    assert_same(tmp_path / "one", tmp_path / "more")
-    assert_same_decisions(tmp_path / "one", tmp_path / "more")
+def test_executors_play_the_run_of_one_process(executors: int, alone: Path, tmp_path: Path) -> None:
+    playing(tmp_path, executors=executors)[0].run()
+    assert_same(alone, tmp_path)
+    assert_same_decisions(alone, tmp_path)
 
 
 def test_an_executor_that_plays_imports_no_torch() -> None:
@@ -227,6 +235,31 @@ def test_a_shard_that_is_refused_ends_the_run_with_its_line(tmp_path: Path) -> N
     assert [*tmp_path.rglob("last.pt")]
 
 
+def test_an_executor_that_falls_silent_ends_the_run_with_its_line(tmp_path: Path) -> None:
+    trainer, star = playing(tmp_path, "link.failure_timeout_s=1", executors=2)
+    trainer.publish()
+    trainer.update()
+    star.silent.add(2)
+    with pytest.raises(UserError, match=r"executor 2 .*: nothing was heard of its games within"):
+        trainer.update()
+    assert trainer.pool.absent == [2]
+    trainer.logger.close()
+
+
+def test_an_executor_hears_the_goodbye_while_it_plays(tmp_path: Path) -> None:
+    trainer, star = playing(tmp_path, executors=1)
+    trainer.publish()
+    assert isinstance(trainer.pool, ShardedPool)
+    trainer.pool.shards.play(trainer.pool.version, 0)
+    star.send(1, Header(kind=Kind.BYE), b"the disk is full")
+    arrived = [message.header.kind for message in star.poll()]
+    assert Kind.SHARD not in arrived
+    farewell = star.executors[1].farewell
+    assert farewell is not None
+    assert farewell.reason == "the disk is full"
+    trainer.logger.close()
+
+
 def test_another_configuration_is_refused(tmp_path: Path) -> None:
     words = [*WORDS, "placement.mode=envs", f"record.dir={tmp_path}"]
     star = Star([*words, "seed=7"], 1)
@@ -234,14 +267,13 @@ def test_another_configuration_is_refused(tmp_path: Path) -> None:
         trainer_of(words, star).run()
 
 
-def test_a_run_goes_on_with_any_number_of_executors(tmp_path: Path) -> None:
-    trainer_of([*WORDS, f"record.dir={tmp_path / 'one'}"], loopback()).run()
-    first, _ = playing(tmp_path / "more", "record.checkpoint_interval=132", executors=2)
+def test_a_run_goes_on_with_any_number_of_executors(alone: Path, tmp_path: Path) -> None:
+    first, _ = playing(tmp_path, "record.checkpoint_interval=132", executors=2)
     first.run()
     folder = first.logger.folder
     # As if it had been killed in its second update.
     (folder / "models" / "last.pt").unlink()
     (folder / "models" / "264.pt").unlink()
-    second, _ = playing(tmp_path / "more", f"train.resume={folder}", executors=3)
+    second, _ = playing(tmp_path, f"train.resume={folder}", executors=3)
     second.run()
-    assert_same(tmp_path / "one", tmp_path / "more")
+    assert_same(alone, tmp_path)
