@@ -66,8 +66,7 @@ $(STAMP): pyproject.toml setup.py Makefile $(C_SOURCES)
 
 run: venv
 	mpirun -np 9 --hostfile hostfiles/localhost python -m sde_harl.run configs/smac.yaml train.steps=$(STEPS)
-	@python analysis/resource_consumption.py "$$(python -c 'from pathlib import Path; \
-		print(max(Path("results").rglob("run.h5"), key=lambda path: path.stat().st_mtime))')"
+	@python analysis/resource_consumption.py latest
 
 prototype: venv
 	jobs/testbed/prototype.sh

@@ -17,17 +17,12 @@ from sde_harl.report.about import (
     settings_section,
     steps_of,
 )
-from sde_harl.report.costs import (
-    Costs,
-    bytes_section,
-    costs_of,
-    headline,
-    latency_section,
-    usage_section,
-)
+from sde_harl.report.costs import Costs, costs_of, headline, latency_section
 from sde_harl.report.learning import comparison_section, learning_section
 from sde_harl.report.lines import Line, find_lines
 from sde_harl.report.page import Html, card, heading, page, paragraph, tag, text
+from sde_harl.report.sizes import bytes_section
+from sde_harl.report.usage import usage_section
 
 
 def build(runs: Sequence[Run]) -> str:

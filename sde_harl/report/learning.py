@@ -32,6 +32,8 @@ class Comparison(NamedTuple):
     scores: dict[str, list[Array]]
     """By the name of a method: for each task the scores of its runs (seeds,)."""
     colours: dict[str, str]
+    labels: dict[str, str]
+    """Letters and short names, for figures."""
 
 
 def learning_section(lines: list[Line]) -> Html:
@@ -103,7 +105,7 @@ def comparison_section(lines: list[Line]) -> Html | None:
     if not parts:
         return None
     note = (
-        "Scores are of each method's last step that all of its seeds have reached. Intervals are"
+        "Scores are those at the last step that all runs of a task have reached. Intervals are"
         " stratified bootstraps: seeds are drawn again within each task (Agarwal et al., 2021)."
     )
     return section("comparison", "How the methods compare", [paragraph(note, "soft"), *parts])
@@ -134,20 +136,31 @@ def _of_one_task(members: list[Line]) -> Comparison:
 
 def _comparison(title: str, tasks: list[list[Line]], methods: list[str]) -> Comparison:
     by_name = [{line.method: line for line in members} for members in tasks]
+    # A method may have a letter of its own in each task.
+    labels = {
+        name: ", ".join(of[name].letter for of in by_name) + f"  {_short(name)}" for name in methods
+    }
+    ends = [_common_end(members) for members in tasks]
     return Comparison(
-        title=title,
+        title=f"{title}, at {' and '.join(f'{end:,}' for end in ends)} steps",
         measure=tasks[0][0].measure,
-        scores={name: [_last(of[name]) for of in by_name] for name in methods},
+        scores={
+            name: [_scores_at(of[name], end) for of, end in zip(by_name, ends, strict=True)]
+            for name in methods
+        },
         colours={name: by_name[0][name].colour for name in methods},
+        labels=labels,
     )
 
 
-def _last(line: Line) -> Array:
-    steps, values = line.aligned()
-    if not len(steps):
-        return np.array([each.values[-1] for each in line.curves])
-    last: Array = values[:, -1]
-    return last
+def _common_end(members: list[Line]) -> int:
+    """Returns the last step that all runs of a task have reached."""
+    return min(curve.steps[-1] for line in members for curve in line.curves)
+
+
+def _scores_at(line: Line, step: int) -> Array:
+    """Returns each run's score at a step; between two evaluations a curve is taken as straight."""
+    return np.array([np.interp(step, curve.steps, curve.values) for curve in line.curves])
 
 
 def _profile_panel(comparison: Comparison) -> Html:
@@ -159,7 +172,9 @@ def _profile_panel(comparison: Comparison) -> Html:
     for name, scores in comparison.scores.items():
         share = profile(scores, thresholds)
         colour = comparison.colours[name]
-        axes.step(thresholds, share.value, where="post", color=colour, label=_short(name))
+        axes.step(
+            thresholds, share.value, where="post", color=colour, label=comparison.labels[name]
+        )
         axes.fill_between(
             thresholds,
             share.low,
@@ -201,9 +216,8 @@ def _improvement_panel(comparison: Comparison) -> Html:
         ends = np.nan_to_num([[value - float(chance.low)], [float(chance.high) - value]])
         axes.errorbar([value], [place], xerr=abs(ends), fmt="o", color="C0", capsize=4)
     axes.axvline(0.5, color=figures.INK, linestyle=":")
-    axes.set_yticks(
-        range(len(pairs)), [f"{_short(a)}\nover {_short(b)}" for a, b, _ in pairs], fontsize=7
-    )
+    letters = {name: label.partition("  ")[0] for name, label in comparison.labels.items()}
+    axes.set_yticks(range(len(pairs)), [f"{letters[a]} over {letters[b]}" for a, b, _ in pairs])
     axes.set(xlim=(-0.02, 1.02), ylim=(len(pairs) - 0.5, -0.5))
     axes.set_xlabel("probability of improvement")
     svg = as_svg(figure, f"probability of improvement, {comparison.title}")

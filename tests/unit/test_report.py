@@ -10,11 +10,12 @@ from pathlib import Path
 import browser
 import numpy as np
 import pytest
-from analysis_runs import record
+from analysis_runs import opened_to_change, record
 from long_run import long_run
 
 from sde_harl.analysis.uncertainty import improvement, iqm, profile
 from sde_harl.cli.main import main
+from sde_harl.record.finding import run_files
 from sde_harl.record.reader import open_run
 from sde_harl.report.build import build
 from sde_harl.report.lines import find_lines
@@ -113,6 +114,30 @@ def test_unlike_runs_are_lines_of_their_own(tmp_path: Path) -> None:
         ("A", "happo/exp, code a", 2),
         ("B", "happo/exp, code b", 1),
     ]
+
+
+def test_methods_are_compared_where_all_have_been(tmp_path: Path) -> None:
+    for env, gain in (("smax/a", 0.0), ("smax/b", 0.2)):
+        for algo, seed, won in (("p", 1, 0.1), ("p", 2, 0.2), ("q", 1, 0.6), ("q", 2, 0.15)):
+            folder = tmp_path / env / algo / "exp" / f"seed-{seed}"
+            record(folder, env=env, algo=algo, seed=seed, win_rate=won + gain)
+    longer = tmp_path / "smax" / "a" / "p" / "exp" / "seed-1" / "run.h5"
+    with opened_to_change(longer) as file:
+        file["evaluations/step"][-1] = 300
+    seen = Tags(build([open_run(path) for path in run_files(tmp_path)])).text
+    assert "Win rate, 2 tasks, at 200 and 200 steps" in seen
+    assert "smax/a, at 200 steps" in seen
+    # p wins one pair of four: 0.2 against 0.15. At step 200 its first seed is at 0.075.
+    assert "p/exp over q/exp0.25" in seen
+
+
+def test_bytes_of_evaluations_are_told_without_decisions(tmp_path: Path) -> None:
+    path = record(tmp_path / "a" / "b", groups="[[0], [1]]")
+    with opened_to_change(path) as file:
+        del file["decisions"]
+    seen = Tags(build([open_run(path)])).text
+    assert "5.0 bytes a decision, 12.8 times less than float32" in seen
+    assert "No single decisions were recorded" in seen
 
 
 def test_a_run_that_has_just_begun_is_told_in_sentences(tmp_path: Path) -> None:
