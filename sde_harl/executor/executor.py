@@ -15,7 +15,7 @@ drives it from a transport, a loopback drives it from the server.
 
 from __future__ import annotations
 
-from typing import Callable
+from typing import Protocol
 
 import numpy as np
 
@@ -43,8 +43,11 @@ ACTIONS = Kind.ACTIONS
 # The server counts what is too long and drops it, so this is what MPI can send at all.
 LARGEST_SENT = (1 << 31) - 1
 
-MakePlayer = Callable[[Transport, SessionSpec], Handler]
-"""Makes the handler of an executor that plays environments of its own."""
+
+class MakePlayer(Protocol):
+    """Makes the handler of an executor that plays environments of its own."""
+
+    def __call__(self, transport: Transport, session: SessionSpec, /) -> Handler: ...
 
 
 class Executor:
