@@ -23,7 +23,8 @@ from limits import TEST_S, wait_until
 from playing import at_random
 
 from sde_harl.config.schema import EnvConfig
-from sde_harl.envs.registry import make
+from sde_harl.drawing.canvas import FOE, ROLE_COLOURS
+from sde_harl.envs.registry import make, make_watched
 from sde_harl.envs.starcraft.install import game_folder, requires
 
 pytestmark = pytest.mark.slow
@@ -219,6 +220,31 @@ def test_a_run_that_is_killed_leaves_no_game(victim: str, tmp_path: Path) -> Non
         os.kill(started[0].ppid(), signal.SIGKILL)
     trainer.wait()
     wait_until(lambda: not any(each.is_running() for each in started), "the end of the games")
+
+
+@needs_game
+@pytest.mark.usefixtures("orphans")
+def test_a_watched_episode_is_drawn_and_leaves_its_replay(tmp_path: Path) -> None:
+    # In this process, where the two clients can't be imported together: smac alone.
+    config = EnvConfig(name="smac", map="MMM", backend="starcraft2")
+    watched = make_watched(config, [ROLE_COLOURS[0]] * 10, seed=1, env=0, replays=tmp_path)
+    env = watched.vector
+    step = env.reset()
+    rng = np.random.default_rng(0)
+    is_over = False
+    while not is_over:
+        env.send(at_random(env, step, rng))
+        step = env.recv()
+        is_over = bool(step.terminated[0] | step.truncated[0])
+        picture = watched.artist.picture()
+        assert picture is not None
+    colours = {tuple(pixel) for pixel in picture.reshape(-1, 3).tolist()}
+    assert {ROLE_COLOURS[0], FOE} & colours, "somebody is left"
+    env.close()
+    [replay] = tmp_path.glob("*.SC2Replay")
+    assert replay.stat().st_size > 0
+    [version] = tmp_path.glob("*.version.txt")
+    assert version.read_text().startswith("StarCraft II 4.")
 
 
 @needs_game
