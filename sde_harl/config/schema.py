@@ -387,6 +387,8 @@ class RecordConfig(Section):
     """Record each decision message: bytes, times, versions."""
     tensorboard: bool = True
     """Write TensorBoard files."""
+    metrics_port: Annotated[WholeNumber, Field(ge=0, le=65535)] = 0
+    """Port on rank 0's 127.0.0.1 where Prometheus finds the newest scalars. 0: none."""
     checkpoint_interval: Annotated[WholeNumber, Field(ge=0)] = 1_000_000
     """Environment steps between checkpoints. 0: only at the end."""
     keep: Annotated[WholeNumber, Field(ge=0)] = 0

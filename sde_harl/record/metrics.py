@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TextIO
 from sde_harl.errors import UserError
 from sde_harl.outside.text import printable
 from sde_harl.record.metrics_csv import MetricsCsv
+from sde_harl.record.metrics_port import MetricsPort
 from sde_harl.record.progress import SECONDS_BETWEEN_LINES, ProgressLine, clock, shown_scalars
 
 if TYPE_CHECKING:
@@ -48,10 +49,13 @@ class Metrics:
         *,
         tensorboard: bool,
         total_steps: int,
+        port: MetricsPort | None = None,
         past: Past = NOTHING,
         stream: TextIO | None = None,
     ) -> None:
         self._folder = folder
+        self._port = port
+        self._total_steps = total_steps
         self._board: SummaryWriter | None = None
         try:
             self._csv = MetricsCsv(folder / "metrics.csv", rows=past.rows)
@@ -79,6 +83,8 @@ class Metrics:
         row = {"step": step, "time_s": round(time.monotonic() - self._start, 3), **scalars}
         self._on_disk(lambda: self._csv.add(row))
         self._on_disk(lambda: self._plot(step, scalars))
+        if self._port is not None:
+            self._port.update({**row, "planned_steps": self._total_steps})
         if any(name.startswith("eval/") for name in scalars):
             parts = [f"evaluation at {step:,} steps", *shown_scalars(scalars).values()]
             self.note(" · ".join(parts))
@@ -93,6 +99,8 @@ class Metrics:
     def close(self) -> None:
         """Closes all files. Never raises for a full disk."""
         self._progress.close()  # first: it gives the terminal back, whatever the disk does
+        if self._port is not None:
+            self._port.close()
         self._close(self._csv.close)
         if self._board is not None:
             self._close(self._board.close)

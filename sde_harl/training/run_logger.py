@@ -22,6 +22,7 @@ from sde_harl.protocol.hello import describe_host
 from sde_harl.protocol.resources import Resources
 from sde_harl.record.folder import make_run_folder
 from sde_harl.record.metrics import NOTHING, Metrics, Past
+from sde_harl.record.metrics_port import MetricsPort
 from sde_harl.record.segments import checked_counts, following, next_segment
 from sde_harl.record.writer import RunFile
 from sde_harl.roles.grouping import Roles
@@ -82,6 +83,7 @@ class RunLogger:
             self.folder,
             tensorboard=config.record.tensorboard,
             total_steps=config.train.planned_steps,
+            port=_open_port(config, spec),
             past=past.shown,
         )
         # Attributes, because methods of these names would only pass their arguments on.
@@ -259,6 +261,14 @@ def _past(resumed: Resumed | None) -> _Past:
         path = resumed.checkpoint.path
         raise UserError(f"{path}: not a checkpoint of a run: its record: {error}") from error
     return _Past(rows=rows, shown=shown)
+
+
+def _open_port(config: Config, spec: EnvSpec) -> MetricsPort | None:
+    """Opens the port of the scalars, where there is to be one. Raises UserError if it is taken."""
+    if not config.record.metrics_port:
+        return None
+    labels = {"env": spec.name, "algo": config.algo.name, "exp": config.record.exp}
+    return MetricsPort(config.record.metrics_port, {**labels, "seed": str(config.seed)})
 
 
 def _make_folder(config: Config, spec: EnvSpec) -> Path:
