@@ -6,21 +6,17 @@ columns.py, usage.py and summary.py make the columns; the room record/ knows how
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from sde_harl.config.layers import to_yaml
 from sde_harl.config.schema import Config
 from sde_harl.envs.base import EnvSpec
 from sde_harl.envs.registry import ChosenBackend
-from sde_harl.envs.specs import to_json
 from sde_harl.errors import UserError
 from sde_harl.policy.shapes import local_shape
 from sde_harl.protocol.hello import describe_host
 from sde_harl.protocol.resources import Resources
-from sde_harl.record.folder import make_run_folder
 from sde_harl.record.metrics import NOTHING, Metrics, Past
 from sde_harl.record.metrics_port import MetricsPort
 from sde_harl.record.segments import checked_counts, following, next_segment
@@ -36,6 +32,7 @@ from sde_harl.training.columns import (
 )
 from sde_harl.training.episodes import Episodes
 from sde_harl.training.resuming import Resumed
+from sde_harl.training.run_folder import make_folder
 from sde_harl.training.run_metadata import run_metadata
 from sde_harl.training.summary import result_line, summarise_episodes, summarise_link
 from sde_harl.training.usage import ServerUsage, by_rank
@@ -61,7 +58,7 @@ class RunLogger:
         self._config = config
         self._pool = pool
         self._lost: str | None = None
-        self.folder = resumed.folder if resumed else _make_folder(config, spec)
+        self.folder = resumed.folder if resumed else make_folder(config, spec)
         meta = run_metadata(
             config=config,
             spec=spec,
@@ -269,26 +266,3 @@ def _open_port(config: Config, spec: EnvSpec) -> MetricsPort | None:
         return None
     labels = {"env": spec.name, "algo": config.algo.name, "exp": config.record.exp}
     return MetricsPort(config.record.metrics_port, {**labels, "seed": str(config.seed)})
-
-
-def _make_folder(config: Config, spec: EnvSpec) -> Path:
-    """Returns the run's new folder, with what is known of the run before it begins."""
-    # A name is the environment's and the task's: "smax/3m".
-    env, task = spec.name.split("/", 1)
-    folder = make_run_folder(
-        Path(config.record.dir),
-        env=env,
-        task=task,
-        algo=config.algo.name,
-        exp=config.record.exp,
-        seed=config.seed,
-    )
-    (folder / "models").mkdir()
-    _write_settings(folder, config, spec)
-    return folder
-
-
-def _write_settings(folder: Path, config: Config, spec: EnvSpec) -> None:
-    (folder / "config.yaml").write_text(to_yaml(config))
-    # Boards read the sizes from it: they have the policies, but no environment to ask.
-    (folder / "spec.json").write_text(to_json(spec) + "\n")
