@@ -248,9 +248,9 @@ def _check_numbers(state: State, steps: int) -> None:
     # Not `> LARGEST`, which is false for NaN.
     if nn.utils.get_total_norm(floats.values()) <= LARGEST:
         return
-    norms = {name: float(value.norm()) for name, value in floats.items()}
+    norms = {name: float(value.detach().norm()) for name, value in floats.items()}
     name = max(norms, key=lambda each: (math.isnan(norms[each]), norms[each]))
-    worst = float(floats[name].abs().max())
+    worst = float(floats[name].detach().abs().max())
     raise UserError(
         f"learning has become unstable: {name} reached {worst:g} after {steps:,} steps "
         "(a smaller algo.lr may help); what was learnt up to the update before is saved"
