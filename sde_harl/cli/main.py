@@ -5,13 +5,14 @@ A command raises UserError for what the user can correct. It is printed here, on
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 from typing import NamedTuple, NoReturn
 
 from sde_harl import __version__
 from sde_harl.errors import ExitCode, UserError
-from sde_harl.outside.process import guarded_streams
+from sde_harl.outside.process import guarded_streams, ignore_stops
 
 
 class Command(NamedTuple):
@@ -82,6 +83,9 @@ def _dispatch(argv: list[str]) -> int:
 
 def entry() -> NoReturn:
     """Runs the console script `sde-harl`."""
-    with guarded_streams():
+    code: int = ExitCode.INTERRUPTED
+    # A second Ctrl-C may come while the first one's line is printed, or while this process ends.
+    with contextlib.suppress(KeyboardInterrupt), guarded_streams():
         code = main(sys.argv[1:])
+    ignore_stops()
     sys.exit(code)

@@ -41,6 +41,9 @@ class Interruption:
 
     def defer(self) -> None:
         """Leaves signals to `check` from now on: there is something to save."""
+        if self._end_at_once:
+            # Once more: what an environment imports may have taken them for itself.
+            on_stop(self._take)
         self._end_at_once = None
 
     def check(self) -> None:
