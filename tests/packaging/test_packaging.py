@@ -13,6 +13,7 @@ import pytest
 import tomllib
 from launch import Ended, environment, launch, launch_command
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import sde_harl
@@ -331,3 +332,24 @@ def test_documents_name_what_exists(text: str) -> None:
 )
 def test_every_experiment_resolves(config: Path) -> None:
     assert parse([str(config)]).config is not None
+
+
+PROGRAMS = sorted(
+    path
+    for path in (ROOT / "jobs").rglob("*")
+    if path.is_file() and path.suffix != ".slurm" and path.read_bytes().startswith(b"#!")
+)
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=str)
+def test_a_program_can_be_started_by_its_name(program: Path) -> None:
+    assert ROOT / "jobs/testbed/testbed.py" in PROGRAMS
+    assert os.access(program, os.X_OK)
+
+
+def test_a_python_without_wheels_of_numpy_is_refused_at_once() -> None:
+    """pip would build numpy for minutes."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    allowed = SpecifierSet(project["requires-python"])
+    assert ["3.11.9" in allowed, "3.12.0" in allowed, "3.13.0" in allowed] == [True, True, False]
+    assert "no Python 3.11 or 3.12" in (ROOT / "Makefile").read_text()

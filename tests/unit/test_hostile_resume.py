@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from limits import hang_limit_s
 from safetensors.torch import save as to_safetensors
 from small_runs import made
 
@@ -139,6 +140,7 @@ def test_a_checkpoint_of_any_values_is_gone_on_from_or_refused(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(hang_limit_s(1800))
 @settings(max_examples=500, deadline=None)
 @given(data=st.data())
 def test_500_checkpoints_of_any_values(
