@@ -40,6 +40,9 @@ def main(argv: list[str]) -> int:
     ours, extra = _parted(argv)
     options, words = _parser().parse_known_args(ours)
     check_times(options.time, options.signal)
+    for word in options.array:
+        if "=" not in word:
+            raise UserError(f"--array: expected key=a,b,c or key=1..5, got {word}")
     asked = plan([*words, *options.array], kind="jobs", must_vary=False)
     folder = JobFolder(asked.folder)
     missing = _missing(asked, folder, is_asking_slurm=not options.dry_run)

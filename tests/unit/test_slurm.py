@@ -102,6 +102,11 @@ def test_times_are_checked(
     assert capfd.readouterr().err.startswith(f"error: {complaint}")
 
 
+def test_an_array_is_over_a_key(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["submit", QUICK, TIME, "--dry-run", "--array=seed"]) == 2
+    assert capfd.readouterr().err == "error: --array: expected key=a,b,c or key=1..5, got seed\n"
+
+
 @pytest.mark.parametrize("time", ["2", "2:00", "0:02:00", "1-0", "0-0:02", "0-0:00:120"])
 def test_every_spelling_of_slurm_is_a_time(time: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert f"#SBATCH --time={time}\n" in dry(capfd, "--time", time, "--signal", "TERM@60")
