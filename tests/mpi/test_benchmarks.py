@@ -39,8 +39,12 @@ def test_all_benchmarks_are_held_to_this() -> None:
     assert {path.stem for path in (ROOT / "benchmarks").glob("*.py")} == {*NAMES, "rows"}
 
 
+SLOW = {"football": pytest.mark.slow}
+"""Its games and its two runs take longer than all other benchmarks together."""
+
+
 @needs_mpirun
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(each, marks=SLOW.get(each, ())) for each in NAMES])
 def test_a_benchmark_prints_a_table_and_writes_rows(name: str, tmp_path: Path) -> None:
     if name == "football" and importlib.util.find_spec("gfootball") is None:
         pytest.skip("football needs its engine: make football")
