@@ -11,6 +11,7 @@ import pytest
 from launch import ROOT, launch, needs_mpirun
 
 NAMES = {
+    "agents": r"agents/\d+/(decision|agent)",
     "codec": r"codec/batch\d+/\w+",
     "conv": r"conv/\d+x\d+x\d+-k\d+-s\d+/batch\d+",
     "local": r"local/width\d+/batch\d+",
@@ -23,6 +24,7 @@ NAMES = {
 }
 QUICK = ["--quick"]
 ARGUMENTS = {
+    "agents": QUICK,
     "codec": [],
     "conv": QUICK,
     "local": QUICK,
