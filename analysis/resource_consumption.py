@@ -89,7 +89,7 @@ def _draw_latency(axes: Any, report: Report) -> None:
         bottom = [low + high for low, high in zip(bottom, heights, strict=True)]
     figures.leave_room(axes, len(rows))
     axes.set(xlabel="rank", ylabel="median latency of a message, us")
-    figures.add_legend(axes, columns=len(STAGES))
+    figures.add_legend(axes, columns=len(STAGES), tick_lines=2)
 
 
 def _label(row: Row) -> str:

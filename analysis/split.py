@@ -129,6 +129,10 @@ def _names(splits: list[Split]) -> list[str]:
     return names
 
 
+def _tick_lines(names: list[str]) -> int:
+    return max(1 + name.count("\n") for name in names)
+
+
 def _draw_latency(axes: Any, names: list[str], splits: list[Split]) -> None:
     bottom = [0.0] * len(splits)
     for part, label in (("device", "device"), ("link", "link and waiting"), ("server", "server")):
@@ -138,7 +142,7 @@ def _draw_latency(axes: Any, names: list[str], splits: list[Split]) -> None:
     # The median of the sum is not the sum of the medians, hence a mark of its own.
     axes.plot(names, _means(splits, "whole"), "k_", markersize=18, label="whole")
     axes.set(ylabel="median latency of a message, us")
-    figures.add_legend(axes, columns=4)
+    figures.add_legend(axes, columns=4, tick_lines=_tick_lines(names))
 
 
 def _draw_bytes(axes: Any, names: list[str], splits: list[Split]) -> None:
@@ -151,7 +155,7 @@ def _draw_bytes(axes: Any, names: list[str], splits: list[Split]) -> None:
     # From 1 on, as a logarithmic axis has no 0.
     axes.set(ylabel="bytes up, a decision of one agent", ylim=(1, None))
     figures.make_logarithmic(axes.yaxis)
-    figures.add_legend(axes, columns=3)
+    figures.add_legend(axes, columns=3, tick_lines=_tick_lines(names))
 
 
 def _draw_cpu(axes: Any, names: list[str], splits: list[Split]) -> None:

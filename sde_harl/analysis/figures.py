@@ -30,7 +30,9 @@ MOST_MARKED = 30
 FEW_BARS = 4
 LETTERS_PER_INCH = 11
 UNDER_AXIS = 0.45
-"""Inches that the ticks under an axis, of up to two lines, and its label take."""
+"""Inches that the ticks under an axis and its label take."""
+LINE = 0.18
+"""Inches of one more line of these ticks."""
 STYLE: dict[Any, Any] = {
     # Names may hold dollar signs, between which matplotlib would read TeX.
     "text.parse_math": False,
@@ -154,13 +156,18 @@ def say(axes: Axes, sentence: str) -> None:
     axes.text(0.5, 0.5, lines, ha="center", va="center", transform=axes.transAxes)
 
 
-def add_legend(axes: Axes, columns: int = 1) -> None:
-    """Adds a legend below the axes, off the data; none where nothing is labelled."""
+def add_legend(axes: Axes, columns: int = 1, tick_lines: int = 1) -> None:
+    """Adds a legend below the axes, off the data; none where nothing is labelled.
+
+    tick_lines: lines of the labels of the ticks under the axis.
+    """
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         from matplotlib.transforms import ScaledTranslation
 
-        below = ScaledTranslation(0, -UNDER_AXIS, axes.figure.dpi_scale_trans)
+        below = ScaledTranslation(
+            0, -UNDER_AXIS - LINE * (tick_lines - 1), axes.figure.dpi_scale_trans
+        )
         axes.legend(
             handles,
             [printable(each) for each in labels],

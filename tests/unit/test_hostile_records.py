@@ -243,12 +243,12 @@ def test_a_report_of_every_odd_value(
 
 
 @pytest.mark.slow
-def test_a_report_of_every_odd_attribute(copy: Path, capsys: Capsys) -> None:
+def test_a_report_of_odd_attributes(copy: Path, capsys: Capsys) -> None:
     original = copy.read_bytes()
     with h5py.File(copy) as file:
         names = list(file["meta"].attrs)
     for name in names:
-        for value in ATTRIBUTES:
+        for value in random.Random(name).sample(ATTRIBUTES, 6):
             copy.write_bytes(original)
             with h5py.File(copy, "r+") as file:
                 set_attribute(file, name, value)
