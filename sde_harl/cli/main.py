@@ -31,6 +31,7 @@ COMMANDS = {
     "cancel": Command("sde_harl.cli.cancel", "end submitted runs, after they have saved"),
     "live": Command("sde_harl.cli.live", "show how a run stands, in the terminal or a browser"),
     "report": Command("sde_harl.cli.report", "write what runs learnt and cost as one HTML page"),
+    "export": Command("sde_harl.cli.export", "write a record in formats that other programs load"),
     "doctor": Command("sde_harl.cli.doctor", "check whether the hosts of a hostfile are ready"),
     "envs": Command("sde_harl.cli.envs", "list the environments, their maps and their sizes"),
     "play": Command(

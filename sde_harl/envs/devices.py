@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sde_harl.envs.base import EnvSpec
 from sde_harl.envs.settings import EnvConfig
-from sde_harl.envs.specs import from_json
+from sde_harl.envs.specs import MOST_BYTES, from_json
 from sde_harl.envs.vector.games import Game, ObservationBuffers, Outcome, SerialVector
 from sde_harl.errors import UserError
 from sde_harl.outside.text import read_text
@@ -60,10 +60,6 @@ def make(env_config: EnvConfig, *, num_envs: int, seed: int, first_env: int) -> 
     trained_on = spec.name.replace("/", ".")
     spec = spec._replace(name=f"devices/{trained_on}", episode_limit=steps, has_win=False)
     return SerialVector([World(spec) for _ in range(num_envs)], seed=seed, first_env=first_env)
-
-
-MOST_BYTES = 1 << 20
-"""Of a spec. That of a hundred agents takes some thousands."""
 
 
 def _read(path: Path) -> EnvSpec:

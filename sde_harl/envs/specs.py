@@ -19,6 +19,8 @@ from sde_harl.outside.text import strict_json
 MAX_SIZE = 1 << 24
 """Most numbers of an observation, a state or an action's choices; a larger size means that the file
 is damaged, and would ask for all of this host's memory."""
+MOST_BYTES = 1 << 20
+"""Of a spec. That of a hundred agents takes some thousands."""
 DTYPES = ("float32", "uint8")
 
 

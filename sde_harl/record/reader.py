@@ -6,13 +6,15 @@ that could not train.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import h5py
+import numpy as np
 
 from sde_harl.errors import UserError
 from sde_harl.outside.text import strict_json
@@ -26,9 +28,23 @@ from sde_harl.record.datasets import (
     readable_rows,
     subgroup,
 )
-from sde_harl.record.schema import META, SCALAR, STEP, TABLES, Array, Trajectory
+from sde_harl.record.finding import RUN_FILE
+from sde_harl.record.meta_lists import ITEMS
+from sde_harl.record.schema import (
+    META,
+    SCALAR,
+    SCHEMA_VERSION,
+    STEP,
+    TABLES,
+    Array,
+    Column,
+    Trajectory,
+)
 from sde_harl.record.seal import check_seal
 from sde_harl.record.segments import TRAJECTORIES, checked_counts, joined, later_segments
+
+if TYPE_CHECKING:
+    import pandas
 
 Columns = dict[str, Array]
 MetaValue = str | int
@@ -79,6 +95,37 @@ class Run:
                 return columns
         return {}
 
+    def frame(self, name: str) -> pandas.DataFrame:
+        """Returns a table as a pandas frame; `frame.attrs["units"]` has the unit of each column.
+
+        Raises UserError as `table` does, for a table that no record has, and without pandas.
+        """
+        if name not in TABLES:
+            raise UserError(f"{name!r}: no such table; there are: {', '.join(TABLES)}")
+        try:
+            import pandas
+        except ImportError as error:
+            raise UserError("frames need pandas: pip install 'sde_harl[pandas]'") from error
+        columns = self.table(name)
+        # Texts are bytes in the file.
+        shown = {
+            key: np.char.decode(values, errors="replace") if values.dtype.kind == "S" else values
+            for key, values in columns.items()
+        }
+        frame = pandas.DataFrame(shown)
+        frame.attrs["units"] = {key: each.unit for key, each in described(name, columns).items()}
+        return frame
+
+    def recorded_episodes(self) -> int:
+        """Returns how many episodes /trajectories holds. Raises UserError where it is damaged."""
+        last = self.path
+        before = 0
+        if self.segments:
+            last = self.segments[-1].path
+            before = self.segments[-1].rows_before.get(TRAJECTORIES, 0)
+        with _open(last, "/trajectories is damaged") as file:
+            return before + len(subgroup(file, TRAJECTORIES))
+
     def trajectory(self, number: int) -> Trajectory:
         """Returns a recorded episode. Raises UserError where the file doesn't hold all of it."""
         name = f"episode_{number}"
@@ -88,7 +135,7 @@ class Run:
             if segment.rows_before.get(TRAJECTORIES, 0) <= number
         ]
         with _open([self.path, *files][-1], f"/trajectories/{name} can't be read") as file:
-            group = subgroup(subgroup(file, "trajectories"), name)
+            group = subgroup(subgroup(file, TRAJECTORIES), name)
             seed = attribute(group, "seed", int)
             if seed is None:
                 raise ValueError("it has no seed")
@@ -167,8 +214,14 @@ class Run:
         return parents[1].name
 
 
-def open_run(path: Path) -> Run:
-    """Checks that the file is a run's and reads /meta. Raises UserError where it is not."""
+def open_run(given: str | os.PathLike[str]) -> Run:
+    """Opens the record of a run, by its file or its folder, and reads /meta.
+
+    Raises UserError where it is no run's record, or one of a later schema than is known here.
+    """
+    path = Path(given)
+    if path.is_dir():
+        path = path / RUN_FILE
     # h5py's own message for a missing file is long and full of its internals.
     if not path.exists():
         raise UserError(f"{path}: no such file")
@@ -184,9 +237,17 @@ def open_run(path: Path) -> Run:
     with _open(path, problem) as file:
         group = subgroup(file, "meta")
         found = {name: attribute(group, name, kind) for name, kind in META.items()}
+    meta = {name: value for name, value in found.items() if value is not None}
+    # Records of earlier versions don't tell theirs.
+    schema = int(meta.get("schema", SCHEMA_VERSION))
+    if schema > SCHEMA_VERSION:
+        raise UserError(
+            f"/meta schema: expected {SCHEMA_VERSION} or less, got {schema} ({path}):"
+            " a newer sde_harl wrote it, and can read it"
+        )
     return Run(
         path=path,
-        meta={name: value for name, value in found.items() if value is not None},
+        meta=meta,
         segments=tuple(map(_segment, later_segments(path))),
     )
 
@@ -230,10 +291,7 @@ def _read_columns(file: h5py.File, name: str, last: int | None) -> Columns:
         return {}
     if not isinstance(group, h5py.Group):
         raise ValueError("it is no table")
-    # An algorithm names its own scalars.
-    columns = TABLES[name] or {each: SCALAR for each in group}
-    if "step" in columns:
-        columns = {**columns, "step": STEP}
+    columns = described(name, group)
     first = 0
     if last is not None:
         # One row for all columns: a writer at work leaves them of unequal lengths.
@@ -242,35 +300,19 @@ def _read_columns(file: h5py.File, name: str, last: int | None) -> Columns:
     return {each: column(group, each, expected, first) for each, expected in columns.items()}
 
 
+def described(table: str, names: Iterable[str]) -> dict[str, Column]:
+    """Returns type, unit and meaning of a table's columns, by their names.
+
+    An algorithm names its own scalars, so that `names` are asked for in `training` alone.
+    """
+    columns = TABLES[table] or {each: SCALAR for each in names}
+    if "step" in columns:
+        columns = {**columns, "step": STEP}
+    return columns
+
+
 def _arrays(group: h5py.Group) -> dict[str, Array]:
     return {name: array(group, name) for name in group}
-
-
-def _is_text(item: Any) -> bool:
-    return isinstance(item, str)
-
-
-def _is_count(item: Any) -> bool:
-    return type(item) is int and 0 <= item < 1 << 31  # True is an int too
-
-
-def _is_host(item: Any) -> bool:
-    # Older records hold the host's name alone.
-    return isinstance(item, (str, dict))
-
-
-def _is_group(item: Any) -> bool:
-    return isinstance(item, list) and all(map(_is_count, item))
-
-
-ITEMS: dict[str, Callable[[Any], bool]] = {
-    "agents": _is_text,
-    "groups": _is_group,
-    "hosts": _is_host,
-    "obs_sizes": _is_count,
-    "unit_types": _is_text,
-}
-"""The lists in /meta, and what each of their items is."""
 
 
 def _first_line(error: Exception) -> str:

@@ -13,6 +13,14 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 
+SCHEMA_VERSION = 1
+"""Of all that this module describes: a reader of version 1 can't read a record of version 2.
+
+It is raised where a table, column or attribute gets another meaning or is gone. One that is added
+needs no new version.
+"""
+
+
 class Column(NamedTuple):
     """Holds type, unit and meaning of one column."""
 
@@ -247,6 +255,7 @@ TABLES: dict[str, dict[str, Column]] = {
 
 
 META: dict[str, type] = {
+    "schema": int,  # SCHEMA_VERSION
     "config": str,  # YAML
     "env": str,
     "algo": str,

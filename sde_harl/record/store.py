@@ -24,7 +24,15 @@ import h5py
 import numpy as np
 
 from sde_harl.record.disk import OrderedFile
-from sde_harl.record.schema import SCALAR, STEP, TABLES, Array, Column, Trajectory
+from sde_harl.record.schema import (
+    SCALAR,
+    SCHEMA_VERSION,
+    STEP,
+    TABLES,
+    Array,
+    Column,
+    Trajectory,
+)
 from sde_harl.record.seal import SEAL_BYTES, seal
 from sde_harl.record.trajectories import write_unlinked
 
@@ -133,6 +141,7 @@ class Store:
 
     def _make_groups(self, meta: Mapping[str, str | int | float]) -> None:
         group = self._file.create_group("meta")
+        group.attrs["schema"] = SCHEMA_VERSION
         for key, value in meta.items():
             group.attrs[key] = value
         self._trajectories = self._file.create_group("trajectories")

@@ -36,6 +36,7 @@ EXTRAS = {
     "rware",
     "energy",
     "video",
+    "pandas",
     "dev",
 }
 HOST = re.compile(r"[\w.-]+( slots=[1-9]\d*)?( max_slots=[1-9]\d*)?")

@@ -22,16 +22,18 @@ import kill_writer
 import numpy as np
 import pytest
 import torch
+from analysis_runs import opened_to_change
 from launch import launch
 from limits import wait_until
 
+import sde_harl.record
 from sde_harl.errors import UserError
 from sde_harl.record import checkpoint
 from sde_harl.record.disk import OrderedFile
 from sde_harl.record.folder import make_run_folder
 from sde_harl.record.metrics import Metrics
 from sde_harl.record.reader import open_run
-from sde_harl.record.schema import TABLES
+from sde_harl.record.schema import SCHEMA_VERSION, TABLES
 from sde_harl.record.writer import RunFile
 
 HERE = Path(__file__).parents[1] / "helpers"
@@ -52,7 +54,7 @@ def test_tables_hold_what_was_added_with_units(tmp_path: Path) -> None:
     file.close()
     assert file.failed is None
     with h5py.File(tmp_path / "run.h5") as run:
-        assert dict(run["meta"].attrs) == META
+        assert dict(run["meta"].attrs) == {**META, "schema": SCHEMA_VERSION}
         assert run["faults/step"][:].tolist() == [1, 2]
         assert [text.decode() for text in run["faults/kind"][:]] == ["crc", "späte Nachricht"]
         assert run["training/loss"][:].tolist() == [0.5, 0.25]
@@ -133,6 +135,37 @@ def test_trajectories_in_minari_layout(tmp_path: Path) -> None:
     np.testing.assert_equal(run_file.trajectory(1)._asdict(), written._asdict())
     with pytest.raises(UserError, match="/trajectories/episode_2 can't be read"):
         run_file.trajectory(2)
+    assert run_file.recorded_episodes() == 2
+
+
+def test_a_frame_knows_its_units(tmp_path: Path) -> None:
+    pytest.importorskip("pandas")
+    file = make(tmp_path)
+    file.add("faults", step=[1, 2], rank=[0, 1], agent=[-1, 2], kind=["crc", "späte Nachricht"])
+    file.add("training", step=5, loss=0.5)
+    file.close()
+    run = sde_harl.record.open_run(str(tmp_path))
+    frame = run.frame("faults")
+    assert frame["kind"].tolist() == ["crc", "späte Nachricht"]
+    assert frame["agent"].tolist() == [-1, 2]
+    assert frame.attrs["units"]["step"] == "environment steps"
+    assert run.frame("training").attrs["units"] == {"loss": "1", "step": "environment steps"}
+    assert len(run.frame("roles")) == 0
+    with pytest.raises(UserError, match="'nothing': no such table; there are: episodes"):
+        run.frame("nothing")
+
+
+def test_a_record_of_a_later_schema_is_refused_by_name(tmp_path: Path) -> None:
+    make(tmp_path).close()
+    later = SCHEMA_VERSION + 1
+    with opened_to_change(tmp_path / "run.h5") as file:
+        file["meta"].attrs["schema"] = later
+    expected = f"/meta schema: expected {SCHEMA_VERSION} or less, got {later}"
+    with pytest.raises(UserError, match=expected):
+        open_run(tmp_path / "run.h5")
+    with opened_to_change(tmp_path / "run.h5") as file:
+        del file["meta"].attrs["schema"]  # as in records of earlier versions
+    assert open_run(tmp_path / "run.h5").seed == "3"
 
 
 def test_episodes_are_on_disk_without_asking(tmp_path: Path) -> None:
