@@ -8,6 +8,8 @@ recording are included.
 * `scaling/ranksR/STAGE` is the part of an update that rank 0 spends so: `environment` is waiting
   for executors and joining what they played, beyond the time that the environments sleep.
 * `scaling/ranksR/bytes` is what an update sends and receives at rank 0.
+* `scaling/ranksR/server_cpu` is the processor's time at rank 0 in an update, `executor_cpu` that of
+  one executor in a step of its environment. They hold on a loaded machine, too.
 * `scaling/fit/...` is what each further executor adds, by a line through all figures.
 
 `--ranks 1,8,32` chooses the numbers of executors, `--sleep-ms` how long a step takes, and keys are
@@ -29,6 +31,7 @@ import numpy as np
 import pettingzoo
 from decision import mpirun
 from gymnasium import spaces
+from numpy.typing import NDArray
 from rows import Row, report
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,7 +41,6 @@ AGENTS = 3
 OBSERVATION = 64
 EPISODE = 50
 WARM_UP = 1  # updates that aren't counted
-ROLLOUT = 128
 UPDATES = 4
 STAGES = ("environment", "learn", "publish", "report")
 WORDS = ["--env", "pettingzoo", "--algo", "happo", "env.factory=scaling:Sleeper", "env.workers=0"]
@@ -91,8 +93,14 @@ class Scaled(NamedTuple):
 
     executors: int
     steps_per_s: float
+    steps: int
+    """Of one environment in an update."""
     bytes: float
     """Sent and received by rank 0 in an update."""
+    server_cpu_s: float
+    """Of an update."""
+    executor_cpu_s: float
+    """Of a step."""
     stages_s: dict[str, float]
     """Of an update, by stage."""
 
@@ -102,9 +110,11 @@ def read(path: Path, executors: int) -> Scaled:
     with h5py.File(path) as file:
         training = {name: column[WARM_UP:] for name, column in file["training"].items()}
         played = np.diff(training["step"])[0]
-        traffic = file["traffic"]
-        is_server = traffic["rank"][:] == 0
-        total = (traffic["sent_bytes"][:] + traffic["received_bytes"][:])[is_server]
+        traffic = {name: column[:] for name, column in file["traffic"].items()}
+        usage = {name: file["resources"][name][:] for name in ("rank", "cpu_s")}
+    is_server = traffic["rank"] == 0
+    sent_and_received = (traffic["sent_bytes"] + traffic["received_bytes"])[is_server]
+    steps = played // executors
     speed = float(np.median(training["steps_per_s"]))
     shares = {
         name.rsplit("/", 1)[-1].rsplit(".", 1)[-1]: float(np.median(column))
@@ -114,9 +124,17 @@ def read(path: Path, executors: int) -> Scaled:
     return Scaled(
         executors=executors,
         steps_per_s=speed,
-        bytes=float(np.median(np.diff(total)[WARM_UP:])),
+        steps=int(steps),
+        bytes=_each_update(sent_and_received),
+        server_cpu_s=_each_update(usage["cpu_s"][usage["rank"] == 0]),
+        executor_cpu_s=_each_update(usage["cpu_s"][usage["rank"] == 1]) / steps,
         stages_s={name: shares[name] * played / speed for name in STAGES},
     )
+
+
+def _each_update(total: NDArray[Any]) -> float:
+    """Returns by how much a counter grows in an update."""
+    return float(np.median(np.diff(total)[WARM_UP:]))
 
 
 def train(executors: int, words: list[str]) -> Scaled:
@@ -130,25 +148,31 @@ def train(executors: int, words: list[str]) -> Scaled:
         return read(next(Path(folder).rglob("run.h5")), executors)
 
 
-def rows_of(scaled: Scaled, one: Scaled, slept_s: float) -> list[Row]:
-    """Returns the lines of one number of executors; its environments sleep `slept_s` an update."""
+def rows_of(scaled: Scaled, one: Scaled, sleep_s: float) -> list[Row]:
+    """Returns the lines of one number of executors, whose environments sleep so long a step."""
     name = f"scaling/ranks{scaled.executors}"
     floor = one.steps_per_s * scaled.executors
     ratio = scaled.steps_per_s / floor
     rows = [Row(f"{name}/steps", scaled.steps_per_s, "steps/s", floor, ratio)]
     for stage, seconds in scaled.stages_s.items():
         if stage == "environment":
-            seconds -= slept_s
+            # A part of an update may be the share of another one: medians don't add up.
+            seconds = max(seconds - sleep_s * scaled.steps, 0.0)
         rows.append(Row(f"{name}/{stage}", 1e3 * seconds, "ms", None, None))
     rows.append(Row(f"{name}/bytes", scaled.bytes, "bytes", None, None))
+    rows.append(Row(f"{name}/server_cpu", 1e3 * scaled.server_cpu_s, "ms", None, None))
+    rows.append(Row(f"{name}/executor_cpu", 1e3 * scaled.executor_cpu_s, "ms", None, None))
     return rows
 
 
 def fitted(runs: list[Scaled]) -> list[Row]:
     """Returns what each further executor adds to an update: the slopes of straight lines."""
     executors = np.array([run.executors for run in runs])
-    columns = {"bytes": np.array([run.bytes for run in runs])}
-    units = {"bytes": "bytes"}
+    columns = {
+        "bytes": np.array([run.bytes for run in runs]),
+        "server_cpu": np.array([1e3 * run.server_cpu_s for run in runs]),
+    }
+    units = {"bytes": "bytes", "server_cpu": "ms"}
     for stage in STAGES:
         columns[stage] = np.array([1e3 * run.stages_s[stage] for run in runs])
         units[stage] = "ms"
@@ -168,14 +192,14 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--ranks", default="1,2,4,8,16,32,64")
     parser.add_argument("--sleep-ms", type=float, default=50.0)
+    parser.add_argument("--rollout", type=int, default=128, help="steps of an update")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", metavar="OUT")
     options, keys = parser.parse_known_args(argv)
-    rollout = ROLLOUT
     if options.quick:
         options.ranks = "1,2"
         options.sleep_ms = 1.0
-        rollout = 8
+        options.rollout = 8
     os.environ[SLEEP_MS] = str(options.sleep_ms)
     # Ranks import this file for its environment.
     paths = [str(Path(__file__).parent), str(ROOT), os.environ.get("PYTHONPATH", "")]
@@ -183,10 +207,10 @@ def main(argv: list[str]) -> None:
     runs: list[Scaled] = []
     rows: list[Row] = []
     for executors in map(int, options.ranks.split(",")):
-        steps = executors * rollout * (WARM_UP + UPDATES)
-        words = [*WORDS, f"train.rollout={rollout}", f"train.steps={steps}", *keys]
+        steps = executors * options.rollout * (WARM_UP + UPDATES)
+        words = [*WORDS, f"train.rollout={options.rollout}", f"train.steps={steps}", *keys]
         runs.append(train(executors, words))
-        rows += rows_of(runs[-1], runs[0], 1e-3 * options.sleep_ms * rollout)
+        rows += rows_of(runs[-1], runs[0], 1e-3 * options.sleep_ms)
         print(f"{executors} executors: {runs[-1].steps_per_s:.1f} steps/s", file=sys.stderr)
     rows += fitted(runs)
     to_json = []

@@ -19,7 +19,7 @@ NAMES = {
     "update": r"update/(\w+/(whole|critic|policies)|diversity|acting)",
     "replay": r"replay/(sample(/one)?|memory|\w+/update)",
     "football": r"football/academy_3_vs_1_with_keeper/(run(/share[./]\w+)?|processor)",
-    "scaling": r"scaling/(ranks\d+/(steps|bytes|[a-z]+)|fit/[a-z]+)",
+    "scaling": r"scaling/(ranks\d+|fit)/[a-z_]+",
     "train": r"train/happo/3m/smax(/agents4)?(/share[./]\w+)?",
 }
 QUICK = ["--quick"]
