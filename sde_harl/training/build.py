@@ -164,7 +164,6 @@ def build(config: Config, transport: Transport) -> TrainingParts:
     # checkpoint, which says with which episodes they begin: slots reset them.
     collector: Collector | RemoteCollector
     if isinstance(pool, ShardedPool) and isinstance(environments, RemoteEnvironments):
-        pool.start(rollout)
         collector = RemoteCollector(pool, environments, rollout, stages=stages)
     else:
         slots = slots_of(dict(enumerate(environments.training)))

@@ -90,6 +90,8 @@ class RemoteCollector:
         *,
         stages: Stages,
     ) -> None:
+        """Makes room for what executors send. Raises UserError where it is too much."""
+        pool.start(rollout)
         self.rollout = rollout
         self._pool = pool
         self._environments = environments

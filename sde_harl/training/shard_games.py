@@ -18,6 +18,7 @@ from sde_harl.buffers.played import SlotShape, SlotState
 from sde_harl.buffers.shard import shard_fields, write_in_place
 from sde_harl.codec.tables import Tables
 from sde_harl.config.schema import Config
+from sde_harl.envs.base import VectorEnv
 from sde_harl.envs.registry import make
 from sde_harl.envs.specs import common_spec
 from sde_harl.errors import UserError
@@ -50,16 +51,7 @@ class ShardGames:
         """
         self._config = config
         rows = config.train.envs // config.train.slots
-        self._vectors = {
-            slot: make(
-                config.env,
-                num_envs=rows,
-                seed=config.seed,
-                first_env=slot * rows,
-                timeout_s=config.link.failure_timeout_s,
-            )
-            for slot in range(plays.first_slot, plays.first_slot + plays.slots)
-        }
+        self._vectors = _make_vectors(config, plays, rows)
         spec = common_spec([vector.spec for vector in self._vectors.values()])
         session = SessionSpec.from_config(config, spec, heads=plays.heads)
         if session.shape != shape:
@@ -182,6 +174,20 @@ class ShardGames:
         """Frees what the environments hold."""
         for vector in self._vectors.values():
             vector.close()
+
+
+def _make_vectors(config: Config, plays: ShardSpec, rows: int) -> dict[int, VectorEnv]:
+    """Returns the environments of each slot, `rows` in each."""
+    return {
+        slot: make(
+            config.env,
+            num_envs=rows,
+            seed=config.seed,
+            first_env=slot * rows,
+            timeout_s=config.link.failure_timeout_s,
+        )
+        for slot in range(plays.first_slot, plays.first_slot + plays.slots)
+    }
 
 
 def _leave_to_rank_0(kind: str, line: str) -> None:
