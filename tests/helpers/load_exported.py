@@ -53,6 +53,5 @@ if __name__ == "__main__":
     base = Path(sys.argv[1])
     for name in ("trained", "odd"):
         load_minari(base / name)
-        print(name)
     load_marl_eval(base / "all.json")
-    print("marl-eval")
+    print("all loaded")
