@@ -242,7 +242,7 @@ class VectorEnv(ABC):
 
 def loaded_episodes(state: Mapping[str, NDArray[Any]], num_envs: int) -> NDArray[np.int64]:
     """Returns the (E,) counters of a `VectorEnv.state_dict`. Raises ValueError if they misfit."""
-    episodes = state["episodes"]
+    episodes = np.asarray(state["episodes"])
     if episodes.shape != (num_envs,) or episodes.dtype != np.int64:
         got = f"{episodes.dtype} of shape {episodes.shape}"
         raise ValueError(f"episodes: expected int64 of shape ({num_envs},), got {got}")
