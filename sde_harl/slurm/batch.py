@@ -16,9 +16,12 @@ BODY = r"""
 # later. USR1 it hands on to them, as srun does. Rank 0 saves, sends the executors home and ends.
 signalled=''
 launcher=''
-trap 'signalled=yes; interrupted=yes; kill -USR1 $launcher || true' USR1 TERM INT HUP
+pass_on() { [[ ! $launcher ]] || kill -USR1 "$launcher" || true; }
+trap 'signalled=yes; interrupted=yes; pass_on' USR1 TERM INT HUP
 "${command[@]}" &
 launcher=$!
+# A signal may have come before the launcher's number was known. Of two, a run minds the first.
+[[ ! $signalled ]] || pass_on
 
 # A trapped signal ends the wait; the run is over only when its launcher is gone.
 interrupted=yes
