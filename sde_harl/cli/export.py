@@ -1,6 +1,7 @@
-"""Writes what a run recorded in formats that other programs load.
+"""Writes what a run recorded, or its policies, in formats that other programs load.
 
-    sde-harl export RUN [RUN2 ...] [--csv DIR] [--marl-eval FILE] [--minari DIR] [--trace FILE]
+    sde-harl export RUN [RUN2 ...] [--csv DIR] [--marl-eval FILE] [--minari DIR] [--onnx DIR]
+        [--trace FILE]
 
 A RUN is a run.h5, the folder of a run, of a sweep or of an experiment, a pattern in quotes, or
 `latest`. Only --marl-eval takes more than one. Nothing that exists is written over.
@@ -46,6 +47,12 @@ def _parser() -> argparse.ArgumentParser:
         "--minari", type=Path, metavar="DIR", help="recorded episodes (record.trajectories=eval)"
     )
     parser.add_argument(
+        "--onnx", type=Path, metavar="DIR", help="the policies of models/last.pt, for onnxruntime"
+    )
+    parser.add_argument(
+        "--trust", action="store_true", help="run code that the run's config.yaml names (--onnx)"
+    )
+    parser.add_argument(
         "--trace", type=Path, metavar="FILE", help="stages of decisions, for ui.perfetto.dev"
     )
     parser.add_argument(
@@ -61,12 +68,14 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Writes each format that is asked for and says where. Returns the exit code."""
     options = _parser().parse_args(argv)
-    wanted = [options.csv, options.marl_eval, options.minari, options.trace]
-    if not any(wanted):
-        raise UserError("export: expected one of --csv, --marl-eval, --minari, --trace, got none")
+    of_one_run = [options.csv, options.minari, options.onnx, options.trace]
+    if not any((*of_one_run, options.marl_eval)):
+        raise UserError(
+            "export: expected one of --csv, --marl-eval, --minari, --onnx, --trace, got none"
+        )
     files = dict.fromkeys(file for path in options.runs for file in run_files(path))
     runs = [open_run(file) for file in files]
-    if len(runs) > 1 and wanted != [None, options.marl_eval, None, None]:
+    if len(runs) > 1 and any(of_one_run):
         raise UserError(f"RUN: expected one run, or --marl-eval alone, got {len(runs)} runs")
     try:
         _write(options, runs)
@@ -93,6 +102,14 @@ def _write(options: argparse.Namespace, runs: Sequence[Run]) -> None:
             f"wrote {options.minari}: {episodes} episodes;"
             f' load them with minari.MinariDataset("{options.minari}/data")'
         )
+    if options.onnx:
+        # Imported here: torch and the environments take seconds, and no other format needs them.
+        from sde_harl.cli.export_onnx import export_onnx
+        from sde_harl.cli.play import find_run
+
+        with whole_folder(options.onnx, "--onnx") as part:
+            export_onnx(find_run(run.path), part, trust=options.trust)
+        print(f"wrote {options.onnx}: networks as ONNX, policy.json says what they are")
     if options.trace:
         with whole_file(options.trace, "--trace") as part:
             decisions = write_trace(run, part, most=options.decisions)

@@ -37,6 +37,7 @@ EXTRAS = {
     "energy",
     "video",
     "pandas",
+    "onnx",
     "dev",
 }
 HOST = re.compile(r"[\w.-]+( slots=[1-9]\d*)?( max_slots=[1-9]\d*)?")
