@@ -109,7 +109,7 @@ def _write(options: argparse.Namespace, runs: Sequence[Run]) -> None:
 
         with whole_folder(options.onnx, "--onnx") as part:
             export_onnx(find_run(run.path), part, trust=options.trust)
-        print(f"wrote {options.onnx}: networks as ONNX, policy.json says what they are")
+        print(f"wrote {options.onnx}: networks as ONNX, networks.json says what they are")
     if options.trace:
         with whole_file(options.trace, "--trace") as part:
             decisions = write_trace(run, part, most=options.decisions)

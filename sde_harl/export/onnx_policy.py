@@ -4,7 +4,7 @@
     server.onnx    latents (N, rows, Z)[, memory (N, rows, H)] -> outputs (N, rows, A)[, memory]
 
 Between the two stands the quantiser: a device sends whole numbers away from the medians of its
-codec, and policy.json names the codec and its tables. Policies that run on their devices have the
+codec, and networks.json names the codec and its tables. Policies that run on their devices have the
 same two files; there `latent` is what the heads take, and nothing is quantised. The arithmetic is
 that of policy/inference/.
 
@@ -40,7 +40,7 @@ class Policy(NamedTuple):
 
 
 def write_onnx(policy: Policy, folder: Path, about: dict[str, Any]) -> None:
-    """Writes the networks and policy.json, which has `about` in it, too.
+    """Writes the networks and networks.json, which has `about` in it, too.
 
     Raises OSError, and UserError for policies that see images.
     """
@@ -69,7 +69,7 @@ def write_onnx(policy: Policy, folder: Path, about: dict[str, Any]) -> None:
         "norm_eps": NORM_EPS,
     }
     text = json.dumps(told, indent=1, ensure_ascii=False)
-    (folder / "policy.json").write_text(f"{text}\n", encoding="utf-8")
+    (folder / "networks.json").write_text(f"{text}\n", encoding="utf-8")
 
 
 def _local(policy: Policy, agent: int) -> onnx.ModelProto:

@@ -74,7 +74,7 @@ def test_onnxruntime_computes_what_numpy_does(tmp_path: Path, name: str) -> None
     config = PolicyConfig(width=16, latent=8, blocks=3, **{"local_blocks": 1, **POLICIES[name]})
     split = written(tmp_path, config)
     draws = np.random.default_rng(1)
-    about = json.loads((tmp_path / "policy.json").read_text())
+    about = json.loads((tmp_path / "networks.json").read_text())
 
     obs = np.zeros((3, ROWS, 12), np.float32)
     for agent, size in enumerate(SPEC.obs_sizes):
@@ -116,7 +116,7 @@ def test_policies_that_see_images_are_refused(tmp_path: Path) -> None:
 def test_a_checkpoint_is_exported(trained: Path, tmp_path: Path) -> None:
     words = ["export", str(trained), "--onnx", str(tmp_path / "onnx"), "--trust"]
     assert main(words) == 0
-    about = json.loads((tmp_path / "onnx" / "policy.json").read_text())
+    about = json.loads((tmp_path / "onnx" / "networks.json").read_text())
     assert about["checkpoint"] == str(trained / "models" / "last.pt")
     assert len(about["local"]) == 3
     assert len(about["table_digests"]) == (3 if about["quantised"] else 0)
