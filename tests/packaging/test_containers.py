@@ -16,8 +16,8 @@ from packaging.specifiers import SpecifierSet
 
 from sde_harl.config.arguments import parse
 
-DOCKERFILE = (ROOT / "containers" / "Dockerfile").read_text()
-APPTAINER = (ROOT / "containers" / "apptainer.def").read_text()
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+APPTAINER = (ROOT / "apptainer.def").read_text()
 UNIT = (ROOT / "jobs" / "boards.service").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NEEDED = {"pyproject.toml", "setup.py", "README.md", "LICENSE", "configs", "sde_harl"}
@@ -39,7 +39,7 @@ def test_images_get_what_the_package_is_built_of() -> None:
     assert all((ROOT / name).exists() for name in NEEDED)
     allowed = {
         line[1:]
-        for line in (ROOT / "containers" / "Dockerfile.dockerignore").read_text().splitlines()
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
         if line.startswith("!")
     }
     assert allowed == NEEDED

@@ -23,6 +23,7 @@ from sde_harl.config.keys import KEYS, SECTIONS
 ROOT = Path(__file__).parents[2]
 TOP = {".ci", ".gitignore", ".pre-commit-config.yaml", "LICENSE", "Makefile", "pyproject.toml"}
 TOP |= {"CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "README.md", "setup.py"}
+TOP |= {"Dockerfile", ".dockerignore", "apptainer.def"}
 TOP |= {"analysis", "benchmarks", "configs", "docs", "hostfiles", "jobs", "sde_harl", "tests"}
 EXTRAS = {
     "mpi",

@@ -1,5 +1,5 @@
 # A run in one container, all its ranks included. From the checkout:
-#   docker build -f containers/Dockerfile -t sde_harl .
+#   docker build -t sde_harl .
 #   docker run -v "$PWD/results:/work/results" sde_harl mpirun -np 9 sde-harl run smac train.resume=auto
 #   docker stop --time 120 CONTAINER      # it saves everything first; the same docker run goes on
 FROM python:3.11-slim-bookworm
