@@ -12,7 +12,7 @@
 #include <string.h>
 
 enum { HEAD = 28, TAIL = 4, FIELDS = 7, RUN_FIELD = 2, HELLO = 1 };
-static const uint8_t START[5] = {'S', 'D', 'E', 'H', 6};
+static const uint8_t START[5] = {'S', 'D', 'E', 'H', 7};
 static const uint32_t WHOLE = 0x2144DF1C; /* the CRC-32 of any data that ends with its own CRC-32 */
 static const int AT[FIELDS] = {5, 6, 8, 12, 16, 18, 20};
 static const int WIDTH[FIELDS] = {1, 2, 4, 4, 2, 2, 4};

@@ -53,7 +53,7 @@ def test_one_that_cant_be_made_is_named() -> None:
 def test_frames_are_what_the_layout_says() -> None:
     for vector in VECTORS["frames"]:
         payload = bytes.fromhex(vector["payload"])
-        head = struct.pack("<4sBBHIIHHII", b"SDEH", 6, *vector["header"], len(payload))
+        head = struct.pack("<4sBBHIIHHII", b"SDEH", 7, *vector["header"], len(payload))
         assert (
             vector["frame"]
             == (head + payload + struct.pack("<I", zlib.crc32(head + payload))).hex()

@@ -60,7 +60,7 @@ def test_golden_bytes() -> None:
     header = Header(
         Kind.LATENTS, agent=7, run_id=RUN, step=1000, slot=1, environments=32, version=9
     )
-    golden = "53444548060607000d0c0b0ae8030000010020000900000003000000616263b834a8f2"
+    golden = "53444548070607000d0c0b0ae8030000010020000900000003000000616263f92f249c"
     assert frame_of(header, b"abc").hex() == golden
     assert crc32_bitwise(bytes.fromhex(golden[:-8])).to_bytes(4, "little").hex() == golden[-8:]
 
