@@ -7,8 +7,10 @@ import json
 import random
 import shutil
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -23,7 +25,7 @@ from limits import hang_limit_s
 from mutations import mutated
 from odd_records import ATTRIBUTES, COLUMNS, OF_COLUMNS, make_pipe, set_attribute
 
-from sde_harl.cli import estimate, report
+from sde_harl.cli import estimate, export, report
 from sde_harl.cli.trials import result
 from sde_harl.config.layers import to_yaml
 from sde_harl.config.schema import Config, RolesConfig
@@ -219,6 +221,41 @@ def reported(path: Path, capsys: Capsys) -> int:
         code = _code_of(path, lambda: report.main([str(path), "--out", f"{path}.html"]))
     capsys.readouterr()
     return code
+
+
+def exported(path: Path, capsys: Capsys) -> list[int]:
+    """Exports a record in each format; returns the exit codes, of refusals in one line."""
+    codes = []
+    for option in ("--csv", "--marl-eval", "--minari", "--trace"):
+        with tempfile.TemporaryDirectory() as folder:
+            words = [str(path), option, f"{folder}/out"]
+            codes.append(_code_of(path, partial(export.main, words)))
+            assert len(list(Path(folder).iterdir())) == (not codes[-1])
+    capsys.readouterr()
+    return codes
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_odd_values_are_exported_or_refused(name: str, copy: Path, capsys: Capsys) -> None:
+    assert exported(copy, capsys) == [0, 0, 2, 0]  # no episodes were recorded
+    with h5py.File(copy, "r+") as file:
+        for column in ("agent", "rank", "t_decision", "t_local", "t_round_trip"):
+            ODD[name](file, f"decisions/{column}")
+        ODD[name](file, "evaluations/return_mean")
+    exported(copy, capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("column", COLUMNS)
+def test_an_export_of_every_odd_column(
+    column: str, good: Path, tmp_path: Path, capsys: Capsys
+) -> None:
+    make_pipe(tmp_path)
+    for change in OF_COLUMNS:
+        path = Path(shutil.copy(good, tmp_path / "run.h5"))
+        with h5py.File(path, "r+") as file:
+            change(file, column)
+        exported(path, capsys)
 
 
 def test_odd_values_are_reported_or_refused(copy: Path, capsys: Capsys) -> None:
