@@ -23,11 +23,10 @@ from typing import Any, ClassVar
 import h5py
 import numpy as np
 import pettingzoo
-from decision import mpirun
+from decision import let_ranks_import_benchmarks, mpirun
 from gymnasium import spaces
 from rows import Row, report
 
-ROOT = Path(__file__).resolve().parents[1]
 AGENTS = "SDE_HARL_AGENTS"
 """Environment variable: how many agents the world has."""
 EXECUTORS = 8
@@ -102,9 +101,7 @@ def main(argv: list[str]) -> None:
     if options.quick:
         options.agents = "2,4"
         words = [*WORDS, "train.rollout=8", "train.steps=128", *keys]
-    # Ranks import this file for its environment.
-    paths = [str(Path(__file__).parent), str(ROOT), os.environ.get("PYTHONPATH", "")]
-    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    let_ranks_import_benchmarks()
     counts = sorted(map(int, options.agents.split(",")))
     taken_us = {agents: decision_us(agents, words) for agents in counts}
     fewest = counts[0]
@@ -113,10 +110,7 @@ def main(argv: list[str]) -> None:
         floor = taken_us[fewest] * agents / fewest
         rows.append(Row(f"agents/{agents}/decision", value, "us", floor, value / floor))
         rows.append(Row(f"agents/{agents}/agent", value / agents, "us", None, None))
-    to_json = []
-    if options.json:
-        to_json = ["--json", options.json]
-    report(rows, to_json)
+    report(rows, argv)
 
 
 if __name__ == "__main__":

@@ -308,6 +308,13 @@ def follow(transport: MpiEnd, comm: Any, length: Length) -> None:
             floor.follow(length.rounds, agent, nets)
 
 
+def let_ranks_import_benchmarks() -> None:
+    """Puts this folder and the checkout where ranks look for the environments of benchmarks."""
+    here = Path(__file__).resolve().parent
+    paths = [str(here), str(here.parent), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+
+
 def mpirun(ranks: int, words: list[str]) -> subprocess.CompletedProcess[bytes]:
     """Runs `python words...` on so many ranks of this machine."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"

@@ -29,12 +29,11 @@ from typing import Any, ClassVar, NamedTuple
 import h5py
 import numpy as np
 import pettingzoo
-from decision import mpirun
+from decision import let_ranks_import_benchmarks, mpirun
 from gymnasium import spaces
 from numpy.typing import NDArray
 from rows import Row, report
 
-ROOT = Path(__file__).resolve().parents[1]
 SLEEP_MS = "SDE_HARL_SLEEP_MS"
 """Environment variable: how long a step of the environment sleeps."""
 AGENTS = 3
@@ -201,9 +200,7 @@ def main(argv: list[str]) -> None:
         options.sleep_ms = 1.0
         options.rollout = 8
     os.environ[SLEEP_MS] = str(options.sleep_ms)
-    # Ranks import this file for its environment.
-    paths = [str(Path(__file__).parent), str(ROOT), os.environ.get("PYTHONPATH", "")]
-    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    let_ranks_import_benchmarks()
     runs: list[Scaled] = []
     rows: list[Row] = []
     for executors in map(int, options.ranks.split(",")):
@@ -213,10 +210,7 @@ def main(argv: list[str]) -> None:
         rows += rows_of(runs[-1], runs[0], 1e-3 * options.sleep_ms)
         print(f"{executors} executors: {runs[-1].steps_per_s:.1f} steps/s", file=sys.stderr)
     rows += fitted(runs)
-    to_json = []
-    if options.json:
-        to_json = ["--json", options.json]
-    report(rows, to_json)
+    report(rows, argv)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,11 +61,15 @@ def _distribute(agents: int, executors: int, pinned: dict[int, int]) -> dict[int
     assigned: dict[int, list[int]] = {rank: [] for rank in range(1, executors + 1)}
     for agent, rank in pinned.items():
         assigned[rank].append(agent)
-    for agent in range(agents):
-        if agent not in pinned:
-            # min returns the first of equals, so that the ranks get agents in turn.
-            min(assigned.values(), key=len).append(agent)
+    deal([agent for agent in range(agents) if agent not in pinned], assigned)
     return assigned
+
+
+def deal(agents: Iterable[int], held: Mapping[int, list[int]]) -> None:
+    """Gives each agent to the executor that holds the fewest by then; `held` is what each has."""
+    for agent in agents:
+        # min returns the first of equals, so that the ranks get agents in turn.
+        min(held.values(), key=len).append(agent)
 
 
 def ranks_of(executors: Mapping[int, tuple[int, ...]]) -> NDArray[np.int32]:

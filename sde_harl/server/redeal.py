@@ -6,8 +6,7 @@ another executor that gets an agent's net goes on with it from the next decision
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
+from sde_harl.server.assignment import deal
 from sde_harl.server.membership import Membership
 from sde_harl.server.publisher import Publisher
 from sde_harl.server.sender import Sender
@@ -32,7 +31,7 @@ class Redealer:
         self._publisher = publisher
         self._sender = sender
 
-    def deal(self) -> dict[int, tuple[int, ...]]:
+    def deal(self) -> Executors:
         """Deals what lost executors hold; returns who holds which of it now, by rank.
 
         While no executor is there, everything stays as it is.
@@ -48,22 +47,16 @@ class Redealer:
             return {}
         for rank in membership.lost:
             self._executors.pop(rank, None)
-        dealt = _shares(sorted(orphans), {rank: len(self._executors[rank]) for rank in there})
-        for rank, agents in dealt.items():
-            self._executors[rank] = tuple(sorted((*self._executors[rank], *agents)))
+        held = {rank: [*self._executors[rank]] for rank in sorted(there)}
+        deal(sorted(orphans), held)
+        dealt: Executors = {}
+        for rank, agents in held.items():
+            gained = {*agents} - {*self._executors[rank]}
+            if gained:
+                dealt[rank] = tuple(sorted(gained))
+                self._executors[rank] = tuple(sorted(agents))
         # The frames that are kept have room for the agents of before.
         self._sender.forget_frames()
         for rank in dealt:
             self._publisher.welcome_again(rank)
         return dealt
-
-
-def _shares(agents: list[int], held: Mapping[int, int]) -> dict[int, tuple[int, ...]]:
-    """Gives each agent to the rank that holds the fewest by then; `held`: how many each has."""
-    held = dict(held)
-    shares: dict[int, tuple[int, ...]] = {}
-    for agent in agents:
-        rank = min(held, key=lambda each: (held[each], each))
-        held[rank] += 1
-        shares[rank] = (*shares.get(rank, ()), agent)
-    return shares

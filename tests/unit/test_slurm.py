@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import slurm_texts
 from fake_slurm import FakeSlurm
-from filled import add
+from filled import add, add_evaluation
 from launch import ROOT
 from limits import hang_limit_s
 
@@ -173,18 +173,7 @@ def finish(folder: JobFolder, name: str, results: Path) -> Path:
     run.mkdir(parents=True)
     (run / "config.yaml").write_text(to_yaml(config))
     file = RunFile(run / "run.h5", {}, "stop")
-    add(
-        file,
-        "evaluations",
-        step=config.train.steps,
-        episodes=8,
-        win_rate=0.5,
-        return_mean=1.0,
-        return_std=1.0,
-        length_mean=20.0,
-        bits_per_element=1.0,
-        bytes_per_decision=5.0,
-    )
+    add_evaluation(file, config.train.steps)
     file.close()
     return run
 

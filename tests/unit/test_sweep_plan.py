@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from filled import add
+from filled import add_evaluation
 from launch import ROOT
 
 from sde_harl.cli.trials import SweepPlan, finished, listed, plan
@@ -112,18 +112,7 @@ def test_a_run_counts_as_finished_by_its_record_and_configuration(tmp_path: Path
     for step, whole in ((config.train.steps - 1, False), (config.train.steps, True)):
         (folder / "run.h5").unlink()
         file = RunFile(folder / "run.h5", {}, "stop")
-        add(
-            file,
-            "evaluations",
-            step=step,
-            episodes=8,
-            win_rate=0.5,
-            return_mean=1.0,
-            return_std=1.0,
-            length_mean=20.0,
-            bits_per_element=1.0,
-            bytes_per_decision=5.0,
-        )
+        add_evaluation(file, step)
         file.close()
         assert (finished(config) == folder) == whole
     (folder / "config.yaml").write_text(to_yaml(other))
