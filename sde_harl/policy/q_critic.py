@@ -62,11 +62,11 @@ class QCritic(nn.Module):
     def forward(self, embedded: Tensor, actions: Tensor) -> Tensor:
         """Returns values (k, V, B) of embedded states (k, V B, M) and joint actions (B, J)."""
         views = embedded.shape[1] // len(actions)
-        weight = self.weights[0][:, self._size :]
-        ours = torch.matmul(actions, weight)  # (k, B, M)
         if views > 1:
-            ours = ours.repeat(1, views, 1)
-        x = activate(embedded + ours, self.biases[0], layer_norm=self._layer_norm)
+            actions = actions.repeat(views, 1)
+        rows = actions.expand(self._critics, -1, -1)  # (k, V B, J)
+        x = torch.baddbmm(embedded, rows, self.weights[0][:, self._size :])
+        x = activate(x, self.biases[0], layer_norm=self._layer_norm)
         *inner, (last_weight, last_bias) = list(zip(self.weights, self.biases))[1:]
         for inner_weight, bias in inner:
             x = block(x, inner_weight, bias, layer_norm=self._layer_norm)

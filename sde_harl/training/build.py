@@ -24,6 +24,7 @@ from sde_harl.link.transport import Transport
 from sde_harl.meters.timing import Stages
 from sde_harl.outside.process import interruption
 from sde_harl.placement.registry import find_placement
+from sde_harl.policy.products import use_fastest_products
 from sde_harl.policy.shapes import server_shape
 from sde_harl.protocol.session import SessionSpec, ShardSpec
 from sde_harl.roles.grouping import Roles, find_roles
@@ -91,6 +92,7 @@ def build_policies(
     spec = environments.spec
     # A policy that is sure of its actions has many denormal numbers, which are slow.
     torch.set_flush_denormal(True)
+    use_fastest_products()
     algorithm_class = _find_algorithm(config, spec)
 
     # The handshake comes before the learning of roles, which is slow: a missing executor, or one
