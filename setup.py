@@ -10,6 +10,11 @@ EXACT = ["-O2", "-ffp-contract=off", "-Wno-psabi"]
 
 setup(
     ext_modules=[
+        Extension(
+            "sde_harl.buffers._returns",
+            ["sde_harl/buffers/returns.c"],
+            extra_compile_args=EXACT,
+        ),
         Extension("sde_harl.codec._rans", ["sde_harl/codec/rans.c"]),
         Extension(
             "sde_harl.draws._philox",

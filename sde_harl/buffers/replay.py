@@ -28,6 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sde_harl.buffers import _returns
 from sde_harl.buffers.entries import Entries
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.envs.base import EnvSpec
@@ -63,6 +64,19 @@ class Sample(NamedTuple):
     """(B,), gamma to the power of the row's own number of steps; 0 where the game ended."""
     age: float
     """Mean age of the rows, in steps of their environments."""
+
+
+class Returns(NamedTuple):
+    """What B rows earn in up to n steps."""
+
+    counts: NDArray[np.int64]
+    """(B,) steps of each."""
+    returns: NDArray[np.float32]
+    """(B,)."""
+    surprises: NDArray[np.float32]
+    """(B, N) as in `Sample`."""
+    discounts: NDArray[np.float32]
+    """(B,), gamma to the power of the count."""
 
 
 class Place(NamedTuple):
@@ -138,14 +152,10 @@ class Replay:
         if drawn is None:
             return None
         env, number = drawn
-        spans = (number[:, None] + np.arange(steps)) % self.length + env[:, None] * self.length
-        counts = self._counts(spans, self._next[env] - 1 - number)
-        last = spans[np.arange(batch), counts - 1]
-        powers = np.power(np.float32(gamma), np.arange(steps + 1), dtype=np.float32)
-        counted = np.arange(steps) < counts[:, None]  # (B, n)
-        weights = np.where(counted, powers[:-1], np.float32(0.0))
-        rewards = self._entries.rewards.take(spans)
-        ends = self._entries.take(np.concatenate([spans[:, 0], self._following(last)]))
+        first = number % self.length + env * self.length
+        parts = self._returns(first, np.minimum(self._next[env] - 1 - number, steps), gamma)
+        last = self._later(first, parts.counts - 1)
+        ends = self._entries.take(np.concatenate([first, self._later(last, 1)]))
         # Not kept unless they are learnt from.
         latents = ends.get("latents", np.zeros((2 * batch, 0, 0), np.float32))
         return Sample(
@@ -156,9 +166,9 @@ class Replay:
             latents=latents.swapaxes(0, 1),
             sent=ends["sent"].T,
             actions=ends["actions"][:batch].swapaxes(0, 1),
-            returns=np.einsum("bn,bn->b", rewards, weights),
-            surprises=self._surprises(spans, weights),
-            discounts=powers[counts] * ~self._entries.terminated[last],
+            returns=parts.returns,
+            surprises=parts.surprises.T,
+            discounts=parts.discounts * ~self._entries.terminated[last],
             age=float((self._next[env] - number).mean()),
         )
 
@@ -244,35 +254,35 @@ class Replay:
                 return np.concatenate(envs), np.concatenate(numbers)
         return None
 
-    def _counts(self, spans: NDArray[np.int64], room: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Returns (B,) the steps of each row's return; spans (B, n), `room` (B,) the most."""
-        steps = spans.shape[1]
-        if steps == 1:
-            return np.ones(len(spans), np.int64)
-        ended = self._entries.ended.take(spans)
-        # The first end counts; without one argmax is 0.
-        until = np.where(ended.any(1), ended.argmax(1) + 1, steps)
-        counts: NDArray[np.int64] = np.minimum(until, np.minimum(room, steps))
-        return counts
-
-    def _following(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Returns the rows of the next entries of the same streams."""
-        env = rows // self.length
-        following: NDArray[np.int64] = (rows + 1) % self.length + env * self.length
-        # (rows + 1) % L is the place in the ring, for a ring begins at a multiple of L.
-        return following
-
-    def _surprises(
-        self, spans: NDArray[np.int64], weights: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
-        """Returns (N, B) as in `Sample`, of spans (B, n) with weights (B, n)."""
-        surprise = self._entries.surprise
-        if spans.shape[1] == 1:
-            return np.zeros((surprise.shape[1], len(spans)), np.float32)
-        summed: NDArray[np.float32] = np.einsum(
-            "bna,bn->ab", surprise.take(spans[:, 1:], 0), weights[:, 1:]
+    def _returns(self, first: NDArray[np.int64], most: NDArray[np.int64], gamma: float) -> Returns:
+        """Returns the returns that begin at rows (B,), each of at most `most` (B,) steps."""
+        entries = self._entries
+        powers = np.power(np.float32(gamma), np.arange(int(most.max()) + 1), dtype=np.float32)
+        counts = np.empty_like(first)
+        returns = np.empty(len(first), np.float32)
+        surprises = np.empty((len(first), entries.surprise.shape[1]), np.float32)
+        _returns.gather(
+            first,
+            most,
+            entries.ended,
+            entries.rewards,
+            entries.surprise,
+            powers,
+            counts,
+            returns,
+            surprises,
+            self.length,
         )
-        return summed
+        return Returns(
+            counts=counts, returns=returns, surprises=surprises, discounts=powers[counts]
+        )
+
+    def _later(self, rows: NDArray[np.int64], steps: NDArray[np.int64] | int) -> NDArray[np.int64]:
+        """Returns the rows of the entries of the same streams so many steps later, at most L."""
+        later = rows + steps
+        # A ring begins at a multiple of L.
+        later -= self.length * (later // self.length != rows // self.length)
+        return later
 
 
 def _plain(array: NDArray[Any]) -> NDArray[Any]:

@@ -73,6 +73,7 @@ def test_a_wheel_holds_the_whole_package(tree: Path, wheel: Path) -> None:
     assert told == (tree / "configs" / "smac.yaml").read_bytes()
     compiled = {name for name in names if name.endswith(".so")}
     assert {name.partition(".")[0] for name in compiled} == {
+        "sde_harl/buffers/_returns",
         "sde_harl/codec/_rans",
         "sde_harl/draws/_philox",
         "sde_harl/link/_frames",

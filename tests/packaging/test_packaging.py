@@ -45,6 +45,7 @@ HOST = re.compile(r"[\w.-]+( slots=[1-9]\d*)?( max_slots=[1-9]\d*)?")
 
 
 IN_C = {
+    "sde_harl.buffers._returns",
     "sde_harl.codec._rans",
     "sde_harl.draws._philox",
     "sde_harl.link._frames",

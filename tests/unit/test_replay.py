@@ -12,6 +12,7 @@ from games import spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sde_harl.buffers import _returns
 from sde_harl.buffers.replay import Replay, Sample
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.envs.base import EnvSpec
@@ -247,3 +248,21 @@ def test_a_file_instead_of_memory(tmp_path: Path) -> None:
     for folder, capacity in ((tmp_path / "none", 100), (tmp_path, 10**15)):
         with pytest.raises(UserError, match=r"algo.buffer_folder: .* can't hold a replay of"):
             Replay(GAME, capacity=capacity, envs=1, folder=folder)
+
+
+@pytest.mark.parametrize(("start", "most"), [(-1, 1), (8, 1), (0, 0), (0, 4)])
+def test_nothing_outside_the_replay_is_read(start: int, most: int) -> None:
+    entries = np.zeros(8, np.float32)
+    with pytest.raises(ValueError, match="outside the replay"):
+        _returns.gather(
+            np.array([start]),
+            np.array([most]),
+            entries > 0,
+            entries,
+            entries[:, None],
+            np.ones(4, np.float32),
+            np.zeros(1, np.int64),
+            np.zeros(1, np.float32),
+            np.zeros((1, 1), np.float32),
+            4,
+        )

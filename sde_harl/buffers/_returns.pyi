@@ -1,0 +1,15 @@
+from typing import Any
+
+def gather(
+    starts: Any,
+    most: Any,
+    ended: Any,
+    rewards: Any,
+    surprise: Any,
+    powers: Any,
+    counts: Any,
+    returns: Any,
+    surprises: Any,
+    ring: int,
+    /,
+) -> None: ...

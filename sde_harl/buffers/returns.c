@@ -1,0 +1,131 @@
+/* The n-step returns of random rows of a replay: the Python module sde_harl.buffers._returns.
+ *
+ * A sample's rows are far apart in memory, and each place costs a wait. Here all that a return reads is asked for some
+ * rows ahead, and nothing is read behind the end of an episode. numpy would read the whole windows, array by array.
+ *
+ * B rows, R entries of the replay in rings of L, N agents, n steps.
+ */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdint.h>
+#include <string.h>
+
+enum { AHEAD = 8 };
+
+typedef struct {
+    const int64_t *starts, *most;   /* (B,) */
+    const uint8_t *ended;           /* (R,) */
+    const float *rewards;           /* (R,) */
+    const float *surprise;          /* (R, N) */
+    const float *powers;            /* (n + 1,) of gamma */
+    int64_t *counts;                /* (B,) */
+    float *returns, *surprises;     /* (B,), (B, N) */
+    Py_ssize_t batch, ring, agents; /* B, L, N */
+} Request;
+
+static void ask_for(const Request *request, Py_ssize_t b) {
+    const int64_t row = request->starts[b];
+    __builtin_prefetch(request->ended + row);
+    __builtin_prefetch(request->rewards + row);
+    const char *surprise = (const char *)(request->surprise + (row + 1) * request->agents);
+    const Py_ssize_t bytes = (request->most[b] - 1) * request->agents * (Py_ssize_t)sizeof(float);
+    for (Py_ssize_t at = 0; at < bytes; at += 64)
+        __builtin_prefetch(surprise + at);
+}
+
+static void gather(const Request *request) {
+    const Py_ssize_t agents = request->agents;
+    for (Py_ssize_t b = 0; b < request->batch; b++) {
+        if (b + AHEAD < request->batch)
+            ask_for(request, b + AHEAD);
+        const int64_t end_of_ring = (request->starts[b] / request->ring + 1) * request->ring;
+        int64_t row = request->starts[b];
+        float *surprises = request->surprises + b * agents;
+        float sum = request->rewards[row];
+        memset(surprises, 0, (size_t)agents * sizeof *surprises);
+        int64_t k = 1;
+        for (; k < request->most[b] && !request->ended[row]; k++) {
+            if (++row == end_of_ring)
+                row -= request->ring;
+            const float power = request->powers[k];
+            sum += power * request->rewards[row];
+            for (Py_ssize_t i = 0; i < agents; i++)
+                surprises[i] += power * request->surprise[row * agents + i];
+        }
+        request->counts[b] = k;
+        request->returns[b] = sum;
+    }
+}
+
+/* Returns 1 if all rows lie in the replay and no return is longer than n, or shorter than one step. */
+static int all_inside(const Request *request, Py_ssize_t entries, Py_ssize_t steps) {
+    for (Py_ssize_t b = 0; b < request->batch; b++)
+        if (request->starts[b] < 0 || request->starts[b] >= entries || request->most[b] < 1 ||
+            request->most[b] > steps)
+            return 0;
+    return 1;
+}
+
+static int has(const Py_buffer *buffer, const char *formats, Py_ssize_t width, Py_ssize_t size) {
+    return buffer->itemsize == width && buffer->len == size * width && buffer->format &&
+           strchr(formats, buffer->format[0]);
+}
+
+static PyObject *gather_py(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    enum { STARTS, MOST, ENDED, REWARDS, SURPRISE, POWERS, COUNTS, RETURNS, SURPRISES, ARRAYS, RING = ARRAYS, ALL };
+    Py_buffer each[ARRAYS];
+    memset(each, 0, sizeof each);
+    if (count != ALL) {
+        PyErr_SetString(PyExc_TypeError, "gather takes nine arrays and the length of a ring");
+        return NULL;
+    }
+    const Py_ssize_t ring = PyLong_AsSsize_t(args[RING]);
+    if (ring == -1 && PyErr_Occurred())
+        return NULL;
+    int fits = 0;
+    for (int k = 0; k < ARRAYS; k++)
+        if (PyObject_GetBuffer(args[k], &each[k], PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (k >= COUNTS ? PyBUF_WRITABLE : 0)))
+            goto done;
+    const Py_ssize_t batch = each[STARTS].len / 8, entries = each[ENDED].len;
+    const Py_ssize_t agents = entries ? each[SURPRISE].len / 4 / entries : 0;
+    const Request request = {.starts = each[STARTS].buf,
+                             .most = each[MOST].buf,
+                             .ended = each[ENDED].buf,
+                             .rewards = each[REWARDS].buf,
+                             .surprise = each[SURPRISE].buf,
+                             .powers = each[POWERS].buf,
+                             .counts = each[COUNTS].buf,
+                             .returns = each[RETURNS].buf,
+                             .surprises = each[SURPRISES].buf,
+                             .batch = batch,
+                             .ring = ring,
+                             .agents = agents};
+    fits = ring > 0 && entries % ring == 0 && has(&each[STARTS], "lq", 8, batch) && has(&each[MOST], "lq", 8, batch) &&
+           has(&each[ENDED], "?", 1, entries) && has(&each[REWARDS], "f", 4, entries) &&
+           has(&each[SURPRISE], "f", 4, entries * agents) && has(&each[POWERS], "f", 4, each[POWERS].len / 4) &&
+           has(&each[COUNTS], "lq", 8, batch) && has(&each[RETURNS], "f", 4, batch) &&
+           has(&each[SURPRISES], "f", 4, batch * agents) &&
+           all_inside(&request, entries, each[POWERS].len / 4 - 1);
+    if (fits)
+        gather(&request);
+    else
+        PyErr_SetString(PyExc_ValueError, "gather: arrays that don't fit together, or rows outside the replay");
+done:
+    for (int k = 0; k < ARRAYS; k++)
+        if (each[k].obj)
+            PyBuffer_Release(&each[k]);
+    if (!fits)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef methods[] = {
+    {"gather", (PyCFunction)(void (*)(void))gather_py, METH_FASTCALL,
+     "gather(starts, most, ended, rewards, surprise, powers, counts, returns, surprises, ring): fills the last three "
+     "arrays."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, .m_name = "_returns", .m_size = -1, .m_methods = methods};
+
+PyMODINIT_FUNC PyInit__returns(void) { return PyModule_Create(&module); }
