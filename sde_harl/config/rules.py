@@ -303,8 +303,8 @@ PLACEMENT_RULES = (
     ),
     Rule(
         key="link.on_fault",
-        holds=lambda config: config.link.on_fault == "abort" or not _plays_remotely(config),
-        wanted="abort (placement.mode = envs)",
+        holds=lambda config: config.link.on_fault != "fallback" or not _plays_remotely(config),
+        wanted="abort or redeal (placement.mode = envs: nothing is learnt without all slots)",
     ),
     Rule(
         key="executor.backend",

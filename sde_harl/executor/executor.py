@@ -24,7 +24,7 @@ from sde_harl.errors import UserError
 from sde_harl.executor.backend import find_nets
 from sde_harl.executor.farewell import Farewell, read_farewell, say_bye
 from sde_harl.executor.handlers import make_handler
-from sde_harl.executor.handlers.base import Dismissed, Handler, NotWelcomed
+from sde_harl.executor.handlers.base import Handler, NotWelcomed
 from sde_harl.executor.sensors import NO_SENSOR, Senses
 from sde_harl.executor.timings import Timings
 from sde_harl.executor.usage import HostUsage
@@ -90,8 +90,11 @@ class Executor:
             self._do(message)
         except UserError as error:
             self._part(error)
-        except Dismissed as dismissed:
-            self._end(dismissed.message)
+
+    @property
+    def is_playing(self) -> bool:
+        """Returns whether it plays environments of its own at present."""
+        return self._handler.is_playing and not self.has_parted
 
     def wait_s(self, most_s: float) -> float:
         """Returns the seconds to wait for the server's next message, at most `most_s`.
@@ -103,7 +106,10 @@ class Executor:
         return self._handler.wait_s(most_s)
 
     def act_if_due(self) -> None:
-        """Acts without the server where it has been silent for too long, if the agents can."""
+        """Acts without the server where it has been silent for too long, if the agents can.
+
+        An executor that plays environments plays one step of them.
+        """
         if self.has_parted:
             return
         try:
@@ -112,7 +118,7 @@ class Executor:
             self._part(error)
 
     def close(self) -> None:
-        """Lets go of the agents' sensors, if there are any."""
+        """Lets go of sensors and environments, if there are any."""
         self._handler.close()
 
     def _part(self, error: UserError) -> None:

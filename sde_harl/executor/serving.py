@@ -64,6 +64,9 @@ def _take_part(executor: Executor, transport: Transport, idle_s: float) -> Farew
                 executor.handle(message)
             # After the messages, because an answer that is here is better than acting alone.
             executor.act_if_due()
+            # The server has nothing to say to one that plays.
+            if executor.is_playing:
+                heard_ns = now_ns()
             # One that has parted is told nothing more until the run ends, which may take days.
             if not executor.has_parted and now_ns() - heard_ns >= idle_s * 1e9:
                 raise UserError(f"the server has been silent for {idle_s:.0f} s")

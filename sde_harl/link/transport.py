@@ -146,6 +146,13 @@ class Transport(ABC):
             self._post_frame(fan, dest)
         return left_out
 
+    def await_fan(self, fan: Fan, timeout_s: float) -> bool:
+        """Waits until a fan's last frames have left; False after `timeout_s`.
+
+        For who writes into its frames before `send_fan`.
+        """
+        return not self._await_fan(fan, timeout_s)
+
     def traffic(self) -> Traffic:
         """Returns what has been sent and received up to now."""
         return Traffic(

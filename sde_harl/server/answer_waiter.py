@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from sde_harl.errors import UserError
 from sde_harl.link.faults import FLOOD, Fault
@@ -11,7 +11,7 @@ from sde_harl.meters.timing import now_ns
 from sde_harl.server.membership import Membership, Question
 from sde_harl.server.publisher import Publisher
 from sde_harl.server.receiver import Receiver
-from sde_harl.server.redeal import Redealer
+from sde_harl.server.redeal import Dealer
 from sde_harl.server.settings import PoolSettings
 from sde_harl.server.slot import Slot
 
@@ -35,16 +35,16 @@ class AnswerWaiter:
         receiver: Receiver,
         publisher: Publisher,
         slots: list[Slot],
-        redealer: Redealer | None,
+        dealer: Dealer | None,
     ) -> None:
-        """`redealer` deals the agents of lost executors; None where these do nothing."""
+        """`dealer` deals what lost executors did; None where nobody does it any more."""
         self._transport = transport
         self._settings = settings
         self._membership = membership
         self._receiver = receiver
         self._publisher = publisher
         self._slots = slots
-        self._redealer = redealer
+        self._dealer = dealer
 
     def wait(self, is_done: Callable[[], bool], until_ns: int) -> bool:
         """Takes in what comes until `is_done`; returns False if it isn't when the time is over."""
@@ -79,10 +79,8 @@ class AnswerWaiter:
             if not self._settings.survives_losses:
                 raise self.give_up(rank, what)
         # Where its agents do nothing without it, it may still come back.
-        if silent and self._redealer:
-            for rank in silent:
-                self._note(rank, "lost", f"{what} within {self._timeout()}")
-            self._go_on_without({*silent})
+        if silent and self._dealer:
+            self.lose(dict.fromkeys(silent, f"{what} within {self._timeout()}"))
 
     def give_up(self, rank: int, what: str) -> UserError:
         """Marks an executor absent; returns the error that says what it did not do in time."""
@@ -126,23 +124,26 @@ class AnswerWaiter:
             **dict.fromkeys(self._transport.lost, "its process has ended"),
             **parted,
         }
-        new = why_lost.keys() - self._membership.lost
-        without = "its agents do without it"
-        if self._redealer:
-            without = "others get its agents"
-        for rank in new:
-            why = why_lost[rank]
-            # A run doesn't begin without one that has never said hello.
-            if not self._settings.survives_losses or rank not in self._receiver.hosts:
-                raise self.error(rank, why)
-            self._note(rank, "lost", f"{why}; {without}")
         # These still run, so they hear the goodbye at the end.
         self._transport.parted |= parted.keys()
         parted.clear()
-        self._go_on_without(new)
+        lost = self._membership.lost
+        self.lose({rank: why for rank, why in why_lost.items() if rank not in lost})
 
-    def _go_on_without(self, ranks: set[int]) -> None:
-        """Expects nothing more of executors that will not come back."""
+    def lose(self, why: Mapping[int, str]) -> None:
+        """Expects nothing more of executors that will not come back, and says why of each.
+
+        Raises UserError where the run may not go on without one, or none is left.
+        """
+        without = "its agents do without it"
+        if self._dealer:
+            without = "others take over"
+        for rank, reason in why.items():
+            # A run doesn't begin without one that has never said hello.
+            if not self._settings.survives_losses or rank not in self._receiver.hosts:
+                raise self.error(rank, reason)
+            self._note(rank, "lost", f"{reason}; {without}")
+        ranks = {*why}
         self._membership.lose(ranks)
         # Even a run that goes on without some executors has nothing to do without all.
         if len(self._membership.lost) == self._transport.size - 1:
@@ -153,11 +154,12 @@ class AnswerWaiter:
         self._redeal()
 
     def _redeal(self) -> None:
-        """Deals the agents of lost executors, where the run is to."""
-        if not self._redealer:
+        """Deals what lost executors did, where the run is to."""
+        if not self._dealer:
             return
-        for rank, agents in self._redealer.deal().items():
-            self._note(rank, "redealt", f"acts for {_agents(agents)} from now on")
+        membership = self._membership
+        for rank, does in self._dealer.deal(membership.lost, membership.absent).items():
+            self._note(rank, "redealt", does)
 
     def _note(self, rank: int, kind: str, what: str) -> None:
         """Writes an event to the log and the record."""
@@ -170,9 +172,3 @@ class AnswerWaiter:
         if rank in self._receiver.hosts:
             host = self._receiver.hosts[rank].host
         return f"executor {rank} ({host})"
-
-
-def _agents(agents: tuple[int, ...]) -> str:
-    """Names some agents, as in "agents 1, 4"."""
-    noun = "agent" if len(agents) == 1 else "agents"
-    return f"{noun} {', '.join(map(str, agents))}"

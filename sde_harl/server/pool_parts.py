@@ -14,7 +14,7 @@ from sde_harl.server.membership import Membership
 from sde_harl.server.publisher import Publisher
 from sde_harl.server.questioner import Questioner
 from sde_harl.server.receiver import Receiver
-from sde_harl.server.redeal import Executors, Redealer
+from sde_harl.server.redeal import Dealer, Executors, Redealer
 from sde_harl.server.report_collector import ReportCollector
 from sde_harl.server.reports import Reports
 from sde_harl.server.sender import Sender
@@ -43,10 +43,12 @@ def connect(
     executors: Executors,
     slots: list[Slot],
     plays: Mapping[int, ShardSpec] = NOBODY,
+    dealer: Dealer | None = None,
 ) -> PoolParts:
     """Makes the parts. Nothing is sent yet.
 
-    `plays`: what each rank plays, where executors play environments of their own.
+    Where executors play environments of their own, `plays` is what each rank plays, and `dealer`
+    deals that of lost ones; else their agents are dealt.
     """
     # Shared: the receiver writes what has come, the waiter and the collector read it.
     membership = Membership(
@@ -65,9 +67,10 @@ def connect(
     )
     sender = Sender(transport, session, settings=settings, executors=executors)
     publisher = Publisher(transport, session, executors, plays)
-    redealer = None
-    if settings.redeals:
-        redealer = Redealer(executors, membership=membership, publisher=publisher, sender=sender)
+    if not settings.redeals:
+        dealer = None
+    elif dealer is None:
+        dealer = Redealer(executors, publisher=publisher, sender=sender)
     # Waiting is where executors come back, and one that is back gets the model that it has missed.
     waiter = AnswerWaiter(
         transport,
@@ -76,7 +79,7 @@ def connect(
         receiver=receiver,
         publisher=publisher,
         slots=slots,
-        redealer=redealer,
+        dealer=dealer,
     )
     return PoolParts(
         sender=sender,

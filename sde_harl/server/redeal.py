@@ -6,13 +6,26 @@ another executor that gets an agent's net goes on with it from the next decision
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from typing import Protocol
+
 from sde_harl.server.assignment import deal
-from sde_harl.server.membership import Membership
 from sde_harl.server.publisher import Publisher
 from sde_harl.server.sender import Sender
 
 Executors = dict[int, tuple[int, ...]]
 """Ranks -> agents."""
+
+
+class Dealer(Protocol):
+    """Deals what lost executors did to others."""
+
+    def deal(self, lost: AbstractSet[int], absent: AbstractSet[int]) -> Mapping[int, str]:
+        """Deals to the executors that are not `absent`; says by rank what those do from now on.
+
+        While none is there, everything stays as it is.
+        """
 
 
 class Redealer:
@@ -22,41 +35,39 @@ class Redealer:
         self,
         executors: Executors,
         *,
-        membership: Membership,
         publisher: Publisher,
         sender: Sender,
     ) -> None:
         self._executors = executors
-        self._membership = membership
         self._publisher = publisher
         self._sender = sender
 
-    def deal(self) -> Executors:
-        """Deals what lost executors hold; returns who holds which of it now, by rank.
-
-        While no executor is there, everything stays as it is.
-        """
-        membership = self._membership
-        there = self._executors.keys() - membership.absent
+    def deal(self, lost: AbstractSet[int], absent: AbstractSet[int]) -> dict[int, str]:
+        """Deals what lost executors hold; `Dealer` has the rest."""
+        there = self._executors.keys() - absent
         orphans = [
-            agent
-            for rank in membership.lost & self._executors.keys()
-            for agent in self._executors[rank]
+            agent for rank in lost & self._executors.keys() for agent in self._executors[rank]
         ]
         if not orphans or not there:
             return {}
-        for rank in membership.lost:
+        for rank in lost:
             self._executors.pop(rank, None)
         held = {rank: [*self._executors[rank]] for rank in sorted(there)}
         deal(sorted(orphans), held)
-        dealt: Executors = {}
+        dealt: dict[int, str] = {}
         for rank, agents in held.items():
             gained = {*agents} - {*self._executors[rank]}
             if gained:
-                dealt[rank] = tuple(sorted(gained))
+                dealt[rank] = f"acts for {_agents(sorted(gained))} from now on"
                 self._executors[rank] = tuple(sorted(agents))
         # The frames that are kept have room for the agents of before.
         self._sender.forget_frames()
         for rank in dealt:
             self._publisher.welcome_again(rank)
         return dealt
+
+
+def _agents(agents: list[int]) -> str:
+    """Names some agents, as in "agents 1, 4"."""
+    noun = "agent" if len(agents) == 1 else "agents"
+    return f"{noun} {', '.join(map(str, agents))}"

@@ -52,7 +52,8 @@ class ReportCollector:
             self._transport.send(rank, Header(kind=Kind.METER, step=number))
 
         def is_done() -> bool:
-            return len(self._reports.received) == len(asked - self._transport.absent)
+            # One that has reported may be lost before the others report.
+            return asked - self._transport.absent <= self._reports.received.keys()
 
         if not self._waiter.wait(is_done, asked_ns + self._timeout_ns):
             self._note_silent(asked - set(self._reports.received), number, asked_ns)

@@ -64,11 +64,13 @@ class Reports:
         agents = sum(map(len, executors.values()))
         times = np.zeros((len(decisions), agents, 3), np.uint32)
         for rank, report in self.received.items():
-            rows = decisions.was_asked(rank)
-            # Another count means that some answers never came: then it is unknown which decision a
-            # row is of.
-            if len(report.timings) == rows.sum():
-                times[np.ix_(np.flatnonzero(rows), np.array(executors[rank]))] = report.timings
+            rows = np.flatnonzero(decisions.was_asked(rank))
+            # None where the executor was lost since it reported.
+            held = executors.get(rank, ())
+            # Another count of rows means that some answers never came: then it is unknown which
+            # decision a row is of. Another one of agents: they were dealt anew since.
+            if report.timings.shape[:2] == (len(rows), len(held)):
+                times[np.ix_(rows, [*held])] = report.timings
         return times
 
     def resources(self) -> dict[int, Resources]:

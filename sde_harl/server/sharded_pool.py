@@ -12,19 +12,20 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from sde_harl.buffers.played import SlotShape
+from sde_harl.buffers.played import NO_STEPS, SlotShape, largest_played
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.codec.tables import Tables
+from sde_harl.envs.vector.history import MOST_STEPS
 from sde_harl.link.faults import Fault
 from sde_harl.link.transport import Traffic, Transport
 from sde_harl.policy.inference.acting import ActingPolicy
 from sde_harl.policy.shapes import ServerShape, server_parameter_shapes
 from sde_harl.protocol.hello import Hello
 from sde_harl.protocol.session import SessionSpec, ShardSpec
-from sde_harl.server.assignment import deal_slots
 from sde_harl.server.decision_log import DecisionLog, Decisions
 from sde_harl.server.executor_pool import ExecutorPool
 from sde_harl.server.frame_sizes import NUMBER_BYTES, largest_received, largest_sent
+from sde_harl.server.hands import Hands
 from sde_harl.server.pool_parts import connect, meet
 from sde_harl.server.publisher import Model
 from sde_harl.server.reports import PoolReport
@@ -55,33 +56,35 @@ class ShardedPool(ExecutorPool):
         # Idle power is measured once a process, not again for the executor inside it.
         super().__init__(own, session._replace(idle_s=0.0), settings)
         self._players = transport
-        self._slots_of = deal_slots(settings.slots, transport.size - 1)
-        everyone = dict.fromkeys(self._slots_of, session.agents)
-        self._everyone = everyone
-        dealt = {
-            rank: plays._replace(first_slot=slots.start, slots=len(slots))
-            for rank, slots in self._slots_of.items()
-        }
+        # Whoever is lost leaves it, and its slots are dealt to the others.
+        self._everyone = dict.fromkeys(range(1, transport.size), session.agents)
+        hands = Hands(settings.slots, self._everyone)
         self._remote = connect(
-            transport, session, settings=settings, executors=everyone, slots=[], plays=dealt
+            transport,
+            session,
+            settings=settings,
+            executors=self._everyone,
+            slots=[],
+            plays={
+                hand.rank: plays._replace(first_slot=hand.first, slots=len(hand.slots))
+                for hand in hands
+            },
+            dealer=hands,
         )
+        slot_shape = _slot_shape(session, settings, shape)
         acting = NUMBER_BYTES * sum(map(prod, server_parameter_shapes(shape)))
-        self._most_sent = largest_sent(session, settings, everyone) + acting + state_bytes
-        memory = shape.behind.memory
-        if session.on_device:
-            memory = 0  # it is the devices', and they keep it
+        self._most_sent = (
+            largest_sent(session, settings, self._everyone)
+            + acting
+            + state_bytes
+            + _most_told(slot_shape, settings)
+        )
         self.shards = Shards(
             transport,
             self._remote,
             settings=settings,
-            slots_of=self._slots_of,
-            shape=SlotShape(
-                envs=settings.rows,
-                agents=len(session.agents),
-                dimensions=settings.action_size,
-                continuous=settings.continuous,
-                memory=memory,
-            ),
+            hands=hands,
+            shape=slot_shape,
             check=ShardCheck(shape.behind.branches, settings.continuous),
         )
         self._decisions: list[Decisions] = []
@@ -140,3 +143,25 @@ class ShardedPool(ExecutorPool):
 
     def faults(self) -> list[Fault]:
         return [*self._players.faults.drain(), *super().faults()]
+
+
+def _slot_shape(session: SessionSpec, settings: PoolSettings, shape: ServerShape) -> SlotShape:
+    memory = shape.behind.memory
+    if session.on_device:
+        memory = 0  # it is the devices', and they keep it
+    return SlotShape(
+        envs=settings.rows,
+        agents=len(session.agents),
+        dimensions=settings.action_size,
+        continuous=settings.continuous,
+        memory=memory,
+    )
+
+
+def _most_told(shape: SlotShape, settings: PoolSettings) -> int:
+    """Returns the bytes of the states that executors of a run that begins are told at most."""
+    told = largest_played(shape, slots=settings.slots, most=0, steps=NO_STEPS)
+    if settings.redeals:
+        # Of lost executors they get slot by slot, in the middle of episodes.
+        told += largest_played(shape, slots=1, most=0, steps=MOST_STEPS)
+    return told

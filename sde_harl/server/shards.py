@@ -8,13 +8,13 @@ N agents, T time, E environments.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sde_harl.buffers.layout import Field, bytes_of, lay_out
+from sde_harl.buffers.layout import bytes_of, lay_out
 from sde_harl.buffers.played import (
     Played,
     SlotShape,
@@ -31,12 +31,15 @@ from sde_harl.link.transport import Transport
 from sde_harl.link.wire import OVERHEAD, Header, Kind, Message, WireError
 from sde_harl.meters.timing import now_ns
 from sde_harl.server.decision_log import Decisions
+from sde_harl.server.hands import Hand, Hands
 from sde_harl.server.pool_parts import PoolParts
 from sde_harl.server.settings import PoolSettings
 from sde_harl.server.shard_check import ShardCheck
 
-STEP = struct.Struct("<Q")
-"""The head of a PLAY payload: steps of the environments so far."""
+PLAY = struct.Struct("<QH")
+"""The head of a PLAY payload: steps of the environments so far, and how many slots are asked for.
+
+Behind it is where these slots stand, if their executor has to be told."""
 STARTING_S = 600.0
 """Time that an executor's games may take to start, before its first sign of life."""
 LOOK_NS = 1_000_000_000
@@ -46,14 +49,31 @@ LARGEST_FRAME = (1 << 31) - 1
 
 
 class Shard(NamedTuple):
-    """What one executor has played."""
+    """What one executor has played of one hand."""
 
+    rank: int
     slots: range
     envs: slice
     """Its environments among those of the run."""
     arrays: dict[str, NDArray[Any]]
     """As `shard_fields` describes them; they are written over by the next one."""
     played: Played
+    is_first: bool
+    """Whether its executor was told where the slots stood, and had to bring episodes back."""
+
+
+class Asked(NamedTuple):
+    """A rollout that executors were asked for."""
+
+    number: int
+    version: int
+    """Of the model that plays it."""
+    first_step: int
+    states: Sequence[SlotState]
+    """Where all slots stood when it began, by number."""
+
+
+NOTHING = Asked(number=0, version=0, first_step=0, states=())
 
 
 class Shards:
@@ -65,28 +85,26 @@ class Shards:
         parts: PoolParts,
         *,
         settings: PoolSettings,
-        slots_of: Mapping[int, range],
+        hands: Hands,
         shape: SlotShape,
         check: ShardCheck,
     ) -> None:
-        """`slots_of` maps ranks to slots."""
         self._transport = transport
         self._waiter = parts.waiter
         self._settings = settings
-        self._slots_of = slots_of
+        self._hands = hands
         self._shape = shape
         self._check = check
-        self._fields: dict[int, dict[str, Field]] = {}
-        self._rooms: dict[int, memoryview] = {}
-        self._largest_played = 0
-        self._number = 0
-        self._missing: set[int] = set()
-        self._is_heard: set[int] = set()
+        self._rollout: Rollout
+        self._asked = NOTHING
+        # Slots whose part of the rollout has come.
+        self._here: set[int] = set()
         self._heard_ns: dict[int, int] = {}
+        # By first slot.
         self._played: dict[int, Played] = {}
-        self._arrived: dict[int, Shard] = {}
+        self._arrived: list[Shard] = []
         self._fresh: list[Shard] = []
-        self._refused: tuple[int, str] | None = None
+        self._refused: dict[int, str] = {}
         parts.receiver.others = {Kind.PLAYED: self._on_played, Kind.SHARD: self._on_shard}
 
     def start(self, rollout: Rollout) -> int:
@@ -94,127 +112,169 @@ class Shards:
 
         Raises UserError where a shard is too large for a message.
         """
-        steps = len(rollout.rewards)
-        for rank, slots in self._slots_of.items():
-            envs = len(slots) * self._settings.rows
-            fields = shard_fields(rollout, envs=envs, slots=len(slots))
-            size = OVERHEAD + bytes_of(fields)
-            if size > LARGEST_FRAME:
-                raise UserError(
-                    f"train.rollout: {steps:,} steps of {envs:,} environments are {size:,} bytes,"
-                    f" and an executor can send {LARGEST_FRAME:,}: use more executors"
-                )
-            self._fields[rank] = fields
-            self._rooms[rank] = memoryview(bytearray(size))
-            most = steps * envs
-            self._largest_played = max(
-                self._largest_played,
-                largest_played(self._shape, slots=len(slots), most=most, steps=MOST_STEPS),
+        self._rollout = rollout
+        largest = 0
+        for hand in self._hands:
+            self._make_room(hand)
+            told = largest_played(
+                self._shape,
+                slots=len(hand.slots),
+                most=len(rollout.rewards) * self._envs(hand),
+                steps=MOST_STEPS,
             )
-        return max(self._largest_played, *map(len, self._rooms.values()))
+            largest = max(largest, len(hand.room), told)
+        # Hands that are dealt later are smaller.
+        return largest
 
-    def play(
-        self, version: int, first_step: int, states: Sequence[SlotState] | None = None
-    ) -> None:
+    def _envs(self, hand: Hand) -> int:
+        return len(hand.slots) * self._settings.rows
+
+    def _make_room(self, hand: Hand) -> None:
+        envs = self._envs(hand)
+        steps = len(self._rollout.rewards)
+        fields = shard_fields(self._rollout, envs=envs, slots=len(hand.slots))
+        size = OVERHEAD + bytes_of(fields)
+        if size > LARGEST_FRAME:
+            raise UserError(
+                f"train.rollout: {steps:,} steps of {envs:,} environments are {size:,} bytes,"
+                f" and an executor can send {LARGEST_FRAME:,}: use more executors"
+            )
+        hand.fields = fields
+        hand.room = memoryview(bytearray(size))
+
+    def play(self, version: int, first_step: int, states: Sequence[SlotState]) -> None:
         """Asks all executors for a rollout from `first_step` on, played by model `version`.
 
-        `states` of all slots, with which the first one of a run begins.
+        `states`: where all slots stand.
         """
-        self._number += 1
-        self._missing = set(self._slots_of)
-        self._arrived = {}
-        for rank, slots in self._slots_of.items():
-            payload = STEP.pack(first_step)
-            if states is not None:
-                payload += pack_slots([states[slot] for slot in slots], self._shape)
-            self._transport.expect(rank, self._rooms[rank])
-            self._heard_ns[rank] = now_ns()
-            header = Header(kind=Kind.PLAY, step=self._number, version=version)
-            self._transport.send(rank, header, payload)
-        self._version = version
+        self._asked = Asked(
+            number=self._asked.number + 1, version=version, first_step=first_step, states=states
+        )
+        self._here = set()
+        self._arrived = []
+        self._ask()
+
+    def _missing(self) -> list[Hand]:
+        return [hand for hand in self._hands if hand.first not in self._here]
+
+    def _ask(self) -> None:
+        """Asks for what is missing and hasn't been asked for."""
+        asked = self._asked
+        for hand in self._missing():
+            if hand.asked == asked.number:
+                continue
+            # An executor that has just been dealt it.
+            if not hand.fields:
+                self._make_room(hand)
+            hand.asked = asked.number
+            # A lost executor may have told the first half.
+            self._played.pop(hand.first, None)
+            payload = PLAY.pack(asked.first_step, len(hand.slots))
+            if hand.is_new:
+                payload += pack_slots([asked.states[slot] for slot in hand.slots], self._shape)
+            self._transport.expect(hand.rank, hand.room)
+            self._heard_ns[hand.rank] = now_ns()
+            header = Header(
+                kind=Kind.PLAY, step=asked.number, slot=hand.first, version=asked.version
+            )
+            self._transport.send(hand.rank, header, payload)
 
     def collect(self, take: Callable[[Shard], None]) -> list[Shard]:
         """Waits for all shards, hands each to `take` as it comes; returns them in order.
 
-        Raises UserError where an executor is lost, or has sent what can't have been played.
+        Raises UserError where an executor is lost, or has sent what can't have been played, and
+        nobody may do its part.
         """
-        while self._missing or self._fresh:
+        # Nobody has listened to them since they were asked.
+        self._heard_ns = {hand.rank: now_ns() for hand in self._hands}
+        while self._missing() or self._fresh:
             while self._fresh:
                 take(self._fresh.pop())
-            if self._missing:
+            if self._missing():
                 # Not for long: an executor that tells nothing must be noticed.
                 self._waiter.wait(self._has_news, now_ns() + LOOK_NS)
-            self._check_all_well()
-        return [self._arrived[rank] for rank in sorted(self._arrived)]
+            self._lose_unwell()
+            # What those played that were lost.
+            self._ask()
+        return sorted(self._arrived, key=lambda shard: shard.slots.start)
 
     def _has_news(self) -> bool:
         return bool(self._fresh or self._refused)
 
-    def _check_all_well(self) -> None:
-        """Raises UserError for a shard that was refused, and for an executor that is silent."""
-        if self._refused:
-            rank, reason = self._refused
-            raise self._waiter.error(rank, f"what it played is refused: {reason}")
-        for rank in sorted(self._missing):
+    def _lose_unwell(self) -> None:
+        """Gives up executors whose shard was refused, and silent ones."""
+        why = {
+            rank: f"what it played is refused: {reason}" for rank, reason in self._refused.items()
+        }
+        self._refused.clear()
+        for hand in self._missing():
             silence_s = self._settings.failure_timeout_s
-            if rank not in self._is_heard:
+            if not hand.is_heard:
                 silence_s = max(silence_s, STARTING_S)
-            if now_ns() - self._heard_ns[rank] > silence_s * 1e9:
-                self._transport.absent.add(rank)
-                raise self._waiter.error(
-                    rank, f"nothing was heard of its games within {silence_s:g} s"
-                )
+            if now_ns() - self._heard_ns[hand.rank] > silence_s * 1e9:
+                self._transport.absent.add(hand.rank)
+                why[hand.rank] = f"nothing was heard of its games within {silence_s:g} s"
+        if why:
+            self._waiter.lose(why)
 
     def _on_played(self, message: Message) -> None:
         """Takes what an executor tells before its shard; without a payload it is a sign of life."""
         rank = message.source
-        self._check_is_asked(message)
-        self._is_heard.add(rank)
+        hand = self._hand_of(message)
+        hand.is_heard = True
         self._heard_ns[rank] = now_ns()
         if not message.payload:
             return
-        slots = self._slots_of[rank]
-        most = self._fields[rank]["rewards"].shape
+        steps, envs = hand.fields["rewards"].shape
         try:
-            self._played[rank] = unpack_played(
-                message.payload, self._shape, slots=len(slots), most=most[0] * most[1]
+            self._played[hand.first] = unpack_played(
+                message.payload, self._shape, slots=len(hand.slots), most=steps * envs
             )
         except ValueError as error:
-            self._refused = (rank, str(error))
+            self._refused[rank] = str(error)
             raise WireError("played") from error
 
     def _on_shard(self, message: Message) -> None:
         rank = message.source
-        self._check_is_asked(message)
-        fields = self._fields[rank]
-        if rank not in self._played or len(message.payload) != bytes_of(fields):
-            self._refused = (rank, "length")
+        hand = self._hand_of(message)
+        self._heard_ns[rank] = now_ns()
+        played = self._played.pop(hand.first, None)
+        if played is None or len(message.payload) != bytes_of(hand.fields):
+            self._refused[rank] = "length"
             raise WireError("length")
-        arrays = lay_out(fields, message.payload)
-        played = self._played.pop(rank)
+        arrays = lay_out(hand.fields, message.payload)
         try:
             self._check.check(arrays, played)
         except WireError as error:
-            self._refused = (rank, error.reason)
+            self._refused[rank] = error.reason
             raise
-        slots = self._slots_of[rank]
         rows = self._settings.rows
         shard = Shard(
-            slots=slots,
-            envs=slice(slots.start * rows, slots.stop * rows),
+            rank=rank,
+            slots=hand.slots,
+            envs=slice(hand.slots.start * rows, hand.slots.stop * rows),
             arrays=arrays,
             played=played,
+            is_first=hand.is_new,
         )
-        self._arrived[rank] = shard
+        hand.is_new = False
+        self._arrived.append(shard)
         self._fresh.append(shard)
-        self._missing.discard(rank)
+        self._here.update(hand.slots)
 
-    def _check_is_asked(self, message: Message) -> None:
+    def _hand_of(self, message: Message) -> Hand:
+        """Returns the hand that a message is of. Raises WireError unless its sender was asked."""
         header = message.header
-        if message.source not in self._missing or header.step != self._number:
+        hand = self._hands.find(header.slot)
+        if hand is None or hand.rank != message.source:
+            raise WireError("slot")
+        if header.step != self._asked.number or hand.asked != header.step:
             raise WireError("step")
-        if header.version != self._version:
+        if hand.first in self._here:
+            raise WireError("step")
+        if header.version != self._asked.version:
             raise WireError("version")
+        return hand
 
 
 def decisions_of(shards: Sequence[Shard], *, first_step: int, version: int, rows: int) -> Decisions:
@@ -227,7 +287,7 @@ def decisions_of(shards: Sequence[Shard], *, first_step: int, version: int, rows
     steps, slots, agents = payload_bytes.shape
     shape = (steps * slots, agents)
     none = np.zeros(shape, np.int64)
-    ranks = [rank for rank, shard in enumerate(shards, 1) for _ in shard.slots]
+    ranks = [shard.rank for shard in shards for _ in shard.slots]
     return Decisions(
         step=np.repeat(first_step + np.arange(steps), slots),
         environments=np.full(shape[0], rows),

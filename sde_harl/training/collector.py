@@ -6,7 +6,7 @@ step. N agents, T time, E environments of a slot.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,13 +30,10 @@ class Collector:
         env_slots: list[EnvSlot],
         rollout: Rollout,
         seed: int,
-        between_steps: Callable[[], None] = interruption.check,
     ) -> None:
-        """`between_steps` is called before each step: there nothing is half done."""
         self.rollout = rollout
         self._env_slots = env_slots
         self._seed = seed
-        self._between_steps = between_steps
         # The rollout may be a part of the run's, that begins with these slots' environments.
         self._first = env_slots[0].rows.start
         self._agents = np.arange(len(rollout.obs), dtype=np.int32)
@@ -59,10 +56,16 @@ class Collector:
             env_slot.load_state_dict(arrays)
 
     def collect(self, policy: ActingPolicy, first_step: int) -> Iterator[Episodes]:
-        """Plays T steps of every environment; yields the episodes of a slot as they end.
+        """Plays T steps of every environment; yields the episodes of a step as they end.
 
         They don't wait for the end of the rollout, so that a run that is killed has recorded them.
         """
+        for episodes in self.steps(policy, first_step):
+            if len(episodes.seed):
+                yield episodes
+
+    def steps(self, policy: ActingPolicy, first_step: int) -> Iterator[Episodes]:
+        """Plays T steps of every environment; yields after each the episodes that ended, if any."""
         rollout = self.rollout
         # Slots write to these two only where latents were late.
         rollout.stale[:] = False
@@ -70,14 +73,17 @@ class Collector:
         rollout.void[:] = False
         self._starts[:] = 0
         for t in range(len(rollout.rewards)):
-            self._between_steps()
+            # Nothing is half done here.
+            interruption.check()
+            ended: list[Episodes] = []
             for env_slot in self._env_slots:
                 # The last step of a slot ends here and not before, so that its environments had
                 # the turns of all other slots to step in.
                 if t:
-                    yield from self._finish(env_slot, t - 1)
+                    ended += self._finish(env_slot, t - 1)
                 self._begin(env_slot, t, policy=policy, step=first_step + t)
-        yield from self._end()
+            yield Episodes.join(ended)
+        yield Episodes.join([*self._end()])
 
     def _rows(self, env_slot: EnvSlot) -> slice:
         """Returns the slot's environments among those of the rollout."""

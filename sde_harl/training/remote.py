@@ -38,8 +38,6 @@ class RemoteEnvironments(Environments):
         self._rows = config.train.envs // config.train.slots
         self.states: list[SlotState] = [self._from_episode(0)] * self._slots
         """Of each slot, its environments and the slot itself."""
-        self.begin_anew = True
-        """False where the executors must be told these states before they play."""
         self.is_repeatable = True
         """False where an executor could not bring interrupted episodes back."""
 
@@ -70,13 +68,11 @@ class RemoteEnvironments(Environments):
             if "lengths" in each:
                 Past.checked(each, self.spec, self._rows)
         self.states = [state[str(slot)] for slot in range(self._slots)]
-        self.begin_anew = False
 
     def begin_at(self, episode: int) -> None:
         state = self._from_episode(episode)
         loaded_episodes(state, self._rows)
         self.states = [state] * self._slots
-        self.begin_anew = False
 
 
 class RemoteCollector:
@@ -97,7 +93,6 @@ class RemoteCollector:
         self._environments = environments
         self._stages = stages
         self._rows = rollout.rewards.shape[1] // len(environments.states)
-        self._is_first = True
 
     def state_dict(self) -> dict[str, dict[str, NDArray[Any]]]:
         """Returns the state of each slot, by its number."""
@@ -123,18 +118,18 @@ class RemoteCollector:
             check_slot_state(self.rollout, each, self._rows)
         self._environments.states = [{**own, **state[str(slot)]} for slot, own in enumerate(states)]
 
+    def begin(self, first_step: int) -> None:
+        """Has executors play T steps of every environment, by what was published last."""
+        self._pool.shards.play(self._pool.version, first_step, self._environments.states)
+
     def collect(self, policy: ActingPolicy, first_step: int) -> Iterator[Episodes]:
         """Has executors play T steps of every environment; yields the episodes that ended.
 
         They act by what was published last, of which `policy` is rank 0's part.
         """
         shards = self._pool.shards
-        states: Sequence[SlotState] | None = None
-        if self._is_first and not self._environments.begin_anew:
-            states = self._environments.states
-        self._is_first = False
         with self._stages("environment"):
-            shards.play(self._pool.version, first_step, states)
+            self.begin(first_step)
             arrived = shards.collect(self._join)
         self._pool.played(
             decisions_of(
@@ -152,12 +147,15 @@ class RemoteCollector:
 
     def _take_states(self, shards: Sequence[Shard]) -> None:
         self._environments.states = [slot for shard in shards for slot in shard.played.slots]
-        repeatable = all(shard.played.is_brought_back for shard in shards)
-        if self._environments.is_repeatable and not repeatable:
-            self._pool.note(
-                "anew", "these environments don't repeat themselves: all episodes begin anew"
-            )
-        self._environments.is_repeatable = repeatable
+        for shard in shards:
+            if shard.is_first and not shard.played.is_brought_back:
+                self._pool.note(
+                    "anew",
+                    f"the environments of executor {shard.rank} don't repeat themselves:"
+                    f" {shard.envs.stop - shard.envs.start} episodes under way are lost, and begin"
+                    " anew",
+                )
+        self._environments.is_repeatable = all(shard.played.is_brought_back for shard in shards)
 
     def _note_void(self) -> None:
         rollout = self.rollout

@@ -7,7 +7,7 @@ slot alone, so it makes no difference to any number who plays it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from sde_harl.envs.registry import make
 from sde_harl.envs.specs import common_spec
 from sde_harl.errors import UserError
 from sde_harl.executor.in_process import loopback
+from sde_harl.link.wire import WireError
 from sde_harl.meters.timing import Stages
 from sde_harl.placement.registry import find_placement
 from sde_harl.policy.critic_input import make_critic_input
@@ -47,8 +48,11 @@ class ShardGames:
     def __init__(self, config: Config, plays: ShardSpec, shape: LocalShape) -> None:
         """Makes the environments; `shape`: sizes of all agents' local nets, as rank 0 has them.
 
-        Raises UserError where they can't be made, or are others than rank 0's.
+        Raises UserError where they can't be made, or are others than rank 0's, and WireError where
+        the run has no such slots.
         """
+        if not plays.slots or plays.first_slot + plays.slots > config.train.slots:
+            raise WireError("slot")
         self._config = config
         rows = config.train.envs // config.train.slots
         self._vectors = _make_vectors(config, plays, rows)
@@ -108,12 +112,12 @@ class ShardGames:
         """Has the rollouts lie in these arrays of a shard."""
         write_in_place(self._rollout, arrays)
 
-    def begin(self, states: Sequence[SlotState] | None, between_steps: Callable[[], None]) -> None:
-        """Begins the first episodes, or goes on with those of `states`; `Collector` has the rest.
+    def begin(self, states: Sequence[SlotState]) -> None:
+        """Goes on with the episodes of these states.
 
         Raises ValueError where the states are of other environments.
         """
-        for state, vector in zip(states or (), self._vectors.values()):
+        for state, vector in zip(states, self._vectors.values()):
             vector.load_state_dict(state)
         self._env_slots = make_slots(
             self._vectors,
@@ -122,12 +126,10 @@ class ShardGames:
             stages=Stages(),
             note=_leave_to_rank_0,
         )
-        for state, env_slot in zip(states or (), self._env_slots):
+        for state, env_slot in zip(states, self._env_slots):
             if "began" in state:
                 env_slot.load_state_dict({name: state[name] for name in self._own(state)})
-        self._collector = Collector(
-            self._env_slots, self._rollout, self._config.seed, between_steps
-        )
+        self._collector = Collector(self._env_slots, self._rollout, self._config.seed)
 
     def _own(self, state: SlotState) -> list[str]:
         """Returns the names of what a slot itself keeps of a state."""
@@ -150,9 +152,9 @@ class ShardGames:
         self._pool.publish(version, weights, [tables[agent] for agent in agents if tables])
         self.version = version
 
-    def play(self, first_step: int) -> Episodes:
-        """Plays one rollout; returns the episodes that ended."""
-        return Episodes.join([*self._collector.collect(self._acting, first_step)])
+    def play(self, first_step: int) -> Iterator[Episodes]:
+        """Plays one rollout; yields after each step the episodes that ended."""
+        return self._collector.steps(self._acting, first_step)
 
     def decisions(self) -> Decisions:
         """Returns the decisions since the last call."""

@@ -44,9 +44,15 @@ def environment() -> dict[str, str]:
     return {**os.environ, **extra}
 
 
-def command(ranks: int, *words: str) -> list[str]:
-    """Returns the words of `python words...`, under mpirun where `ranks` is more than one."""
-    launcher = [str(MPIRUN), "-np", str(ranks)] if ranks > 1 else []
+def command(ranks: int, *words: str, ulfm: bool = False) -> list[str]:
+    """Returns the words of `python words...`, under mpirun where `ranks` is more than one.
+
+    `ulfm`: ranks go on where one has ended.
+    """
+    launcher: list[str] = []
+    if ranks > 1:
+        tolerant = ["--with-ft", "ulfm"] if ulfm else []
+        launcher = [str(MPIRUN), *tolerant, "-np", str(ranks)]
     return [*launcher, sys.executable, *words]
 
 

@@ -13,13 +13,16 @@ from limits import hang_limit_s, wait_until
 class Running:
     """A run under test, whose output goes to a file."""
 
-    def __init__(self, folder: Path, *words: str, ranks: int = 1) -> None:
-        """Starts `python words...` with its results in `folder`."""
+    def __init__(self, folder: Path, *words: str, ranks: int = 1, ulfm: bool = False) -> None:
+        """Starts `python words...` with its results in `folder`.
+
+        `ulfm`: with an MPI that lets the other ranks go on where one has ended.
+        """
         self.folder = folder
         self._output = folder / "output.txt"
         with self._output.open("w") as output:
             self.process = subprocess.Popen(
-                command(ranks, *words, f"record.dir={folder}"),
+                command(ranks, *words, f"record.dir={folder}", ulfm=ulfm),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,14 +15,17 @@ TIMES = ("time", "share", "steps_per_s")
 """Parts of the names of columns that measure this machine."""
 
 
-def assert_same(folder: Path, other: Path) -> None:
+TABLES = ("training", "evaluations", "episodes", "faults")
+
+
+def assert_same(folder: Path, other: Path, tables: tuple[str, ...] = TABLES) -> None:
     """Checks that two runs have learnt and recorded the same, bit for bit."""
     (one,) = folder.rglob("run.h5")
     (two,) = other.rglob("run.h5")
     assert_same_state(one.parent / "models" / "last.pt", two.parent / "models" / "last.pt")
     ours = open_run(one)
     theirs = open_run(two)
-    for name in ("training", "evaluations", "episodes", "faults"):
+    for name in tables:
         wanted = ours.table(name)
         found = theirs.table(name)
         assert wanted.keys() == found.keys()
@@ -31,16 +35,20 @@ def assert_same(folder: Path, other: Path) -> None:
 
 
 def assert_same_state(one: Path, two: Path) -> None:
-    ours = load(one).values
-    theirs = load(two).values
+    ours = _state(one)
+    theirs = _state(two)
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
-        if name.startswith("record/"):
-            continue  # how many reports there were of what the ranks had used
         if isinstance(value, torch.Tensor):
             assert torch.equal(value, torch.as_tensor(theirs[name])), name
         else:
             assert value == theirs[name], name
+
+
+def _state(file: Path) -> dict[str, Any]:
+    """Returns a checkpoint, but for how many reports there were of what the ranks had used."""
+    values = load(file).values
+    return {name: value for name, value in values.items() if not name.startswith("record/")}
 
 
 def assert_same_decisions(folder: Path, other: Path) -> None:

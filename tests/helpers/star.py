@@ -47,17 +47,29 @@ class Star(Collecting):
     def _post_frame(self, fan: Fan, dest: int) -> None:
         self._post(dest, bytes(fan.frames[dest].data))
 
+    def kill(self, rank: int) -> None:
+        """Ends an executor, as MPI tells it of one whose process has ended."""
+        self.silent.add(rank)
+        self.lost.add(rank)
+        self.absent.add(rank)
+
+    def _is_busy(self, rank: int) -> bool:
+        if rank in self.silent:
+            return False
+        return bool(self._down[rank]) or self.executors[rank].is_playing
+
     def _arrived(self) -> list[tuple[int, memoryview]]:
         arrived = []
         for rank, far in self._ends.items():
-            while self._down[rank] and rank not in self.silent:
+            executor = self.executors[rank]
+            while self._is_busy(rank):
                 for message in far.poll():
-                    self.executors[rank].handle(message)
-            for sent in self._up[rank]:
-                frame = bytearray(sent)
+                    executor.handle(message)
+                executor.act_if_due()
+            while self._up[rank] and rank not in self.silent:
+                frame = bytearray(self._up[rank].popleft())
                 self.change(rank, frame)
                 arrived.append((rank, memoryview(frame)))
-            self._up[rank].clear()
         return arrived
 
     def flush(self, timeout_s: float) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import signal
 import time
@@ -99,7 +100,8 @@ def wait_until_it_plays(run: Running) -> list[psutil.Process]:
     """Waits until executors play; returns their processes."""
     run.wait_for(lambda: "run folder" in run.output(), "the run's folder")
     ranks = psutil.Process(run.process.pid).children(recursive=True)
-    return [each for each in ranks if each.environ().get("OMPI_COMM_WORLD_RANK") in ("1", "2")]
+    numbers = ("1", "2", "3")
+    return [each for each in ranks if each.environ().get("OMPI_COMM_WORLD_RANK") in numbers]
 
 
 @needs_mpirun
@@ -132,3 +134,56 @@ def test_a_stopped_executor_ends_the_run_with_its_line(tmp_path: Path) -> None:
         kill_all(run.process)
     assert re.search(r"error: executor \d .*: nothing was heard of its games within", run.output())
     assert [*tmp_path.rglob("last.pt")]
+
+
+REDEALT = {
+    "mpe": [*MPE, "train.slots=4", "train.steps=6600", "eval.interval=1320"],
+    "smax": [*SMAX, "train.slots=4", "train.steps=12288", "eval.interval=4096"],
+}
+"""Runs that are long enough for an executor to be lost at any of many moments."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Returns the folders of runs that nothing befell, which are made when asked for."""
+    return {}
+
+
+@needs_mpirun
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize(("case", "kind"), [("mpe", "kill"), ("smax", "kill"), ("mpe", "stop")])
+def test_a_run_that_loses_an_executor_is_the_same_run(
+    case: str,
+    kind: str,
+    seed: int,
+    undisturbed: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
+) -> None:
+    if case not in undisturbed:
+        undisturbed[case] = tmp_path_factory.mktemp(case)
+        run(undisturbed[case], REDEALT[case], ranks=1)
+    draw = random.Random(seed)
+    words = [*REDEALT[case], *SHORT, "placement.mode=envs", "link.on_fault=redeal"]
+    if kind == "stop":
+        words.append("link.failure_timeout_s=5")
+    job = Running(tmp_path, "-m", "sde_harl.run", *words, ranks=4, ulfm=kind == "kill")
+    try:
+        executors = wait_until_it_plays(job)
+        assert len(executors) == 3
+        rows = draw.randint(0, 6)
+        job.wait_for(lambda: job.updates() >= rows, f"{rows} rows")
+        time.sleep(draw.uniform(0.0, 0.3))
+        lost = draw.choice(executors)
+        if kind == "stop":
+            lost.suspend()
+        else:
+            lost.kill()
+        job.end()
+    finally:
+        kill_all(job.process)
+    assert "done, but without executors" in job.output(), job.output()
+    assert "Traceback" not in job.output(), job.output()
+    assert_same(undisturbed[case], tmp_path, ("training", "evaluations", "episodes"))
+    assert_same_decisions(undisturbed[case], tmp_path)

@@ -32,10 +32,14 @@ SMAX = ["configs/sde_harl.yaml", *SMALL, "roles.steps=2000"]
 CASES = {
     "coded": MPE,
     "recurrent": [*MPE, "policy.recurrent=true", "algo.chunk=11"],
+    "plain": [*MPE[:-1], "codec.name=float32"],
     "hatrpo": [*MPE, "algo.name=hatrpo"],
+    "hasac": [*MPE, "algo.name=hasac", "algo.epochs=1"],
     "workers": [*MPE, "env.workers=2"],
     "full method": SMAX,
 }
+KILLED_AND_ASKED = (3, 4)
+"""Seeds of an interruption of each kind."""
 
 
 def interrupted(
@@ -43,6 +47,7 @@ def interrupted(
 ) -> str:
     """Interrupts a run after a random update and goes on; returns what the second part said.
 
+    A signal asks for the end, or all of its processes are killed: `seed` decides.
     `mode`: the placement of more than one rank.
     """
     draw = random.Random(seed)
@@ -53,10 +58,13 @@ def interrupted(
         run.wait_for(lambda: [*folder.rglob("*.pt")], "a checkpoint")
         rows = run.updates() + draw.randint(0, 3)
         run.wait_for(lambda: run.updates() >= rows, f"{rows} rows")
-        # mpirun passes SIGUSR1 on; kill -9 would only reach mpirun itself.
-        number = draw.choice([signal.SIGKILL, signal.SIGTERM]) if ranks == 1 else signal.SIGUSR1
-        run.process.send_signal(number)
-        run.end()
+        if draw.choice([True, False]):
+            # kill -9 of mpirun alone would reach no rank.
+            kill_all(run.process)
+        else:
+            # mpirun passes SIGUSR1 on.
+            run.process.send_signal(signal.SIGUSR1)
+            run.end()
     finally:
         kill_all(run.process)
     (file,) = folder.rglob("run.h5")
@@ -107,29 +115,37 @@ def test_every_kind_of_run_goes_on_bit_for_bit(
 
 @needs_mpirun
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "ranks"), [("coded", 4), ("hatrpo", 4), ("full method", 9)])
+@pytest.mark.parametrize("seed", KILLED_AND_ASKED)
+@pytest.mark.parametrize(
+    ("name", "ranks"), [("coded", 4), ("hatrpo", 4), ("hasac", 4), ("full method", 9)]
+)
 def test_ranks_go_on_bit_for_bit(
     name: str,
     ranks: int,
+    seed: int,
     uninterrupted: dict[str, Path],
     tmp_path_factory: pytest.TempPathFactory,
     tmp_path: Path,
 ) -> None:
-    interrupted(tmp_path, CASES[name], ranks=ranks, seed=3)
+    interrupted(tmp_path, CASES[name], ranks=ranks, seed=seed)
     assert_same(whole(name, uninterrupted, tmp_path_factory), tmp_path)
 
 
 @needs_mpirun
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "ranks"), [("recurrent", 3), ("hatrpo", 2), ("full method", 3)])
+@pytest.mark.parametrize("seed", KILLED_AND_ASKED)
+@pytest.mark.parametrize(
+    ("name", "ranks"), [("recurrent", 3), ("hatrpo", 2), ("hasac", 3), ("full method", 3)]
+)
 def test_environments_on_executors_go_on_bit_for_bit(
     name: str,
     ranks: int,
+    seed: int,
     uninterrupted: dict[str, Path],
     tmp_path_factory: pytest.TempPathFactory,
     tmp_path: Path,
 ) -> None:
-    interrupted(tmp_path, CASES[name], ranks=ranks, seed=4, mode="envs")
+    interrupted(tmp_path, CASES[name], ranks=ranks, seed=seed, mode="envs")
     assert_same(whole(name, uninterrupted, tmp_path_factory), tmp_path)
 
 

@@ -25,10 +25,12 @@ from sde_harl.link.transport import Transport
 from sde_harl.link.wire import HEADER_BYTES, Header, Kind, WireError, frame_of, unpack
 from sde_harl.policy.inference.unflatten import server_policy
 from sde_harl.policy.shapes import server_shape
+from sde_harl.record.reader import open_run
 from sde_harl.server.assignment import deal_slots
 from sde_harl.server.shard_check import ShardCheck
 from sde_harl.server.sharded_pool import ShardedPool
 from sde_harl.training.build import build
+from sde_harl.training.remote import RemoteCollector, RemoteEnvironments
 from sde_harl.training.trainer import Trainer
 
 GAME = ["env.name=mpe", "env.map=simple_spread", "env.backend=mpe2", "algo.name=happo"]
@@ -246,11 +248,138 @@ def test_an_executor_that_falls_silent_ends_the_run_with_its_line(tmp_path: Path
     trainer.logger.close()
 
 
+def is_of(frame: bytearray, kind: Kind) -> bool:
+    return unpack(0, memoryview(bytes(frame)), None).header.kind is kind
+
+
+def kinds_of_faults(folder: Path) -> list[tuple[int, str]]:
+    (file,) = folder.rglob("run.h5")
+    faults = open_run(file).table("faults")
+    return [(int(rank), kind.decode()) for rank, kind in zip(faults["rank"], faults["kind"])]
+
+
+def check_redealt(alone: Path, folder: Path, lost: int) -> None:
+    """Checks that a run which lost an executor is the run of one process."""
+    assert_same(alone, folder, ("training", "evaluations", "episodes"))
+    assert_same_decisions(alone, folder)
+    kinds = kinds_of_faults(folder)
+    assert (lost, "lost") in kinds
+    redealt = {rank for rank, kind in kinds if kind == "redealt"}
+    # One of four slots goes to one executor, two go to both others.
+    assert redealt == ({1, 2} if lost == 3 else {min({1, 2} - {lost})})
+
+
+@pytest.mark.parametrize("moment", range(4))
+def test_the_slots_of_a_lost_executor_are_dealt_to_the_others(
+    moment: int, alone: Path, tmp_path: Path
+) -> None:
+    trainer, star = playing(tmp_path, "link.on_fault=redeal", executors=3)
+    seen = 0
+
+    # In the first rollout or the second, before its shard or when that is there.
+    def lose(rank: int, frame: bytearray) -> None:
+        nonlocal seen
+        if rank == 3 and is_of(frame, Kind.PLAYED if moment % 2 else Kind.SHARD):
+            seen += 1
+            if seen > moment // 2:
+                star.kill(3)
+
+    star.change = lose
+    trainer.run()
+    assert trainer.pool.absent == [3]
+    check_redealt(alone, tmp_path, lost=3)
+
+
+def test_where_executors_are_lost_one_after_the_other_the_last_one_plays_all(
+    alone: Path, tmp_path: Path
+) -> None:
+    trainer, star = playing(tmp_path, "link.on_fault=redeal", executors=3)
+    shards = 0
+
+    def lose(rank: int, frame: bytearray) -> None:
+        nonlocal shards
+        shards += is_of(frame, Kind.SHARD)
+        if rank != 2 and shards > rank:
+            star.kill(rank)
+
+    star.change = lose
+    trainer.run()
+    assert trainer.pool.absent == [1, 3]
+    assert_same(alone, tmp_path, ("training", "evaluations", "episodes"))
+    assert_same_decisions(alone, tmp_path)
+
+
+def test_a_shard_that_is_refused_is_played_by_others(alone: Path, tmp_path: Path) -> None:
+    trainer, star = playing(tmp_path, "link.on_fault=redeal", executors=3)
+
+    def spoil(rank: int, frame: bytearray) -> None:
+        if rank == 2 and is_of(frame, Kind.SHARD):
+            header = unpack(rank, memoryview(bytes(frame)), None).header
+            frame[:] = frame_of(header, b"\xff" * (len(frame) - HEADER_BYTES - 4))
+
+    star.change = spoil
+    trainer.run()
+    check_redealt(alone, tmp_path, lost=2)
+
+
+def test_a_silent_executor_is_replaced(alone: Path, tmp_path: Path) -> None:
+    words = ["link.on_fault=redeal", "link.failure_timeout_s=1"]
+    trainer, star = playing(tmp_path, *words, executors=3)
+
+    def stop(rank: int, frame: bytearray) -> None:
+        if rank == 1 and is_of(frame, Kind.SHARD) and trainer.counters.steps:
+            star.silent.add(1)
+
+    star.change = stop
+    trainer.run()
+    check_redealt(alone, tmp_path, lost=1)
+
+
+def test_an_executor_that_can_not_go_on_is_replaced(alone: Path, tmp_path: Path) -> None:
+    trainer, star = playing(tmp_path, "link.on_fault=redeal", executors=3)
+
+    def lose(rank: int, frame: bytearray) -> None:
+        if rank == 2 and is_of(frame, Kind.SHARD):
+            header = unpack(rank, memoryview(bytes(frame)), None).header
+            frame[:] = frame_of(header._replace(kind=Kind.BYE), b"no memory is left")
+
+    star.change = lose
+    trainer.run()
+    check_redealt(alone, tmp_path, lost=2)
+
+
+def test_without_any_executor_the_run_ends_with_its_line(tmp_path: Path) -> None:
+    trainer, star = playing(tmp_path, "link.on_fault=redeal", executors=2)
+    star.change = lambda rank, frame: star.kill(rank) if is_of(frame, Kind.PLAYED) else None
+    with pytest.raises(UserError, match="no executor is left"):
+        trainer.run()
+
+
+def test_episodes_that_can_not_be_brought_back_are_told(tmp_path: Path) -> None:
+    words = [*WORDS, "placement.mode=envs", f"record.dir={tmp_path}", "link.on_fault=redeal"]
+    star = Star(words, 3)
+    config = parse(words).config
+    assert config is not None
+    parts = build(config, star)
+    trainer = Trainer(parts)
+    trainer.publish()
+    trainer.update()
+    assert isinstance(parts.environments, RemoteEnvironments)
+    # What another game would have shown.
+    for state in parts.environments.states[2:]:
+        state["seen"][0] += 1
+    star.kill(3)
+    trainer.update()
+    trainer.logger.close()
+    assert kinds_of_faults(tmp_path).count((0, "anew")) == 2
+
+
 def test_an_executor_hears_the_goodbye_while_it_plays(tmp_path: Path) -> None:
     trainer, star = playing(tmp_path, executors=1)
     trainer.publish()
     assert isinstance(trainer.pool, ShardedPool)
-    trainer.pool.shards.play(trainer.pool.version, 0)
+    assert isinstance(trainer.collector, RemoteCollector)
+    trainer.collector.begin(0)
     star.send(1, Header(kind=Kind.BYE), b"the disk is full")
     arrived = [message.header.kind for message in star.poll()]
     assert Kind.SHARD not in arrived

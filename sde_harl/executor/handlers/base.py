@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 from sde_harl.link.wire import Message, WireError
 
 
-class Dismissed(Exception):  # noqa: N818  # it is no error
-    """The server has said goodbye while a handler was busy; `message` is its BYE."""
+class OnlyAnswering:
+    """Holds the defaults of what only handlers change that act between two messages.
 
-    def __init__(self, message: Message) -> None:
-        super().__init__()
-        self.message = message
+    Those are the ones of agents with sensors, and of executors that play environments.
+    """
 
-
-class WithoutSensors:
-    """Holds the defaults of what only handlers of agents with sensors change."""
+    @property
+    def is_playing(self) -> bool:
+        """Returns whether there is more to play, for `act_if_due`."""
+        return False
 
     @property
     def decisions_alone(self) -> int:
@@ -35,16 +35,19 @@ class WithoutSensors:
         return most_s
 
     def act_if_due(self) -> None:
-        """Acts without the server if that is due. Raises UserError where a sensor fails."""
+        """Acts without the server if that is due; plays a step where there is one to play.
+
+        Raises UserError where this host can't.
+        """
 
     def pause(self) -> None:
         """Waits with acting for the next observations: the server is busy with something else."""
 
     def close(self) -> None:
-        """Lets go of the agents' sensors, if they have any."""
+        """Lets go of sensors and environments, if there are any."""
 
 
-class Handler(WithoutSensors, ABC):
+class Handler(OnlyAnswering, ABC):
     """Computes the part of the policies that is this executor's."""
 
     @abstractmethod
@@ -68,10 +71,7 @@ class Handler(WithoutSensors, ABC):
         raise WireError("kind")  # the server sends none to agents that decide themselves
 
     def play(self, message: Message) -> None:
-        """Plays environments of its own (a PLAY message) and sends what was played.
-
-        Raises Dismissed where the server says goodbye meanwhile.
-        """
+        """Begins to play environments of its own (a PLAY message); `act_if_due` goes on."""
         raise WireError("kind")  # the server asks only executors that have environments
 
 
