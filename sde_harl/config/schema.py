@@ -324,7 +324,7 @@ class LinkConfig(Section):
     max_age: Annotated[WholeNumber, Field(ge=0, le=1000)] = 8
     """Steps for which an agent's last latents may replace late ones. Later it does nothing."""
     on_fault: Annotated[Literal["abort", "fallback", "redeal"], TEXT] = "abort"
-    """After giving an executor up: abort the run; fallback: its agents do nothing; redeal its part."""
+    """After giving an executor up: abort the run; fallback: its agents do nothing; redeal them."""
     model: Annotated[LinkProfile, BeforeValidator(as_profile)] = PROFILES["none"]
     """Emulated link: none, good, lossy, poor, or {loss: 0.01, delay_ms: 2, jitter_ms: 1}."""
 
