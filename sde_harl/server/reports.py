@@ -70,7 +70,7 @@ class Reports:
             # Another count of rows means that some answers never came: then it is unknown which
             # decision a row is of. Another one of agents: they were dealt anew since.
             if report.timings.shape[:2] == (len(rows), len(held)):
-                times[np.ix_(rows, [*held])] = report.timings
+                times[np.ix_(rows, np.array(held, np.intp))] = report.timings
         return times
 
     def resources(self) -> dict[int, Resources]:
