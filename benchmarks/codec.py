@@ -32,7 +32,8 @@ def fitted_model(std: torch.Tensor, generator: torch.Generator) -> LatentModel:
     optimiser = torch.optim.Adam(model.density_parameters(), lr=2e-2)
     for _ in range(300):
         optimiser.zero_grad()
-        model.rate(std * torch.randn((1, 64, LATENT), generator=generator), generator).backward()
+        z = std * torch.randn((1, 64, LATENT), generator=generator)
+        model.rate(z, model.noise(64, generator), 64).backward()
         optimiser.step()
     model.settle()
     return model

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sde_harl.auxiliary.peers import ALONE, Peers
 from sde_harl.auxiliary.rate import RateTrainer
 from sde_harl.errors import UserError
 
@@ -33,16 +35,20 @@ def step_group(
     rate_trainer: RateTrainer | None,
     max_norm: float,
     what: str,
+    peers: Peers = ALONE,
+    scalars: Iterable[Tensor] = (),
 ) -> Tensor:
     """Steps everything that is in a group's loss; returns the norm of the policy's gradient.
 
     parameters: the policy's, of `net`, which `optimizer` steps. rate_trainer: steps the densities
-    where the rate is in the loss. Raises UserError where the gradient isn't finite.
+    where the rate is in the loss. Where `peers` have shares of it, `loss` is this learner's, and
+    `scalars` become sums too. Raises UserError where the gradient isn't finite.
     """
     # zero_grad of the net and not of the optimisers: it clears the entropy model's gradients too,
     # which lie in it.
     net.zero_grad()
     loss.backward()
+    peers.sum_step(net, scalars)
     norm = nn.utils.clip_grad_norm_(parameters, max_norm)
     check_gradient(norm, what)
     optimizer.step()

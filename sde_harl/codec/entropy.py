@@ -79,13 +79,17 @@ class LatentModel(nn.Module):
             rounded = torch.round(z - medians).clamp(-LIMIT, LIMIT) + medians
         return straight_through(z, rounded)
 
-    def rate(self, z: Tensor, generator: torch.Generator) -> Tensor:
+    def noise(self, rows: int, generator: torch.Generator) -> Tensor:
+        """Draws the noise (n, R, Z) that takes the place of the rounding of R rows in `rate`."""
+        return torch.rand((self.agents, rows, self.latent), generator=generator) - 0.5
+
+    def rate(self, z: Tensor, noise: Tensor, count: int) -> Tensor:
         """Returns the mean bits per latent element of z (n, R, Z), a scalar.
 
-        Uniform noise, drawn by `generator`, takes the place of the rounding, which has no gradient
-        (Balle et al. 2018, eq. 6). The gradient flows to z and to the densities.
+        Uniform noise takes the place of the rounding, which has no gradient (Balle et al. 2018, eq.
+        6). The gradient flows to z and to the densities. The mean is over `count` rows: R, or more
+        where z is a part of them.
         """
-        noise = torch.rand(z.shape, generator=generator, device=z.device) - 0.5
         by_set = (z + noise).reshape(self._sets, -1, self.latent)  # (k, n / k * R, Z)
         values = by_set.transpose(1, 2).reshape(self._sets * self.latent, 1, -1)  # (k Z, 1, ...)
         # Both ends of every interval in one pass; CompressAI's _likelihood takes two.
@@ -93,7 +97,8 @@ class LatentModel(nn.Module):
             torch.cat((values - 0.5, values + 0.5), -1), stop_gradient=False
         )
         lower, upper = ends.sigmoid().chunk(2, -1)
-        return -torch.log2(self.bottleneck.likelihood_lower_bound(upper - lower)).mean()
+        bits = torch.log2(self.bottleneck.likelihood_lower_bound(upper - lower))
+        return -(bits.sum() / (self.agents * count * self.latent))
 
     def density_parameters(self) -> list[nn.Parameter]:
         """Returns the parameters that the rate trains."""

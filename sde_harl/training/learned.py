@@ -11,6 +11,7 @@ from sde_harl.algorithms.off_policy.base import OffPolicy
 from sde_harl.algorithms.on_policy.base import OnPolicy
 from sde_harl.auxiliary.distillation import Distillation
 from sde_harl.auxiliary.diversity import Diversity
+from sde_harl.auxiliary.peers import ALONE, Peers
 from sde_harl.auxiliary.rate_control import RateControl
 from sde_harl.config.schema import Config
 from sde_harl.envs.base import EnvSpec
@@ -47,8 +48,9 @@ def build_learned(
     *,
     roles: Roles,
     generator: torch.Generator,
+    peers: Peers = ALONE,
 ) -> Learned:
-    """Returns everything that learns.
+    """Returns everything that learns, and shares its updates with `peers`.
 
     Raises UserError where parts don't fit the environment, or into the memory.
     """
@@ -74,6 +76,7 @@ def build_learned(
             policy=policy,
             critic_input=critic_input,
             generator=generator,
+            peers=peers,
         ),
         critic_input=critic_input,
         rate_control=RateControl(config.codec),
@@ -98,6 +101,7 @@ def _algorithm(
     policy: SplitPolicy,
     critic_input: CriticInput,
     generator: torch.Generator,
+    peers: Peers,
 ) -> Algorithm:
     """Returns the algorithm with its critic."""
     if issubclass(algorithm_class, OffPolicy):
@@ -117,7 +121,12 @@ def _algorithm(
         generator=generator,
     )
     return algorithm_class(
-        policy=policy, critic=critic, algo=config.algo, codec=config.codec, generator=generator
+        policy=policy,
+        critic=critic,
+        algo=config.algo,
+        codec=config.codec,
+        generator=generator,
+        peers=peers,
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from sde_harl.algorithms.registry import ALGORITHMS
+from sde_harl.auxiliary.peers import ALONE, Peers
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.config.schema import AlgoConfig, CodecConfig, Config, PolicyConfig, TrainConfig
 from sde_harl.draws.counters import Draw, Purpose
@@ -85,6 +86,7 @@ def learner(
     seed: int = 0,
     recurrent: bool = False,
     groups: tuple[tuple[int, ...], ...] = (),
+    peers: Peers = ALONE,
     **algo: Any,
 ) -> Any:
     """An algorithm, by name in ALGORITHMS, with small nets; `algo` as in AlgoConfig."""
@@ -109,7 +111,14 @@ def learner(
         share=config.share_param or not kind.decentralised_critic,
         generator=generator,
     )
-    return kind(policy=policy, critic=critic, algo=config, codec=codec_config, generator=generator)
+    return kind(
+        policy=policy,
+        critic=critic,
+        algo=config,
+        codec=codec_config,
+        generator=generator,
+        peers=peers,
+    )
 
 
 def new_rollout(game: EnvSpec, envs: int, kind: str = "EP", steps: int = 1) -> Rollout:

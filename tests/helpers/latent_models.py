@@ -25,3 +25,9 @@ def trained_model(agents: int = AGENTS, latent: int = Z) -> LatentModel:
 
 def latents(rows: int, scale: float = 3.0, seed: int = 0) -> np.ndarray:
     return (np.random.default_rng(seed).normal(size=(rows, Z)) * scale).astype(np.float32)
+
+
+def rate_of(model: LatentModel, z: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Returns the mean bits per element of z (n, R, Z), with noise that `generator` draws."""
+    rows = z.shape[1]
+    return model.rate(z, model.noise(rows, generator), rows)

@@ -10,7 +10,7 @@ import torch
 from games import act, learner, new_rollout, see, spec
 from hypothesis import given
 from hypothesis import strategies as st
-from latent_models import Z, latents, trained_model
+from latent_models import Z, latents, rate_of, trained_model
 from pools import ROWS, SHAPE, session_of, settings_of, weights
 
 from sde_harl.auxiliary.rate_control import BRAKE, GAIN, LEAST_COEF, MOST_COEF, RateControl
@@ -173,7 +173,7 @@ def test_a_shared_density_rates_all_agents_as_one() -> None:
     single = LatentModel(1, Z)
     z = torch.from_numpy(np.stack([latents(20, 2.0, seed) for seed in range(3)]))
     rates = [
-        model.rate(each, torch.Generator().manual_seed(1)).item()
+        rate_of(model, each, torch.Generator().manual_seed(1)).item()
         for model, each in ((shared, z), (single, z.reshape(1, 60, Z)))
     ]
     assert rates[0] == rates[1]

@@ -125,17 +125,18 @@ def test_the_value_loss_is_hubers_or_half_the_square_and_the_worse_of_clipped_an
     values, targets, old = torch.tensor([[3.0, 0.5]]), torch.zeros(1, 2), torch.tensor([[4.0, 0.5]])
     plain = {"clip_value_loss": False, "huber_delta": 1.0}
     torch.testing.assert_close(
-        value_loss(values, targets, old, config=AlgoConfig(**plain)),
+        value_loss(values, targets, old, config=AlgoConfig(**plain), whole=2),
         torch.tensor((2.5 + 0.125) / 2),
     )
     torch.testing.assert_close(
-        value_loss(values, targets, old, config=AlgoConfig(**plain, use_huber=False)),
+        value_loss(values, targets, old, config=AlgoConfig(**plain, use_huber=False), whole=2),
         torch.tensor((4.5 + 0.125) / 2),
     )
     # 3.0 is 1 below the old value, of which 0.2 are allowed: 3.8 counts.
     clipped = AlgoConfig(clip_value_loss=True, use_huber=False, clip_coef=0.2)
     torch.testing.assert_close(
-        value_loss(values, targets, old, config=clipped), torch.tensor((3.8**2 / 2 + 0.125) / 2)
+        value_loss(values, targets, old, config=clipped, whole=2),
+        torch.tensor((3.8**2 / 2 + 0.125) / 2),
     )
 
 

@@ -56,7 +56,8 @@ class GroupTrainers:
         report: dict[str, Tensor] = {}
         rate_trainer = self._rates[index]
         if rate_trainer:
-            rate = rate_trainer.rate(latents, self._generator)
+            sample = rate_trainer.sample(latents.shape[1], self._generator)
+            rate = rate_trainer.rate(latents, sample)
             loss = loss + rate_coef * rate
             report["rate"] = rate.detach()
         norm = step_group(

@@ -31,6 +31,7 @@ from torch import Tensor
 from sde_harl.algorithms.algorithm import Algorithm, Net
 from sde_harl.algorithms.on_policy.critic_trainer import CriticTrainer
 from sde_harl.algorithms.on_policy.group_batch import GroupBatch, gather_group, learnt_rows
+from sde_harl.auxiliary.peers import ALONE, Peers
 from sde_harl.auxiliary.rate import RateTrainer
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.config.schema import AlgoConfig, CodecConfig
@@ -62,13 +63,18 @@ class OnPolicy(Algorithm):
         algo: AlgoConfig,
         codec: CodecConfig,
         generator: torch.Generator,
+        peers: Peers = ALONE,
     ) -> None:
-        """`generator` draws the order of groups and minibatches, and the rate's rows and noise."""
+        """`generator` draws the order of groups and minibatches, and the rate's rows and noise.
+
+        `peers` share the work; all of them draw the same.
+        """
         self.policy = policy
         self._algo = algo
         self._generator = generator
+        self._peers = peers
         self.rate_coef = codec.rate_coef
-        self.critic_trainer = CriticTrainer(critic, algo, generator)
+        self.critic_trainer = CriticTrainer(critic, algo, generator, peers)
         self._rate_trainers = [
             RateTrainer(net.latent_model, codec) if net.latent_model else None
             for net in policy.groups
@@ -163,12 +169,13 @@ class OnPolicy(Algorithm):
         A dead agent's action has no effect, so its ratio is 1 here; in HARL's factor it counts like
         any other.
         """
-        outputs = batch.forward(net).outputs
-        distribution = net.distribution(outputs, batch.available_actions)
-        ratio = self.ratio(net, distribution, batch)  # (n, B)
-        product = (1.0 + (ratio - 1.0) * batch.active_masks).prod(0)
+        own = batch.of(self._peers)
+        outputs = own.forward(net).outputs
+        distribution = net.distribution(outputs, own.available_actions)
+        ratio = self.ratio(net, distribution, own)  # (n, B)
+        product = (1.0 + (ratio - 1.0) * own.active_masks).prod(0)
         # Of many agents it may overflow before it meets a ratio of 0, which makes NaN of it.
-        return product.nan_to_num(nan=0.0).clamp(max=LARGEST_M)
+        return self._peers.join(product.nan_to_num(nan=0.0).clamp(max=LARGEST_M), own.part)
 
     def _order(self) -> list[int]:
         """Returns the groups in the order of this update.

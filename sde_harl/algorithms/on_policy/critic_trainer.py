@@ -22,6 +22,7 @@ from sde_harl.algorithms.on_policy.gae import compute_gae
 from sde_harl.algorithms.on_policy.value_norm import ValueNorm
 from sde_harl.auxiliary.gradients import check_gradient
 from sde_harl.auxiliary.optimizer_state import load_optimizer_state, optimizer_state
+from sde_harl.auxiliary.peers import ALONE, Peers
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.buffers.sequences import (
     chunk_states,
@@ -32,7 +33,6 @@ from sde_harl.buffers.sequences import (
     take_sequences,
 )
 from sde_harl.config.schema import AlgoConfig
-from sde_harl.outside.process import interruption
 from sde_harl.policy.critic import Critic
 from sde_harl.policy.gru import RecurrentState
 
@@ -76,11 +76,18 @@ class CriticMemories(NamedTuple):
 class CriticTrainer:
     """The critic with its value normaliser, its optimiser and its recurrent memory."""
 
-    def __init__(self, critic: Critic, config: AlgoConfig, generator: torch.Generator) -> None:
-        """`generator` draws the order of minibatches."""
+    def __init__(
+        self,
+        critic: Critic,
+        config: AlgoConfig,
+        generator: torch.Generator,
+        peers: Peers = ALONE,
+    ) -> None:
+        """`generator` draws the order of minibatches, of which `peers` have shares."""
         self.critic = critic
         self._config = config
         self._generator = generator
+        self._peers = peers
         self.value_norm = ValueNorm(config.valuenorm)
         self.optimizer = torch.optim.Adam(
             critic.parameters(), config.critic_lr, eps=config.adam_eps, fused=True
@@ -130,7 +137,12 @@ class CriticTrainer:
         order = shuffled(sequences, self._minibatches, self._generator)
         if sequences * estimate.length < estimate.returns[0].size:
             order = torch.from_numpy(estimate.valid)[order]
-        return self._thread.submit(self._update, estimate, order, sequences)
+        if self._peers.size == 1:
+            return self._thread.submit(self._update, estimate, order, sequences)
+        # Sums of two threads would meet in another order on each learner.
+        learnt: Future[dict[str, float]] = Future()
+        learnt.set_result(self._update(estimate, order, sequences))
+        return learnt
 
     def state_dict(self) -> dict[str, Any]:
         """Returns everything that changes over a run: net, optimiser, normaliser, memory if any."""
@@ -242,11 +254,13 @@ class CriticTrainer:
         losses: list[Tensor] = []
         for part in minibatch_slices(sequences, self._minibatches) * self._epochs:
             # The thread that waits for this one drops the update then.
-            if losses and interruption.requested:
+            if losses and self._peers.are_interrupted:
                 break
-            x, target, old = (take_sequences(each, part, estimate.length) for each in rows)
-            values, _ = self.critic(x, state and state.select(part))
-            loss = value_loss(values, target, old, config=self._config)
+            own = self._peers.own(part)
+            x, target, old = (take_sequences(each, own, estimate.length) for each in rows)
+            values, _ = self.critic(x, state and state.select(own))
+            whole = len(values) * (part.stop - part.start) * estimate.length
+            loss = value_loss(values, target, old, config=self._config, whole=whole)
             losses.append(self._step(loss))
         return {
             "value_loss": float(torch.stack(losses).mean()),
@@ -268,9 +282,10 @@ class CriticTrainer:
         return [take_sequences(flatten_rows(each, length), order, length) for each in parts]
 
     def _step(self, loss: Tensor) -> Tensor:
-        """Takes one step of Adam; returns the loss, detached."""
+        """Takes one step of Adam; returns the loss of all learners, detached."""
         self.optimizer.zero_grad()
         (loss * self._config.value_coef).backward()
+        self._peers.sum_step(self.critic, [loss])
         norm = nn.utils.clip_grad_norm_(self.critic.parameters(), self._config.max_grad_norm)
         check_gradient(norm, "the critic")
         self.optimizer.step()
@@ -278,9 +293,11 @@ class CriticTrainer:
 
 
 def value_loss(
-    values: Tensor, targets: Tensor, old_values: Tensor, *, config: AlgoConfig
+    values: Tensor, targets: Tensor, old_values: Tensor, *, config: AlgoConfig, whole: int
 ) -> Tensor:
     """Returns the value loss of normalised values, targets and old values, all (V, B).
+
+    It is a mean over `whole` values: these, or more where other learners have the others.
 
     Rows of dead agents count too. The return before a death is bootstrapped from the value after
     it, so that value has to be learnt although no policy acts on it; HARL's critic counts them as
@@ -293,7 +310,7 @@ def value_loss(
         # The worse of both, as in PPO's reference implementation: a value may move by `clip` an
         # update at most.
         loss = torch.maximum(loss, _row_losses(clipped, targets, config))
-    return loss.mean()
+    return loss.sum() / whole
 
 
 def _row_losses(values: Tensor, targets: Tensor, config: AlgoConfig) -> Tensor:

@@ -21,10 +21,10 @@ from sde_harl.algorithms.on_policy.base import OnPolicy, set_learning_rate
 from sde_harl.algorithms.on_policy.group_batch import GroupBatch
 from sde_harl.auxiliary.gradients import step_group
 from sde_harl.auxiliary.optimizer_state import load_optimizer_state, optimizer_state
-from sde_harl.auxiliary.rate import RateTrainer
+from sde_harl.auxiliary.peers import ALONE, Peers
+from sde_harl.auxiliary.rate import RateSample, RateTrainer
 from sde_harl.buffers.sequences import minibatch_slices, shuffled
 from sde_harl.config.schema import AlgoConfig, CodecConfig
-from sde_harl.outside.process import interruption
 from sde_harl.policy.critic import Critic
 from sde_harl.policy.group_net import GroupNet
 from sde_harl.policy.split_policy import SplitPolicy
@@ -52,9 +52,12 @@ class FirstOrder(OnPolicy):
         algo: AlgoConfig,
         codec: CodecConfig,
         generator: torch.Generator,
+        peers: Peers = ALONE,
     ) -> None:
         """Takes what `OnPolicy` takes, and adds an optimiser for each group."""
-        super().__init__(policy=policy, critic=critic, algo=algo, codec=codec, generator=generator)
+        super().__init__(
+            policy=policy, critic=critic, algo=algo, codec=codec, generator=generator, peers=peers
+        )
         self._optimizers = [
             torch.optim.Adam(net.policy_parameters(), algo.lr, eps=algo.adam_eps, fused=True)
             for net in policy.groups
@@ -84,33 +87,39 @@ class FirstOrder(OnPolicy):
     def update_group(self, index: int, batch: GroupBatch) -> dict[str, float]:
         net = self.policy.groups[index]
         rate_trainer = self._rate_trainers[index]
-        minibatches = self._minibatches(batch)
+        whole = self._minibatches(batch)
+        samples = self._samples(rate_trainer, whole[0])
+        minibatches = [each.of(self._peers) for each in whole]
         weights = [each.weights() for each in minibatches]
         reports: list[PolicyReport] = []
         grad_norms: list[Tensor] = []
         rates: list[Tensor] = []
         for part, minibatch in list(enumerate(minibatches)) * self._algo.epochs:
-            interruption.check()
+            self._peers.check()
             output = minibatch.forward(net)
             loss, report = self._loss(net, output.outputs, batch=minibatch, weights=weights[part])
             reports.append(report)
             # The entropy model costs as much as the policy. So the rate is taken once an epoch, in
             # its first minibatch, and weighted for all of them.
             measured = rate_trainer if part == 0 else None
+            scalars = [*report]
             if measured:
-                rates.append(measured.rate(output.latents, self._generator))
-                loss = loss + self.rate_coef * len(minibatches) * rates[-1]
-            grad_norms.append(self._step(index, loss, measured))
-        scalars = _means(reports, grad_norms)
+                sample = samples[len(rates)].of(minibatch.part)
+                rate = measured.rate(output.latents, sample)
+                loss = loss + self.rate_coef * len(minibatches) * rate
+                rates.append(rate.detach())
+                scalars.append(rates[-1])
+            grad_norms.append(self._step(index, loss, measured, scalars))
+        means = _means(reports, grad_norms)
         if rate_trainer:
             # Last: quantiles follow the densities, which are stepped for good now. To move the
             # medians, which latents are rounded to, between two steps would change the policy
             # behind Adam's back.
             rate_trainer.settle()
-            scalars["rate"] = float(torch.stack(rates).detach().mean())
+            means["rate"] = float(torch.stack(rates).mean())
         # Of the first minibatch, not the mean: before the first step the ratio is 1 but for
         # rounding. More would mean that the policy which acted isn't the one that is trained.
-        return scalars | {"ratio_error": float(reports[0].ratio_error)}
+        return means | {"ratio_error": float(reports[0].ratio_error)}
 
     def _minibatches(self, batch: GroupBatch) -> list[GroupBatch]:
         """Returns the minibatches of an epoch, the same ones in every epoch."""
@@ -119,6 +128,13 @@ class FirstOrder(OnPolicy):
         if count > 1:
             batch = batch.take(shuffled(sequences, count, self._generator))
         return [batch.take(part) for part in minibatch_slices(sequences, count)]
+
+    def _samples(self, rate_trainer: RateTrainer | None, batch: GroupBatch) -> list[RateSample]:
+        """Draws the rows of a minibatch that the rate is estimated on, anew for each epoch."""
+        if not rate_trainer:
+            return []
+        rows = batch.actions.shape[1]
+        return [rate_trainer.sample(rows, self._generator) for _ in range(self._algo.epochs)]
 
     def _loss(
         self, net: GroupNet, outputs: Tensor, *, batch: GroupBatch, weights: Tensor
@@ -138,8 +154,13 @@ class FirstOrder(OnPolicy):
         )
         return -objective - self._algo.entropy_coef * entropy, report
 
-    def _step(self, index: int, loss: Tensor, rate_trainer: RateTrainer | None) -> Tensor:
-        """Steps everything that is in the loss; returns the norm of the policy's gradient."""
+    def _step(
+        self, index: int, loss: Tensor, rate_trainer: RateTrainer | None, scalars: list[Tensor]
+    ) -> Tensor:
+        """Steps everything that is in the loss; returns the norm of the policy's gradient.
+
+        `scalars` of this learner's share become those of all learners.
+        """
         net = self.policy.groups[index]
         return step_group(
             net,
@@ -149,6 +170,8 @@ class FirstOrder(OnPolicy):
             rate_trainer=rate_trainer,
             max_norm=self._algo.max_grad_norm,
             what=f"group {index}'s policy",
+            peers=self._peers,
+            scalars=scalars,
         )
 
 

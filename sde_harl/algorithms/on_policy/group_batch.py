@@ -12,10 +12,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sde_harl.auxiliary.peers import Part, Peers
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.buffers.sequences import chunk_states, flatten_rows, take_sequences
 from sde_harl.policy.group_net import GroupNet, GroupOutput, SubstitutedLatents
 from sde_harl.policy.gru import RecurrentState
+
+
+class Share(NamedTuple):
+    """What a learner knows of a batch of which it has a part."""
+
+    part: Part
+    counted: Tensor
+    """Scalar, number of the rows that count, of all learners."""
 
 
 class GroupBatch(NamedTuple):
@@ -39,6 +48,13 @@ class GroupBatch(NamedTuple):
     """(n, B, Z) decoded, that the policy acted on; None where no latent was late."""
     stale: Tensor | None = None
     """(n, B) bool, True where another latent stood in for a late one; None where none was."""
+    share: Share | None = None
+    """None where these are the rows of all learners."""
+
+    @property
+    def part(self) -> Part | None:
+        """Returns the place of these rows among those of all learners; None where it has all."""
+        return self.share and self.share.part
 
     @property
     def length(self) -> int:
@@ -55,6 +71,15 @@ class GroupBatch(NamedTuple):
         state = self.recurrent_state and self.recurrent_state.select(sequences)
         return self._replace(**taken, recurrent_state=state)
 
+    def of(self, peers: Peers) -> GroupBatch:
+        """Returns a learner's share of the rows."""
+        if peers.size == 1:
+            return self
+        rows = self.actions.shape[1]
+        own = peers.own(slice(0, rows // self.length))
+        part = Part(rows=slice(own.start * self.length, own.stop * self.length), whole=rows)
+        return self.take(own)._replace(share=Share(part, counted=self.active_masks.sum()))
+
     def forward(self, net: GroupNet) -> GroupOutput:
         """Runs the group's nets on the rows."""
         substituted = None
@@ -65,7 +90,8 @@ class GroupBatch(NamedTuple):
 
     def weights(self) -> Tensor:
         """Returns (n, B), the weight of each row in a mean over those that count; they sum to 1."""
-        return self.active_masks / self.active_masks.sum().clamp(min=1.0)
+        counted = self.share.counted if self.share else self.active_masks.sum()
+        return self.active_masks / counted.clamp(min=1.0)
 
 
 def gather_group(

@@ -40,8 +40,7 @@ from sde_harl.algorithms.on_policy.trust_region import (
     fisher_product,
     flat_gradient,
 )
-from sde_harl.auxiliary.rate import RateTrainer
-from sde_harl.outside.process import interruption
+from sde_harl.auxiliary.rate import RateSample, RateTrainer
 from sde_harl.policy.distributions import Distribution
 from sde_harl.policy.group_net import GroupNet
 
@@ -57,16 +56,19 @@ class GroupStep(NamedTuple):
     net: GroupNet
     rate_trainer: RateTrainer | None
     batch: GroupBatch
-    noise_seed: int
-    """Draws the rate's rows and noise."""
+    """This learner's share."""
+    sample: RateSample | None
+    """Rows and noise of the rate, this learner's share; None where the rate doesn't count."""
 
 
 class Evaluation(NamedTuple):
     """A policy, judged on a batch."""
 
+    share: Tensor
+    """This learner's share of L, scalar, with its graph."""
+    distribution: Distribution
     objective: Tensor
     """L, scalar."""
-    distribution: Distribution
     entropy: Tensor
     ratio_error: Tensor
     """Mean |r - 1|."""
@@ -101,17 +103,23 @@ class Hatrpo(OnPolicy):
     """Maximises E[r M] with KL(pi_old || pi_new) below `algo.kl_threshold`."""
 
     def update_group(self, index: int, batch: GroupBatch) -> dict[str, float]:
+        rate_trainer = self._rate_trainers[index]
+        own = batch.of(self._peers)
+        # Drawn by a generator of its own, and also where nothing is drawn by it.
+        noise = torch.Generator().manual_seed(
+            int(torch.randint(1 << 31, (), generator=self._generator))
+        )
+        sample = None
+        if rate_trainer:
+            sample = rate_trainer.sample(batch.actions.shape[1], noise).of(own.part)
         step = GroupStep(
-            net=self.policy.groups[index],
-            rate_trainer=self._rate_trainers[index],
-            batch=batch,
-            noise_seed=int(torch.randint(1 << 31, (), generator=self._generator)),
+            net=self.policy.groups[index], rate_trainer=rate_trainer, batch=own, sample=sample
         )
         acted = self._evaluate(step)
         start = acted
         scalars = {}
         if step.rate_trainer:
-            scalars["rate"] = self._fit_entropy_model(step.net, step.rate_trainer, batch)
+            scalars["rate"] = self._fit_entropy_model(step.net, step.rate_trainer, step.batch)
             # The medians have moved, and with them the policy: the line search begins there. The KL
             # is still from the policy that acted, because the ratios are.
             start = self._evaluate(step)
@@ -137,30 +145,35 @@ class Hatrpo(OnPolicy):
 
     def _evaluate(self, step: GroupStep) -> Evaluation:
         """Judges the policy as it is now."""
-        interruption.check()
+        self._peers.check()
         batch = step.batch
         weights = batch.weights()  # (n, B)
         output = batch.forward(step.net)
         distribution = step.net.distribution(output.outputs, batch.available_actions)
         ratio = self.ratio(step.net, distribution, batch)  # (n, B)
         entropy = (distribution.entropy() * weights).sum()
-        objective = (ratio * batch.advantages * weights).sum() + self._algo.entropy_coef * entropy
-        if step.rate_trainer:
-            noise = torch.Generator().manual_seed(step.noise_seed)
-            objective = objective - self.rate_coef * step.rate_trainer.rate(output.latents, noise)
+        share = (ratio * batch.advantages * weights).sum() + self._algo.entropy_coef * entropy
+        if step.rate_trainer and step.sample:
+            share = share - self.rate_coef * step.rate_trainer.rate(output.latents, step.sample)
+        error = ((ratio - 1.0).abs() * weights).sum()
+        totals = torch.stack((share, entropy, error)).detach()
+        self._peers.sum([totals])
+        objective, entropy, ratio_error = totals
         return Evaluation(
-            objective=objective,
+            share=share,
             distribution=distribution,
-            entropy=entropy.detach(),
-            ratio_error=((ratio - 1.0).abs() * weights).sum().detach(),
+            objective=objective,
+            entropy=entropy,
+            ratio_error=ratio_error,
         )
 
     def _full_step(self, step: GroupStep, start: Evaluation) -> tuple[Tensor, Tensor]:
         """Returns the gradient of L and the step beta x, both (P,)."""
         parameters = step.net.policy_parameters()
-        gradient = flat_gradient(start.objective, parameters)
+        gradient = flat_gradient(start.share, parameters)
+        self._peers.sum([gradient])
         kl = mean_kl(start.distribution, start.distribution, step.batch)
-        product = fisher_product(kl, parameters, DAMPING)
+        product = fisher_product(kl, parameters, DAMPING, self._peers)
         direction = conjugate_gradient(product, gradient, PRODUCTS)  # x
         curvature = direction @ product(direction)  # x^T F x
         # Not `curvature <= 0`, which is false for NaN. There is nothing to improve where all rows
@@ -185,7 +198,7 @@ class Hatrpo(OnPolicy):
             new = self._evaluate(step)
             result = SearchResult(
                 accepted=True,
-                kl=float(mean_kl(new.distribution, start.acted, step.batch)),
+                kl=self._kl_of_all(new, start, step.batch),
                 improvement=float(new.objective - start.objective),
                 expected=fraction * start.expected,
             )
@@ -195,8 +208,14 @@ class Hatrpo(OnPolicy):
             fraction *= algo.backtrack_coeff
         vector_to_parameters(origin, parameters)
         # Not 0 even so: the entropy model may have moved the medians since the rollout.
-        kl = float(mean_kl(self._evaluate(step).distribution, start.acted, step.batch))
+        kl = self._kl_of_all(self._evaluate(step), start, step.batch)
         return SearchResult(accepted=False, kl=kl, improvement=0.0, expected=start.expected)
+
+    def _kl_of_all(self, new: Evaluation, start: SearchStart, batch: GroupBatch) -> float:
+        """Returns the KL from the policy that acted to `new`, over the rows of all learners."""
+        kl = mean_kl(new.distribution, start.acted, batch)
+        self._peers.sum([kl])
+        return float(kl)
 
     def _fit_entropy_model(
         self, net: GroupNet, rate_trainer: RateTrainer, batch: GroupBatch
@@ -208,10 +227,15 @@ class Hatrpo(OnPolicy):
         with torch.no_grad():
             latents = net.encode(batch.obs)  # (n, B, Z); no_grad: only the densities learn here
         total = 0.0
+        rows = latents.shape[1]
+        if batch.part:
+            rows = batch.part.whole
         for _ in range(self._algo.epochs):
             net.zero_grad()
-            rate = rate_trainer.rate(latents, self._generator)
+            sample = rate_trainer.sample(rows, self._generator)
+            rate = rate_trainer.rate(latents, sample.of(batch.part))
             rate.backward()
+            self._peers.sum_step(net, [rate])
             rate_trainer.step()
             total += rate.item()
         rate_trainer.settle()
@@ -222,6 +246,6 @@ def mean_kl(new: Distribution, old: Distribution, batch: GroupBatch) -> Tensor:
     """Returns KL(old || new) of a group's joint policy.
 
     That is the sum over its agents, who act independently given what they see, of the mean over
-    rows that count.
+    rows that count; of a learner's share of the rows, its part of that.
     """
     return (new.kl(old) * batch.weights()).sum() * len(batch.active_masks)

@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from sde_harl.auxiliary.peers import ALONE, Peers
+
 Product = Callable[[Tensor], Tensor]
 """A symmetric matrix (P, P), too large to hold, as a function: its product with a vector (P,)."""
 
@@ -23,8 +25,10 @@ def flat_gradient(
     return torch.cat([part.reshape(-1) for part in parts])
 
 
-def fisher_product(kl: Tensor, parameters: list[nn.Parameter], damping: float) -> Product:
-    """Returns v -> (F + damping I) v, where F is the Hessian of `kl`.
+def fisher_product(
+    kl: Tensor, parameters: list[nn.Parameter], damping: float, peers: Peers = ALONE
+) -> Product:
+    """Returns v -> (F + damping I) v, where F is the Hessian of the sum of the peers' `kl`.
 
     At the old policy the Hessian of the mean KL(old || new) is the Fisher matrix. F v is the
     gradient of (gradient of kl)^T v (Pearlmutter, Neural Computation 6(1), 1994).
@@ -34,7 +38,9 @@ def fisher_product(kl: Tensor, parameters: list[nn.Parameter], damping: float) -
     gradient = flat_gradient(kl, parameters, create_graph=True)
 
     def product(vector: Tensor) -> Tensor:
-        return flat_gradient(gradient @ vector, parameters) + damping * vector
+        image = flat_gradient(gradient @ vector, parameters)
+        peers.sum([image])
+        return image + damping * vector
 
     return product
 
