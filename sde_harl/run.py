@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
     from sde_harl.config.schema import Config
     from sde_harl.executor.handlers.base import Handler
+    from sde_harl.link.mpi_end import MpiEnd
+    from sde_harl.link.wire import Message
     from sde_harl.protocol.session import SessionSpec
     from sde_harl.training.trainer import Trainer
 
@@ -82,7 +84,7 @@ def keep_freed_memory() -> None:
 def run_server(argv: list[str], ranks: int) -> int:
     """Runs rank 0 of `ranks` to its end, dismisses the executors and returns the exit code."""
     interruption.watch(functools.partial(end_before_the_run, None))
-    transport: Transport | None = None
+    transport: MpiEnd | None = None
     reason = ""
     code = ExitCode.DEFECT
     try:
@@ -125,7 +127,7 @@ def end_before_the_run(transport: Transport | None) -> None:
     os._exit(ExitCode.INTERRUPTED)
 
 
-def lead(argv: list[str], transport: Transport | None) -> ExitCode:
+def lead(argv: list[str], transport: MpiEnd | None) -> ExitCode:
     """Reads the command line and trains. `transport` is None where all is in this one process.
 
     Raises UserError for everything that the user can correct.
@@ -138,11 +140,7 @@ def lead(argv: list[str], transport: Transport | None) -> ExitCode:
         print(request.text)
     if request.config is None:
         return ExitCode.DONE
-    if transport and request.config.placement.mode == "local":
-        raise UserError(
-            f"placement.mode: local is one process, mpirun started {transport.size};"
-            " use mode agents"
-        )
+    learners = share_ranks(request.config, transport)
     if not transport and request.config.placement.mode == "envs":
         raise UserError(
             "placement.mode: envs needs executors, which mpirun starts; use mode local for the same"
@@ -152,10 +150,16 @@ def lead(argv: list[str], transport: Transport | None) -> ExitCode:
     from sde_harl.training.build import build
     from sde_harl.training.trainer import Trainer
 
-    link = transport or loopback(request.config.executor.sensor)
+    if transport and transport.executors:
+        link: Transport = transport
+    else:
+        link = loopback(request.config.executor.sensor)
     folder = ""
     try:
-        trainer = Trainer(build(request.config, link))
+        from sde_harl.training.learners import Learners
+
+        others = Learners(request.config, transport) if transport and learners else None
+        trainer = Trainer(build(request.config, link, others))
         folder = str(trainer.logger.folder)
         trainer.run()
     except KeyboardInterrupt:
@@ -164,9 +168,37 @@ def lead(argv: list[str], transport: Transport | None) -> ExitCode:
             print(f"next: sde-harl run --resume {typed} goes on from there", file=sys.stderr)
         raise
     finally:
-        if not transport:
+        if link is not transport:
             dismiss(link, "")
     return tell_the_end(trainer)
+
+
+def share_ranks(config: Config, transport: MpiEnd | None) -> int:
+    """Divides the ranks of the job into executors and learners; returns how many learn beside rank
+    0.
+
+    Raises UserError where they are too few or too many.
+    """
+    ranks = transport.size if transport else 1
+    learners = config.learner.ranks
+    mode = config.placement.mode
+    if mode == "local" and learners == 1 < ranks:
+        raise UserError(
+            f"placement.mode: local is one process, mpirun started {ranks}; use mode agents"
+        )
+    if mode == "local" and learners != ranks:
+        raise UserError(
+            f"learner.ranks: expected {ranks}, the ranks of this job (placement.mode = local),"
+            f" got {learners}"
+        )
+    if mode != "local" and learners > max(1, ranks - 1):
+        raise UserError(
+            f"learner.ranks: expected {max(1, ranks - 1)} or less of -np {ranks}"
+            f" (placement.mode = {mode} needs an executor), got {learners}"
+        )
+    if transport:
+        transport.reserve(learners - 1)
+    return learners - 1
 
 
 def tell_the_end(trainer: Trainer) -> ExitCode:
@@ -237,6 +269,7 @@ def run_executor(argv: list[str]) -> int:
             transport,
             sensor_on_command_line(argv),
             make_player=functools.partial(play_environments, argv),
+            make_learner=functools.partial(learn, argv),
         )
         if farewell.reason:
             code = ExitCode.USER_ERROR  # rank 0 has printed it
@@ -259,6 +292,14 @@ def play_environments(argv: list[str], transport: Transport, session: SessionSpe
     from sde_harl.training.shard_player import make_player
 
     return make_player(argv, transport, session)
+
+
+def learn(argv: list[str], transport: Transport, message: Message) -> Handler:
+    """Returns the handler of a rank that learns with rank 0."""
+    # Imported here, because executors have neither torch nor pydantic.
+    from sde_harl.training.learner_rank import make_learner
+
+    return make_learner(argv, transport, message)
 
 
 def dismiss(transport: Transport, reason: str, code: int = ExitCode.DONE) -> None:

@@ -28,7 +28,7 @@ class RateSample(NamedTuple):
     """(R,), numbers of the rows."""
     noise: Tensor
     """(n, R, Z)."""
-    count: int
+    drawn: int
     """R of all learners, of which this sample may have a share."""
 
     def of(self, part: Part | None) -> RateSample:
@@ -56,7 +56,7 @@ class RateTrainer:
         return RateSample(
             rows=torch.randint(rows, (self._rows,), generator=generator),
             noise=self._model.noise(self._rows, generator),
-            count=self._rows,
+            drawn=self._rows,
         )
 
     def rate(self, latents: Tensor, sample: RateSample) -> Tensor:
@@ -65,7 +65,7 @@ class RateTrainer:
 
         Of a share of the sample it is the share's part of the mean.
         """
-        return self._model.rate(latents[:, sample.rows], sample.noise, sample.count)
+        return self._model.rate(latents[:, sample.rows], sample.noise, sample.drawn)
 
     def step(self) -> None:
         """Steps the densities by the gradient that the backward pass of a rate has left in them."""

@@ -82,6 +82,7 @@ def _batch(
 ) -> Batch:
     """Returns the job that plays the missing runs."""
     configs = [trial.config for trial in asked.trials]
+    learners = max(config.learner.ranks for config in configs)
     ranks = options.ranks or _ranks(configs)
     launch = job_launch(options.launcher, ranks=ranks, is_hetjob=options.hetjob)
     array = ""
@@ -105,7 +106,7 @@ def _batch(
         time=options.time,
         signal=options.signal,
         log=folder.log(is_array=bool(array)),
-        components=_components(options, ranks),
+        components=_components(options, ranks, learners),
         shell_folder=_quoted(Path.cwd()),
         shell_setup=tuple(setup),
         shell_command=(*launch.words, *run),
@@ -114,7 +115,7 @@ def _batch(
     )
 
 
-def _components(options: argparse.Namespace, ranks: int) -> tuple[Component, ...]:
+def _components(options: argparse.Namespace, ranks: int, learners: int) -> tuple[Component, ...]:
     if not options.hetjob:
         nodes = min(options.nodes, ranks)
         return (Component(nodes, ranks, options.cpus_per_task, options.gpus),)
@@ -122,23 +123,32 @@ def _components(options: argparse.Namespace, ranks: int) -> tuple[Component, ...
         raise UserError("--hetjob: expected a run of two ranks or more, this one is one process")
     if options.array:
         raise UserError("--hetjob: Slurm takes no arrays of such jobs; leave out --array")
+    if learners > 1:
+        raise UserError(
+            "--hetjob: expected learner.ranks = 1, for the last ranks of such a job are on the"
+            f" executors' hosts, got {learners}"
+        )
     # The learner's host, and those of the executors, which need neither a GPU nor many cores.
     learner = Component(1, 1, options.cpus_per_task, options.gpus)
     return (learner, Component(min(options.nodes, ranks - 1), ranks - 1))
 
 
 def _ranks(configs: list[Config]) -> int:
-    """Returns the ranks that all runs can use: one process, or rank 0 and one for each agent.
+    """Returns the ranks that all runs can use: the learners, and one for each agent.
 
     Raises UserError where the user has to decide.
     """
     modes = {config.placement.mode for config in configs}
+    learners = {config.learner.ranks for config in configs}
+    if len(learners) > 1:
+        raise UserError("--array: expected runs of the same learner.ranks, which share one script")
     if "local" in modes:
-        return 1
+        return min(learners)
     if "envs" in modes:
         raise UserError("--ranks: expected how many share the environments of placement.mode=envs")
     # A run refuses more executors than it has agents.
-    return 1 + min(len(spec_of(env).agents) for env in {config.env for config in configs})
+    agents = min(len(spec_of(env).agents) for env in {config.env for config in configs})
+    return min(learners) + agents
 
 
 def _sensor(configs: list[Config]) -> tuple[str, ...]:
@@ -170,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--time", required=True, metavar="H:MM:SS", help="time limit of one start")
     add("--nodes", type=count, default=0, metavar="N", help="hosts (as Slurm sees fit)")
-    add("--ranks", type=count, metavar="N", help="MPI ranks (rank 0 and one for each agent)")
+    add("--ranks", type=count, metavar="N", help="MPI ranks (the learners, one for each agent)")
     add("--cpus-per-task", type=count, default=1, metavar="N", help="cores of a rank (1)")
     add("--gpus", type=count, default=0, metavar="N", help="GPUs of each host (0)")
     add(

@@ -86,6 +86,12 @@ def _rows(config: Config) -> int:
     return config.train.envs * config.train.rollout // _chunk(config)
 
 
+def _minibatch_rows(config: Config) -> int:
+    """Returns how many rows, or chunks, the smallest minibatch holds."""
+    algo = config.algo
+    return _rows(config) // max(algo.minibatches, algo.critic_minibatches)
+
+
 def _least_bytes(config: Config) -> float:
     """Returns the payload bytes of a decision that remain when every symbol costs nothing."""
     return least_bytes(config.train.envs // config.train.slots, config.codec.pack)
@@ -172,6 +178,11 @@ ROLLOUT_RULES = (
         key="train.rollout",
         holds=lambda config: config.train.rollout % _chunk(config) == 0,
         wanted=lambda config: f"a multiple of algo.chunk ({_chunk(config)})",
+    ),
+    Rule(
+        key="learner.ranks",
+        holds=lambda config: config.learner.ranks <= _minibatch_rows(config),
+        wanted=lambda config: f"{_minibatch_rows(config)} (a minibatch's rows or chunks) or less",
     ),
 )
 

@@ -365,6 +365,13 @@ class TrainConfig(Section):
         return -(-self.steps // self.rollout_steps) * self.rollout_steps
 
 
+class LearnerConfig(Section):
+    """The processes that learn."""
+
+    ranks: Annotated[WholeNumber, Field(ge=1, le=4096)] = 1
+    """MPI ranks that learn, each from a share of every minibatch: rank 0 and the last ones."""
+
+
 class EvalConfig(Section):
     """Evaluation by greedy episodes, the same ones every time."""
 
@@ -411,6 +418,7 @@ class Config(Section):
     link: LinkConfig = LinkConfig()
     meters: MetersConfig = MetersConfig()
     train: TrainConfig = TrainConfig()
+    learner: LearnerConfig = LearnerConfig()
     eval: EvalConfig = EvalConfig()
     record: RecordConfig = RecordConfig()
     seed: Annotated[WholeNumber, Field(ge=0, le=2**31 - 1)] = 1

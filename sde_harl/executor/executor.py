@@ -5,6 +5,7 @@
     at each decision:   <- SENSOR, LATENTS ->, <- ACTIONS   or   <- SENSOR, DEVICE_ACTIONS ->
     at each rollout:    <- PLAY, PLAYED ->, SHARD ->, where it plays environments of its own
     at each report:     <- METER, METER ->
+    where it learns:    <- LEARN, LEARN ->, and no WELCOME
     at the end:         <- BYE
 
 It needs only numpy, unless the run wants torch. An executor keeps nothing but what the server
@@ -50,6 +51,12 @@ class MakePlayer(Protocol):
     def __call__(self, transport: Transport, session: SessionSpec, /) -> Handler: ...
 
 
+class MakeLearner(Protocol):
+    """Makes the handler of a rank that learns with rank 0, from the first LEARN."""
+
+    def __call__(self, transport: Transport, message: Message, /) -> Handler: ...
+
+
 class Executor:
     """Acts on the server's messages for the agents of one rank."""
 
@@ -58,15 +65,18 @@ class Executor:
         transport: Transport,
         sensor: str = NO_SENSOR,
         make_player: MakePlayer | None = None,
+        make_learner: MakeLearner | None = None,
     ) -> None:
         """`sensor` names what senses for the agents, "none" where environments do.
 
         It comes from the command line that started this process, never from the wire. `make_player`
-        makes the handler where this executor is to play environments of its own.
+        makes the handler where this executor is to play environments of its own, `make_learner`
+        where it is none, but learns.
         """
         self._transport = transport
         self._sensor = sensor
         self._make_player = make_player
+        self._make_learner = make_learner
         self._handler: Handler = NotWelcomed()
         self._timings = Timings()
         self._usage = HostUsage()
@@ -151,6 +161,8 @@ class Executor:
             self._handler.set_tables(agents, tables)
         elif kind is Kind.PLAY:
             self._handler.play(message)
+        elif kind is Kind.LEARN:
+            self._learn(message)
         elif kind is Kind.METER:
             self._report(message.header.step)
         elif kind is Kind.WELCOME:
@@ -183,6 +195,15 @@ class Executor:
             timings=self._timings,
             senses=self._make_senses(session),
         )
+
+    def _learn(self, message: Message) -> None:
+        if not isinstance(self._handler, NotWelcomed):
+            self._handler.learn(message)
+            return
+        if self._make_learner is None:
+            raise WireError("kind")
+        self._transport.run_id = message.header.run_id
+        self._handler = self._make_learner(self._transport, message)
 
     def _make_senses(self, session: SessionSpec) -> Senses | None:
         """Returns the agents' own sensors, if they have any.

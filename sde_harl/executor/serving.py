@@ -8,7 +8,7 @@ import traceback
 
 from sde_harl.config.entry_points import one_line
 from sde_harl.errors import UserError
-from sde_harl.executor.executor import Executor, MakePlayer
+from sde_harl.executor.executor import Executor, MakeLearner, MakePlayer
 from sde_harl.executor.farewell import Farewell, read_farewell, say_bye
 from sde_harl.executor.sensors import NO_SENSOR
 from sde_harl.link.transport import Transport
@@ -29,17 +29,20 @@ def serve(
     sensor: str = NO_SENSOR,
     idle_s: float = 3600.0,
     make_player: MakePlayer | None = None,
+    make_learner: MakeLearner | None = None,
 ) -> Farewell:
     """Runs an executor until the server says goodbye, and returns that.
 
-    `sensor` and `make_player` as of `Executor`.
+    `sensor`, `make_player` and `make_learner` as of `Executor`.
 
     Whatever goes wrong on this host is told to the server, which ends the run or goes on without
     this executor. Raises UserError where the server has ended, or has been silent for `idle_s`:
     nothing else would end this process then.
     """
     try:
-        farewell = _take_part(Executor(transport, sensor, make_player), transport, idle_s)
+        farewell = _take_part(
+            Executor(transport, sensor, make_player, make_learner), transport, idle_s
+        )
     except UserError:
         raise
     # The user's sensors may call sys.exit.

@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections import deque
 from typing import Any, NoReturn
 
+from sde_harl.link.mpi_team import MpiTeam, Watch
 from sde_harl.link.transport import Fan, Transport
 from sde_harl.link.waiting import Waiter
 
@@ -95,6 +96,10 @@ class MpiEnd(Transport):
         except self._mpi.Exception as error:
             self._note_failure(error)
             return False
+
+    def team(self, watch: Watch, timeout_s: float) -> MpiTeam:
+        """Returns this rank's place among those that learn, all of which must call it."""
+        return MpiTeam(self._mpi, [SERVER, *self.learners], watch, timeout_s)
 
     def _note_failure(self, error: Exception) -> None:
         """Learns from MPI which processes have ended (ULFM). Raises `error` if that isn't it."""

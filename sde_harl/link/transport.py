@@ -68,6 +68,9 @@ class Transport(ABC):
         them."""
         self.parted: set[int] = set()
         """Peers, absent too, that have said they can't go on; they still hear a goodbye."""
+        self.executors = range(1, size)
+        self.learners = range(size, size)
+        """Ranks behind the executors that learn with rank 0, and hold no agents."""
         peers = range(1)
         if rank == 0:
             peers = range(1, size)
@@ -79,6 +82,11 @@ class Transport(ABC):
         self.received_bytes = 0
         self._frame_bytes = FRAME_BYTES
         self._send_bytes = FRAME_BYTES
+
+    def reserve(self, learners: int) -> None:
+        """Takes so many of the last ranks for learners. Call it before anything is sent."""
+        self.executors = range(1, self.size - learners)
+        self.learners = range(self.size - learners, self.size)
 
     def set_frame_bytes(self, receive: int, send: int) -> None:
         """Refuses frames above `receive` bytes, from the next poll on; sends none above `send`."""

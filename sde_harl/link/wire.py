@@ -59,6 +59,7 @@ class Kind(IntEnum):
     PLAY = 11
     PLAYED = 12
     SHARD = 13
+    LEARN = 14
 
 
 _new_tuple = tuple.__new__

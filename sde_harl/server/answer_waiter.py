@@ -146,7 +146,7 @@ class AnswerWaiter:
         ranks = {*why}
         self._membership.lose(ranks)
         # Even a run that goes on without some executors has nothing to do without all.
-        if len(self._membership.lost) == self._transport.size - 1:
+        if self._membership.lost >= {*self._transport.executors}:
             raise UserError("no executor is left")
         for slot in self._slots:
             if slot.missing:
@@ -166,7 +166,9 @@ class AnswerWaiter:
         self._transport.faults.note(rank, kind, f"{self._name(rank)}: {kind}: {what}")
 
     def _name(self, rank: int) -> str:
-        """Returns an executor's rank and host, as users read them."""
+        """Returns a rank and its host, as users read them."""
+        if rank in self._transport.learners:
+            return f"learner {rank}"
         # It may have been lost before it said hello.
         host = "unknown host"
         if rank in self._receiver.hosts:

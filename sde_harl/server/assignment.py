@@ -11,37 +11,37 @@ from sde_harl.errors import UserError
 
 
 def assign_agents(
-    agents: int, executors: int, pinned: dict[int, int]
+    agents: int, executors: int, pinned: dict[int, int], *, learners: int = 1
 ) -> dict[int, tuple[int, ...]]:
     """Returns the agents of each executor rank: the pinned ones, and an even share of the others.
 
-    `pinned` maps agents to ranks. Raises UserError where an executor would have no agent, or a pin
-    names an agent or a rank that doesn't exist.
+    `pinned` maps agents to ranks; `learners` are the other ranks. Raises UserError where an
+    executor would have no agent, or a pin names an agent or a rank that doesn't exist.
     """
     if executors > agents:
         raise UserError(
-            f"-np {executors + 1}: {agents} agents keep at most {agents} executors busy; "
-            f"use -np {agents + 1} or less"
+            f"-np {executors + learners}: {agents} agents keep at most {agents} executors busy; "
+            f"use -np {agents + learners} or less"
         )
     _check_pins(agents, executors, pinned)
     assigned = _distribute(agents, executors, pinned)
     for rank, held in assigned.items():
         if not held:
             raise UserError(
-                f"placement.assign: no agent is left for rank {rank} of -np {executors + 1}"
+                f"placement.assign: no agent is left for rank {rank} of -np {executors + learners}"
             )
     return {rank: tuple(sorted(held)) for rank, held in assigned.items()}
 
 
-def deal_slots(slots: int, executors: int) -> dict[int, range]:
+def deal_slots(slots: int, executors: int, *, learners: int = 1) -> dict[int, range]:
     """Returns the slots of environments that each executor rank plays: even shares, in order.
 
-    Raises UserError where an executor would have none.
+    `learners` are the other ranks. Raises UserError where an executor would have none.
     """
     if executors > slots:
         raise UserError(
             f"train.slots: expected {executors} or more, one for each executor of "
-            f"-np {executors + 1}, got {slots} (placement.mode = envs)"
+            f"-np {executors + learners}, got {slots} (placement.mode = envs)"
         )
     edges = [slots * k // executors for k in range(executors + 1)]
     return {k + 1: range(edges[k], edges[k + 1]) for k in range(executors)}

@@ -12,7 +12,7 @@ an action.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from sde_harl.codec.coder import EntropyCoder
 from sde_harl.codec.tables import Tables
 from sde_harl.link.faults import Fault
 from sde_harl.link.transport import Traffic, Transport
+from sde_harl.link.wire import Message
 from sde_harl.policy.inference.acting import ActingPolicy
 from sde_harl.protocol.actions import DeviceActions, ReceivedLatents
 from sde_harl.protocol.hello import Hello
@@ -51,7 +52,12 @@ class ExecutorPool:
         self._session = session
         self._settings = settings
         self._agents = len(session.shape.obs_sizes)
-        self._executors = assign_agents(self._agents, transport.size - 1, settings.assign)
+        self._executors = assign_agents(
+            self._agents,
+            len(transport.executors),
+            settings.assign,
+            learners=1 + len(transport.learners),
+        )
         self.on_device = session.on_device is not None
         """True where policies run on the devices from end to end: then `decide`, else `sense`,
         `latents`, `act`."""
@@ -225,6 +231,14 @@ class ExecutorPool:
             self._session, self._settings, self._largest_shares, decisions=len(self._log)
         )
         self._transport.set_frame_bytes(receive=largest, send=self._max_sent)
+
+    def hear(self, elsewhere: Callable[[Message], None]) -> Callable[[Message], None]:
+        """Has `elsewhere` take the messages of ranks that are no executors.
+
+        Returns what takes those of executors, where another than this pool has polled them.
+        """
+        self._parts.receiver.elsewhere = elsewhere
+        return self._parts.receiver.receive
 
     # ---- a resumed run
 

@@ -40,15 +40,15 @@ class Hand:
 class Hands:
     """All hands of a run."""
 
-    def __init__(self, slots: int, executors: Executors) -> None:
+    def __init__(self, slots: int, executors: Executors, *, learners: int = 1) -> None:
         """Deals so many slots to the ranks of `executors`, from which lost ones will be taken.
 
-        Raises UserError where one would have none.
+        `learners` are the other ranks. Raises UserError where one would have none.
         """
         self._executors = executors
         self._hands = {
             dealt.start: Hand(slots=dealt, rank=rank)
-            for rank, dealt in deal_slots(slots, len(executors)).items()
+            for rank, dealt in deal_slots(slots, len(executors), learners=learners).items()
         }
 
     def __iter__(self) -> Iterator[Hand]:

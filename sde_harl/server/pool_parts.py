@@ -106,7 +106,7 @@ def meet(transport: Transport, parts: PoolParts, settings: PoolSettings, *, max_
     Raises UserError where one is missing or of another version.
     """
     hosts = parts.receiver.hosts
-    executors = {*range(1, transport.size)}
+    executors = {*transport.executors}
     deadline_ns = now_ns() + int(settings.failure_timeout_s * 1e9)
     if not parts.waiter.wait(lambda: len(hosts) == len(executors), deadline_ns):
         # Marked absent, so that the link is closed without waiting for them.

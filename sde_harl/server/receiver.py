@@ -72,6 +72,8 @@ class Receiver:
         """Ranks that have said they can't go on, and why; the reader empties it."""
         self.others: dict[Kind, Callable[[Message], None]] = {}
         """Who takes the kinds that are not known here. They may raise WireError."""
+        self.elsewhere: Callable[[Message], None] = _refuse
+        """Who takes the messages of ranks that hold no agents. It may raise WireError."""
 
     def receive(self, message: Message) -> None:
         """Acts on one message of an executor. Raises UserError if its package differs."""
@@ -79,8 +81,8 @@ class Receiver:
         # The kinds of every decision come first.
         try:
             if message.source not in self._executors:
-                raise WireError("agent")  # its agents were dealt to others
-            if kind is LATENTS:
+                self.elsewhere(message)
+            elif kind is LATENTS:
                 self._on_latents(message)
             elif kind is DEVICE_ACTIONS:
                 self._on_device_actions(message)
@@ -244,7 +246,12 @@ class Receiver:
         self.hosts[rank] = hello
 
     def _on_bye(self, message: Message) -> None:
-        self.parted[message.source] = _read_reason(message.payload)
+        self.parted[message.source] = read_reason(message.payload)
+
+
+def _refuse(message: Message) -> None:
+    """Refuses the message of an executor whose agents were dealt to others."""
+    raise WireError("agent")
 
 
 def _plain_codecs(session: SessionSpec) -> list[Codec]:
@@ -255,7 +262,7 @@ def _plain_codecs(session: SessionSpec) -> list[Codec]:
     return [plain(size) for size in session.shape.latent_sizes()]
 
 
-def _read_reason(payload: memoryview) -> str:
+def read_reason(payload: memoryview) -> str:
     """Returns the reason in a BYE, fit to be printed on a terminal."""
     # Cut first, so that a long one costs no more than a short one; escapes may lengthen it again.
     text = bytes(payload[:LONGEST_REASON]).decode("utf-8", "replace")

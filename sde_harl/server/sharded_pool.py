@@ -7,6 +7,7 @@ N agents.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 
 import numpy as np
@@ -18,6 +19,7 @@ from sde_harl.codec.tables import Tables
 from sde_harl.envs.vector.history import MOST_STEPS
 from sde_harl.link.faults import Fault
 from sde_harl.link.transport import Traffic, Transport
+from sde_harl.link.wire import Message
 from sde_harl.policy.inference.acting import ActingPolicy
 from sde_harl.policy.shapes import ServerShape, server_parameter_shapes
 from sde_harl.protocol.hello import Hello
@@ -57,8 +59,8 @@ class ShardedPool(ExecutorPool):
         super().__init__(own, session._replace(idle_s=0.0), settings)
         self._players = transport
         # Whoever is lost leaves it, and its slots are dealt to the others.
-        self._everyone = dict.fromkeys(range(1, transport.size), session.agents)
-        hands = Hands(settings.slots, self._everyone)
+        self._everyone = dict.fromkeys(transport.executors, session.agents)
+        hands = Hands(settings.slots, self._everyone, learners=1 + len(transport.learners))
         self._remote = connect(
             transport,
             session,
@@ -123,6 +125,10 @@ class ShardedPool(ExecutorPool):
         self._remote.publisher.publish(
             Model(version=version, weights=weights, tables=tables, acting=flat)
         )
+
+    def hear(self, elsewhere: Callable[[Message], None]) -> Callable[[Message], None]:
+        self._remote.receiver.elsewhere = elsewhere
+        return self._remote.receiver.receive
 
     def played(self, decisions: Decisions) -> None:
         """Takes what the decisions of a rollout took, for the next report."""

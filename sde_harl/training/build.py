@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +12,15 @@ import torch
 from sde_harl.algorithms.algorithm import Algorithm
 from sde_harl.algorithms.off_policy.requirements import check_off_policy
 from sde_harl.algorithms.registry import ALGORITHMS
+from sde_harl.auxiliary.peers import ALONE
 from sde_harl.config.layers import digest
 from sde_harl.config.schema import Config
-from sde_harl.draws.counters import Purpose, derived_seed
 from sde_harl.envs.base import EnvSpec
 from sde_harl.envs.registry import resolve_backend
 from sde_harl.errors import UserError
 from sde_harl.executor.in_process import loopback
 from sde_harl.link.transport import Transport
+from sde_harl.meters.cores import own_seat, threads_line, usable_cores
 from sde_harl.meters.timing import Stages
 from sde_harl.outside.process import interruption
 from sde_harl.placement.registry import find_placement
@@ -37,7 +37,8 @@ from sde_harl.training.counters import Counters
 from sde_harl.training.environments import Environments
 from sde_harl.training.episodes import EpisodeRecorder
 from sde_harl.training.evaluation import Evaluator
-from sde_harl.training.learned import Learned, build_learned, critic_kind
+from sde_harl.training.learned import Learned, build_learned, critic_kind, first_generator
+from sde_harl.training.learners import Learners
 from sde_harl.training.remote import RemoteCollector, RemoteEnvironments
 from sde_harl.training.resuming import Resumed, find_resumed
 from sde_harl.training.rollouts import make_rollout, make_slots
@@ -58,6 +59,8 @@ class TrainingParts:
     learned: Learned
     collector: Collector | RemoteCollector
     evaluator: Evaluator
+    learners: Learners | None
+    """Those beside rank 0, if any."""
     counters: Counters
     checkpoints: Checkpoints
     logger: RunLogger
@@ -83,11 +86,13 @@ def build_policies(
     environments: Environments,
     *,
     resumed: Resumed | None = None,
+    learners: Learners | None = None,
 ) -> PolicyParts:
     """Returns the policies for these environments, those of `train.load` where that names some.
 
-    resumed: a run whose checkpoint will be loaded into them. The executors behind `transport` have
-    shaken hands then. Raises UserError for everything that the user can mend.
+    resumed: a run whose checkpoint will be loaded into them. learners: those beside rank 0, if
+    any. The executors behind `transport` have shaken hands then. Raises UserError for everything
+    that the user can mend.
     """
     spec = environments.spec
     # A policy that is sure of its actions has many denormal numbers, which are slow.
@@ -106,11 +111,21 @@ def build_policies(
         algorithm_class=algorithm_class,
         resumed=resumed,
     )
+    if learners:
+        learners.share_link(transport, pool)
     pool.handshake()
+    if learners:
+        learners.call()
 
     roles = find_roles(config, environments.training, nets=_nets_to_load(config, resumed))
-    generator = _generator(config.seed)
-    learned = build_learned(config, spec, algorithm_class, roles=roles, generator=generator)
+    learned = build_learned(
+        config,
+        spec,
+        algorithm_class,
+        roles=roles,
+        generator=first_generator(config.seed),
+        peers=learners.peers if learners else ALONE,
+    )
     counters = Counters()
     return PolicyParts(
         spec=spec,
@@ -130,16 +145,18 @@ def build_policies(
     )
 
 
-def build(config: Config, transport: Transport) -> TrainingParts:
+def build(config: Config, transport: Transport, learners: Learners | None = None) -> TrainingParts:
     """Returns the parts of a run, after the handshake with the executors behind `transport`.
 
-    Raises UserError for everything that the user can mend.
+    `learners` are those beside rank 0, if any. Raises UserError for everything that the user can
+    mend.
     """
-    torch.set_num_threads(config.train.threads or os.cpu_count() or 1)
+    threads = config.train.threads or len(usable_cores())
+    torch.set_num_threads(threads)
     backend = resolve_backend(config.env)
     environments = make_environments(config)
     resumed = find_resumed(config, environments.spec)
-    policies = build_policies(config, transport, environments, resumed=resumed)
+    policies = build_policies(config, transport, environments, resumed=resumed, learners=learners)
     spec = policies.spec
     pool = policies.pool
     learned = policies.learned
@@ -160,6 +177,9 @@ def build(config: Config, transport: Transport) -> TrainingParts:
         replays=learned.algorithm.replays,
     )
     learned.algorithm.start(rollout)
+    learning = threads_line([own_seat()], [threads])
+    if learners:
+        learning = learners.start(learned, spec, policies.roles.groups)
     if resumed:
         checkpoints.resume(resumed.checkpoint)
     # After the roles, which are learnt by random play in these environments, and after the
@@ -184,8 +204,9 @@ def build(config: Config, transport: Transport) -> TrainingParts:
         config=config, spec=spec, pool=pool, backend=backend, roles=roles, resumed=resumed
     )
     checkpoints.add("record", logger)
-    players = f"{spec.name}, {config.algo.name}, {transport.size - 1} executor(s)"
+    players = f"{spec.name}, {config.algo.name}, {len(transport.executors)} executor(s)"
     logger.note(players)
+    logger.note(learning)
     logger.note(roles.line())
     logger.note(f"run folder {logger.folder}")
     train = config.train
@@ -209,6 +230,7 @@ def build(config: Config, transport: Transport) -> TrainingParts:
         learned=learned,
         collector=collector,
         evaluator=evaluator,
+        learners=learners,
         counters=policies.counters,
         checkpoints=checkpoints,
         logger=logger,
@@ -305,13 +327,6 @@ def _find_algorithm(config: Config, spec: EnvSpec) -> type[Algorithm]:
     if found.replays:
         check_off_policy(config, spec)
     return found
-
-
-def _generator(seed: int) -> torch.Generator:
-    """Returns the generator of the first weights; the trainer seeds it anew for every update."""
-    # CompressAI draws its initial densities from torch's global generator.
-    torch.manual_seed(seed)
-    return torch.Generator().manual_seed(derived_seed(seed, Purpose.INITIALISATION))
 
 
 def _checkpoints(

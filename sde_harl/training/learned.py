@@ -14,6 +14,7 @@ from sde_harl.auxiliary.diversity import Diversity
 from sde_harl.auxiliary.peers import ALONE, Peers
 from sde_harl.auxiliary.rate_control import RateControl
 from sde_harl.config.schema import Config
+from sde_harl.draws.counters import Purpose, derived_seed
 from sde_harl.envs.base import EnvSpec
 from sde_harl.meters.memory import check_fits
 from sde_harl.policy.critic import Critic
@@ -84,6 +85,13 @@ def build_learned(
         fallback=_fallback(config, spec, policy),
         generator=generator,
     )
+
+
+def first_generator(seed: int) -> torch.Generator:
+    """Returns the generator of the first weights; every update seeds it anew."""
+    # CompressAI draws its initial densities from torch's global generator.
+    torch.manual_seed(seed)
+    return torch.Generator().manual_seed(derived_seed(seed, Purpose.INITIALISATION))
 
 
 def critic_kind(config: Config, algorithm_class: type[Algorithm]) -> str:

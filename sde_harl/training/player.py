@@ -6,7 +6,6 @@ k. N agents.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +20,7 @@ from sde_harl.envs.base import EnvSpec, VectorEnv
 from sde_harl.envs.registry import make, make_watched
 from sde_harl.envs.vector.watching import Artist
 from sde_harl.link.transport import Transport
+from sde_harl.meters.cores import usable_cores
 from sde_harl.meters.timing import Stages
 from sde_harl.outside.process import interruption
 from sde_harl.placement.registry import find_placement
@@ -59,7 +59,7 @@ class Player:
 
     def __init__(self, config: Config, transport: Transport) -> None:
         """Raises UserError for everything that the user can mend."""
-        torch.set_num_threads(config.train.threads or os.cpu_count() or 1)
+        torch.set_num_threads(config.train.threads or len(usable_cores()))
         self._config = config
         self._environments = Environments(config)
         parts = build_policies(config, transport, self._environments)

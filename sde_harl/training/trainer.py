@@ -47,6 +47,7 @@ class Trainer:
         self.checkpoints = parts.checkpoints
         self.counters = parts.counters
         self._environments = parts.environments
+        self._learners = parts.learners
         self._evaluator = parts.evaluator
         self._stages = parts.stages
         self._saver = Saver(parts.checkpoints, parts.logger, keep=parts.config.record.keep)
@@ -169,9 +170,18 @@ class Trainer:
         scalars = self._add_intrinsic_reward()
         with self._stages("learn"):
             learned.algorithm.rate_coef = learned.rate_control.next(progress, sent)
-            scalars |= learned.algorithm.update(self.collector.rollout, progress)
+            scalars |= self._update_algorithm(progress)
         # After the policies' update: the fallback heads learn what the new policies do.
         return scalars | self._distil()
+
+    def _update_algorithm(self, progress: float) -> dict[str, float]:
+        """Updates policies and critic, with the other learners if there are any."""
+        algorithm = self.learned.algorithm
+        rollout = self.collector.rollout
+        if not self._learners:
+            return algorithm.update(rollout, progress)
+        with self._learners.update(rollout, progress):
+            return algorithm.update(rollout, progress)
 
     def _add_intrinsic_reward(self) -> dict[str, float]:
         """Adds the reward for diversity to the rollout's, if there is one; returns scalars."""

@@ -81,6 +81,13 @@ def test_the_ranks_are_those_that_the_agents_need(capfd: pytest.CaptureFixture[s
     assert "#SBATCH --ntasks=4\n" in capfd.readouterr().out
     assert main([*words, "placement.mode=envs"]) == 2
     assert "error: --ranks: expected how many" in capfd.readouterr().err
+    # Learners beside rank 0 come behind the executors.
+    assert main([*words, "learner.ranks=3"]) == 0
+    assert "#SBATCH --ntasks=6\n" in capfd.readouterr().out
+    assert main([*words, "learner.ranks=3", "placement.mode=local"]) == 0
+    assert "#SBATCH --ntasks=3\n" in capfd.readouterr().out
+    assert main([*words, "--array=learner.ranks=1,2"]) == 2
+    assert "error: --array: expected runs of the same learner.ranks" in capfd.readouterr().err
     # More executors than agents would be refused.
     assert main([*words, "--array=env.map=simple_spread,simple_reference"]) == 0
     assert "#SBATCH --ntasks=3\n" in capfd.readouterr().out
@@ -339,6 +346,7 @@ def test_a_heterogeneous_job_keeps_cores_and_gpus_for_the_learner(
         (["--launcher=mpirun"], "mpirun sees the first part of such a job alone"),
         (["--array=seed=1,2"], "Slurm takes no arrays of such jobs"),
         (["placement.mode=local", "--ranks=1"], "expected a run of two ranks or more"),
+        (["learner.ranks=2"], "--hetjob: expected learner.ranks = 1"),
     ):
         assert main(["submit", QUICK, TIME, "--ranks=4", *words, "--dry-run", *more]) == 2
         assert complaint in capfd.readouterr().err

@@ -67,7 +67,7 @@ def test_golden_bytes() -> None:
 
 def test_kinds_keep_their_numbers() -> None:
     names = "HELLO WELCOME WEIGHTS TABLES SENSOR LATENTS ACTIONS METER BYE DEVICE_ACTIONS"
-    names += " PLAY PLAYED SHARD"
+    names += " PLAY PLAYED SHARD LEARN"
     assert {kind.name: kind.value for kind in Kind} == {
         name: i + 1 for i, name in enumerate(names.split())
     }

@@ -24,6 +24,11 @@ def check_off_policy(config: Config, spec: EnvSpec) -> None:
             f"diversity.coef: expected 0, got {config.diversity.coef:g} (not built for {name},"
             " which is off-policy)"
         )
+    if config.learner.ranks > 1:
+        raise UserError(
+            f"learner.ranks: expected 1, got {config.learner.ranks} (not built for {name}, which is"
+            " off-policy)"
+        )
     if config.env.state_type == "FP" and spec.state_image:
         raise UserError(f"env.state_type: expected EP, got FP ({name}, whose state is an image)")
     if spec.continuous and not spec.action_bounds:

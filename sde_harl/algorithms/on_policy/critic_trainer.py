@@ -7,7 +7,6 @@ recurrent.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, cast
@@ -33,6 +32,7 @@ from sde_harl.buffers.sequences import (
     take_sequences,
 )
 from sde_harl.config.schema import AlgoConfig
+from sde_harl.meters.cores import usable_cores
 from sde_harl.policy.critic import Critic
 from sde_harl.policy.gru import RecurrentState
 
@@ -344,7 +344,7 @@ def _start_thread() -> ThreadPoolExecutor:
     """Returns a pool of one thread for the critic's updates."""
     # The policies learn in the main thread meanwhile: the critic gets the cores that they leave.
     threads = torch.get_num_threads()
-    spare = max(1, min(threads, (os.cpu_count() or 1) - threads))
+    spare = max(1, min(threads, len(usable_cores()) - threads))
     return ThreadPoolExecutor(
         max_workers=1, thread_name_prefix="critic", initializer=_set_up_thread, initargs=(spare,)
     )

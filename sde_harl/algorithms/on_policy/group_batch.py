@@ -63,7 +63,7 @@ class GroupBatch(NamedTuple):
 
     def take(self, sequences: slice | Tensor) -> GroupBatch:
         """Returns some of the sequences, or all in another order."""
-        taken = {
+        taken: dict[str, Any] = {
             name: take_sequences(each, sequences, self.length)
             for name, each in self._asdict().items()
             if isinstance(each, Tensor)

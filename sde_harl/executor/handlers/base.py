@@ -74,6 +74,10 @@ class Handler(OnlyAnswering, ABC):
         """Begins to play environments of its own (a PLAY message); `act_if_due` goes on."""
         raise WireError("kind")  # the server asks only executors that have environments
 
+    def learn(self, message: Message) -> None:
+        """Takes part in an update (a LEARN message)."""
+        raise WireError("kind")  # the server asks only ranks that are to learn
+
 
 class NotWelcomed(Handler):
     """Refuses every message until the WELCOME says which handler this executor needs."""
