@@ -24,7 +24,6 @@ from sde_harl.meters.cores import own_seat, threads_line, usable_cores
 from sde_harl.meters.timing import Stages
 from sde_harl.outside.process import interruption
 from sde_harl.placement.registry import find_placement
-from sde_harl.policy.products import use_fastest_products
 from sde_harl.policy.shapes import server_shape
 from sde_harl.protocol.session import SessionSpec, ShardSpec
 from sde_harl.roles.grouping import Roles, find_roles
@@ -37,7 +36,13 @@ from sde_harl.training.counters import Counters
 from sde_harl.training.environments import Environments
 from sde_harl.training.episodes import EpisodeRecorder
 from sde_harl.training.evaluation import Evaluator
-from sde_harl.training.learned import Learned, build_learned, critic_kind, first_generator
+from sde_harl.training.learned import (
+    Learned,
+    build_learned,
+    critic_kind,
+    first_generator,
+    prepare_torch,
+)
 from sde_harl.training.learners import Learners
 from sde_harl.training.remote import RemoteCollector, RemoteEnvironments
 from sde_harl.training.resuming import Resumed, find_resumed
@@ -95,9 +100,7 @@ def build_policies(
     that the user can mend.
     """
     spec = environments.spec
-    # A policy that is sure of its actions has many denormal numbers, which are slow.
-    torch.set_flush_denormal(True)
-    use_fastest_products()
+    prepare_torch()
     algorithm_class = _find_algorithm(config, spec)
 
     # The handshake comes before the learning of roles, which is slow: a missing executor, or one

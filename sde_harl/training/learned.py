@@ -19,6 +19,7 @@ from sde_harl.envs.base import EnvSpec
 from sde_harl.meters.memory import check_fits
 from sde_harl.policy.critic import Critic
 from sde_harl.policy.critic_input import CriticInput, make_critic_input
+from sde_harl.policy.products import use_fastest_products
 from sde_harl.policy.split_policy import SplitPolicy
 from sde_harl.roles.grouping import Roles
 
@@ -85,6 +86,13 @@ def build_learned(
         fallback=_fallback(config, spec, policy),
         generator=generator,
     )
+
+
+def prepare_torch() -> None:
+    """Has torch compute as all learners of a run do."""
+    # A policy that is sure of its actions has many denormal numbers, which are slow.
+    torch.set_flush_denormal(True)
+    use_fastest_products()
 
 
 def first_generator(seed: int) -> torch.Generator:

@@ -33,7 +33,7 @@ from sde_harl.meters.cores import usable_cores
 from sde_harl.placement.registry import find_placement
 from sde_harl.roles.grouping import Roles
 from sde_harl.server.learner_ranks import pack_cores
-from sde_harl.training.learned import Learned, build_learned, first_generator
+from sde_harl.training.learned import Learned, build_learned, first_generator, prepare_torch
 from sde_harl.training.rollouts import make_rollout
 from sde_harl.training.shared_update import UpdateHead, share_update
 
@@ -104,7 +104,7 @@ class LearnerRank(Handler):
         team = self._transport.team(self, math.inf)
         about = json.loads(team.share_bytes(b""))
         torch.set_num_threads(about["threads"][team.rank])
-        torch.set_flush_denormal(True)
+        prepare_torch()
         peers = Team(rank=team.rank, size=team.size)
         peers.connect(team)
         self._make_parts(specs.from_json(json.dumps(about["spec"])), about["groups"], peers)
