@@ -26,13 +26,15 @@ SPREAD = [
     "codec.name=entropy",
     *SHORT,
 ]
-# No rounding: a latent that lies between two symbols to the last bit becomes either of them by the
-# order of a sum, which also decides where one learner has two threads instead of one.
+# No rounding of latents and small steps. What isn't continuous, such as a latent that lies between
+# two symbols to the last bit or a ratio at the edge of its clip, is decided by the order of a sum.
+# That order also differs where one learner has two threads instead of one.
 BATTLE = [
     "configs/smac.yaml",
     "env.backend=smax",
     "env.map=3s5z",
     "codec.name=float32",
+    "algo.lr=1e-4",
     "train.envs=8",
     "train.rollout=16",
     *SHORT,
