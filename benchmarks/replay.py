@@ -92,7 +92,7 @@ def learner(name: str) -> OffPolicy:
         config=config,
         generator=generator,
     )
-    filled(spec, algorithm.replay, 9_000)
+    filled(spec, algorithm.experience.replay, 9_000)
     return algorithm
 
 

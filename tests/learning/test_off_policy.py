@@ -106,8 +106,8 @@ def played(name: str, continuous: bool | None = None, **algo: object) -> tuple[A
         rollout.latents[:] = rng.normal(size=rollout.latents.shape)
         rollout.rewards[:] = rng.normal(size=(1, 8))
         rollout.terminated[:] = step % 4 == 3
-        algorithm.replay.add(rollout)
-    sample = algorithm.replay.sample(32, algorithm._generator, steps=2, gamma=0.9)
+        algorithm.experience.replay.add(rollout)
+    sample = algorithm.experience.replay.sample(32, algorithm._generator, steps=2, gamma=0.9)
     return algorithm, algorithm._maker.make(sample, symbols=algo.get("replay") == "symbols")
 
 
@@ -270,7 +270,7 @@ def test_epsilon_falls_from_random_play_to_its_end() -> None:
     algorithm, _ = played("had3qn", warmup_steps=100, epsilon=0.2, epsilon_steps=100)
     chances = []
     for steps in (0, 99, 100, 150, 200, 1000):
-        algorithm._steps = steps
+        algorithm.experience.steps = steps
         algorithm._explore()
         chances.append(float(algorithm.policy.exploration.chances[0, 0, 0]))
     assert chances == pytest.approx([1.0, 1.0, 1.0, 0.6, 0.2, 0.2])

@@ -55,7 +55,6 @@ CASES = {
     "hatrpo on cheetah": CHEETAH,
     "recurrent": [*MPE, "policy.recurrent=true", "algo.chunk=11"],
     "on device": [*MPE, "policy.local_blocks=4", "policy.blocks=4", "codec.name=none"],
-    "hasac": [*MPE, "algo.name=hasac", "algo.epochs=1"],
     "workers": [*MPE, "env.workers=2"],
     "full method": ["configs/sde_harl.yaml", *SMAX[1:], "roles.steps=2000"],
 }

@@ -27,12 +27,13 @@ def test_a_run_goes_on_exactly_with_its_replay(tmp_path: Path) -> None:
     first.run()
     folder = first.logger.folder
     second = made(tmp_path / "parts", "--resume", str(folder), "train.steps=720", *WORDS[4:])
-    assert len(second.learned.algorithm.replay) == len(first.learned.algorithm.replay) > 300
+    again, before = (each.learned.algorithm.experience.replay for each in (second, first))
+    assert len(again) == len(before) > 300
     second.run()
     ours, theirs = (each.checkpoints.state() for each in (second, whole))
     for name in ("policy", "algorithm"):
         assert not differing(ours[name], theirs[name])
-    replays = [each.learned.algorithm.replay.state_dict() for each in (second, whole)]
+    replays = [each.learned.algorithm.experience.replay.state_dict() for each in (second, whole)]
     assert not differing(*replays)
 
 

@@ -37,16 +37,14 @@ from torch import Tensor
 
 from sde_harl.algorithms.algorithm import Algorithm, Net
 from sde_harl.algorithms.off_policy.batch import Batch, BatchMaker
+from sde_harl.algorithms.off_policy.experience import Experience
 from sde_harl.algorithms.off_policy.group_trainers import GroupTrainers
 from sde_harl.algorithms.off_policy.q_trainer import QTrainer
 from sde_harl.algorithms.off_policy.reports import Reports
 from sde_harl.algorithms.on_policy.base import set_learning_rate
-from sde_harl.buffers.replay import Place, Replay
-from sde_harl.buffers.replay_file import ReplayFile
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.config.schema import Config
 from sde_harl.envs.base import EnvSpec
-from sde_harl.errors import UserError
 from sde_harl.outside.process import interruption
 from sde_harl.policy.all_agents import AllAgents
 from sde_harl.policy.critic_input import CriticInput
@@ -54,9 +52,6 @@ from sde_harl.policy.group_net import GroupNet, GroupOutput
 from sde_harl.policy.layers import FeatureNorm
 from sde_harl.policy.q_critic import QCritic, joint_action
 from sde_harl.policy.split_policy import SplitPolicy
-
-REPLAY = "replay"
-"""The replay's folder beside the checkpoints."""
 
 
 class OffPolicy(Algorithm):
@@ -100,23 +95,10 @@ class OffPolicy(Algorithm):
         shape = policy.shape
         features = FeatureNorm(shape.obs_sizes, shape.obs, shape.feature_norm)
         self._maker = BatchMaker(spec, critic_input, critic, features=features)
-        self.replay = Replay(
-            spec,
-            # A run that only plays fills none.
-            capacity=algo.buffer_size if config.train.steps else 0,
-            envs=config.train.envs,
-            obs_dtype=algo.buffer_dtype,
-            folder=None if algo.buffer_folder == "none" else Path(algo.buffer_folder),
-            latent_size=shape.latent_max() if self._symbols else 0,
-        )
-        self._replay_file = ReplayFile(self.replay, spec)
+        latent_size = shape.latent_max() if self._symbols else 0
+        self.experience = Experience(spec, config, latent_size=latent_size)
         self._trainers = GroupTrainers(policy.groups, config, generator, rates=not self._symbols)
-        self._steps = 0
-        # Steps that the replay has had: less than `_steps` where it could not be brought back.
-        self._replayed = 0
         self._updates = 0
-        # What another run has learnt is not thrown away for random play.
-        self._warmup = 0 if config.train.load != "none" else algo.warmup_steps
         self._explore()
 
     # ---- an algorithm's own ----
@@ -153,25 +135,20 @@ class OffPolicy(Algorithm):
     def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
         if self._algo.lr_decay:
             self._decay(1.0 - progress)
-        self.replay.add(rollout)
-        self._steps += rollout.rewards.size
-        self._replayed += rollout.rewards.size
+        self.experience.add(rollout)
         names = self.scalars + ("rate",) * self._trainers.has_rates
         reports = Reports(names)
-        if self._replayed >= self._algo.warmup_steps:
+        if self.experience.suffices:
             for _ in range(max(1, round(self._algo.updates * len(rollout.rewards)))):
                 interruption.check()
                 self.learn_once(reports)
             self._trainers.settle()
         self._explore()
-        return {**reports.means(), "replay_rows": float(len(self.replay))}
+        return {**reports.means(), "replay_rows": float(len(self.experience.replay))}
 
     def learn_once(self, reports: Reports) -> None:
         """Takes one update on a sample; none where there is nothing to learn from."""
-        algo = self._algo
-        sample = self.replay.sample(
-            algo.batch_size, self._generator, steps=algo.n_step, gamma=algo.gamma
-        )
+        sample = self.experience.sample(self._generator)
         if sample is not None:
             batch = self._maker.make(sample, symbols=self._symbols)
             reports.update(self.learn_from(batch, reports), sample.age)
@@ -237,7 +214,7 @@ class OffPolicy(Algorithm):
     def _explore(self) -> None:
         """Says how the agents explore from the next publication on."""
         epsilon, noise = self.exploration()
-        if self._steps < self._warmup:
+        if self.experience.warming_up:
             epsilon = 1.0
         self.policy.explore(epsilon, noise)
 
@@ -248,16 +225,10 @@ class OffPolicy(Algorithm):
     # ---- state ----
 
     def store(self, folder: Path) -> None:
-        self._replay_file.store(folder / REPLAY)
+        self.experience.store(folder)
 
     def restore(self, folder: Path) -> str:
-        try:
-            self._replay_file.restore(folder / REPLAY)
-        except UserError as error:
-            self.replay.clear()
-            self._replayed = 0
-            return f"{error}; it begins empty"
-        return ""
+        return self.experience.restore(folder)
 
     def nets(self) -> dict[str, Net]:
         return {
@@ -271,20 +242,13 @@ class OffPolicy(Algorithm):
         return {
             "q_trainer": self.q_trainer.state_dict(),
             "trainers": self._trainers.state_dict(),
-            "steps": self._steps,
-            "replayed": self._replayed,
-            "replay": torch.from_numpy(self.replay.place.after),
+            **self.experience.state_dict(),
             "updates": self._updates,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.q_trainer.load_state_dict(state["q_trainer"])
         self._trainers.load_state_dict(state["trainers"])
-        self._steps = state["steps"]
-        self._replayed = state["replayed"]
-        after = state["replay"].numpy().copy()
-        if (after < 0).any():
-            raise ValueError("replay: expected numbers of 0 or more")
-        self.replay.place = Place(before=after, after=after)
+        self.experience.load_state_dict(state)
         self._updates = state["updates"]
         self._explore()
