@@ -10,6 +10,8 @@ recording are included.
 * `scaling/ranksR/bytes` is what an update sends and receives at rank 0.
 * `scaling/ranksR/server_cpu` is the processor's time at rank 0 in an update, `executor_cpu` that of
   one executor in a step of its environment. They hold on a loaded machine, too.
+* `scaling/ranksR/overlap`, with `--overlap`, is the speed where executors play the next rollout
+  while rank 0 learns (`train.overlap`). Its floor is the speed without that.
 * `scaling/fit/...` is what each further executor adds, by a line through all figures.
 
 `--ranks 1,8,32` chooses the numbers of executors, `--sleep-ms` how long a step takes, and keys are
@@ -192,6 +194,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--ranks", default="1,2,4,8,16,32,64")
     parser.add_argument("--sleep-ms", type=float, default=50.0)
     parser.add_argument("--rollout", type=int, default=128, help="steps of an update")
+    parser.add_argument("--overlap", action="store_true", help="train a second time, playing ahead")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", metavar="OUT")
     options, keys = parser.parse_known_args(argv)
@@ -208,6 +211,11 @@ def main(argv: list[str]) -> None:
         words = [*WORDS, f"train.rollout={options.rollout}", f"train.steps={steps}", *keys]
         runs.append(train(executors, words))
         rows += rows_of(runs[-1], runs[0], 1e-3 * options.sleep_ms)
+        if options.overlap:
+            ahead = train(executors, [*words, "train.overlap=true"]).steps_per_s
+            plain = runs[-1].steps_per_s
+            name = f"scaling/ranks{executors}/overlap"
+            rows.append(Row(name, ahead, "steps/s", plain, ahead / plain))
         print(f"{executors} executors: {runs[-1].steps_per_s:.1f} steps/s", file=sys.stderr)
     rows += fitted(runs)
     report(rows, argv)

@@ -318,6 +318,14 @@ PLACEMENT_RULES = (
         wanted="abort or redeal (placement.mode = envs: nothing is learnt without all slots)",
     ),
     Rule(
+        key="train.overlap",
+        holds=lambda config: not config.train.overlap or _plays_remotely(config),
+        wanted=lambda config: (
+            f"false (placement.mode = {config.placement.mode}: rank 0 plays, and can't learn"
+            " meanwhile)"
+        ),
+    ),
+    Rule(
         key="executor.backend",
         holds=lambda config: config.executor.backend == "numpy" or not _plays_remotely(config),
         wanted="numpy (placement.mode = envs)",

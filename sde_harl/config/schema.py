@@ -351,6 +351,8 @@ class TrainConfig(Section):
     """Parts of the environments that take turns: devices code one while another steps."""
     rollout: Annotated[WholeNumber, Field(ge=1, le=10**9)] = 128
     """Steps of each environment between two updates."""
+    overlap: bool = False
+    """Executors that play environments play the next rollout while this one is learnt."""
     threads: Annotated[WholeNumber, Field(ge=0, le=1024)] = 1
     """torch threads of the learner. 0: one a core, faster on idle cores, slower on busy ones."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import sys
@@ -181,7 +182,21 @@ class MpiEnd(Transport):
         if self.absent:
             # Finalize would wait for them.
             self.abort(code or 1)
+        try:
+            self._await_everyone()
+        except self._mpi.Exception as error:
+            self._note_failure(error)
+            self.abort(code or 1)
         self._mpi.Finalize()
+
+    def _await_everyone(self) -> None:
+        """Waits until every rank closes."""
+        # Finalize waits, too, but takes nothing in: an executor that is sending what nobody waits
+        # for any more, such as a shard, could not end.
+        everyone = self._comm.Ibarrier()
+        while not everyone.Test():
+            self._take_in()
+            self.waiter.pause(math.inf)
 
     def abort(self, code: int) -> NoReturn:
         """Ends every rank at once with the exit code."""

@@ -29,6 +29,14 @@ class Model(NamedTuple):
     """Rank 0's part, flat, where executors act for it; it travels behind the local nets."""
 
 
+class Sent(NamedTuple):
+    """Holds a model as executors are sent it: copies, which no learning changes."""
+
+    version: int
+    payloads: tuple[tuple[Kind, bytes], ...]
+    """The WEIGHTS and then the TABLES, if there are any."""
+
+
 class Publisher:
     """Sends the session and the models to executors."""
 
@@ -47,6 +55,8 @@ class Publisher:
         self._model = Model(version=0, weights=[], tables=[])
         self._run_id = 0
         self._max_frame_bytes = 0
+        self.sent = Sent(version=0, payloads=())
+        """The model that was published last, where all executors hold the same agents."""
         # Ranks that were absent when the model was published.
         self._behind: set[int] = set()
 
@@ -61,7 +71,7 @@ class Publisher:
         """Sends an executor that holds other agents by now a new session, and their model."""
         # Its idle power has been measured: a pause now would cost a decision.
         self._welcome(rank, self._session._replace(idle_s=0.0))
-        self._send_model([rank], self._executors[rank])
+        self.send([rank], self._as_sent(self._executors[rank]))
 
     def _welcome(self, rank: int, session: SessionSpec) -> None:
         own = session.for_agents(
@@ -80,28 +90,34 @@ class Publisher:
         for rank in sorted(set(self._executors) - self._behind):
             holders.setdefault(self._executors[rank], []).append(rank)
         for agents, ranks in holders.items():
-            self._send_model(ranks, agents)
+            self.sent = self._as_sent(agents)
+            self.send(ranks, self.sent)
 
     def catch_up(self, rank: int) -> None:
         """Sends the model to an executor that is back, unless it has it."""
         if rank in self._behind:
             self._behind.discard(rank)
-            self._send_model([rank], self._executors[rank])
+            self.send([rank], self._as_sent(self._executors[rank]))
 
-    def _send_model(self, ranks: list[int], agents: tuple[int, ...]) -> None:
+    def send(self, ranks: Iterable[int], sent: Sent) -> None:
+        """Sends some executors a model, the present one or one of before."""
+        for kind, payload in sent.payloads:
+            self._transport.send_all(ranks, Header(kind=kind, version=sent.version), payload)
+
+    def _as_sent(self, agents: tuple[int, ...]) -> Sent:
+        """Returns the present model, as an executor that holds these agents is sent it."""
         model = self._model
-        weights = Header(kind=Kind.WEIGHTS, version=model.version)
-        payload = self.flat_weights(agents).tobytes() + model.acting.tobytes()
-        self._transport.send_all(ranks, weights, payload)
-        if not model.tables:
-            return
-        # Agents of a role group may share tables (codec.share_tables): equal ones are sent once.
-        sharing: dict[bytes, list[int]] = {}
-        for agent in agents:
-            sharing.setdefault(to_bytes(model.tables[agent]), []).append(agent)
-        tables = Header(kind=Kind.TABLES, version=model.version)
-        for coded, users in sharing.items():
-            self._transport.send_all(ranks, tables, pack_tables(users, coded))
+        weights = self.flat_weights(agents).tobytes() + model.acting.tobytes()
+        payloads = [(Kind.WEIGHTS, weights)]
+        if model.tables:
+            # Agents of a role group may share tables (codec.share_tables): equal ones are sent
+            # once.
+            sharing: dict[bytes, list[int]] = {}
+            for agent in agents:
+                sharing.setdefault(to_bytes(model.tables[agent]), []).append(agent)
+            for coded, users in sharing.items():
+                payloads.append((Kind.TABLES, pack_tables(users, coded)))
+        return Sent(version=model.version, payloads=tuple(payloads))
 
     def flat_weights(self, agents: Iterable[int]) -> NDArray[np.float32]:
         """Returns the weights of some agents as they travel, one float32 vector.

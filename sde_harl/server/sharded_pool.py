@@ -29,7 +29,7 @@ from sde_harl.server.executor_pool import ExecutorPool
 from sde_harl.server.frame_sizes import NUMBER_BYTES, largest_received, largest_sent
 from sde_harl.server.hands import Hands
 from sde_harl.server.pool_parts import connect, meet
-from sde_harl.server.publisher import Model
+from sde_harl.server.publisher import Model, Sent
 from sde_harl.server.reports import PoolReport
 from sde_harl.server.settings import PoolSettings
 from sde_harl.server.shard_check import ShardCheck
@@ -130,6 +130,11 @@ class ShardedPool(ExecutorPool):
         self._remote.receiver.elsewhere = elsewhere
         return self._remote.receiver.receive
 
+    @property
+    def published(self) -> Sent:
+        """Returns the model that was published last, as executors were sent it."""
+        return self._remote.publisher.sent
+
     def played(self, decisions: Decisions) -> None:
         """Takes what the decisions of a rollout took, for the next report."""
         self._decisions.append(decisions)
@@ -138,11 +143,13 @@ class ShardedPool(ExecutorPool):
         own = super().report()
         played = self._decisions
         self._decisions = []
+        decisions = Decisions.join([*played, own.decisions])
+        # They play ahead: a report would wait for their games.
+        if self.shards.played_by:
+            return PoolReport(decisions=decisions, resources={})
         # The executors' own log is empty: what their decisions took came with their shards.
         usage = self._remote.collector.collect(DecisionLog(self._executors))
-        return PoolReport(
-            decisions=Decisions.join([*played, own.decisions]), resources=usage.resources
-        )
+        return PoolReport(decisions=decisions, resources=usage.resources)
 
     def traffic(self) -> Traffic:
         return self._players.traffic()

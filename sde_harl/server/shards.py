@@ -33,6 +33,7 @@ from sde_harl.meters.timing import now_ns
 from sde_harl.server.decision_log import Decisions
 from sde_harl.server.hands import Hand, Hands
 from sde_harl.server.pool_parts import PoolParts
+from sde_harl.server.publisher import Sent
 from sde_harl.server.settings import PoolSettings
 from sde_harl.server.shard_check import ShardCheck
 
@@ -66,14 +67,14 @@ class Asked(NamedTuple):
     """A rollout that executors were asked for."""
 
     number: int
-    version: int
-    """Of the model that plays it."""
+    model: Sent
+    """The one that plays it."""
     first_step: int
     states: Sequence[SlotState]
     """Where all slots stood when it began, by number."""
 
 
-NOTHING = Asked(number=0, version=0, first_step=0, states=())
+NOTHING = Asked(number=0, model=Sent(version=0, payloads=()), first_step=0, states=())
 
 
 class Shards:
@@ -91,12 +92,15 @@ class Shards:
     ) -> None:
         self._transport = transport
         self._waiter = parts.waiter
+        self._publisher = parts.publisher
         self._settings = settings
         self._hands = hands
         self._shape = shape
         self._check = check
         self._rollout: Rollout
         self._asked = NOTHING
+        self.played_by: Sent | None = None
+        """The model that plays the rollout that is under way; None while there is none."""
         # Slots whose part of the rollout has come.
         self._here: set[int] = set()
         self._heard_ns: dict[int, int] = {}
@@ -142,14 +146,15 @@ class Shards:
         hand.fields = fields
         hand.room = memoryview(bytearray(size))
 
-    def play(self, version: int, first_step: int, states: Sequence[SlotState]) -> None:
-        """Asks all executors for a rollout from `first_step` on, played by model `version`.
+    def play(self, model: Sent, first_step: int, states: Sequence[SlotState]) -> None:
+        """Asks all executors for a rollout from `first_step` on, played by `model`.
 
         `states`: where all slots stand.
         """
         self._asked = Asked(
-            number=self._asked.number + 1, version=version, first_step=first_step, states=states
+            number=self._asked.number + 1, model=model, first_step=first_step, states=states
         )
+        self.played_by = model
         self._here = set()
         self._arrived = []
         self._ask()
@@ -174,10 +179,20 @@ class Shards:
                 payload += pack_slots([asked.states[slot] for slot in hand.slots], self._shape)
             self._transport.expect(hand.rank, hand.room)
             self._heard_ns[hand.rank] = now_ns()
-            header = Header(
-                kind=Kind.PLAY, step=asked.number, slot=hand.first, version=asked.version
-            )
-            self._transport.send(hand.rank, header, payload)
+            self._send(hand.rank, hand.first, payload)
+
+    def _send(self, rank: int, first_slot: int, payload: bytes) -> None:
+        """Sends the question for a hand; its executor plays by the model that it has by then."""
+        model = self._asked.model
+        present = self._publisher.sent
+        if model.version != present.version:
+            self._publisher.send([rank], model)
+        header = Header(
+            kind=Kind.PLAY, step=self._asked.number, slot=first_slot, version=model.version
+        )
+        self._transport.send(rank, header, payload)
+        if model.version != present.version:
+            self._publisher.send([rank], present)
 
     def collect(self, take: Callable[[Shard], None]) -> list[Shard]:
         """Waits for all shards, hands each to `take` as it comes; returns them in order.
@@ -196,6 +211,7 @@ class Shards:
             self._lose_unwell()
             # What those played that were lost.
             self._ask()
+        self.played_by = None
         return sorted(self._arrived, key=lambda shard: shard.slots.start)
 
     def _has_news(self) -> bool:
@@ -272,7 +288,7 @@ class Shards:
             raise WireError("step")
         if hand.first in self._here:
             raise WireError("step")
-        if header.version != self._asked.version:
+        if header.version != self._asked.model.version:
             raise WireError("version")
         return hand
 

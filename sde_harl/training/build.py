@@ -197,6 +197,11 @@ def build(config: Config, transport: Transport, learners: Learners | None = None
         state = as_arrays(resumed.checkpoint.nested("slots"))
         load_part(resumed.checkpoint.path, collector, state)
     checkpoints.add("slots", collector)
+    if isinstance(collector, RemoteCollector) and config.train.overlap:
+        checkpoints.add("ahead", collector.ahead)
+        if resumed:
+            state = as_arrays(resumed.checkpoint.nested("ahead"))
+            load_part(resumed.checkpoint.path, collector.ahead, state)
 
     # From here on there is something to save.
     interruption.defer()
@@ -296,6 +301,11 @@ def _first_lines(
             yield "these environments don't repeat themselves: all episodes begin anew"
     if config.train.planned_steps > config.train.steps:
         yield _rounded_up(config)
+    if config.train.overlap:
+        yield (
+            "train.overlap: all rollouts but the first are played by a policy that is one update"
+            " older than the one that learns from them (lag = 1), so ratio_error is not 0"
+        )
 
 
 def _nets_to_load(config: Config, resumed: Resumed | None) -> Path | None:

@@ -21,6 +21,7 @@ from sde_harl.meters.timing import Stages
 from sde_harl.policy.inference.acting import ActingPolicy
 from sde_harl.server.sharded_pool import ShardedPool
 from sde_harl.server.shards import Shard, decisions_of
+from sde_harl.training.ahead import Ahead
 from sde_harl.training.collector import check_slot_state
 from sde_harl.training.environments import Environments
 from sde_harl.training.episodes import Episodes
@@ -93,6 +94,10 @@ class RemoteCollector:
         self._environments = environments
         self._stages = stages
         self._rows = rollout.rewards.shape[1] // len(environments.states)
+        self.ahead = Ahead(pool)
+        """Decides which model plays."""
+        self.lag = 0
+        """By how many updates the model was older that has played than the one that learns."""
 
     def state_dict(self) -> dict[str, dict[str, NDArray[Any]]]:
         """Returns the state of each slot, by its number."""
@@ -119,22 +124,25 @@ class RemoteCollector:
         self._environments.states = [{**own, **state[str(slot)]} for slot, own in enumerate(states)]
 
     def begin(self, first_step: int) -> None:
-        """Has executors play T steps of every environment, by what was published last."""
-        self._pool.shards.play(self._pool.version, first_step, self._environments.states)
+        """Has executors begin to play T steps of every environment, by what was published last."""
+        self._pool.shards.play(self.ahead.take_model(), first_step, self._environments.states)
 
     def collect(self, policy: ActingPolicy, first_step: int) -> Iterator[Episodes]:
         """Has executors play T steps of every environment; yields the episodes that ended.
 
-        They act by what was published last, of which `policy` is rank 0's part.
+        They act by what was published last, of which `policy` is rank 0's part, or by what was
+        published when they began.
         """
         shards = self._pool.shards
         with self._stages("environment"):
-            self.begin(first_step)
+            if not shards.played_by:
+                self.begin(first_step)
+            assert shards.played_by
+            version = shards.played_by.version
             arrived = shards.collect(self._join)
+        self.lag = self._pool.version - version
         self._pool.played(
-            decisions_of(
-                arrived, first_step=first_step, version=self._pool.version, rows=self._rows
-            )
+            decisions_of(arrived, first_step=first_step, version=version, rows=self._rows)
         )
         self._take_states(arrived)
         self._note_void()

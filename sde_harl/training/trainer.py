@@ -15,6 +15,7 @@ from sde_harl.server.decision_log import Decisions
 from sde_harl.training.build import TrainingParts
 from sde_harl.training.episodes import Episodes
 from sde_harl.training.publishing import publish
+from sde_harl.training.remote import RemoteCollector
 from sde_harl.training.saving import Saver
 
 STAGES = (
@@ -123,7 +124,8 @@ class Trainer:
         with self._stages("report"):
             # Before learning: the weight of the rate depends on the bytes that were sent.
             decisions = self._report(train=True)
-        scalars = self._learn(decisions.bytes_per_decision())
+        scalars = self._play_ahead()
+        scalars |= self._learn(decisions.bytes_per_decision())
         # An interrupted update is dropped, so that a checkpoint never holds half of one.
         interruption.check()
         # Before publishing: nobody acts by weights that can't be kept.
@@ -141,14 +143,30 @@ class Trainer:
         collector = self.collector
         parts = []
         while True:
-            first_step = self.counters.drawn_steps // self.config.train.envs
-            for ended in collector.collect(self._acting, first_step):
+            for ended in collector.collect(self._acting, self._first_step()):
                 self.logger.ended(self.counters.steps, ended)
                 parts.append(ended)
             self.counters.steps += collector.rollout.rewards.size
             # Where every game failed there is nothing to learn from.
             if len(collector.rollout.valid_sequences()):
                 return Episodes.join(parts)
+
+    def _first_step(self) -> int:
+        """Returns the number of the next rollout's first step, which random draws depend on."""
+        return self.counters.drawn_steps // self.config.train.envs
+
+    def _play_ahead(self) -> dict[str, float]:
+        """Has executors play the next rollout while this one is learnt, if that is asked for.
+
+        Returns scalars to log.
+        """
+        collector = self.collector
+        if not self.config.train.overlap or not isinstance(collector, RemoteCollector):
+            return {}
+        lag = float(collector.lag)
+        if self.counters.steps < self.config.train.steps:
+            collector.begin(self._first_step())
+        return {"lag": lag}
 
     def _report(self, *, train: bool) -> Decisions:
         """Returns the decisions since the last report, and records them with all ranks' usage."""

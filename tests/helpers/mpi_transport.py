@@ -1,6 +1,7 @@
 """Checks what every transport must do: over the loopback and, as a program, over MPI.
 
-As a program: mpirun -np N python tests/helpers/mpi_transport.py serve|idle|abort|deaf|huge [MB]
+As a program: mpirun -np N python tests/helpers/mpi_transport.py WHAT [MB], where WHAT is serve,
+idle, abort, deaf, unheard or huge.
 """
 
 from __future__ import annotations
@@ -245,6 +246,14 @@ def send_to_the_deaf(server: Transport) -> None:
     server.close(4)
 
 
+def leave_unheard(server: Transport) -> None:
+    """Says goodbye and listens no more."""
+    server.run_id = RUN
+    gather(server, 1)
+    server.send(1, Header(kind=Kind.WELCOME, version=FRAME_BYTES))
+    server.send(1, Header(kind=Kind.BYE))
+
+
 def cpu_s(server: Transport) -> float:
     server.send(1, Header(kind=Kind.METER))
     return float(struct.unpack("<d", gather(server, 1)[0][3])[0])
@@ -256,7 +265,8 @@ def main(what: str) -> None:
         transport.abort(3)
     if transport.rank == 0:
         parts = {"serve": serve, "idle": idle, "abort": serve, "huge": take_huge}
-        {**parts, "deaf": send_to_the_deaf}[what](transport)
+        parts |= {"deaf": send_to_the_deaf, "unheard": leave_unheard}
+        parts[what](transport)
     else:
         echo = Echo(transport)
         if what == "deaf" and transport.rank == 1:
@@ -266,6 +276,9 @@ def main(what: str) -> None:
                 echo.handle(message)
                 if what == "huge" and message.header.kind is Kind.WELCOME:
                     send_huge(transport, int(sys.argv[2]))
+        if what == "unheard":
+            # Larger than what any MPI sends before the other side asks for it.
+            transport.send(0, Header(kind=Kind.LATENTS), bytes(60000))
     transport.close()
     if transport.rank == 0:
         print(f"{what} passed with {transport.size} ranks")

@@ -51,3 +51,10 @@ def test_a_rank_that_takes_no_messages_is_left_behind() -> None:
     ended = launch(3, PROGRAM, "deaf")
     assert ended.code == 4, ended.err
     assert "Traceback" not in ended.err
+
+
+@needs_mpirun
+def test_what_nobody_waits_for_any_more_keeps_no_rank_from_ending() -> None:
+    ended = launch(2, PROGRAM, "unheard")
+    assert ended.code == 0, ended.err
+    assert "unheard passed with 2 ranks" in ended.out

@@ -149,6 +149,30 @@ def test_environments_on_executors_go_on_bit_for_bit(
     assert_same(whole(name, uninterrupted, tmp_path_factory), tmp_path)
 
 
+@needs_mpirun
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", KILLED_AND_ASKED)
+@pytest.mark.parametrize("name", ["recurrent", "hatrpo", "hasac", "full method"])
+def test_rollouts_that_are_played_ahead_go_on_bit_for_bit(
+    name: str,
+    seed: int,
+    uninterrupted: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
+) -> None:
+    words = [*CASES[name], "train.overlap=true"]
+    # One process can't play ahead.
+    ahead = f"{name}, ahead"
+    if ahead not in uninterrupted:
+        folder = tmp_path_factory.mktemp("ahead")
+        run = ["-m", "sde_harl.run", *words, "placement.mode=envs", f"record.dir={folder}"]
+        ended = launch(2, *run)
+        assert ended.code == 0, ended.err
+        uninterrupted[ahead] = folder
+    interrupted(tmp_path, words, ranks=3, seed=seed, mode="envs")
+    assert_same(uninterrupted[ahead], tmp_path)
+
+
 def test_a_torn_checkpoint_is_refused_and_the_one_before_it_is_taken(tmp_path: Path) -> None:
     words = [*MPE, "train.steps=528", "placement.mode=local", f"record.dir={tmp_path}"]
     assert launch(1, "-m", "sde_harl.run", *words).code == 0

@@ -406,3 +406,71 @@ def test_a_run_goes_on_with_any_number_of_executors(alone: Path, tmp_path: Path)
     second, _ = playing(tmp_path, f"train.resume={folder}", executors=3)
     second.run()
     assert_same(alone, tmp_path)
+
+
+AHEAD = ["train.overlap=true", "train.steps=528"]
+
+
+@pytest.fixture(scope="module")
+def ahead(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns the folder of a run whose two executors play ahead."""
+    folder = tmp_path_factory.mktemp("ahead")
+    playing(folder, *AHEAD, executors=2)[0].run()
+    return folder
+
+
+def test_each_rollout_but_the_first_is_played_by_a_policy_that_is_one_update_older(
+    ahead: Path,
+) -> None:
+    (file,) = ahead.rglob("run.h5")
+    training = open_run(file).table("training")
+    assert training["lag"].tolist() == [0, 1, 1, 1]
+    assert training["ratio_error"][0] < 1e-4
+    assert training["ratio_error"][1:].min() > 1e-4
+    decisions = open_run(file).table("decisions")
+    rollouts = decisions["step"] // 132
+    # The last one is an evaluation, which the last model plays.
+    for rollout, version in enumerate([1, 1, 2, 3, 5]):
+        assert set(decisions["version"][rollouts == rollout].tolist()) == {version}
+
+
+def test_who_plays_ahead_makes_no_difference(ahead: Path, tmp_path: Path) -> None:
+    playing(tmp_path, *AHEAD, executors=4)[0].run()
+    assert_same(ahead, tmp_path)
+    assert_same_decisions(ahead, tmp_path)
+
+
+def test_a_run_that_plays_ahead_goes_on_bit_for_bit(ahead: Path, tmp_path: Path) -> None:
+    words = [*AHEAD, "record.checkpoint_interval=132"]
+    first, _ = playing(tmp_path, *words, executors=2)
+    first.run()
+    folder = first.logger.folder
+    for file in (folder / "models").iterdir():
+        if file.stem != "264":
+            file.unlink()
+    second, _ = playing(tmp_path, *AHEAD, f"train.resume={folder}", executors=3)
+    second.run()
+    assert_same(ahead, tmp_path)
+
+
+def test_what_a_lost_executor_played_ahead_others_play_by_the_same_model(
+    ahead: Path, tmp_path: Path
+) -> None:
+    trainer, star = playing(tmp_path, *AHEAD, "link.on_fault=redeal", executors=3)
+
+    def lose(rank: int, frame: bytearray) -> None:
+        # By then the model that is learnt from the rollout before has been published.
+        if rank == 3 and is_of(frame, Kind.PLAYED) and trainer.counters.steps == 264:
+            star.kill(3)
+
+    star.change = lose
+    trainer.run()
+    assert trainer.pool.absent == [3]
+    assert_same(ahead, tmp_path, ("training", "evaluations", "episodes"))
+    assert_same_decisions(ahead, tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["local", "agents"])
+def test_rank_0_can_not_play_and_learn_at_once(mode: str) -> None:
+    with pytest.raises(UserError, match=r"train.overlap: expected false .*rank 0 plays"):
+        parse([*WORDS, "train.overlap=true", f"placement.mode={mode}"])

@@ -38,7 +38,8 @@ class PolicyReport(NamedTuple):
     clip_fraction: Tensor
     """The share of ratios outside 1 +- clip_coef, in algorithms that don't clip them too."""
     ratio_error: Tensor
-    """Mean |ratio - 1|."""
+    """Mean |ratio - 1| before the first step; 0 but for rounding, unless the policy that has acted
+    is an older one (train.overlap)."""
 
 
 class FirstOrder(OnPolicy):

@@ -78,7 +78,7 @@ class SearchStart(NamedTuple):
     """The start of a line search."""
 
     acted: Distribution
-    """The policy that played the rollout."""
+    """The policy before the update. It played the rollout, or an older one did (train.overlap)."""
     objective: Tensor
     """L before the step."""
     full_step: Tensor
