@@ -32,7 +32,7 @@ ARGUMENTS = {
     "update": QUICK,
     "replay": QUICK,
     "football": QUICK,
-    "scaling": QUICK,
+    "scaling": [*QUICK, "--overlap"],
     "train": [*QUICK, "env.map=3m"],
 }
 

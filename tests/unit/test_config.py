@@ -364,6 +364,8 @@ def test_what_is_written_is_read_back(values: dict[str, Any]) -> None:
         values |= {"link.deadline_ms": 0.0}
         values |= {"link.on_fault": "redeal"} if values.get("link.on_fault") == "fallback" else {}
         values |= {"executor.backend": "numpy", "placement.assign": {}}
+    else:
+        values |= {"train.overlap": False}
     # A multiple of the slots, of which there are 4,096 at most, within the bound of train.envs.
     slots = values.get("train.slots", 2)
     values |= {"train.envs": slots * min(values.get("train.envs", 2), 65536 // 4096)}
