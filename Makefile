@@ -24,7 +24,7 @@ $(shell $(GOOD_VENV) || rm -f $(STAMP))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run prototype split football test test-slow lint types clean
+.PHONY: help venv run prototype split football test test-slow docs check-docs lint types clean
 
 help:
 	@echo 'make venv       install into .venv (the other targets do so themselves)'
@@ -34,6 +34,8 @@ help:
 	@echo 'make football   build and install Google Research Football, once (5 to 15 minutes)'
 	@echo 'make test       the tests, in minutes (COVERAGE=1: and how much of the package they run)'
 	@echo 'make test-slow  the tests that train for long'
+	@echo 'make docs       the pages of docs/ as a site in build/site'
+	@echo 'make check-docs runs the commands of README.md and docs/, each for seconds'
 	@echo 'make lint       ruff and mypy (make types: mypy alone)'
 	@echo 'make clean      remove caches and build leftovers; .venv and results stay'
 
@@ -85,6 +87,13 @@ test: venv
 
 test-slow: venv
 	python -m pytest -q -m slow
+
+docs: venv
+	python -c 'import material' 2>/dev/null || python -m pip install -q -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 python -m mkdocs build -q
+
+check-docs: venv
+	python tests/helpers/doc_commands.py
 
 lint: types
 	python -m ruff check .

@@ -243,8 +243,15 @@ LINK_RULES = (
 EXECUTOR_RULES = (
     Rule(
         key="executor.device",
-        holds=lambda config: config.executor.device == "cpu" or config.executor.backend == "torch",
-        wanted="cpu (executor.backend is not torch)",
+        holds=lambda config: config.executor.device == "cpu" or config.executor.backend != "numpy",
+        wanted="cpu (executor.backend is numpy)",
+    ),
+    Rule(
+        key="executor.device",
+        holds=lambda config: (
+            config.executor.device != "tensorrt" or config.executor.backend == "onnx"
+        ),
+        wanted="cpu or cuda (executor.backend is not onnx)",
     ),
     Rule(
         key="executor.sensor",

@@ -279,10 +279,10 @@ class ExecutorConfig(Section):
 
     sensor: Text = "none"
     """env.name=devices: module:function, makes an agent's sensor. Each executor reads its own."""
-    backend: Annotated[Literal["numpy", "torch"], TEXT] = "numpy"
-    """Library that computes the local nets. torch must be installed on the executors' hosts."""
-    device: Annotated[Literal["cpu", "cuda"], TEXT] = "cpu"
-    """Device that torch computes them on."""
+    backend: Annotated[Literal["numpy", "torch", "onnx"], TEXT] = "numpy"
+    """Library that computes the local nets. The executors' hosts need it (onnx: the extra onnx)."""
+    device: Annotated[Literal["cpu", "cuda", "tensorrt"], TEXT] = "cpu"
+    """Device that it computes them on: cuda with torch or onnx, tensorrt with onnx."""
 
 
 class LinkProfile(Section):

@@ -179,7 +179,7 @@ class Executor:
         """Prepares for a session. Raises UserError where this host can't take part."""
         self._transport.set_frame_bytes(receive=session.frame_bytes, send=LARGEST_SENT)
         # Looked for before the pause for the idle power, so a missing torch is reported at once.
-        nets = find_nets(session.torch_device)
+        nets = find_nets(session.backend, session.device)
         self._usage.measure_idle(session.idle_s)
         if session.plays:
             if self._make_player is None:

@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 import onnx
 
 from sde_harl.errors import UserError
-from sde_harl.export.onnx_graph import Graph
 from sde_harl.policy.inference.arrays import FloatArray
 from sde_harl.policy.inference.local_nets import NORM_EPS
+from sde_harl.policy.onnx_graph import Graph
 from sde_harl.policy.shapes import LocalShape, ServerShape, local_parameter_shapes
 
 ROWS = "rows"
@@ -103,10 +103,11 @@ def _blocks(
     is_split = policy.server.blocks > 0
     hidden = layers[:-1] if is_split else layers
     for weight, bias in hidden:
-        x = graph.block(x, weight, bias, layer_norm=policy.shape.layer_norm)
+        normalised = weight.shape[-1] if policy.shape.layer_norm else 0
+        x = graph.block(x, *map(graph.constant, (weight, bias)), normalised=normalised)
     # The last block of a split policy ends in the latent: the quantiser is its non-linearity.
     if is_split:
-        x = graph.affine(x, *layers[-1])
+        x = graph.affine(x, *map(graph.constant, layers[-1]))
     return x
 
 
@@ -114,10 +115,11 @@ def _server(policy: Policy) -> onnx.ModelProto:
     """Returns trunk, recurrent layer and heads of all agents, stacked."""
     server = policy.server
     graph = Graph()
-    arrays = iter(policy.above)
+    arrays = map(graph.constant, policy.above)
+    normalised = server.width if server.layer_norm else 0
     x = "latents"
     for _ in range(server.blocks):
-        x = graph.block(x, next(arrays), next(arrays), layer_norm=server.layer_norm)
+        x = graph.block(x, next(arrays), next(arrays), normalised=normalised)
     size_in = server.size_in if server.blocks else policy.shape.latent
     inputs: dict[str, Sequence[int | str]] = {"latents": (server.agents, ROWS, size_in)}
     outputs: dict[str, Sequence[int | str]] = {
@@ -135,7 +137,7 @@ def _server(policy: Policy) -> onnx.ModelProto:
     return graph.model("server", inputs=inputs, outputs=outputs)
 
 
-def _gru(graph: Graph, x: str, arrays: Iterator[FloatArray]) -> str:
+def _gru(graph: Graph, x: str, arrays: Iterator[str]) -> str:
     """Returns the memory after x, as `GruArrays` does."""
     inputs = graph.columns(graph.affine(x, next(arrays), next(arrays)), 3)
     past = graph.columns(graph.affine("memory", next(arrays), next(arrays)), 3)

@@ -69,8 +69,10 @@ class SessionSpec(NamedTuple):
     """Pause in which the host measures its idle power."""
     actions: ActuatorSpec | None = None
     """Set where agents sense for themselves; None where the server sends their observations."""
-    torch_device: str = ""
-    """Device on which torch computes the local nets, cpu or cuda; "" where numpy does."""
+    backend: str = "numpy"
+    """What computes the local nets: numpy, torch or onnx."""
+    device: str = "cpu"
+    """Device on which it does."""
     fallback_head: FallbackShape | None = None
     """Sizes of the heads that act without the server; None where agents then do nothing."""
     plays: ShardSpec | None = None
@@ -83,9 +85,6 @@ class SessionSpec(NamedTuple):
         `heads` is the algorithm's, as in `OnDeviceShape`.
         """
         agents = tuple(range(len(spec.agents)))
-        torch_device = ""
-        if config.executor.backend == "torch":
-            torch_device = config.executor.device
         # `for_agents` replaces the run's id and the frame size once the executors are known.
         return cls(
             run_id=0,
@@ -99,7 +98,8 @@ class SessionSpec(NamedTuple):
             ),
             idle_s=config.meters.idle_s,
             actions=_actuators(config, spec),
-            torch_device=torch_device,
+            backend=config.executor.backend,
+            device=config.executor.device,
             # An answer may take one deadline to the server and another one back.
             fallback_head=fallback_shape(
                 spec=spec, policy=config.policy, wait_s=2e-3 * config.link.deadline_ms

@@ -18,6 +18,8 @@ OPTIONS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
     *("--hide-scrollbars", "--enable-logging=stderr", "--virtual-time-budget=5000"),
+    # So that the page around a page of a file may look into it.
+    "--allow-file-access-from-files",
 )
 SCHEMES = {"dark": 0, "light": 1}
 MEASURE = """
@@ -33,8 +35,10 @@ document.querySelector("#seen").textContent = JSON.stringify({
 """
 
 
-def look(page: str, folder: Path, *, width: int, scheme: str) -> dict[str, Any]:
+def look(page: str | Path, folder: Path, *, width: int, scheme: str) -> dict[str, Any]:
     """Returns what a browser of this width shows of a page, and the console's lines.
+
+    `page`: the page's HTML, or its file, where it has others beside it.
 
     Skips the test where there is no Chromium.
     """
@@ -42,7 +46,8 @@ def look(page: str, folder: Path, *, width: int, scheme: str) -> dict[str, Any]:
     if program is None:
         pytest.skip(f"none of {', '.join(NAMES)} is installed")
     # In a frame: a window of Chromium has a least width, which is more than a phone's.
-    frame = f'<iframe width="{width}" height="900" srcdoc="{html.escape(page)}"></iframe>'
+    source = f'srcdoc="{html.escape(page)}"' if isinstance(page, str) else f'src="file://{page}"'
+    frame = f'<iframe width="{width}" height="900" {source}></iframe>'
     script = f'<script>addEventListener("load", () => {{{MEASURE}}})</script>'
     outer = folder / "outer.html"
     outer.write_text(f'<meta charset="utf-8">{frame}<pre id="seen"></pre>{script}')

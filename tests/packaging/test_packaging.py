@@ -23,7 +23,7 @@ from sde_harl.config.keys import KEYS, SECTIONS
 ROOT = Path(__file__).parents[2]
 TOP = {".ci", ".gitignore", ".pre-commit-config.yaml", "LICENSE", "Makefile", "pyproject.toml"}
 TOP |= {"CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "README.md", "setup.py"}
-TOP |= {"Dockerfile", ".dockerignore", "apptainer.def"}
+TOP |= {"Dockerfile", ".dockerignore", "apptainer.def", "mkdocs.yml"}
 TOP |= {"analysis", "benchmarks", "configs", "docs", "hostfiles", "jobs", "sde_harl", "tests"}
 EXTRAS = {
     "mpi",
@@ -39,6 +39,7 @@ EXTRAS = {
     "video",
     "pandas",
     "onnx",
+    "docs",
     "dev",
 }
 HOST = re.compile(r"[\w.-]+( slots=[1-9]\d*)?( max_slots=[1-9]\d*)?")
@@ -158,7 +159,8 @@ def newer_than_3_8(text: str) -> list[str]:
 def test_an_executors_modules_run_on_python_3_8() -> None:
     names = "[name for name in sys.modules if name.split('.')[0] == 'sde_harl']"
     modules_of_boards = (
-        "sde_harl.executor.executor, sde_harl.cli.probe, sde_harl.policy.local_torch"
+        "sde_harl.executor.executor, sde_harl.cli.probe, sde_harl.policy.local_torch,"
+        " sde_harl.policy.local_onnx"
     )
     program = f"import sys, {modules_of_boards}; print(*{names})"
     done = launch(1, "-c", program)

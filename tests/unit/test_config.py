@@ -468,7 +468,7 @@ COMMAND_LINE = {
     "executor.device=cuda": (
         "executor.device",
         "command line",
-        "cpu (executor.backend is not torch)",
+        "cpu (executor.backend is numpy)",
     ),
     "env.name=devices": ("executor.sensor", "default", "module:function"),
     "placement.assign=[1]": ("placement.assign", "command line", "a map of agent to rank"),

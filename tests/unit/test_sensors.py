@@ -71,7 +71,7 @@ def test_a_welcome_tells_what_actions_are_made_of_and_names_no_module() -> None:
         codec="int8",
         frame_bytes=9,
         actions=ACTIONS,
-        torch_device="cpu",
+        backend="torch",
     )
     assert SessionSpec.from_json(memoryview(welcome.to_json())) == welcome
     wrong = json.loads(welcome.to_json()) | {"actions": {"numbers": [1], "module": "os:abort"}}

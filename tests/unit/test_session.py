@@ -44,7 +44,7 @@ def test_a_split_policy_with_fallback_heads() -> None:
     assert session.on_device is None
     assert session.actions is None
     assert session.fallback_head == FallbackShape((3, 2), False, pytest.approx(0.04))
-    assert session.torch_device == ""
+    assert session.backend == "numpy"
 
 
 def test_policies_on_devices_and_torch_on_their_hosts() -> None:
@@ -52,7 +52,8 @@ def test_policies_on_devices_and_torch_on_their_hosts() -> None:
     config = config_of(*words, "policy.recurrent=true", "policy.width=16", "executor.backend=torch")
     session = SessionSpec.from_config(config, SPEC)
     assert session.on_device == OnDeviceShape((3, 2), False, 7, 16)
-    assert session.torch_device == "cpu"
+    assert session.backend == "torch"
+    assert session.device == "cpu"
 
 
 def test_an_executor_is_told_of_its_own_agents_alone() -> None:
@@ -91,8 +92,8 @@ def test_golden_bytes() -> None:
         b'"conv": null, "pixels": false}, "codec": "float32", "pack": 0, "frame_bytes": 0, '
         b'"on_device": {"branches": [3], "continuous": false, "seed": 1, "memory": 0, '
         b'"heads": "sampled"}, '
-        b'"idle_s": 0.0, "actions": null, "torch_device": "", "fallback_head": null, '
-        b'"plays": null}'
+        b'"idle_s": 0.0, "actions": null, "backend": "numpy", "device": "cpu", '
+        b'"fallback_head": null, "plays": null}'
     )
     assert SessionSpec.from_json(memoryview(session.to_json())) == session
 

@@ -31,7 +31,7 @@ class ConvArrays(NamedTuple):
     def __call__(self, images: NDArray[Any]) -> FloatArray:
         """Returns (n, E, size_out) of images (n, E, H W C)."""
         agents, envs = images.shape[:2]
-        windows = self._windows(images).reshape(agents, -1, self.shape.size_window())
+        windows = self.windows(images)
         # One product for all windows of all images of an agent, which BLAS does best.
         x = np.matmul(windows, self.weight)  # (n, E positions, F)
         x += self.bias
@@ -39,8 +39,8 @@ class ConvArrays(NamedTuple):
         result: FloatArray = x.reshape(agents, envs, -1)
         return result
 
-    def _windows(self, images: NDArray[Any]) -> NDArray[Any]:
-        """Returns a view of all windows of images (n, E, H W C)."""
+    def windows(self, images: NDArray[Any]) -> NDArray[Any]:
+        """Returns all windows of images (n, E, H W C): (n, E positions, K K C)."""
         agents, envs = images.shape[:2]
         channels = self.shape.channels
         kernel = self.shape.kernel
@@ -49,4 +49,5 @@ class ConvArrays(NamedTuple):
         # channels count as one axis; a step to the right is `stride` times C numbers.
         rows = images.reshape(agents, envs, -1, self.shape.width * channels)  # (n, E, H, W C)
         windows = sliding_window_view(rows, (1, 1, kernel, kernel * channels))
-        return windows[:, :, ::stride, :: stride * channels]
+        strided = windows[:, :, ::stride, :: stride * channels]
+        return strided.reshape(agents, -1, self.shape.size_window())

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Mapping, Sequence, Union
 
 import numpy as np
 import onnx
@@ -16,7 +15,8 @@ OPSET = 17
 """The first with LayerNormalization."""
 IR_VERSION = 8
 """That of OPSET's time, for the runtimes of older boards."""
-Sizes = Mapping[str, Sequence[int | str]]
+# With typing's names, since an executor may run Python 3.8.
+Sizes = Mapping[str, Sequence[Union[int, str]]]
 """By the name of an input or output: its dimensions; a text stands for any number."""
 
 
@@ -45,19 +45,26 @@ class Graph:
         self._nodes.append(helper.make_node("Split", [x], names, axis=-1))
         return names
 
-    def affine(self, x: str, weight: FloatArray, bias: FloatArray) -> str:
-        product = self.op("MatMul", x, self.constant(weight))
-        return self.op("Add", product, self.constant(bias))
+    def reshape(self, x: str, shape: Sequence[int]) -> str:
+        """Gives x other axes; -1 stands for what is left."""
+        name = f"shape_{len(self._constants)}"
+        self._constants.append(numpy_helper.from_array(np.array(shape, np.int64), name))
+        return self.op("Reshape", x, name)
+
+    def affine(self, x: str, weight: str, bias: str) -> str:
+        """Returns x times weight plus bias, both by their names."""
+        return self.op("Add", self.op("MatMul", x, weight), bias)
 
     def normalise(self, x: str, size: int) -> str:
         """Normalises over the last axis, which has `size` numbers."""
         gain = self.constant(np.ones(size, np.float32))
         return self.op("LayerNormalization", x, gain, axis=-1, epsilon=NORM_EPS)
 
-    def block(self, x: str, weight: FloatArray, bias: FloatArray, *, layer_norm: bool) -> str:
+    def block(self, x: str, weight: str, bias: str, *, normalised: int) -> str:
+        """Returns `affine`, ReLU and, unless `normalised` is 0, layer norm over so many numbers."""
         x = self.op("Relu", self.affine(x, weight, bias))
-        if layer_norm:
-            x = self.normalise(x, weight.shape[-1])
+        if normalised:
+            x = self.normalise(x, normalised)
         return x
 
     def name(self, value: str, output: str) -> None:
