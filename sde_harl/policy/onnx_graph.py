@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Sequence, Union
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,9 +16,6 @@ OPSET = 17
 """The first with LayerNormalization."""
 IR_VERSION = 8
 """That of OPSET's time, for the runtimes of older boards."""
-# With typing's names, since an executor may run Python 3.8.
-Sizes = Mapping[str, Sequence[Union[int, str]]]
-"""By the name of an input or output: its dimensions; a text stands for any number."""
 
 
 class Graph:
@@ -71,8 +69,17 @@ class Graph:
         """Gives a value the name of an output."""
         self._nodes.append(helper.make_node("Identity", [value], [output]))
 
-    def model(self, name: str, *, inputs: Sizes, outputs: Sizes) -> onnx.ModelProto:
-        """Returns the checked model."""
+    def model(
+        self,
+        name: str,
+        *,
+        inputs: Mapping[str, Sequence[int | str]],
+        outputs: Mapping[str, Sequence[int | str]],
+    ) -> onnx.ModelProto:
+        """Returns the checked model.
+
+        Inputs and outputs have dimensions by their name; a text stands for any number.
+        """
         graph = helper.make_graph(
             self._nodes, name, _values(inputs), _values(outputs), initializer=self._constants
         )
@@ -84,7 +91,7 @@ class Graph:
         return model
 
 
-def _values(sizes: Sizes) -> list[Any]:
+def _values(sizes: Mapping[str, Sequence[int | str]]) -> list[Any]:
     return [
         helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, list(each))
         for name, each in sizes.items()

@@ -127,12 +127,12 @@ def not_printed(block: Block, output: str) -> str:
 def check(block: Block, folder: Path) -> bool:
     """Runs a block and prints a line about it, and what it printed where it is wrong."""
     if block.rule.startswith("skip, "):
-        print(f"{'-':>6}  {block.place}: {block.rule}", flush=True)
+        print(f"{'-':>7}  {block.place}: {block.rule}", flush=True)
         return True
     began = time.monotonic()
     outcome = run(block, folder)
     is_right = outcome.code == 0 and not outcome.wrong
-    print(f"{time.monotonic() - began:5.1f}s  {block.place}: {'runs' if is_right else 'WRONG'}")
+    print(f"{time.monotonic() - began:6.1f}s  {block.place}: {'runs' if is_right else 'WRONG'}")
     if outcome.wrong:
         print(f"not printed: {outcome.wrong}")
     if not is_right:

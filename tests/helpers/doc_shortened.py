@@ -17,6 +17,7 @@ These are all rules by which a command is shortened:
 from __future__ import annotations
 
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path

@@ -329,7 +329,7 @@ def test_documents_name_what_exists(text: str) -> None:
         # The map of the code names modules from the package on, and analysis/ is a room, too.
         assert (ROOT / path).is_file() or (ROOT / "sde_harl" / path).is_file(), path
     for key in re.findall(rf"(?<![\w/])((?:{'|'.join(SECTIONS)})\.(?!py\b)[a-z_]+)(?=[=`])", told):
-        assert key in KEYS, key
+        assert key in KEYS or key == "algo.lrr", key  # which shows what a mistake looks like
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert set(re.findall(r"`make ([a-z-]+)", told)) <= set(targets)
 
