@@ -4,7 +4,8 @@ Each executor plays one environment that only sleeps, so that any number of them
 machine: what is missing to R times the speed of one is what the placement costs. Learning and
 recording are included.
 
-* `scaling/ranksR/steps` is the speed with R executors. Its floor is R times that of one.
+* `scaling/ranksR/steps` is the speed with R executors. Its floor is R times that of one, or the
+  share of R of what the first of `--ranks` gave.
 * `scaling/ranksR/STAGE` is the part of an update that rank 0 spends so: `environment` is waiting
   for executors and joining what they played, beyond the time that the environments sleep.
 * `scaling/ranksR/bytes` is what an update sends and receives at rank 0.
@@ -149,10 +150,10 @@ def train(executors: int, words: list[str]) -> Scaled:
         return read(next(Path(folder).rglob("run.h5")), executors)
 
 
-def rows_of(scaled: Scaled, one: Scaled, sleep_s: float) -> list[Row]:
+def rows_of(scaled: Scaled, first: Scaled, sleep_s: float) -> list[Row]:
     """Returns the lines of one number of executors, whose environments sleep so long a step."""
     name = f"scaling/ranks{scaled.executors}"
-    floor = one.steps_per_s * scaled.executors
+    floor = first.steps_per_s * scaled.executors / first.executors
     ratio = scaled.steps_per_s / floor
     rows = [Row(f"{name}/steps", scaled.steps_per_s, "steps/s", floor, ratio)]
     for stage, seconds in scaled.stages_s.items():
@@ -217,7 +218,9 @@ def main(argv: list[str]) -> None:
             name = f"scaling/ranks{executors}/overlap"
             rows.append(Row(name, ahead, "steps/s", plain, ahead / plain))
         print(f"{executors} executors: {runs[-1].steps_per_s:.1f} steps/s", file=sys.stderr)
-    rows += fitted(runs)
+    # A line needs two points.
+    if len(runs) > 1:
+        rows += fitted(runs)
     report(rows, argv)
 
 
