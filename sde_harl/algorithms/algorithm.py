@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.envs.base import EnvSpec
 from sde_harl.policy.shapes import SAMPLED
+from sde_harl.policy.split_policy import SplitPolicy
 
 
 class Net(Protocol):
@@ -35,6 +36,8 @@ class Algorithm(ABC):
     replays: ClassVar[bool] = False
     """True if it learns from a replay of all that was played (off-policy), and so explores."""
 
+    policy: SplitPolicy
+    """What it updates: the run's, or a copy of it on another device."""
     rate_coef: float
     """Lambda of the next update, the weight of the rate in the loss."""
 

@@ -372,6 +372,8 @@ class LearnerConfig(Section):
 
     ranks: Annotated[WholeNumber, Field(ge=1, le=4096)] = 1
     """MPI ranks that learn, each from a share of every minibatch: rank 0 and the last ones."""
+    device: Annotated[Literal["auto", "cpu", "cuda"], TEXT] = "cpu"
+    """Device of the updates. auto: cuda where there is one, whose numbers differ by rounding."""
 
 
 class EvalConfig(Section):

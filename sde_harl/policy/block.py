@@ -30,12 +30,13 @@ def block(x: Tensor, weight: Tensor, bias: Tensor, *, layer_norm: bool) -> Tenso
 
 def activate(products: Tensor, bias: Tensor, *, layer_norm: bool) -> Tensor:
     """Returns what follows the product (n, B, W) in a block, in the product's own memory."""
-    if products.dtype is torch.float32:
+    if products.dtype is torch.float32 and products.is_cpu:
         activated: Tensor = _Activation.apply(  # type: ignore[no-untyped-call]  # torch's
             products, bias, layer_norm
         )[0]
         return activated
-    # blocks.c computes in float32; float64 is for tests, which check gradients by differences.
+    # blocks.c computes in float32 on the host; float64 is for tests, which check gradients by
+    # differences.
     y = torch.relu(products + bias)
     if layer_norm:
         return functional.layer_norm(y, y.shape[-1:], eps=NORM_EPS)

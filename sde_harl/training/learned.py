@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -9,13 +10,16 @@ import torch
 from sde_harl.algorithms.algorithm import Algorithm
 from sde_harl.algorithms.off_policy.base import OffPolicy
 from sde_harl.algorithms.on_policy.base import OnPolicy
+from sde_harl.auxiliary.device import HOST, Device
 from sde_harl.auxiliary.distillation import Distillation
 from sde_harl.auxiliary.diversity import Diversity
 from sde_harl.auxiliary.peers import ALONE, Peers
 from sde_harl.auxiliary.rate_control import RateControl
+from sde_harl.buffers.rollout import Rollout
 from sde_harl.config.schema import Config
 from sde_harl.draws.counters import Purpose, derived_seed
 from sde_harl.envs.base import EnvSpec
+from sde_harl.errors import UserError
 from sde_harl.meters.memory import check_fits
 from sde_harl.policy.critic import Critic
 from sde_harl.policy.critic_input import CriticInput, make_critic_input
@@ -31,6 +35,7 @@ class Learned:
     """The parts that learn, and what they need for it."""
 
     policy: SplitPolicy
+    """On the host: what is published, saved and loaded."""
     algorithm: Algorithm
     critic_input: CriticInput
     """How the critic's inputs are made."""
@@ -41,6 +46,16 @@ class Learned:
     """The fallback heads; None without them."""
     generator: torch.Generator
     """What all of them draw from while they learn."""
+    device: Device = HOST
+    """Where the algorithm has its own copy of the policy, if it isn't the host."""
+
+    def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
+        """Updates policy and critic from a rollout; returns scalars to log."""
+        learning = self.algorithm.policy
+        self.device.take_over(learning, self.policy)
+        scalars = self.algorithm.update(rollout, progress)
+        self.device.give_back(learning, self.policy)
+        return scalars
 
 
 def build_learned(
@@ -51,8 +66,11 @@ def build_learned(
     roles: Roles,
     generator: torch.Generator,
     peers: Peers = ALONE,
+    device: Device | None = None,
 ) -> Learned:
     """Returns everything that learns, and shares its updates with `peers`.
+
+    `device`: the one that learns; None for the one that the configuration names.
 
     Raises UserError where parts don't fit the environment, or into the memory.
     """
@@ -69,23 +87,45 @@ def build_learned(
         heads=algorithm_class.heads(spec),
     )
     critic_input = make_critic_input(critic_kind(config, algorithm_class), spec)
+    device = device or learning_device(config, algorithm_class)
+    learning = policy
+    if not device.is_host:
+        learning = copy.deepcopy(policy).to(device.device)
     return Learned(
         policy=policy,
         algorithm=_algorithm(
             algorithm_class,
             config,
             spec,
-            policy=policy,
+            policy=learning,
             critic_input=critic_input,
             generator=generator,
             peers=peers,
+            device=device,
         ),
         critic_input=critic_input,
         rate_control=RateControl(config.codec),
         diversity=_diversity(config, spec, policy, generator=generator),
         fallback=_fallback(config, spec, policy),
         generator=generator,
+        device=device,
     )
+
+
+def learning_device(config: Config, algorithm_class: type[Algorithm]) -> Device:
+    """Returns the device that learns. Raises UserError where it can't."""
+    asked = config.learner.device
+    there = torch.cuda.is_available()
+    if asked == "cuda" and not there:
+        raise UserError("learner.device: expected cpu or auto, got cuda (torch finds no GPU here)")
+    if asked == "cuda" and algorithm_class.replays:
+        raise UserError(
+            f"learner.device: expected cpu, got cuda (not built for {config.algo.name}, which is"
+            " off-policy)"
+        )
+    if asked == "cpu" or not there or algorithm_class.replays:
+        return HOST
+    return Device("cuda")
 
 
 def prepare_torch() -> None:
@@ -118,6 +158,7 @@ def _algorithm(
     critic_input: CriticInput,
     generator: torch.Generator,
     peers: Peers,
+    device: Device,
 ) -> Algorithm:
     """Returns the algorithm with its critic."""
     if issubclass(algorithm_class, OffPolicy):
@@ -135,7 +176,7 @@ def _algorithm(
         # All agents share a critic of one state; critics of each agent's own view may differ.
         share=config.algo.share_param or not algorithm_class.decentralised_critic,
         generator=generator,
-    )
+    ).to(device.device)
     return algorithm_class(
         policy=policy,
         critic=critic,
@@ -143,6 +184,7 @@ def _algorithm(
         codec=config.codec,
         generator=generator,
         peers=peers,
+        device=device,
     )
 
 

@@ -79,7 +79,7 @@ class LearnerRank(Handler):
         self._learned.algorithm.rate_coef = head.rate_coef
         # Rank 0 that is asked to end says so in a sum.
         with contextlib.suppress(KeyboardInterrupt):
-            self._learned.algorithm.update(self._rollout, head.progress)
+            self._learned.update(self._rollout, head.progress)
 
     def load(self, flat: NDArray[np.float32]) -> None:
         raise WireError("kind")

@@ -194,12 +194,11 @@ class Trainer:
 
     def _update_algorithm(self, progress: float) -> dict[str, float]:
         """Updates policies and critic, with the other learners if there are any."""
-        algorithm = self.learned.algorithm
         rollout = self.collector.rollout
         if not self._learners:
-            return algorithm.update(rollout, progress)
+            return self.learned.update(rollout, progress)
         with self._learners.update(rollout, progress):
-            return algorithm.update(rollout, progress)
+            return self.learned.update(rollout, progress)
 
     def _add_intrinsic_reward(self) -> dict[str, float]:
         """Adds the reward for diversity to the rollout's, if there is one; returns scalars."""

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from sde_harl.algorithms.registry import ALGORITHMS
+from sde_harl.auxiliary.device import HOST, Device
 from sde_harl.auxiliary.peers import ALONE, Peers
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.config.schema import AlgoConfig, CodecConfig, Config, PolicyConfig, TrainConfig
@@ -87,6 +88,7 @@ def learner(
     recurrent: bool = False,
     groups: tuple[tuple[int, ...], ...] = (),
     peers: Peers = ALONE,
+    device: Device = HOST,
     **algo: Any,
 ) -> Any:
     """An algorithm, by name in ALGORITHMS, with small nets; `algo` as in AlgoConfig."""
@@ -111,6 +113,8 @@ def learner(
         share=config.share_param or not kind.decentralised_critic,
         generator=generator,
     )
+    policy.to(device.device)
+    critic.to(device.device)
     return kind(
         policy=policy,
         critic=critic,
@@ -118,6 +122,7 @@ def learner(
         codec=codec_config,
         generator=generator,
         peers=peers,
+        device=device,
     )
 
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from games import act, learner, spec, view_of
+from games import learner, spec
+from mixed_rollout import mixed_rollout
 from teams import learn_together
 
-from sde_harl.algorithms.on_policy.base import OnPolicy
 from sde_harl.algorithms.registry import ON_POLICY
 from sde_harl.auxiliary.peers import ALONE, Peers
-from sde_harl.buffers.rollout import Rollout
-from sde_harl.policy.critic_input import make_critic_input
 
 GAME = spec(((3,), (4,), (2,)), 5)
 CONTINUOUS = spec(((2,), (1,), (2,)), 5, continuous=True)
@@ -34,38 +31,6 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def played(algorithm: OnPolicy, game: Any, name: str, *, recurrent: bool) -> Rollout:
-    """Returns a rollout of dead and idle agents, late latents, cut and void episodes."""
-    rng = np.random.default_rng(5)
-    rollout = Rollout(
-        game,
-        steps=8,
-        envs=7,
-        latent_size=4,
-        critic_input=make_critic_input(view_of(name), game),
-        chunk=4 if recurrent else 1,
-        memory_size=16 if recurrent else 0,
-    )
-    rollout.obs[:] = rng.normal(size=rollout.obs.shape)
-    rollout.critic_inputs[:] = rng.normal(size=rollout.critic_inputs.shape)
-    rollout.final_critic_inputs[:] = rng.normal(size=rollout.final_critic_inputs.shape)
-    rollout.available_actions[:] = game.choices()[:, None, None]
-    rollout.active_masks[:] = rng.random(rollout.active_masks.shape) < 0.8
-    rollout.rewards[:] = rng.normal(size=rollout.rewards.shape)
-    rollout.terminated[:] = rng.random(rollout.terminated.shape) < 0.1
-    rollout.truncated[:] = (rng.random(rollout.terminated.shape) < 0.1) & ~rollout.terminated
-    rollout.stale[:] = rng.random(rollout.stale.shape) < 0.1
-    rollout.latents[:] = rng.normal(size=rollout.latents.shape)
-    rollout.decided[:] = rng.random(rollout.decided.shape) < 0.9
-    rollout.void[:4, 0] = True
-    if recurrent:
-        rollout.actions[:] = rng.normal(size=rollout.actions.shape) > 0
-        rollout.log_probs[:] = -1.0
-    else:
-        act(algorithm.policy, rollout, rng)
-    return rollout
-
-
 def update_thrice(
     peers: Peers, name: str, *, game: Any = GAME, recurrent: bool = False, **settings: Any
 ) -> tuple[list[dict[str, float]], torch.Tensor]:
@@ -74,7 +39,7 @@ def update_thrice(
         algorithm = learner(
             game, name, groups=GROUPS, recurrent=recurrent, peers=peers, epochs=2, **settings
         )
-    rollout = played(algorithm, game, name, recurrent=recurrent)
+    rollout = mixed_rollout(algorithm.policy, game, name, recurrent=recurrent)
     scalars = [algorithm.update(rollout, progress) for progress in (0.0, 0.3, 0.6)]
     weights = [each.detach().flatten() for each in algorithm.policy.parameters()]
     return scalars, torch.cat(weights)

@@ -31,6 +31,7 @@ from torch import Tensor
 from sde_harl.algorithms.algorithm import Algorithm, Net
 from sde_harl.algorithms.on_policy.critic_trainer import CriticTrainer
 from sde_harl.algorithms.on_policy.group_batch import GroupBatch, gather_group, learnt_rows
+from sde_harl.auxiliary.device import HOST, Device
 from sde_harl.auxiliary.peers import ALONE, Peers
 from sde_harl.auxiliary.rate import RateTrainer
 from sde_harl.buffers.rollout import Rollout
@@ -64,17 +65,19 @@ class OnPolicy(Algorithm):
         codec: CodecConfig,
         generator: torch.Generator,
         peers: Peers = ALONE,
+        device: Device = HOST,
     ) -> None:
         """`generator` draws the order of groups and minibatches, and the rate's rows and noise.
 
-        `peers` share the work; all of them draw the same.
+        `peers` share the work; all of them draw the same. `policy` and `critic` are on `device`.
         """
         self.policy = policy
         self._algo = algo
         self._generator = generator
         self._peers = peers
+        self._device = device
         self.rate_coef = codec.rate_coef
-        self.critic_trainer = CriticTrainer(critic, algo, generator, peers)
+        self.critic_trainer = CriticTrainer(critic, algo, generator, peers, device=device)
         self._rate_trainers = [
             RateTrainer(net.latent_model, codec) if net.latent_model else None
             for net in policy.groups
@@ -151,12 +154,13 @@ class OnPolicy(Algorithm):
     ) -> dict[str, float]:
         """Updates the groups in turn, from advantages (V, T, E); returns their mean scalars."""
         normalised = _normalised(advantages, rollout.active_masks)
-        m = learnt_rows(normalised, rollout)  # (V, B), M of eq. 12
+        [m] = self._device.put([learnt_rows(normalised, rollout)])  # (V, B), M of eq. 12
         order = self._order()
         reports = []
         for index in order:
             net = self.policy.groups[index]
             batch = gather_group(rollout, net, m, mask_dead=self._algo.policy_active_masks)
+            batch = batch.on(self._device)
             reports.append(self.update_group(index, batch))
             if self.sequential and index != order[-1]:
                 m = (m * self._joint_ratio(net, batch)).clamp(-LARGEST_M, LARGEST_M)

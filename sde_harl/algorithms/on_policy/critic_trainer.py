@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from sde_harl.algorithms.on_policy.gae import compute_gae
 from sde_harl.algorithms.on_policy.value_norm import ValueNorm
+from sde_harl.auxiliary.device import HOST, Device
 from sde_harl.auxiliary.gradients import check_gradient
 from sde_harl.auxiliary.optimizer_state import load_optimizer_state, optimizer_state
 from sde_harl.auxiliary.peers import ALONE, Peers
@@ -82,12 +83,18 @@ class CriticTrainer:
         config: AlgoConfig,
         generator: torch.Generator,
         peers: Peers = ALONE,
+        *,
+        device: Device = HOST,
     ) -> None:
-        """`generator` draws the order of minibatches, of which `peers` have shares."""
+        """`generator` draws the order of minibatches, of which `peers` have shares.
+
+        `critic` is on `device`.
+        """
         self.critic = critic
         self._config = config
         self._generator = generator
         self._peers = peers
+        self._device = device
         self.value_norm = ValueNorm(config.valuenorm)
         self.optimizer = torch.optim.Adam(
             critic.parameters(), config.critic_lr, eps=config.adam_eps, fused=True
@@ -103,7 +110,8 @@ class CriticTrainer:
         """Makes the memory of a recurrent critic, for rollouts of this one's size."""
         if self.critic.gru:
             values, _, envs = rollout.critic_inputs.shape[:3]
-            self._memory = torch.zeros(values, envs, self.critic.gru.size)
+            memory = torch.zeros(values, envs, self.critic.gru.size)
+            self._memory = memory.to(self._device.device)
 
     @torch.no_grad()
     def estimate(self, rollout: Rollout) -> CriticEstimate:
@@ -119,7 +127,7 @@ class CriticTrainer:
             advantages=advantages,
             returns=advantages + values[:, :-1],
             values=values[:, :-1],
-            recurrent_state=_sequence_states(rollout, memories),
+            recurrent_state=self._sequence_states(rollout, memories),
             length=rollout.chunk,
             valid=rollout.valid_sequences(),
         )
@@ -161,11 +169,13 @@ class CriticTrainer:
         load_optimizer_state(self.optimizer, state["optimizer"])
         self.value_norm.load_state_dict(state["value_norm"])
         self._memory = state.get("memory")
+        if self._memory is not None:
+            self._memory = self._memory.to(self._device.device)
 
     def _normalised(self, inputs: NDArray[np.float32]) -> Tensor:
         """Returns (V, T + 1, E, W) of inputs of the same shape, normalised once for all epochs."""
         rows = torch.from_numpy(inputs).flatten(1, 2)  # (V, (T + 1) * E, W)
-        normalised: Tensor = self.critic.normalise(rows)
+        [normalised] = self._device.put([self.critic.normalise(rows)])
         return normalised.view(inputs.shape)
 
     def _denormalised(self, predictions: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -184,11 +194,13 @@ class CriticTrainer:
         """
         values, steps, envs = inputs.shape[:3]
         if not self.critic.gru:
-            predictions = self.critic(inputs.flatten(1, 2))[0]  # (V, (T + 1) * E)
+            [predictions] = self._device.get([self.critic(inputs.flatten(1, 2))[0]])
             return predictions.numpy().reshape(values, steps, envs), None
         assert self._memory is not None  # `start` has made it
-        predictions, memories = self._predict_in_order(inputs, self._memory, keep_masks(ended))
+        [keep] = self._device.put([keep_masks(ended)])
+        predictions, memories = self._predict_in_order(inputs, self._memory, keep)
         self._memory = memories.before[:, -1].clone()  # a copy, so that the rest is freed
+        [predictions] = self._device.get([predictions])
         return predictions.numpy(), memories
 
     def _predict_in_order(
@@ -209,6 +221,17 @@ class CriticTrainer:
         )
         before = torch.cat((memory[:, None], after[:, :-1]), 1) * keep[..., None]
         return predictions, CriticMemories(before=before, after=after)
+
+    def _sequence_states(
+        self, rollout: Rollout, memories: CriticMemories | None
+    ) -> RecurrentState | None:
+        """Returns the memory that the rollout's sequences begin with; None without any."""
+        if not memories:
+            return None
+        # The last step of `before` lies behind the rollout and starts no sequence.
+        starts = memories.before[:, : -1 : rollout.chunk]  # (V, T / L, E, H)
+        state = chunk_states(starts, rollout.ended, rollout.chunk)
+        return state._replace(keep=self._device.put([state.keep])[0])
 
     def _advantages(
         self, rollout: Rollout, values: NDArray[np.float32], memories: CriticMemories | None
@@ -232,14 +255,18 @@ class CriticTrainer:
         final_values = np.zeros_like(values[:, 1:])
         if not cut.any():
             return final_values
-        inputs = self.critic.normalise(torch.from_numpy(rollout.final_critic_inputs[:, cut]))
+        shown = self.critic.normalise(torch.from_numpy(rollout.final_critic_inputs[:, cut]))
+        [inputs] = self._device.put([shown])
         state = None
         if memories:
             # One step more of the episode that was cut: its memory is the one after the step that
-            # cut it.
-            memory = memories.after[:, :-1][:, cut]
-            state = RecurrentState(memory=memory, keep=torch.ones(1, inputs.shape[1], 1))
-        final_values[:, cut] = self._denormalised(self.critic(inputs, state)[0].numpy())
+            # cut it. By numbers: how many a mask picks, a GPU would have to be asked.
+            steps, envs = self._device.put([torch.from_numpy(each) for each in np.nonzero(cut)])
+            memory = memories.after[:, steps, envs]
+            keep = torch.ones(1, inputs.shape[1], 1, device=inputs.device)
+            state = RecurrentState(memory=memory, keep=keep)
+        [found] = self._device.get([self.critic(inputs, state)[0]])
+        final_values[:, cut] = self._denormalised(found.numpy())
         return final_values
 
     def _update(
@@ -249,9 +276,12 @@ class CriticTrainer:
         # Before the targets are normalised, so that a first rollout isn't learnt from in units of
         # 1.
         self.value_norm.update(estimate.valid_rows(estimate.returns))
+        if isinstance(order, Tensor):
+            [order] = self._device.put([order])
         rows = self._learning_rows(estimate, order)
         state = estimate.recurrent_state and estimate.recurrent_state.select(order)
         losses: list[Tensor] = []
+        norms: list[Tensor] = []
         for part in minibatch_slices(sequences, self._minibatches) * self._epochs:
             # The thread that waits for this one drops the update then.
             if losses and self._peers.are_interrupted:
@@ -261,9 +291,12 @@ class CriticTrainer:
             values, _ = self.critic(x, state and state.select(own))
             whole = len(values) * (part.stop - part.start) * estimate.length
             loss = value_loss(values, target, old, config=self._config, whole=whole)
-            losses.append(self._step(loss))
+            norms.append(self._step(loss))
+            losses.append(loss.detach())
+        [means] = self._device.get([torch.stack((*losses, *norms)).unflatten(0, (2, -1)).mean(1)])
+        check_gradient(means[1], "the critic")
         return {
-            "value_loss": float(torch.stack(losses).mean()),
+            "value_loss": float(means[0]),
             "explained_variance": _explained_variance(estimate),
         }
 
@@ -273,23 +306,26 @@ class CriticTrainer:
         Targets and old values are in the normaliser's units, as the critic predicts them.
         """
         mean, std = self.value_norm.statistics()
-        parts = (
-            estimate.critic_inputs,
-            torch.from_numpy((estimate.returns - mean) / std).float(),
-            torch.from_numpy((estimate.values - mean) / std).float(),
+        numbers = self._device.put(
+            [
+                torch.from_numpy((each - mean) / std).float()
+                for each in (estimate.returns, estimate.values)
+            ]
         )
+        parts = (estimate.critic_inputs, *numbers)
         length = estimate.length
         return [take_sequences(flatten_rows(each, length), order, length) for each in parts]
 
     def _step(self, loss: Tensor) -> Tensor:
-        """Takes one step of Adam; returns the loss of all learners, detached."""
+        """Takes one step of Adam; returns the gradient's norm. `loss` becomes all learners'."""
         self.optimizer.zero_grad()
         (loss * self._config.value_coef).backward()
         self._peers.sum_step(self.critic, [loss])
         norm = nn.utils.clip_grad_norm_(self.critic.parameters(), self._config.max_grad_norm)
-        check_gradient(norm, "the critic")
+        if norm.is_cpu:
+            check_gradient(norm, "the critic")
         self.optimizer.step()
-        return loss.detach()
+        return norm
 
 
 def value_loss(
@@ -319,15 +355,6 @@ def _row_losses(values: Tensor, targets: Tensor, config: AlgoConfig) -> Tensor:
         delta = config.huber_delta
         return functional.huber_loss(values, targets, reduction="none", delta=delta)
     return 0.5 * functional.mse_loss(values, targets, reduction="none")
-
-
-def _sequence_states(rollout: Rollout, memories: CriticMemories | None) -> RecurrentState | None:
-    """Returns the memory that the rollout's sequences begin with; None without any."""
-    if not memories:
-        return None
-    # The last step of `before` lies behind the rollout and starts no sequence.
-    starts = memories.before[:, : -1 : rollout.chunk]  # (V, T / L, E, H)
-    return chunk_states(starts, rollout.ended, rollout.chunk)
 
 
 def _explained_variance(estimate: CriticEstimate) -> float:

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from sde_harl.algorithms.on_policy.base import OnPolicy, set_learning_rate
 from sde_harl.algorithms.on_policy.group_batch import GroupBatch
-from sde_harl.auxiliary.gradients import step_group
+from sde_harl.auxiliary.device import HOST, Device
+from sde_harl.auxiliary.gradients import check_gradient, step_group
 from sde_harl.auxiliary.optimizer_state import load_optimizer_state, optimizer_state
 from sde_harl.auxiliary.peers import ALONE, Peers
 from sde_harl.auxiliary.rate import RateSample, RateTrainer
@@ -54,10 +55,17 @@ class FirstOrder(OnPolicy):
         codec: CodecConfig,
         generator: torch.Generator,
         peers: Peers = ALONE,
+        device: Device = HOST,
     ) -> None:
         """Takes what `OnPolicy` takes, and adds an optimiser for each group."""
         super().__init__(
-            policy=policy, critic=critic, algo=algo, codec=codec, generator=generator, peers=peers
+            policy=policy,
+            critic=critic,
+            algo=algo,
+            codec=codec,
+            generator=generator,
+            peers=peers,
+            device=device,
         )
         self._optimizers = [
             torch.optim.Adam(net.policy_parameters(), algo.lr, eps=algo.adam_eps, fused=True)
@@ -111,23 +119,46 @@ class FirstOrder(OnPolicy):
                 rates.append(rate.detach())
                 scalars.append(rates[-1])
             grad_norms.append(self._step(index, loss, measured, scalars))
-        means = _means(reports, grad_norms)
         if rate_trainer:
             # Last: quantiles follow the densities, which are stepped for good now. To move the
             # medians, which latents are rounded to, between two steps would change the policy
             # behind Adam's back.
             rate_trainer.settle()
-            means["rate"] = float(torch.stack(rates).mean())
+        return self._scalars(index, reports, grad_norms=grad_norms, rates=rates)
+
+    def _scalars(
+        self,
+        index: int,
+        reports: list[PolicyReport],
+        *,
+        grad_norms: list[Tensor],
+        rates: list[Tensor],
+    ) -> dict[str, float]:
+        """Returns the means over an update's minibatches, by name.
+
+        Raises UserError where a gradient wasn't finite.
+        """
+        history = torch.stack([torch.stack([*row, norm]) for row, norm in zip(reports, grad_norms)])
+        names = [*PolicyReport._fields, "grad_norm"]
+        means = [*history.mean(0)]
+        if rates:
+            names.append("rate")
+            means.append(torch.stack(rates).mean())
         # Of the first minibatch, not the mean: before the first step the ratio is 1 but for
         # rounding. More would mean that the policy which acted isn't the one that is trained.
-        return means | {"ratio_error": float(reports[0].ratio_error)}
+        means[names.index("ratio_error")] = reports[0].ratio_error
+        [values] = self._device.get([torch.stack(means)])
+        check_gradient(values[names.index("grad_norm")], f"group {index}'s policy")
+        return dict(zip(names, values.tolist()))
 
     def _minibatches(self, batch: GroupBatch) -> list[GroupBatch]:
         """Returns the minibatches of an epoch, the same ones in every epoch."""
         count = self._algo.minibatches
         sequences = batch.actions.shape[1] // batch.length
         if count > 1:
-            batch = batch.take(shuffled(sequences, count, self._generator))
+            order = shuffled(sequences, count, self._generator)
+            assert isinstance(order, Tensor)
+            batch = batch.take(self._device.put([order])[0])
         return [batch.take(part) for part in minibatch_slices(sequences, count)]
 
     def _samples(self, rate_trainer: RateTrainer | None, batch: GroupBatch) -> list[RateSample]:
@@ -135,7 +166,9 @@ class FirstOrder(OnPolicy):
         if not rate_trainer:
             return []
         rows = batch.actions.shape[1]
-        return [rate_trainer.sample(rows, self._generator) for _ in range(self._algo.epochs)]
+        drawn = [rate_trainer.sample(rows, self._generator) for _ in range(self._algo.epochs)]
+        copies = iter(self._device.put([part for each in drawn for part in each[:2]]))
+        return [each._replace(rows=next(copies), noise=next(copies)) for each in drawn]
 
     def _loss(
         self, net: GroupNet, outputs: Tensor, *, batch: GroupBatch, weights: Tensor
@@ -174,10 +207,3 @@ class FirstOrder(OnPolicy):
             peers=self._peers,
             scalars=scalars,
         )
-
-
-def _means(reports: list[PolicyReport], grad_norms: list[Tensor]) -> dict[str, float]:
-    """Returns the means over an update's minibatches, by name."""
-    history = torch.stack([torch.stack([*row, norm]) for row, norm in zip(reports, grad_norms)])
-    names = (*PolicyReport._fields, "grad_norm")
-    return dict(zip(names, history.mean(0).tolist()))

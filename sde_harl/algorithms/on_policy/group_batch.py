@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sde_harl.auxiliary.device import Device
 from sde_harl.auxiliary.peers import Part, Peers
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.buffers.sequences import chunk_states, flatten_rows, take_sequences
@@ -79,6 +80,22 @@ class GroupBatch(NamedTuple):
         own = peers.own(slice(0, rows // self.length))
         part = Part(rows=slice(own.start * self.length, own.stop * self.length), whole=rows)
         return self.take(own)._replace(share=Share(part, counted=self.active_masks.sum()))
+
+    def on(self, device: Device) -> GroupBatch:
+        """Returns the rows on the device that learns; the advantages are there already."""
+        if device.is_host:
+            return self
+        names = [
+            name
+            for name, each in self._asdict().items()
+            if isinstance(each, Tensor) and name != "advantages"
+        ]
+        state = [*(self.recurrent_state or ())]
+        copies = device.put([getattr(self, name) for name in names] + state)
+        taken: dict[str, Any] = dict(zip(names, copies))
+        if state:
+            taken["recurrent_state"] = RecurrentState(*copies[len(names) :])
+        return self._replace(**taken)
 
     def forward(self, net: GroupNet) -> GroupOutput:
         """Runs the group's nets on the rows."""

@@ -111,7 +111,7 @@ class Hatrpo(OnPolicy):
         )
         sample = None
         if rate_trainer:
-            sample = rate_trainer.sample(batch.actions.shape[1], noise).of(own.part)
+            sample = self._sample(rate_trainer, batch.actions.shape[1], noise).of(own.part)
         step = GroupStep(
             net=self.policy.groups[index], rate_trainer=rate_trainer, batch=own, sample=sample
         )
@@ -217,6 +217,14 @@ class Hatrpo(OnPolicy):
         self._peers.sum([kl])
         return float(kl)
 
+    def _sample(
+        self, rate_trainer: RateTrainer, rows: int, generator: torch.Generator
+    ) -> RateSample:
+        """Draws a sample of so many rows, for the device that learns."""
+        drawn = rate_trainer.sample(rows, generator)
+        copies = self._device.put([drawn.rows, drawn.noise])
+        return drawn._replace(rows=copies[0], noise=copies[1])
+
     def _fit_entropy_model(
         self, net: GroupNet, rate_trainer: RateTrainer, batch: GroupBatch
     ) -> float:
@@ -232,7 +240,7 @@ class Hatrpo(OnPolicy):
             rows = batch.part.whole
         for _ in range(self._algo.epochs):
             net.zero_grad()
-            sample = rate_trainer.sample(rows, self._generator)
+            sample = self._sample(rate_trainer, rows, self._generator)
             rate = rate_trainer.rate(latents, sample.of(batch.part))
             rate.backward()
             self._peers.sum_step(net, [rate])
