@@ -114,6 +114,8 @@ def build_learned(
 
 def learning_device(config: Config, algorithm_class: type[Algorithm]) -> Device:
     """Returns the device that learns. Raises UserError where it can't."""
+    if not config.train.steps:
+        return HOST  # it only plays, perhaps on another machine than the one that learnt
     asked = config.learner.device
     there = torch.cuda.is_available()
     if asked == "cuda" and not there:

@@ -124,14 +124,16 @@ def test_blocks_keep_types_shapes_and_numbers() -> None:
 def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from sde_harl.algorithms.registry import ALGORITHMS
 
-    def found(word: str, algorithm: str = "happo") -> Device:
-        config = parse(["--env", "mpe", "--algo", algorithm, f"learner.device={word}"]).config
+    def found(word: str, algorithm: str = "happo", *more: str) -> Device:
+        words = ["--env", "mpe", "--algo", algorithm, f"learner.device={word}", *more]
+        config = parse(words).config
         assert config
         return learning_device(config, ALGORITHMS[algorithm])
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert found("auto") is HOST
     assert found("cpu") is HOST
+    assert found("cuda", "happo", "train.steps=0") is HOST, "what a GPU learnt plays anywhere"
     with pytest.raises(UserError, match="expected cpu or auto, got cuda"):
         found("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -14,7 +14,11 @@ from limits import hang_limit_s
 from running import Running
 from same_runs import TIMES
 
+from sde_harl.config.arguments import parse
+from sde_harl.executor.in_process import loopback
 from sde_harl.record.reader import open_run
+from sde_harl.training.build import build
+from sde_harl.training.trainer import Trainer
 
 SHORT = ["record.tensorboard=false", "eval.interval=0", "eval.episodes=1", PATIENT]
 SPREAD = [
@@ -74,9 +78,11 @@ def play(folder: Path, ranks: int, *words: str) -> Path:
 @needs_mpirun
 def test_two_learners_learn_what_one_learns(tmp_path: Path) -> None:
     words = [*SPREAD, "placement.mode=local", "train.steps=300", "algo.epochs=2"]
-    one = play(tmp_path / "one", 1, *words)
+    config = parse([*words, f"record.dir={tmp_path / 'one'}"]).config
+    assert config
+    Trainer(build(config, loopback())).run()
     two = play(tmp_path / "two", 2, *words, "learner.ranks=2")
-    assert_same_curves(one, two, 3)
+    assert_same_curves(tmp_path / "one", two, 3)
     (log,) = two.rglob("log.txt")
     assert re.search(
         r"learners: rank 0 with \d+ threads? on cores .*; rank 1 with", log.read_text()
@@ -114,7 +120,9 @@ def ranks_of(run: Running) -> list[psutil.Process]:
 
 
 @needs_mpirun
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_to_rank_0_ends_all_learners_and_the_state_is_saved(
     number: signal.Signals, tmp_path: Path
 ) -> None:
