@@ -19,9 +19,14 @@ class Field(NamedTuple):
     dtype: str
     shape: tuple[int, ...]
 
+    @property
+    def size(self) -> int:
+        """Returns the number of its elements."""
+        return prod(self.shape)
+
     def num_bytes(self) -> int:
         """Returns its size, rounded up so that the array behind it is aligned."""
-        size = np.dtype(self.dtype).itemsize * prod(self.shape)
+        size = np.dtype(self.dtype).itemsize * self.size
         return -(-size // ALIGNMENT) * ALIGNMENT
 
 

@@ -9,9 +9,16 @@ from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
-from sde_harl.buffers.layout import Field
+from sde_harl.buffers.layout import Field, bytes_of
+from sde_harl.buffers.rollout import Rollout
+from sde_harl.buffers.shard import shard_fields
+from sde_harl.errors import UserError
+from sde_harl.link.wire import OVERHEAD
 from sde_harl.server.assignment import deal, deal_slots
 from sde_harl.server.redeal import Executors
+
+LARGEST_FRAME = (1 << 31) - 1
+"""Bytes of a message that MPI can count."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -35,6 +42,21 @@ class Hand:
     def first(self) -> int:
         """Returns its first slot, which it is named by on the wire."""
         return self.slots.start
+
+    def make_room(self, rollout: Rollout, rows: int) -> None:
+        """Makes room for its shards of such rollouts; `rows`: environments of a slot.
+
+        Raises UserError where a shard is too large for a message.
+        """
+        envs = len(self.slots) * rows
+        self.fields = shard_fields(rollout, envs=envs, slots=len(self.slots))
+        size = OVERHEAD + bytes_of(self.fields)
+        if size > LARGEST_FRAME:
+            raise UserError(
+                f"train.rollout: {len(rollout.rewards):,} steps of {envs:,} environments are"
+                f" {size:,} bytes, and an executor can send {LARGEST_FRAME:,}: use more executors"
+            )
+        self.room = memoryview(bytearray(size))
 
 
 class Hands:

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import NamedTuple
 
 from sde_harl.buffers.layout import bytes_of, lay_out
 from sde_harl.buffers.played import (
@@ -24,17 +21,15 @@ from sde_harl.buffers.played import (
     unpack_played,
 )
 from sde_harl.buffers.rollout import Rollout
-from sde_harl.buffers.shard import shard_fields
 from sde_harl.envs.vector.history import MOST_STEPS
-from sde_harl.errors import UserError
 from sde_harl.link.transport import Transport
-from sde_harl.link.wire import OVERHEAD, Header, Kind, Message, WireError
+from sde_harl.link.wire import Header, Kind, Message, WireError
 from sde_harl.meters.timing import now_ns
-from sde_harl.server.decision_log import Decisions
 from sde_harl.server.hands import Hand, Hands
 from sde_harl.server.pool_parts import PoolParts
 from sde_harl.server.publisher import Sent
 from sde_harl.server.settings import PoolSettings
+from sde_harl.server.shard import Shard
 from sde_harl.server.shard_check import ShardCheck
 
 PLAY = struct.Struct("<QH")
@@ -45,22 +40,6 @@ STARTING_S = 600.0
 """Time that an executor's games may take to start, before its first sign of life."""
 LOOK_NS = 1_000_000_000
 """Time after which executors are looked at again that tell nothing."""
-LARGEST_FRAME = (1 << 31) - 1
-"""Bytes of a message that MPI can count."""
-
-
-class Shard(NamedTuple):
-    """What one executor has played of one hand."""
-
-    rank: int
-    slots: range
-    envs: slice
-    """Its environments among those of the run."""
-    arrays: dict[str, NDArray[Any]]
-    """As `shard_fields` describes them; they are written over by the next one."""
-    played: Played
-    is_first: bool
-    """Whether its executor was told where the slots stood, and had to bring episodes back."""
 
 
 class Asked(NamedTuple):
@@ -119,32 +98,16 @@ class Shards:
         self._rollout = rollout
         largest = 0
         for hand in self._hands:
-            self._make_room(hand)
+            hand.make_room(rollout, self._settings.rows)
             told = largest_played(
                 self._shape,
                 slots=len(hand.slots),
-                most=len(rollout.rewards) * self._envs(hand),
+                most=hand.fields["rewards"].size,
                 steps=MOST_STEPS,
             )
             largest = max(largest, len(hand.room), told)
         # Hands that are dealt later are smaller.
         return largest
-
-    def _envs(self, hand: Hand) -> int:
-        return len(hand.slots) * self._settings.rows
-
-    def _make_room(self, hand: Hand) -> None:
-        envs = self._envs(hand)
-        steps = len(self._rollout.rewards)
-        fields = shard_fields(self._rollout, envs=envs, slots=len(hand.slots))
-        size = OVERHEAD + bytes_of(fields)
-        if size > LARGEST_FRAME:
-            raise UserError(
-                f"train.rollout: {steps:,} steps of {envs:,} environments are {size:,} bytes,"
-                f" and an executor can send {LARGEST_FRAME:,}: use more executors"
-            )
-        hand.fields = fields
-        hand.room = memoryview(bytearray(size))
 
     def play(self, model: Sent, first_step: int, states: Sequence[SlotState]) -> None:
         """Asks all executors for a rollout from `first_step` on, played by `model`.
@@ -170,7 +133,7 @@ class Shards:
                 continue
             # An executor that has just been dealt it.
             if not hand.fields:
-                self._make_room(hand)
+                hand.make_room(self._rollout, self._settings.rows)
             hand.asked = asked.number
             # A lost executor may have told the first half.
             self._played.pop(hand.first, None)
@@ -241,10 +204,10 @@ class Shards:
         self._heard_ns[rank] = now_ns()
         if not message.payload:
             return
-        steps, envs = hand.fields["rewards"].shape
+        most = hand.fields["rewards"].size
         try:
             self._played[hand.first] = unpack_played(
-                message.payload, self._shape, slots=len(hand.slots), most=steps * envs
+                message.payload, self._shape, slots=len(hand.slots), most=most
             )
         except ValueError as error:
             self._refused[rank] = str(error)
@@ -291,35 +254,3 @@ class Shards:
         if header.version != self._asked.model.version:
             raise WireError("version")
         return hand
-
-
-def decisions_of(shards: Sequence[Shard], *, first_step: int, version: int, rows: int) -> Decisions:
-    """Returns what the decisions of a rollout took, those of one time together, slot by slot."""
-
-    def joined(name: str) -> NDArray[Any]:
-        return np.concatenate([shard.arrays[name] for shard in shards], 1)
-
-    payload_bytes = joined("payload_bytes")  # (T, S, N)
-    steps, slots, agents = payload_bytes.shape
-    shape = (steps * slots, agents)
-    none = np.zeros(shape, np.int64)
-    ranks = [shard.rank for shard in shards for _ in shard.slots]
-    return Decisions(
-        step=np.repeat(first_step + np.arange(steps), slots),
-        environments=np.full(shape[0], rows),
-        rank=np.repeat(np.tile(np.array(ranks, np.int32), steps), agents).reshape(shape),
-        version=np.full(shape[0], version),
-        payload_bytes=payload_bytes.reshape(shape).astype(np.int64),
-        ideal_bits=joined("ideal_bits").reshape(shape),
-        decode_ns=joined("decode_ns").reshape(shape).astype(np.int64),
-        policy_ns=joined("policy_ns").ravel().astype(np.int64),
-        decision_ns=joined("decision_ns").ravel().astype(np.int64),
-        # All latents are there at once, where agents and environments are in one process.
-        age=np.zeros(shape, np.float32),
-        missed=none,
-        idle=none,
-        fallback=none,
-        answers=none + 1,
-        late=none,
-        device_ns=joined("device_ns").reshape(*shape, 3),
-    )

@@ -189,7 +189,9 @@ def build(config: Config, transport: Transport, learners: Learners | None = None
     # checkpoint, which says with which episodes they begin: slots reset them.
     collector: Collector | RemoteCollector
     if isinstance(pool, ShardedPool) and isinstance(environments, RemoteEnvironments):
-        collector = RemoteCollector(pool, environments, rollout, stages=stages)
+        collector = RemoteCollector(
+            pool, environments, rollout, stages=stages, overlap=config.train.overlap
+        )
     else:
         slots = slots_of(dict(enumerate(environments.training)))
         collector = Collector(slots, rollout, config.seed)

@@ -64,6 +64,10 @@ class Collector:
             if len(episodes.seed):
                 yield episodes
 
+    def play_ahead(self, first_step: int, *, is_last: bool) -> dict[str, float]:
+        """Does nothing: this process can't play while it learns. `RemoteCollector` can."""
+        return {}
+
     def steps(self, policy: ActingPolicy, first_step: int) -> Iterator[Episodes]:
         """Plays T steps of every environment; yields after each the episodes that ended, if any."""
         rollout = self.rollout

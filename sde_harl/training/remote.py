@@ -19,8 +19,8 @@ from sde_harl.envs.base import VectorEnv, loaded_episodes
 from sde_harl.envs.vector.history import Past
 from sde_harl.meters.timing import Stages
 from sde_harl.policy.inference.acting import ActingPolicy
+from sde_harl.server.shard import Shard, decisions_of
 from sde_harl.server.sharded_pool import ShardedPool
-from sde_harl.server.shards import Shard, decisions_of
 from sde_harl.training.ahead import Ahead
 from sde_harl.training.collector import check_slot_state
 from sde_harl.training.environments import Environments
@@ -86,17 +86,22 @@ class RemoteCollector:
         rollout: Rollout,
         *,
         stages: Stages,
+        overlap: bool,
     ) -> None:
-        """Makes room for what executors send. Raises UserError where it is too much."""
+        """Makes room for what executors send. Raises UserError where it is too much.
+
+        overlap: as in `train.overlap`.
+        """
         pool.start(rollout)
         self.rollout = rollout
         self._pool = pool
         self._environments = environments
         self._stages = stages
         self._rows = rollout.rewards.shape[1] // len(environments.states)
+        self._overlap = overlap
         self.ahead = Ahead(pool)
         """Decides which model plays."""
-        self.lag = 0
+        self._lag = 0
         """By how many updates the model was older that has played than the one that learns."""
 
     def state_dict(self) -> dict[str, dict[str, NDArray[Any]]]:
@@ -127,6 +132,18 @@ class RemoteCollector:
         """Has executors begin to play T steps of every environment, by what was published last."""
         self._pool.shards.play(self.ahead.take_model(), first_step, self._environments.states)
 
+    def play_ahead(self, first_step: int, *, is_last: bool) -> dict[str, float]:
+        """Has executors begin the next rollout before this one is learnt, if that is asked for.
+
+        is_last: there is no next one. Returns scalars to log.
+        """
+        if not self._overlap:
+            return {}
+        lag = float(self._lag)
+        if not is_last:
+            self.begin(first_step)
+        return {"lag": lag}
+
     def collect(self, policy: ActingPolicy, first_step: int) -> Iterator[Episodes]:
         """Has executors play T steps of every environment; yields the episodes that ended.
 
@@ -140,7 +157,7 @@ class RemoteCollector:
             assert shards.played_by
             version = shards.played_by.version
             arrived = shards.collect(self._join)
-        self.lag = self._pool.version - version
+        self._lag = self._pool.version - version
         self._pool.played(
             decisions_of(arrived, first_step=first_step, version=version, rows=self._rows)
         )

@@ -15,7 +15,6 @@ from sde_harl.server.decision_log import Decisions
 from sde_harl.training.build import TrainingParts
 from sde_harl.training.episodes import Episodes
 from sde_harl.training.publishing import publish
-from sde_harl.training.remote import RemoteCollector
 from sde_harl.training.saving import Saver
 
 STAGES = (
@@ -124,7 +123,8 @@ class Trainer:
         with self._stages("report"):
             # Before learning: the weight of the rate depends on the bytes that were sent.
             decisions = self._report(train=True)
-        scalars = self._play_ahead()
+        is_last = self.counters.steps >= self.config.train.steps
+        scalars = self.collector.play_ahead(self._first_step(), is_last=is_last)
         scalars |= self._learn(decisions.bytes_per_decision())
         # An interrupted update is dropped, so that a checkpoint never holds half of one.
         interruption.check()
@@ -154,19 +154,6 @@ class Trainer:
     def _first_step(self) -> int:
         """Returns the number of the next rollout's first step, which random draws depend on."""
         return self.counters.drawn_steps // self.config.train.envs
-
-    def _play_ahead(self) -> dict[str, float]:
-        """Has executors play the next rollout while this one is learnt, if that is asked for.
-
-        Returns scalars to log.
-        """
-        collector = self.collector
-        if not self.config.train.overlap or not isinstance(collector, RemoteCollector):
-            return {}
-        lag = float(collector.lag)
-        if self.counters.steps < self.config.train.steps:
-            collector.begin(self._first_step())
-        return {"lag": lag}
 
     def _report(self, *, train: bool) -> Decisions:
         """Returns the decisions since the last report, and records them with all ranks' usage."""
