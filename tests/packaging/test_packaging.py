@@ -19,6 +19,7 @@ from packaging.utils import canonicalize_name
 import sde_harl
 from sde_harl.config.arguments import parse
 from sde_harl.config.keys import KEYS, SECTIONS
+from sde_harl.record.checkpoint import load
 
 ROOT = Path(__file__).parents[2]
 TOP = {".ci", ".gitignore", ".pre-commit-config.yaml", "LICENSE", "Makefile", "pyproject.toml"}
@@ -332,6 +333,15 @@ def test_documents_name_what_exists(text: str) -> None:
         assert key in KEYS or key == "algo.lrr", key  # which shows what a mistake looks like
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert set(re.findall(r"`make ([a-z-]+)", told)) <= set(targets)
+
+
+def test_the_trained_team_is_small_and_of_this_version() -> None:
+    """README.md's commands, which CI runs, also play it."""
+    folder = ROOT / "docs" / "trained" / "3s5z"
+    assert parse([str(folder / "config.yaml")]).config is not None
+    path = folder / "models" / "last.pt"
+    assert path.stat().st_size < 2**20
+    assert load(path).holds("policy")
 
 
 @pytest.mark.parametrize(
