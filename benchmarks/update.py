@@ -161,7 +161,7 @@ def learning(name: str, rounds: int) -> list[Row]:
         {
             "whole": lambda: algorithm.update(rollout, 0.0),
             "critic": lambda: algorithm.critic_trainer.start_update(
-                algorithm.critic_trainer.estimate(rollout)
+                algorithm.critic_trainer.estimator.estimate(rollout)
             ).result(),
             "policy floor": policy,
             "critic floor": critic,

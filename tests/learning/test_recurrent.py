@@ -109,7 +109,7 @@ def test_chunks_give_the_critic_the_values_that_the_whole_rollout_gave() -> None
         rollout.critic_inputs[:] = rng.normal(size=rollout.critic_inputs.shape)
         rollout.final_critic_inputs[:] = rollout.critic_inputs[:, 1:]
         rollout.truncated[:], rollout.truncated[1, 2], rollout.truncated[2, 1] = False, True, True
-        estimates.append(trainer.estimate(rollout))
+        estimates.append(trainer.estimator.estimate(rollout))
     estimate = estimates[1]
     assert estimate.recurrent_state is not None
     with torch.no_grad():
@@ -150,7 +150,7 @@ def test_a_cut_episodes_last_value_remembers_the_episode() -> None:
         values, _ = critic(
             critic.normalise(seen[None]), RecurrentState(torch.zeros(1, 1, 8), torch.ones(1, 1, 3))
         )
-    returns = trainer.estimate(rollout).returns[0, :, 0]
+    returns = trainer.estimator.estimate(rollout).returns[0, :, 0]
     np.testing.assert_allclose(returns, values[0, 2] * np.array([0.25, 0.5]), rtol=1e-5)
 
 

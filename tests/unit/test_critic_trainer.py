@@ -159,5 +159,5 @@ def test_the_critic_learns_values_that_depend_on_what_it_sees(kind: str) -> None
         for t in range(3):
             rollout.critic_inputs[:, t] = view(state[t], np.stack([state[t]] * 2, 1))
         rollout.rewards[:] = 5.0 + np.sign(state[:2, :, 0] - state[:2, :, 1])
-        scalars = critic.start_update(critic.estimate(rollout)).result()
+        scalars = critic.start_update(critic.estimator.estimate(rollout)).result()
     assert scalars["explained_variance"] > 0.8

@@ -91,12 +91,12 @@ class OnPolicy(Algorithm):
         """
 
     def start(self, rollout: Rollout) -> None:
-        self.critic_trainer.start(rollout)
+        self.critic_trainer.estimator.start(rollout)
 
     def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
         if self._algo.lr_decay:
             self.decay(1.0 - progress)
-        estimate = self.critic_trainer.estimate(rollout)
+        estimate = self.critic_trainer.estimator.estimate(rollout)
         critic_scalars = self.critic_trainer.start_update(estimate)
         try:
             scalars = self._update_policies(rollout, estimate.advantages)
