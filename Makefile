@@ -57,7 +57,7 @@ $(STAMP): pyproject.toml setup.py Makefile $(C_SOURCES)
 		exit 1; \
 	}
 	@echo 'installing into .venv: one to five minutes, 2.5 GB'
-	.venv/bin/python -m pip install -q -e '.[mpi,smax,mpe,mamujoco,lbforaging,rware,video,dev]'
+	.venv/bin/python -m pip install -q -e '.[mpi,smax,mpe,mamujoco,lbforaging,rware,video,onnx,dev]'
 	@# Nine ranks on fewer cores: mpirun would refuse, or bind each rank to one core. Mapping is by slot, since
 	@# OVERSUBSCRIBE alone puts every rank on the first host of the hostfile.
 	@printf '%s\n' 'rmaps_default_mapping_policy = slot:OVERSUBSCRIBE' 'hwloc_default_binding_policy = none' \

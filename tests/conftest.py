@@ -12,6 +12,8 @@ import pytest
 import torch
 from limits import TEST_S, hang_limit_s
 
+from sde_harl.policy.products import use_fastest_products
+
 TESTS = Path(__file__).parent
 MARKED_FOLDERS = {"mpi", "learning", "faults", "packaging"}
 
@@ -20,6 +22,7 @@ MARKED_FOLDERS = {"mpi", "learning", "faults", "packaging"}
 os.environ.setdefault("PYTEST_TIMEOUT", f"{hang_limit_s(TEST_S):.0f}")
 
 torch.set_num_threads(1)  # or OpenMP's barriers wait for cores that others hold
+use_fastest_products()  # as every run does: what is compared must be rounded alike
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

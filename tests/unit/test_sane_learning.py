@@ -88,6 +88,6 @@ def test_a_gradient_that_is_not_finite_is_not_applied(tmp_path: Path) -> None:
     before = [each.detach().clone() for each in net.policy_parameters()]
     loss = sum((each.sum() for each in net.policy_parameters()), torch.zeros(())) * float("nan")
     with pytest.raises(UserError, match=r"the gradient of group 0's policy is nan"):
-        learner.learned.algorithm._step(0, loss, None)  # type: ignore[attr-defined]
+        learner.learned.algorithm._step(0, loss, None, [])  # type: ignore[attr-defined]
     assert all(torch.equal(one, two) for one, two in zip(before, net.policy_parameters()))
     learner.logger.close()

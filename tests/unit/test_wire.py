@@ -109,7 +109,7 @@ def test_a_flipped_bit_is_refused(header: Header, payload: bytes, data: st.DataO
         (0, 0, "magic"),
         (4, 1, "protocol"),
         (5, 0, "kind"),
-        (5, 14, "kind"),
+        (5, 15, "kind"),
         (8, 0, "run"),
         (24, 4, "length"),
     ],
