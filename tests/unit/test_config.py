@@ -343,6 +343,7 @@ def test_what_is_written_is_read_back(values: dict[str, Any]) -> None:
         "policy.local_blocks": local,
         "policy.blocks": local if whole else local + 1,
         "algo.minibatches": 1,
+        "learner.ranks": 1,
     }
     values |= {
         "algo.critic_minibatches": 0,
