@@ -29,9 +29,9 @@ from sde_harl.buffers.rollout import Rollout
 from sde_harl.config.schema import AlgoConfig, CodecConfig, Config, PolicyConfig, TrainConfig
 from sde_harl.envs.base import EnvSpec
 from sde_harl.policy.critic_input import make_critic_input
-from sde_harl.policy.products import use_fastest_products
 from sde_harl.policy.split_policy import SplitPolicy
 from sde_harl.run import keep_freed_memory
+from sde_harl.training.learned import prepare_torch
 
 WIDTH = 256
 BATCH = 1000
@@ -187,8 +187,7 @@ def main(argv: list[str]) -> None:
     quick = parser.parse_known_args(argv)[0].quick
     rounds = 2 if quick else 15
     torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    use_fastest_products()
+    prepare_torch()
     keep_freed_memory()
     rows = samples(20_000 if quick else CAPACITY, rounds)
     report([*rows, *(updates(name, rounds) for name in OFF_POLICY)], argv)

@@ -34,9 +34,9 @@ from sde_harl.envs.base import EnvSpec
 from sde_harl.policy.critic import Critic
 from sde_harl.policy.critic_input import make_critic_input
 from sde_harl.policy.inference.acting import ActingPolicy
-from sde_harl.policy.products import use_fastest_products
 from sde_harl.policy.split_policy import SplitPolicy
 from sde_harl.run import keep_freed_memory
+from sde_harl.training.learned import prepare_torch
 
 STEPS = 200
 ENVS = 20
@@ -237,8 +237,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--quick", action="store_true", help="measure little, to see that it works")
     rounds = 2 if parser.parse_known_args(argv)[0].quick else 15
     torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    use_fastest_products()
+    prepare_torch()
     keep_freed_memory()
     rows = [row for name in ON_POLICY for row in learning(name, rounds)]
     report([*rows, diversity(rounds), acting(rounds)], argv)

@@ -106,7 +106,9 @@ class Team(Peers):
         assert self._adder
         parts = [each.detach() for each in tensors]
         length = sum(each.numel() for each in parts)
-        message = self._messages.setdefault(length, np.empty(length + 1, np.float32))
+        if length not in self._messages:
+            self._messages[length] = np.empty(length + 1, np.float32)
+        message = self._messages[length]
         flat = torch.from_numpy(message)[:-1]
         views = flat.split([each.numel() for each in parts])
         for view, each in zip(views, parts):

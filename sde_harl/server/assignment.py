@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,3 +78,9 @@ def ranks_of(executors: Mapping[int, tuple[int, ...]]) -> NDArray[np.int32]:
     for rank, agents in executors.items():
         ranks[list(agents)] = rank
     return ranks
+
+
+def numbered(noun: str, numbers: Sequence[int]) -> str:
+    """Names what was dealt by its numbers, as in "agents 1, 4"."""
+    plural = "s" * (len(numbers) != 1)
+    return f"{noun}{plural} {', '.join(map(str, numbers))}"

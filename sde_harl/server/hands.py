@@ -14,7 +14,7 @@ from sde_harl.buffers.rollout import Rollout
 from sde_harl.buffers.shard import shard_fields
 from sde_harl.errors import UserError
 from sde_harl.link.wire import OVERHEAD
-from sde_harl.server.assignment import deal, deal_slots
+from sde_harl.server.assignment import deal, deal_slots, numbered
 from sde_harl.server.redeal import Executors
 
 LARGEST_FRAME = (1 << 31) - 1
@@ -105,11 +105,5 @@ class Hands:
             for slot in gained:
                 self._hands[slot] = Hand(slots=range(slot, slot + 1), rank=rank)
             if gained:
-                dealt[rank] = f"plays {_slots(gained)} from now on"
+                dealt[rank] = f"plays {numbered('slot', gained)} from now on"
         return dealt
-
-
-def _slots(slots: list[int]) -> str:
-    """Names some slots, as in "slots 1, 4"."""
-    noun = "slot" if len(slots) == 1 else "slots"
-    return f"{noun} {', '.join(map(str, slots))}"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from typing import Protocol
 
-from sde_harl.server.assignment import deal
+from sde_harl.server.assignment import deal, numbered
 from sde_harl.server.publisher import Publisher
 from sde_harl.server.sender import Sender
 
@@ -58,16 +58,10 @@ class Redealer:
         for rank, agents in held.items():
             gained = {*agents} - {*self._executors[rank]}
             if gained:
-                dealt[rank] = f"acts for {_agents(sorted(gained))} from now on"
+                dealt[rank] = f"acts for {numbered('agent', sorted(gained))} from now on"
                 self._executors[rank] = tuple(sorted(agents))
         # The frames that are kept have room for the agents of before.
         self._sender.forget_frames()
         for rank in dealt:
             self._publisher.welcome_again(rank)
         return dealt
-
-
-def _agents(agents: list[int]) -> str:
-    """Names some agents, as in "agents 1, 4"."""
-    noun = "agent" if len(agents) == 1 else "agents"
-    return f"{noun} {', '.join(map(str, agents))}"

@@ -30,7 +30,7 @@ from sde_harl.roles.grouping import Roles, find_roles
 from sde_harl.server.executor_pool import ExecutorPool
 from sde_harl.server.settings import PoolSettings
 from sde_harl.server.sharded_pool import ShardedPool
-from sde_harl.training.checkpoint import Checkpoints, as_arrays, load_part
+from sde_harl.training.checkpoint import Checkpoints, Stateful, as_arrays, load_part
 from sde_harl.training.collector import Collector
 from sde_harl.training.counters import Counters
 from sde_harl.training.environments import Environments
@@ -170,13 +170,12 @@ def build(config: Config, transport: Transport, learners: Learners | None = None
     slots_of = functools.partial(
         make_slots, placement=placement, pool=pool, stages=stages, note=pool.note
     )
-    latent_size = policies.session.shape.latent_max() if placement.sends_latents else 0
     rollout = make_rollout(
         config,
         spec,
         learned.critic_input,
+        shape=policies.session.shape,
         envs=config.train.envs,
-        latent_size=latent_size,
         replays=learned.algorithm.replays,
     )
     learned.algorithm.start(rollout)
@@ -195,15 +194,9 @@ def build(config: Config, transport: Transport, learners: Learners | None = None
     else:
         slots = slots_of(dict(enumerate(environments.training)))
         collector = Collector(slots, rollout, config.seed)
-    if resumed:
-        state = as_arrays(resumed.checkpoint.nested("slots"))
-        load_part(resumed.checkpoint.path, collector, state)
-    checkpoints.add("slots", collector)
+    _go_on(collector, "slots", checkpoints, resumed)
     if isinstance(collector, RemoteCollector) and config.train.overlap:
-        checkpoints.add("ahead", collector.ahead)
-        if resumed:
-            state = as_arrays(resumed.checkpoint.nested("ahead"))
-            load_part(resumed.checkpoint.path, collector.ahead, state)
+        _go_on(collector.ahead, "ahead", checkpoints, resumed)
 
     # From here on there is something to save.
     interruption.defer()
@@ -246,6 +239,14 @@ def build(config: Config, transport: Transport, learners: Learners | None = None
         logger=logger,
         stages=stages,
     )
+
+
+def _go_on(part: Stateful, name: str, checkpoints: Checkpoints, resumed: Resumed | None) -> None:
+    """Gives a part the state that it had in a resumed run, and adds it to the checkpoints."""
+    if resumed:
+        state = as_arrays(resumed.checkpoint.nested(name))
+        load_part(resumed.checkpoint.path, part, state)
+    checkpoints.add(name, part)
 
 
 def make_environments(config: Config) -> Environments:

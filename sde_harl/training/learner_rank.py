@@ -30,7 +30,6 @@ from sde_harl.link.mpi_team import MpiTeam
 from sde_harl.link.transport import Transport
 from sde_harl.link.wire import Header, Kind, Message, WireError
 from sde_harl.meters.cores import usable_cores
-from sde_harl.placement.registry import find_placement
 from sde_harl.roles.grouping import Roles
 from sde_harl.server.learner_ranks import pack_cores
 from sde_harl.training.learned import Learned, build_learned, first_generator, prepare_torch
@@ -122,15 +121,12 @@ class LearnerRank(Handler):
             generator=first_generator(config.seed),
             peers=peers,
         )
-        latent_size = 0
-        if find_placement(config.placement, config.policy).sends_latents:
-            latent_size = self._learned.policy.shape.latent_max()
         self._rollout = make_rollout(
             config,
             spec,
             self._learned.critic_input,
+            shape=self._learned.policy.shape,
             envs=config.train.envs,
-            latent_size=latent_size,
             replays=self._learned.algorithm.replays,
         )
         self._learned.algorithm.start(self._rollout)

@@ -14,7 +14,9 @@ from sde_harl.envs.base import EnvSpec, VectorEnv
 from sde_harl.meters.memory import check_fits
 from sde_harl.meters.timing import Stages
 from sde_harl.placement.base import Placement
+from sde_harl.placement.registry import find_placement
 from sde_harl.policy.critic_input import CriticInput
+from sde_harl.policy.shapes import LocalShape
 from sde_harl.server.executor_pool import ExecutorPool
 from sde_harl.training.env_slot import EnvSlot
 
@@ -24,15 +26,18 @@ def make_rollout(
     spec: EnvSpec,
     critic_input: CriticInput,
     *,
+    shape: LocalShape,
     envs: int,
-    latent_size: int,
     replays: bool,
 ) -> Rollout:
     """Returns the arrays of one rollout of so many `envs`.
 
-    `replays`: the algorithm learns from a replay. Raises UserError where they don't fit into the
-    memory.
+    `shape`: that of all agents' local nets. `replays`: the algorithm learns from a replay. Raises
+    UserError where they don't fit into the memory.
     """
+    latent_size = 0
+    if find_placement(config.placement, config.policy).sends_latents:
+        latent_size = shape.latent_max()
     recurrent = config.policy.recurrent
     # Without memory every step can be learnt by itself.
     chunk = config.algo.chunk if recurrent else 1

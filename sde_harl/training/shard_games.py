@@ -71,15 +71,12 @@ class ShardGames:
         self._pool = ExecutorPool(loopback(), session, PoolSettings.from_config(config, spec))
         self._pool.handshake()
         self._placement = find_placement(config.placement, config.policy)
-        latent_size = 0
-        if self._placement.sends_latents:
-            latent_size = shape.latent_max()
         self._rollout = make_rollout(
             config,
             spec,
             make_critic_input(plays.critic, spec),
+            shape=shape,
             envs=rows * plays.slots,
-            latent_size=latent_size,
             replays=plays.replays,
         )
         memory = self._server_shape.behind.memory

@@ -18,7 +18,7 @@ def add(file: RunFile, table: str, **columns: npt.ArrayLike) -> None:
     file.add(table, **{name: np.broadcast_to(each, (length,)) for name, each in columns.items()})
 
 
-def add_evaluation(file: RunFile, step: int) -> None:
+def add_evaluation(file: RunFile, step: int, return_mean: float = 1.0) -> None:
     """Adds an evaluation of eight episodes, half of them won."""
     add(
         file,
@@ -26,7 +26,7 @@ def add_evaluation(file: RunFile, step: int) -> None:
         step=step,
         episodes=8,
         win_rate=0.5,
-        return_mean=1.0,
+        return_mean=return_mean,
         return_std=1.0,
         length_mean=20.0,
         bits_per_element=1.0,

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from filled import add
+from filled import add_evaluation
 
 from sde_harl.config.arguments import parse
 from sde_harl.config.layers import to_yaml
@@ -47,18 +47,7 @@ def main(words: list[str]) -> int:
     (folder / "config.yaml").write_text(to_yaml(config))
     file = RunFile(folder / "run.h5", {}, "stop")
     step = config.train.steps // (2 if config.policy.width == 17 else 1)
-    add(
-        file,
-        "evaluations",
-        step=step,
-        episodes=8,
-        win_rate=0.5,
-        return_mean=float(config.policy.width),
-        return_std=1.0,
-        length_mean=20.0,
-        bits_per_element=1.0,
-        bytes_per_decision=5.0,
-    )
+    add_evaluation(file, step, return_mean=float(config.policy.width))
     file.close()
     return 0
 
