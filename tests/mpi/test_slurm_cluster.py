@@ -25,7 +25,7 @@ MPE = ["configs/mpe_spread.yaml", "env.backend=mpe2", "env.workers=0", "train.th
 MPE += ["train.envs=8", "train.slots=2", "train.rollout=33", "algo.epochs=2", "eval.episodes=4"]
 MPE += ["record.tensorboard=false"]
 SPLIT = [*MPE, "policy.local_blocks=1", "codec.name=entropy", "placement.mode=agents"]
-SPLIT += ["train.steps=60192", "eval.interval=6000", "record.checkpoint_interval=1056"]
+SPLIT += ["train.steps=180576", "eval.interval=18000", "record.checkpoint_interval=1056"]
 SPLIT += ["record.keep=3"]
 
 
