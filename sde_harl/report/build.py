@@ -67,11 +67,12 @@ def _card(line: Line, costs: Costs | None) -> Html:
     if costs:
         below = headline(costs)
     seeds = ", ".join(run.seed for run in line.runs)
+    word = "seed" if len(line.runs) == 1 else "seeds"
     steps = max(steps_of(run) for run in line.runs)
     return card(
         f"{line.letter}  {line.name}",
         _result(line),
-        [*below, f"seeds {seeds}; {steps:,} steps"],
+        [*below, f"{word} {seeds}; {steps:,} steps"],
     )
 
 

@@ -185,6 +185,8 @@ def _profile_panel(comparison: Comparison) -> Html:
             linewidth=0,
         )
     axes.set(xlabel=f"{comparison.measure}, τ", ylabel="share of runs above τ", ylim=(-0.02, 1.02))
+    # Scores that lie close together have long numbers, of which few stand side by side.
+    axes.locator_params(axis="x", nbins=4)
     figures.add_legend(axes)
     svg = as_svg(figure, f"performance profile, {comparison.title}")
     return panel(

@@ -18,7 +18,9 @@ SHOWN = {
     "architecture.html": "Where is an action sampled?",
     "report.html": "Prometheus",
 }
-"""By page: a part of its text. These have the widest tables and the largest pictures."""
+"""By page: a part of its text."""
+LEAST_TEXT = 500
+"""Letters of the shortest page, its navigation included."""
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +52,37 @@ def test_it_loads_nothing_from_elsewhere(site: Path) -> None:
             assert start not in text, (page.name, start)
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-def test_pages_in_a_browser(site: Path, tmp_path: Path, width: int) -> None:
-    for name, text in SHOWN.items():
-        seen = browser.look(site / name, tmp_path, width=width, scheme="light")
-        assert text in seen["text"], name
-        assert seen["console"] == [], name
-        assert seen["wide"] <= seen["view"], f"{name} scrolls sideways"
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (390, "light"),
+        (1280, "dark"),
+        pytest.param(390, "dark", marks=pytest.mark.slow),
+        pytest.param(1280, "light", marks=pytest.mark.slow),
+    ],
+)
+def test_every_page_in_a_browser(site: Path, tmp_path: Path, width: int, scheme: str) -> None:
+    # The page for addresses that don't exist asks a server for its style.
+    pages = sorted(page for page in site.glob("*.html") if page.name != "404.html")
+    shown = browser.look_at(pages, tmp_path, width=width, scheme=scheme)
+    assert shown.console == []
+    for page, seen in zip(pages, shown.pages, strict=True):
+        assert SHOWN.get(page.name, "") in seen["text"], page.name
+        assert len(seen["text"]) > LEAST_TEXT, page.name
+        assert seen["missing"] == [], page.name
+        assert seen["wide"] <= seen["view"], f"{page.name} scrolls sideways"
+        assert browser.is_dark(seen["paper"]) == (scheme == "dark"), page.name
+        assert seen["paper"] != seen["ink"], page.name
+
+
+def test_a_page_that_is_too_wide_is_noticed(site: Path, tmp_path: Path) -> None:
+    wide = site / "wide.html"
+    body = (
+        '<div style="width: 500px">x</div><img src="nosuch.png"><script>console.error(1)</script>'
+    )
+    wide.write_text((site / "energy.html").read_text().replace("<article", f"{body}<article", 1))
+    shown = browser.look_at([wide, site / "energy.html"], tmp_path, width=390, scheme="light")
+    wide.unlink()
+    assert [seen["wide"] <= seen["view"] for seen in shown.pages] == [False, True]
+    assert [len(seen["missing"]) for seen in shown.pages] == [1, 0]
+    assert any("wide.html" in line for line in shown.console)

@@ -185,3 +185,5 @@ def test_the_page_in_a_browser(long: Path, tmp_path: Path, width: int, scheme: s
     assert seen["console"] == []
     assert seen["wide"] <= seen["view"], "the page scrolls sideways"
     assert "ally_7" in seen["text"]
+    assert browser.is_dark(seen["paper"]) == (scheme == "dark")
+    assert seen["paper"] != seen["ink"]
