@@ -202,6 +202,27 @@ EVALUATIONS = {
     ),
 }
 
+# BINS rows (codec/symbols.py) for each agent at each evaluation, where symbols are coded by tables.
+SYMBOLS = {
+    "step": STEP,
+    "agent": Column("i4", "1", "agent that sent the symbols", least=0),
+    "symbol": Column(
+        "i4",
+        "1",
+        "distance from the median, in steps of the quantiser; -16 and 16: all at least as far",
+        least=-16,
+    ),
+    "sent": Column(
+        "i8",
+        "symbols",
+        "how often the evaluation's messages held it, in all latent elements together",
+        least=0,
+    ),
+    "probability": Column(
+        "f4", "1", "its probability by the coder's tables, the mean of the latent elements'"
+    ),
+}
+
 EMBEDDING_SIZE = 8
 
 # Written once, before training, where role groups are learnt: one row for each agent and half of
@@ -248,6 +269,7 @@ TABLES: dict[str, dict[str, Column]] = {
     # Each algorithm logs other scalars, so the first row of a run names the columns.
     "training": {},
     "evaluations": EVALUATIONS,
+    "symbols": SYMBOLS,
     "roles": ROLES,
     "role_scores": ROLE_SCORES,
     "faults": FAULTS,

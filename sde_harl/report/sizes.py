@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
 from sde_harl.analysis import figures, tables
+from sde_harl.analysis.each_run import of_run
 from sde_harl.analysis.message_sizes import Bytes
 from sde_harl.report.costs import Costs, evaluated_bytes, first_of_lines
 from sde_harl.report.moments import Sizes, message_bits
 from sde_harl.report.page import Html, panel, panels, paragraph, section, table
 from sde_harl.report.svg import PANEL, as_svg
+from sde_harl.report.symbols import sent_symbols, symbols_panel, why_none
 
 SENT = {
     "sent, payload": "payload",
@@ -27,10 +30,12 @@ SENT = {
 
 def bytes_section(costs: list[Costs]) -> Html:
     known = [each for each in costs if each.total]
+    symbols = _symbols(first_of_lines(costs))
     if not known:
         last = [(each.name, tables.number(evaluated_bytes(each.run), ".1f")) for each in costs]
         note = "No single decisions were recorded (record.decisions: false), only their means."
         told = [paragraph(note), table(("run", "bytes, last evaluation"), last)]
+        told += [panels(symbols.drawn), *symbols.told]
         return section("bytes", "Bytes of a decision", told)
     parts = [_bytes_panel(first_of_lines(known))]
     for each in first_of_lines(known):
@@ -39,7 +44,27 @@ def bytes_section(costs: list[Costs]) -> Html:
             parts.append(_histogram_panel(each, bits))
     head = ("run", *SENT, "float32 over payload")
     rows = [_bytes_row(each.name, each.total.bytes) for each in known if each.total]
-    return section("bytes", "Bytes of a decision", [panels(parts), table(head, rows)])
+    told = [panels([*parts, *symbols.drawn]), *symbols.told, table(head, rows)]
+    return section("bytes", "Bytes of a decision", told)
+
+
+class _Symbols(NamedTuple):
+    """Panels of symbols, and a sentence for each run that has none."""
+
+    drawn: list[Html]
+    told: list[Html]
+
+
+def _symbols(costs: list[Costs]) -> _Symbols:
+    shown = _Symbols(drawn=[], told=[])
+    for each in costs:
+        found = of_run(each.run, sent_symbols)
+        if found:
+            shown.drawn.append(symbols_panel(each.name, found))
+        else:
+            sentence = f"{each.name}: no histogram of symbols, {why_none(each.run)}."
+            shown.told.append(paragraph(sentence, "soft"))
+    return shown
 
 
 def _bytes_row(name: str, size: Bytes) -> list[str]:

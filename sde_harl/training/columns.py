@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sde_harl.codec.symbols import BINS, SYMBOLS, SymbolCounts
 from sde_harl.roles.identity import Embedding
 from sde_harl.server.decision_log import Decisions
 from sde_harl.server.executor_pool import ExecutorPool
@@ -44,6 +45,17 @@ def evaluation_columns(
         "missed": link["link/missed"],
         "idle": link["link/idle"],
         "fallback": link["link/fallback"],
+    }
+
+
+def symbol_columns(counts: SymbolCounts) -> dict[str, NDArray[Any]]:
+    """Returns the columns of /symbols of an evaluation: a row for each agent and symbol."""
+    agents = len(counts.sent)
+    return {
+        "agent": np.arange(agents).repeat(BINS),
+        "symbol": np.tile(SYMBOLS, agents),
+        "sent": counts.sent.ravel(),
+        "probability": counts.expected.ravel(),
     }
 
 

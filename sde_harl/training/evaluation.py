@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sde_harl.codec.symbols import SymbolCounts
 from sde_harl.outside.process import interruption
 from sde_harl.policy.inference.acting import ActingPolicy
 from sde_harl.training.env_slot import EnvSlot
@@ -37,12 +38,17 @@ class Evaluator:
         self._make_recorder = make_recorder
         self._env_slots: list[EnvSlot] = []
 
-    def evaluate(self, policy: ActingPolicy, step: int) -> Episodes:
-        """Plays one evaluation at `step` of the training environments."""
+    def evaluate(
+        self, policy: ActingPolicy, step: int, *, symbols: SymbolCounts | None
+    ) -> Episodes:
+        """Plays one evaluation at `step` of the training environments.
+
+        `symbols` counts what is sent, where it is coded by tables.
+        """
         # Not before: a run that never evaluates needs no second set of games.
         self._env_slots = self._env_slots or self._make_slots()
         slots = [RecordedSlot(each, self._recorder(each)) for each in self._env_slots]
-        return GreedyPlay(slots, policy, step).play(self._episodes)
+        return GreedyPlay(slots, policy, step, symbols=symbols).play(self._episodes)
 
     def _recorder(self, env_slot: EnvSlot) -> EpisodeRecorder | None:
         return self._make_recorder and self._make_recorder(env_slot.num_envs)
@@ -55,10 +61,18 @@ class GreedyPlay:
     not counted. The first so many episodes of all would hold too many short ones.
     """
 
-    def __init__(self, slots: list[RecordedSlot], policy: ActingPolicy, step: int) -> None:
+    def __init__(
+        self,
+        slots: list[RecordedSlot],
+        policy: ActingPolicy,
+        step: int,
+        *,
+        symbols: SymbolCounts | None,
+    ) -> None:
         self._slots = slots
         self._policy = policy
         self._step = step
+        self._symbols = symbols
 
     def play(self, episodes: int) -> Episodes:
         """Plays so many episodes; returns them in the order in which they ended."""
@@ -88,6 +102,8 @@ class GreedyPlay:
     def _begin(self, slot: RecordedSlot) -> None:
         obs = slot.env_slot.step.obs
         decision = slot.env_slot.decide(self._step, self._policy, None)
+        if self._symbols:
+            self._symbols.add(decision.latents, decision.ages)
         if slot.recorder:
             slot.recorder.decided(obs, decision.actions)
 

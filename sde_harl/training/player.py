@@ -66,7 +66,7 @@ class Player:
         self._pool = parts.pool
         self._policy = publish(
             parts.learned, parts.pool, version=FIRST_VERSION, codec=config.codec.name
-        )
+        ).acting
         self.spec: EnvSpec = parts.spec
         self.colours = _colours(parts.roles.groups)
         """(N,) of each agent's role group."""

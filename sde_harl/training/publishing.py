@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from sde_harl.codec.tables import Tables
 from sde_harl.policy.inference.acting import ActingPolicy
 from sde_harl.server.executor_pool import ExecutorPool
 from sde_harl.training.learned import Learned
 
 
-def publish(learned: Learned, pool: ExecutorPool, *, version: int, codec: str) -> ActingPolicy:
-    """Publishes version number `version`; returns rank 0's part of the policies.
+class Published(NamedTuple):
+    """What rank 0 keeps of a published model."""
+
+    acting: ActingPolicy
+    """Its own part of the policies."""
+    tables: list[Tables]
+    """Each agent's; empty for plain codecs."""
+
+
+def publish(learned: Learned, pool: ExecutorPool, *, version: int, codec: str) -> Published:
+    """Publishes version number `version`.
 
     codec: as in `codec.name`.
     """
-    # Plain codecs have no tables.
     tables: list[Tables] = []
     if codec == "entropy":
         tables = learned.policy.build_tables(version)
@@ -23,4 +33,4 @@ def publish(learned: Learned, pool: ExecutorPool, *, version: int, codec: str) -
         weights = [net + head for net, head in zip(weights, learned.fallback.arrays())]
     acting = learned.policy.acting()
     pool.publish(version, weights, tables, acting)
-    return acting
+    return Published(acting=acting, tables=tables)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sde_harl.codec.symbols import SymbolCounts
 from sde_harl.config.schema import Config
 from sde_harl.envs.base import EnvSpec
 from sde_harl.envs.registry import ChosenBackend
@@ -29,6 +30,7 @@ from sde_harl.training.columns import (
     embedding_columns,
     episode_columns,
     evaluation_columns,
+    symbol_columns,
 )
 from sde_harl.training.episodes import Episodes
 from sde_harl.training.resuming import Resumed
@@ -141,13 +143,23 @@ class RunLogger:
         self._file.add("training", step=step, **row)
         self._metrics.log(step, row)
 
-    def evaluation(self, step: int, *, episodes: Episodes, decisions: Decisions) -> None:
-        """Writes an evaluation's greedy episodes and their means."""
+    def evaluation(
+        self,
+        step: int,
+        *,
+        episodes: Episodes,
+        decisions: Decisions,
+        symbols: SymbolCounts | None,
+    ) -> None:
+        """Writes an evaluation's greedy episodes, their means, and what symbols were sent."""
         means = summarise_episodes(episodes)
         link = summarise_link(decisions, self._latent_sizes)
         self._result = f"result: {self._result_line(means | link, decisions)}"
         self._episodes(step, episodes, train=False)
         self._file.add("evaluations", step=step, **evaluation_columns(episodes, means, link))
+        if symbols:
+            columns = symbol_columns(symbols)
+            self._file.add("symbols", step=np.full(symbols.sent.size, step), **columns)
         self._metrics.log(step, {f"eval/{name}": value for name, value in (means | link).items()})
 
     def cost(

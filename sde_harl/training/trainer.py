@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import gc
 
+from sde_harl.codec.symbols import SymbolCounts
 from sde_harl.draws.counters import Purpose, derived_seed
 from sde_harl.meters.timing import now_ns
 from sde_harl.outside.process import interruption
-from sde_harl.policy.inference.acting import ActingPolicy
 from sde_harl.server.decision_log import Decisions
 from sde_harl.training.build import TrainingParts
 from sde_harl.training.episodes import Episodes
-from sde_harl.training.publishing import publish
+from sde_harl.training.publishing import Published, publish
 from sde_harl.training.saving import Saver
 
 STAGES = (
@@ -35,8 +35,8 @@ STAGES = (
 class Trainer:
     """One training run."""
 
-    _acting: ActingPolicy
-    """Rank 0's part of the policies as published last."""
+    _published: Published
+    """What was published last."""
 
     def __init__(self, parts: TrainingParts) -> None:
         self.config = parts.config
@@ -143,7 +143,7 @@ class Trainer:
         collector = self.collector
         parts = []
         while True:
-            for ended in collector.collect(self._acting, self._first_step()):
+            for ended in collector.collect(self._published.acting, self._first_step()):
                 self.logger.ended(self.counters.steps, ended)
                 parts.append(ended)
             self.counters.steps += collector.rollout.rewards.size
@@ -216,7 +216,7 @@ class Trainer:
     def publish(self) -> None:
         """Publishes a new version: local nets and tables to the executors, the rest to rank 0."""
         self.counters.version += 1
-        self._acting = publish(
+        self._published = publish(
             self.learned,
             self.pool,
             version=self.counters.version,
@@ -227,8 +227,15 @@ class Trainer:
         """Plays the greedy episodes of an evaluation, the same ones each time, and records them."""
         if not self.config.eval.episodes:
             return
+        symbols = None
+        if self._published.tables:
+            symbols = SymbolCounts(self._published.tables)
         episodes = self._evaluator.evaluate(
-            self._acting, self.counters.steps // self.config.train.envs
+            self._published.acting,
+            self.counters.steps // self.config.train.envs,
+            symbols=symbols,
         )
         decisions = self._report(train=False)
-        self.logger.evaluation(self.counters.steps, episodes=episodes, decisions=decisions)
+        self.logger.evaluation(
+            self.counters.steps, episodes=episodes, decisions=decisions, symbols=symbols
+        )

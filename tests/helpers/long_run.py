@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from filled import add
+from filled import add, add_symbols
 
 from sde_harl.config.layers import to_yaml
 from sde_harl.config.schema import Config
@@ -66,6 +66,7 @@ def long_run(folder: Path, steps: int = 5_000_000, **meta: str | int) -> Path:
     for step in range(steps // 20, steps + 1, steps // 20):
         won = 1 - np.exp(-3 * step / steps) + random.normal(0, 0.01)
         add(file, "evaluations", step=step, episodes=128, win_rate=won, return_mean=10 * won)
+        add_symbols(file, step, AGENTS)
     add(file, "faults", step=100, rank=[1, 1, 2], agent=[0, 0, -1], kind=["size", "size", "absent"])
     file.close()
     assert file.failed is None

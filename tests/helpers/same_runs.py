@@ -15,7 +15,7 @@ TIMES = ("time", "share", "steps_per_s")
 """Parts of the names of columns that measure this machine."""
 
 
-TABLES = ("training", "evaluations", "episodes", "faults")
+TABLES = ("training", "evaluations", "symbols", "episodes", "faults")
 
 
 def assert_same(folder: Path, other: Path, tables: tuple[str, ...] = TABLES) -> None:

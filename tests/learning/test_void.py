@@ -95,7 +95,7 @@ def test_only_the_steps_of_the_void_episode_are_taken_out(
     words = ["--env", "mpe", "policy.groups=[]", "train.envs=2", "train.slots=1", "train.rollout=8"]
     trainer = made(tmp_path, *words)
     trainer.publish()
-    episodes = Episodes.join(list(trainer.collector.collect(trainer._acting, 0)))
+    episodes = Episodes.join(list(trainer.collector.collect(trainer._published.acting, 0)))
     rollout = trainer.collector.rollout
     assert np.flatnonzero(rollout.void[:, 0]).tolist() == [3, 4]
     assert not rollout.void[:, 1].any()

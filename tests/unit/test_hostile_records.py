@@ -17,7 +17,7 @@ import h5py
 import odd_records
 import pytest
 from analysis_runs import ANALYSIS, META, add_decisions
-from filled import add
+from filled import add, add_symbols
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kinds import kinds_vector
@@ -74,6 +74,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
             add(file, "resources", rank=rank, step=step, time_s=step, cpu_s=1.0 + step, joules=step)
             add(file, "traffic", rank=rank, step=step, **counted)
         add(file, "evaluations", step=step, episodes=8, win_rate=0.5, return_mean=1.0)
+        add_symbols(file, step)
         add(file, "decisions", step=step, train=False, environments=4, payload_bytes=8, rank=1)
         file.add("training", step=step, return_mean=-2.0, steps_per_s=100.0)
         add(file, "episodes", step=step, train=True)
@@ -265,6 +266,34 @@ def test_odd_values_are_reported_or_refused(copy: Path, capsys: Capsys) -> None:
         odd_records.zeros(file, "decisions/environments")
         odd_records.extremes(file, "resources/time_s")
     reported(copy, capsys)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("probability", float("nan"), "a probability that is none"),
+        ("probability", -0.25, "a probability that is none"),
+        ("probability", 1e30, "a probability that is none"),
+        ("probability", 0.5, "probabilities that don't add up to 1"),
+        ("symbol", 1 << 30, "others than -16 to 16"),
+        ("symbol", -17, "symbol holds -17, below -16"),
+        ("sent", -1, "sent holds -1, below 0"),
+    ],
+)
+def test_symbols_that_are_none_are_refused(
+    column: str, value: float, message: str, copy: Path
+) -> None:
+    with h5py.File(copy, "r+") as file:
+        file[f"symbols/{column}"][40] = value
+    with pytest.raises(UserError, match=message):
+        report.main([str(copy), "--out", f"{copy}.html"])
+
+
+def test_counts_of_any_size_are_drawn(copy: Path, capsys: Capsys) -> None:
+    with h5py.File(copy, "r+") as file:
+        file["symbols/sent"][:] = (1 << 63) - 1
+        file["symbols/step"][:] = (1 << 63) - 1
+    assert reported(copy, capsys) == 0
 
 
 @pytest.mark.slow

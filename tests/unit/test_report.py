@@ -6,6 +6,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import browser
 import numpy as np
@@ -19,6 +20,7 @@ from sde_harl.record.finding import run_files
 from sde_harl.record.reader import open_run
 from sde_harl.report.build import build
 from sde_harl.report.lines import find_lines
+from sde_harl.report.symbols import sent_symbols
 
 SECTIONS = ["learning", "latency", "bytes", "usage", "faults", "roles", "runs", "settings"]
 HOSTILE = '</text><script>alert(1)</script><img src=x onerror="alert(1)">&amp;]]>'
@@ -138,6 +140,46 @@ def test_bytes_of_evaluations_are_told_without_decisions(tmp_path: Path) -> None
     seen = Tags(build([open_run(path)])).text
     assert "5.0 bytes a decision, 12.8 times less than float32" in seen
     assert "No single decisions were recorded" in seen
+
+
+def test_symbols_stand_beside_the_model(page: str) -> None:
+    seen = Tags(page)
+    assert "A, seed 1: symbols, step 100,000" in seen.text
+    for label in ("symbol: steps from the median", "share of symbols, %", "expected by the model"):
+        assert label in seen.text
+    # 5/25 + 2 (4 + 3 + 2 + 1)/25 = 1 expected, and 25/25 of 1,000 symbols for each of 8 agents.
+    assert "The 8,000 symbols of the last evaluation" in seen.text
+    assert "0.0% of the symbols would have to be others" in seen.text
+
+
+def test_an_evaluation_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
+    path = long_run(tmp_path / "a" / "b", 100_000)
+    with opened_to_change(path) as file:
+        sent = file["symbols/sent"]
+        sent.resize((len(sent) - 10,))
+        # The last whole agent of the last evaluation sends what nobody expects.
+        sent[len(sent) - 23 - 33 + 16] = 10**6
+    found = sent_symbols(open_run(path))
+    assert found is not None
+    assert (found.step, found.total) == (100_000, 7 * 1000 - 200 + 10**6)
+    assert found.sent[16] > 0.99 > 0.2 == pytest.approx(found.expected[16])
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"codec": "none"}, "because its devices run whole policies"),
+        ({"codec": "int8"}, "because its codec, int8, has no entropy model"),
+        ({}, "because its record was written by a version that didn't count symbols"),
+        ({"rows": False}, "because they are counted in evaluations, and it has none yet"),
+    ],
+)
+def test_a_run_without_symbols_is_told_why(
+    tmp_path: Path, change: dict[str, Any], sentence: str
+) -> None:
+    path = record(tmp_path / "a" / "b", groups="[[0], [1]]", **change)
+    text = Tags(build([open_run(path)])).text
+    assert f"A, seed 3: no histogram of symbols, {sentence}" in text
 
 
 def test_a_run_that_has_just_begun_is_told_in_sentences(tmp_path: Path) -> None:

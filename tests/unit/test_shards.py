@@ -260,7 +260,7 @@ def kinds_of_faults(folder: Path) -> list[tuple[int, str]]:
 
 def check_redealt(alone: Path, folder: Path, lost: int) -> None:
     """Checks that a run which lost an executor is the run of one process."""
-    assert_same(alone, folder, ("training", "evaluations", "episodes"))
+    assert_same(alone, folder, ("training", "evaluations", "symbols", "episodes"))
     assert_same_decisions(alone, folder)
     kinds = kinds_of_faults(folder)
     assert (lost, "lost") in kinds
@@ -305,7 +305,7 @@ def test_where_executors_are_lost_one_after_the_other_the_last_one_plays_all(
     star.change = lose
     trainer.run()
     assert trainer.pool.absent == [1, 3]
-    assert_same(alone, tmp_path, ("training", "evaluations", "episodes"))
+    assert_same(alone, tmp_path, ("training", "evaluations", "symbols", "episodes"))
     assert_same_decisions(alone, tmp_path)
 
 
@@ -466,7 +466,7 @@ def test_what_a_lost_executor_played_ahead_others_play_by_the_same_model(
     star.change = lose
     trainer.run()
     assert trainer.pool.absent == [3]
-    assert_same(ahead, tmp_path, ("training", "evaluations", "episodes"))
+    assert_same(ahead, tmp_path, ("training", "evaluations", "symbols", "episodes"))
     assert_same_decisions(ahead, tmp_path)
 
 
