@@ -19,13 +19,12 @@ import psutil
 
 from sde_harl.codec.golden import coder_agrees
 from sde_harl.link import mpi
-from sde_harl.link.transport import Transport
+from sde_harl.link.transport import SERVER, Transport
 from sde_harl.link.wire import Header, Kind, Message, parse_json
 from sde_harl.meters.energy import Energy
 from sde_harl.meters.network import Network
 from sde_harl.protocol.hello import describe_host
 
-SERVER = 0
 OTHER = 1
 MARK = "sde_harl.cli.probe "
 """Marks the line of JSON, because mpirun and the host's shell may print lines too."""

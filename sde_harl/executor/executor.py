@@ -29,14 +29,13 @@ from sde_harl.executor.handlers.base import Handler, NotWelcomed
 from sde_harl.executor.sensors import NO_SENSOR, Senses
 from sde_harl.executor.timings import Timings
 from sde_harl.executor.usage import HostUsage
-from sde_harl.link.transport import Transport
+from sde_harl.link.transport import SERVER, Transport
 from sde_harl.link.wire import Header, Kind, Message, WireError
 from sde_harl.protocol.hello import describe_host
 from sde_harl.protocol.resources import pack_meter
 from sde_harl.protocol.session import SessionSpec
 from sde_harl.protocol.tables_message import unpack_tables
 
-SERVER = 0
 FLOAT32 = np.dtype("<f4")
 # Looked up once: an Enum runs Python code to find a member.
 SENSOR = Kind.SENSOR

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sde_harl.link.transport import Transport
+from sde_harl.link.transport import SERVER, Transport
 from sde_harl.link.wire import Header, Kind, Message
 
-SERVER = 0
 LONGEST_REASON = 4096
 """Bytes of a reason that are sent."""
 

@@ -16,13 +16,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sde_harl.analysis.devices import SERVER
 from sde_harl.analysis.latency import is_on_device, stage_times
 from sde_harl.outside.text import printable
 from sde_harl.record.reader import Columns, Run
 from sde_harl.record.schema import Array
 
-SERVER = 0
-"""The server's rank."""
 WHOLE = 0
 """The thread of rank 0 that shows whole decisions; an agent's thread is its number and 1."""
 NOTE = (

@@ -9,9 +9,10 @@ import os
 from typing import Any
 
 from sde_harl.errors import UserError
-from sde_harl.link.mpi_end import SERVER, MpiEnd
+from sde_harl.link.mpi_end import MpiEnd
 from sde_harl.link.mpi_executor import MpiExecutor
 from sde_harl.link.mpi_server import MpiServer
+from sde_harl.link.transport import SERVER
 from sde_harl.link.waiting import Waiter, sharpen_sleeps
 
 

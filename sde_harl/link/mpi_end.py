@@ -13,12 +13,11 @@ from collections import deque
 from typing import Any, NoReturn
 
 from sde_harl.link.mpi_team import MpiTeam, Watch
-from sde_harl.link.transport import Fan, Transport
+from sde_harl.link.transport import SERVER, Fan, Transport
 from sde_harl.link.waiting import Waiter
 
 log = logging.getLogger(__name__)
 
-SERVER = 0
 IN_FLIGHT = 64
 """Frames on their way to one rank before `send` waits for it."""
 # Asking after each frame at once would cost as much as sending it.

@@ -13,7 +13,8 @@ import time
 from typing import Any
 
 from sde_harl.errors import UserError
-from sde_harl.link.mpi_end import SEND_TIMEOUT_S, SERVER, MpiEnd
+from sde_harl.link.mpi_end import SEND_TIMEOUT_S, MpiEnd
+from sde_harl.link.transport import SERVER
 from sde_harl.link.waiting import Waiter
 from sde_harl.link.wire import Message, WireError, unpack
 

@@ -26,6 +26,8 @@ from sde_harl.link.wire import (
     unpack,
 )
 
+SERVER = 0
+"""The rank that learns, which all others talk to."""
 FRAME_BYTES = 65536
 """Size of the largest frame either way before the run's own size is known."""
 

@@ -7,12 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sde_harl.analysis.devices import SERVER
 from sde_harl.analysis.latency import is_on_device, stage_times
 from sde_harl.record.reader import Columns, Run
 from sde_harl.record.schema import Array
 
-SERVER = 0
-"""The server's rank."""
 BINS = 40
 MOST_POINTS = 300
 TRIES = 50

@@ -212,12 +212,6 @@ def build(config: Config, transport: Transport, learners: Learners | None = None
     logger.note(learning)
     logger.note(roles.line())
     logger.note(f"run folder {logger.folder}")
-    train = config.train
-    if train.planned_steps != train.steps:
-        logger.note(
-            f"{train.planned_steps:,} steps instead of {train.steps:,}: whole rollouts of"
-            f" {train.rollout_steps:,}"
-        )
     for line in (*_first_lines(config, policies, environments, resumed=resumed), backend.line):
         logger.note(line)
     evaluator = Evaluator(

@@ -27,7 +27,7 @@ from sde_harl.errors import ExitCode, UserError
 from sde_harl.executor.handlers.base import Handler
 from sde_harl.link.mpi_end import MpiEnd
 from sde_harl.link.mpi_team import MpiTeam
-from sde_harl.link.transport import Transport
+from sde_harl.link.transport import SERVER, Transport
 from sde_harl.link.wire import Header, Kind, Message, WireError
 from sde_harl.meters.cores import usable_cores
 from sde_harl.roles.grouping import Roles
@@ -35,8 +35,6 @@ from sde_harl.server.learner_ranks import pack_cores
 from sde_harl.training.learned import Learned, build_learned, first_generator, prepare_torch
 from sde_harl.training.rollouts import make_rollout
 from sde_harl.training.shared_update import UpdateHead, share_update
-
-SERVER = 0
 
 
 def make_learner(argv: Sequence[str], transport: Transport, message: Message) -> Handler:

@@ -25,7 +25,7 @@ from sde_harl.config.arguments import parse
 from sde_harl.config.layers import digest
 from sde_harl.errors import UserError
 from sde_harl.executor.handlers.base import Handler
-from sde_harl.link.transport import Fan, Transport
+from sde_harl.link.transport import SERVER, Fan, Transport
 from sde_harl.link.wire import Header, Kind, Message, WireError
 from sde_harl.meters.timing import now_ns
 from sde_harl.protocol.session import SessionSpec, ShardSpec
@@ -34,7 +34,6 @@ from sde_harl.server.shards import PLAY
 from sde_harl.training.episodes import Episodes
 from sde_harl.training.shard_games import ShardGames
 
-SERVER = 0
 SENT_S = 60.0
 """Time that a shard may take to leave."""
 LONGEST_NS = 2**32 - 1

@@ -16,7 +16,7 @@ from sde_harl.draws.counters import Draw, Purpose
 from sde_harl.executor.handlers.base import Handler
 from sde_harl.executor.observations import ObservationReader
 from sde_harl.executor.timings import Timings
-from sde_harl.link.transport import Transport
+from sde_harl.link.transport import SERVER, Transport
 from sde_harl.link.wire import Kind, Message, WireError
 from sde_harl.meters.timing import now_ns
 from sde_harl.policy.inference.local_nets import MakeNets
@@ -26,7 +26,6 @@ from sde_harl.protocol.actions import pack_actions
 from sde_harl.protocol.requests import read_request, request_bytes
 from sde_harl.protocol.session import SessionSpec
 
-SERVER = 0
 # Looked up once: an Enum runs Python code to find a member.
 DEVICE_ACTIONS = Kind.DEVICE_ACTIONS
 ACTING = Purpose.ACTING

@@ -13,14 +13,13 @@ from sde_harl.codec.tables import from_bytes
 from sde_harl.executor.handlers.base import Handler
 from sde_harl.executor.observations import ObservationReader
 from sde_harl.executor.timings import Timings
-from sde_harl.link.transport import Transport
+from sde_harl.link.transport import SERVER, Transport
 from sde_harl.link.wire import Kind, Message
 from sde_harl.meters.timing import now_ns
 from sde_harl.policy.inference.fallback_head import FallbackPolicy
 from sde_harl.policy.inference.local_nets import MakeNets, Nets
 from sde_harl.protocol.session import SessionSpec
 
-SERVER = 0
 # Looked up once: an Enum runs Python code to find a member.
 LATENTS = Kind.LATENTS
 
