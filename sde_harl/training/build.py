@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +13,10 @@ from sde_harl.algorithms.algorithm import Algorithm
 from sde_harl.algorithms.off_policy.requirements import check_off_policy
 from sde_harl.algorithms.registry import ALGORITHMS
 from sde_harl.auxiliary.peers import ALONE
+from sde_harl.buffers.rollout import Rollout
 from sde_harl.config.layers import digest
 from sde_harl.config.schema import Config
-from sde_harl.envs.base import EnvSpec
+from sde_harl.envs.base import EnvSpec, VectorEnv
 from sde_harl.envs.registry import resolve_backend
 from sde_harl.errors import UserError
 from sde_harl.executor.in_process import loopback
@@ -33,6 +34,7 @@ from sde_harl.server.sharded_pool import ShardedPool
 from sde_harl.training.checkpoint import Checkpoints, Stateful, as_arrays, load_part
 from sde_harl.training.collector import Collector
 from sde_harl.training.counters import Counters
+from sde_harl.training.env_slot import EnvSlot
 from sde_harl.training.environments import Environments
 from sde_harl.training.episodes import EpisodeRecorder
 from sde_harl.training.evaluation import Evaluator
@@ -186,14 +188,7 @@ def build(config: Config, transport: Transport, learners: Learners | None = None
         checkpoints.resume(resumed.checkpoint)
     # After the roles, which are learnt by random play in these environments, and after the
     # checkpoint, which says with which episodes they begin: slots reset them.
-    collector: Collector | RemoteCollector
-    if isinstance(pool, ShardedPool) and isinstance(environments, RemoteEnvironments):
-        collector = RemoteCollector(
-            pool, environments, rollout, stages=stages, overlap=config.train.overlap
-        )
-    else:
-        slots = slots_of(dict(enumerate(environments.training)))
-        collector = Collector(slots, rollout, config.seed)
+    collector = _make_collector(config, pool, environments, rollout, slots_of, stages=stages)
     _go_on(collector, "slots", checkpoints, resumed)
     if isinstance(collector, RemoteCollector) and config.train.overlap:
         _go_on(collector.ahead, "ahead", checkpoints, resumed)
@@ -207,12 +202,14 @@ def build(config: Config, transport: Transport, learners: Learners | None = None
         config=config, spec=spec, pool=pool, backend=backend, roles=roles, resumed=resumed
     )
     checkpoints.add("record", logger)
-    players = f"{spec.name}, {config.algo.name}, {len(transport.executors)} executor(s)"
-    logger.note(players)
-    logger.note(learning)
-    logger.note(roles.line())
-    logger.note(f"run folder {logger.folder}")
-    for line in (*_first_lines(config, policies, environments, resumed=resumed), backend.line):
+    for line in (
+        f"{spec.name}, {config.algo.name}, {len(transport.executors)} executor(s)",
+        learning,
+        roles.line(),
+        f"run folder {logger.folder}",
+        *_first_lines(config, policies, environments, resumed=resumed),
+        backend.line,
+    ):
         logger.note(line)
     evaluator = Evaluator(
         config.eval.episodes,
@@ -233,6 +230,24 @@ def build(config: Config, transport: Transport, learners: Learners | None = None
         logger=logger,
         stages=stages,
     )
+
+
+def _make_collector(
+    config: Config,
+    pool: ExecutorPool,
+    environments: Environments,
+    rollout: Rollout,
+    slots_of: Callable[[Mapping[int, VectorEnv]], list[EnvSlot]],
+    *,
+    stages: Stages,
+) -> Collector | RemoteCollector:
+    """Returns what fills a rollout: slots that are played here, or executors that play."""
+    if isinstance(pool, ShardedPool) and isinstance(environments, RemoteEnvironments):
+        return RemoteCollector(
+            pool, environments, rollout, stages=stages, overlap=config.train.overlap
+        )
+    slots = slots_of(dict(enumerate(environments.training)))
+    return Collector(slots, rollout, config.seed)
 
 
 def _go_on(part: Stateful, name: str, checkpoints: Checkpoints, resumed: Resumed | None) -> None:
