@@ -16,10 +16,28 @@ from sde_harl.record.schema import Array
 RECENT_DECISIONS = 200
 """The decisions that say how an agent's link is now."""
 RECENT_ROWS = 40
-"""Rows of the short tables."""
+"""Rows of each rank that tell how fast the run goes on."""
 RECENT_FAULTS = 2000
 QUIET_S = 120.0
 """A record that nothing was written to for so long may be that of a run that has died."""
+RESULTS = {
+    "win rate, training": ("win_rate", "{:.1%}"),
+    "return, training": ("return", "{:.2f}"),
+    "bytes a decision": ("bytes_per_decision", "{:.1f}"),
+    "missed deadlines": ("link.missed", "{:.1%}"),
+    "idle": ("link.idle", "{:.1%}"),
+    "fallback": ("link.fallback", "{:.1%}"),
+}
+"""What is shown of /training: the column, and its form."""
+EVALUATED = {
+    "win rate, last evaluation": ("win_rate", "{:.1%}"),
+    "return, last evaluation": ("return_mean", "{:.2f}"),
+}
+"""The same of /evaluations."""
+OF_DECISIONS = (
+    *("agent", "rank", "environments", "deadline_missed", "latent_age", "idle", "fallback"),
+    *("payload_bytes", "t_local", "t_encode", "t_round_trip"),
+)
 COMING_AND_GOING = ("absent", "back", "lost")
 """The faults that tell whether an executor answers."""
 
@@ -91,10 +109,11 @@ def read_state(run: Run, planned: int) -> State:
 
     planned: as `planned_steps` returns it. To read it anew each time would take most of the time.
     """
-    training = run.tail("training", RECENT_ROWS)
-    evaluations = run.tail("evaluations", 1)
-    resources = run.tail("resources", RECENT_ROWS * (1 + run.number("executors")))
-    faults = _kinds(run.tail("faults", RECENT_FAULTS))
+    training = run.tail("training", 1, only=_columns(RESULTS))
+    evaluations = run.tail("evaluations", 1, only=_columns(EVALUATED))
+    ranks = 1 + run.number("executors")
+    resources = run.tail("resources", RECENT_ROWS * ranks, only=("rank", "step", "time_s"))
+    faults = _kinds(run.tail("faults", RECENT_FAULTS, only=("rank", "kind")))
     server = {name: values[resources["rank"] == 0] for name, values in resources.items()}
     return State(
         title=f"{run.env}, {run.algo}, seed {run.seed}",
@@ -136,16 +155,15 @@ def _quiet_s(run: Run) -> float:
 def _results(training: Columns, evaluations: Columns) -> dict[str, str]:
     """Returns the newest figures as text, by their names."""
     found = {
-        "win rate, last evaluation": _shown(_last(evaluations, "win_rate"), "{:.1%}"),
-        "return, last evaluation": _shown(_last(evaluations, "return_mean"), "{:.2f}"),
-        "win rate, training": _shown(_last(training, "win_rate"), "{:.1%}"),
-        "return, training": _shown(_last(training, "return"), "{:.2f}"),
-        "bytes a decision": _shown(_last(training, "bytes_per_decision"), "{:.1f}"),
-        "missed deadlines": _shown(_last(training, "link.missed"), "{:.1%}"),
-        "idle": _shown(_last(training, "link.idle"), "{:.1%}"),
-        "fallback": _shown(_last(training, "link.fallback"), "{:.1%}"),
+        name: _shown(_last(table, column), form)
+        for table, shown in ((evaluations, EVALUATED), (training, RESULTS))
+        for name, (column, form) in shown.items()
     }
     return {name: value for name, value in found.items() if value}
+
+
+def _columns(shown: dict[str, tuple[str, str]]) -> set[str]:
+    return {"step"}.union(column for column, _ in shown.values())
 
 
 def _shown(value: float, form: str) -> str:
@@ -177,7 +195,7 @@ def _counts(faults: list[_Fault]) -> dict[str, int]:
 
 def _agents(run: Run, faults: list[_Fault]) -> list[Agent]:
     names = run.json_list("agents")
-    table = run.tail("decisions", RECENT_DECISIONS * max(1, len(names)))
+    table = run.tail("decisions", RECENT_DECISIONS * max(1, len(names)), only=OF_DECISIONS)
     # By rank: the last of these faults tells whether the executor answers.
     standing = {fault.rank: fault.kind for fault in faults if fault.kind in COMING_AND_GOING}
     return [_agent(table, number, name, standing) for number, name in enumerate(names)]

@@ -79,17 +79,23 @@ def subgroup(group: h5py.Group, name: str) -> h5py.Group:
     return found
 
 
-def column(group: h5py.Group, name: str, expected: Column, first: int = 0) -> Array:
-    """Returns a column (K,) of the type and the range of `expected`, from row `first` on.
-
-    Where a kill has left it without its last chunk, the rows before that are returned.
-    """
+def column(group: h5py.Group, name: str, expected: Column) -> h5py.Dataset:
+    """Returns a column that has the type of `expected`; `values_of` reads it."""
     data = dataset(group, name)
     if data.dtype != np.dtype(expected.dtype):
         raise ValueError(f"column {name} is {data.dtype}, not {np.dtype(expected.dtype)}")
     if data.ndim != 1:
         raise ValueError(f"column {name} has {data.ndim} dimensions, not 1")
-    values = _read(data, first, readable_rows(data))
+    return data
+
+
+def values_of(name: str, data: h5py.Dataset, expected: Column, first: int, rows: int) -> Array:
+    """Returns a column's values (rows - first,), which are in the range of `expected`.
+
+    rows: as `readable_rows` returns them. Where a kill has left the column without its last chunk,
+    the values before that are returned.
+    """
+    values = _read(data, first, rows)
     if expected.least is not None and len(values) and values.min() < expected.least:
         raise ValueError(f"column {name} holds {values.min()}, below {expected.least}")
     return values

@@ -7,7 +7,7 @@ that could not train.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +23,10 @@ from sde_harl.record.datasets import (
     attribute,
     check_texts,
     column,
-    dataset,
     member,
     readable_rows,
     subgroup,
+    values_of,
 )
 from sde_harl.record.finding import RUN_FILE
 from sde_harl.record.meta_lists import ITEMS
@@ -83,14 +83,16 @@ class Run:
             columns = joined(name, earlier, _table_of(segment.path, name))
         return columns
 
-    def tail(self, name: str, rows: int) -> Columns:
+    def tail(self, name: str, rows: int, only: Collection[str] | None = None) -> Columns:
         """Returns the last rows of a table, of the last file that has any; empty where none has.
 
-        It reads no others, so it can be asked every second about a run that goes on. Raises
-        UserError as `table` does, and where the writer was at work on that very place.
+        It reads no others, and of the columns those in `only`, if that is given; so it can be
+        asked every second about a run that goes on. An algorithm's scalar that the table lacks is
+        left out. Raises UserError as `table` does, and where the writer was at work on that very
+        place.
         """
         for path in reversed([self.path, *(segment.path for segment in self.segments)]):
-            columns = _table_of(path, name, last=rows)
+            columns = _table_of(path, name, last=rows, only=only)
             if columns:
                 return columns
         return {}
@@ -260,11 +262,13 @@ def _segment(path: Path) -> Segment:
         raise UserError(f"{path}: /meta before: {error}") from error
 
 
-def _table_of(path: Path, name: str, last: int | None = None) -> Columns:
-    """Returns a table's rows in one file: all, or about the `last` ones."""
+def _table_of(
+    path: Path, name: str, last: int | None = None, only: Collection[str] | None = None
+) -> Columns:
+    """Returns a table's rows in one file: all, or about the `last` ones; its columns in `only`."""
     # Opened for each table: a comparison of hundreds of runs would keep too many files open.
     with _open(path, f"/{name} is damaged") as file:
-        columns = _read_columns(file, name, last)
+        columns = _read_columns(file, name, last, only)
     # A killed writer leaves columns of unequal length: rows that one lacks are left out.
     rows = min((len(values) for values in columns.values()), default=0)
     if rows == 0:
@@ -285,19 +289,27 @@ def _open(path: Path, problem: str) -> Iterator[h5py.File]:
         raise UserError(f"{path}: {problem}: {_first_line(error)}") from error
 
 
-def _read_columns(file: h5py.File, name: str, last: int | None) -> Columns:
+def _read_columns(
+    file: h5py.File, name: str, last: int | None, only: Collection[str] | None
+) -> Columns:
     group = member(file, name)
     if group is None:
         return {}
     if not isinstance(group, h5py.Group):
         raise ValueError("it is no table")
-    columns = described(name, group)
+    expected = described(name, group)
+    if only is not None:
+        expected = {each: about for each, about in expected.items() if each in only}
+    columns = {each: column(group, each, about) for each, about in expected.items()}
+    rows = {each: readable_rows(data) for each, data in columns.items()}
     first = 0
     if last is not None:
         # One row for all columns: a writer at work leaves them of unequal lengths.
-        lengths = [readable_rows(dataset(group, each)) for each in columns]
-        first = max(0, min(lengths, default=0) - last)
-    return {each: column(group, each, expected, first) for each, expected in columns.items()}
+        first = max(0, min(rows.values(), default=0) - last)
+    return {
+        each: values_of(each, data, expected[each], first, rows[each])
+        for each, data in columns.items()
+    }
 
 
 def described(table: str, names: Iterable[str]) -> dict[str, Column]:
