@@ -9,6 +9,7 @@ places where nothing is half done.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -126,8 +127,14 @@ class _GuardedStream:
 
 @contextlib.contextmanager
 def guarded_streams() -> Iterator[None]:
-    """Makes a closed pipe or terminal silence what is printed within, not end the program."""
+    """Makes a closed pipe or terminal silence what is printed within, not end the program.
+
+    A log file gets each line when it is printed, as a terminal does, so that it can be followed.
+    """
     kept = (sys.stdout, sys.stderr)
+    for stream in kept:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)
     sys.stdout = cast(TextIO, _GuardedStream(kept[0]))
     sys.stderr = cast(TextIO, _GuardedStream(kept[1]))
     try:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
 from sde_harl.cli import main as commands
 from sde_harl.errors import ExitCode
-from sde_harl.outside.process import STOPS, Interruption
+from sde_harl.outside.process import STOPS, Interruption, guarded_streams
 
 pytestmark = pytest.mark.usefixtures("kept_signals")
 
@@ -44,3 +46,10 @@ def test_a_second_ctrl_c_ends_a_command_in_silence(
     # Python calls what libraries want done at the end, and would print what strikes there.
     assert all(signal.getsignal(number) is signal.SIG_IGN for number in STOPS)
     assert capsys.readouterr().err == ""
+
+
+def test_a_log_file_can_be_followed(tmp_path: Path) -> None:
+    file = tmp_path / "log.txt"
+    with file.open("w") as log, contextlib.redirect_stdout(log), guarded_streams():
+        print("a line")
+        assert file.read_text() == "a line\n"
