@@ -89,7 +89,7 @@ test-slow: venv
 	python -m pytest -q -m slow
 
 docs: venv
-	python -c 'import material' 2>/dev/null || python -m pip install -q -e '.[docs]'
+	python -c 'import material, mkdocstrings_handlers.python' 2>/dev/null || python -m pip install -q -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 python -m mkdocs build -q
 
 check-docs: venv

@@ -50,6 +50,14 @@ class Seen(NamedTuple):
     """The console's lines, of all pages; a line names its page."""
 
 
+def find() -> str:
+    """Returns the browser's program. Skips the test where there is none."""
+    program = next(filter(None, map(shutil.which, NAMES)), None)
+    if program is None:
+        pytest.skip(f"none of {', '.join(NAMES)} is installed")
+    return program
+
+
 def look(page: str | Path, folder: Path, *, width: int, scheme: str) -> dict[str, Any]:
     """Returns what a browser of this width shows of a page, and the console's lines.
 
@@ -63,9 +71,7 @@ def look(page: str | Path, folder: Path, *, width: int, scheme: str) -> dict[str
 
 def look_at(pages: Sequence[str | Path], folder: Path, *, width: int, scheme: str) -> Seen:
     """Returns what a browser of this width shows of several pages, as `look` does of one."""
-    program = next(filter(None, map(shutil.which, NAMES)), None)
-    if program is None:
-        pytest.skip(f"none of {', '.join(NAMES)} is installed")
+    program = find()
     # In frames: a window of Chromium has a least width, which is more than a phone's.
     sources = [
         f'srcdoc="{html.escape(page)}"' if isinstance(page, str) else f'src="file://{page}"'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,14 @@ SHOWN = {
     "report.html": "Prometheus",
 }
 """By page: a part of its text."""
+WORDS = (
+    r"latents?",
+    r"group nets?|trunks?",
+    r"(?<!fallback\s)(?<!Fallback\s)(?<!exit\s)heads?",
+    "rANS",
+    r"[Ll]ambdas?",
+)
+"""Words that a newcomer doesn't know, as they are written in prose."""
 LEAST_TEXT = 500
 """Letters of the shortest page, its navigation included."""
 
@@ -43,6 +52,23 @@ def test_every_page_is_in_the_site(site: Path) -> None:
     assert pages | {"index.html", "contributing.html"} <= {
         page.name for page in site.glob("*.html")
     }
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_the_first_use_of_a_word_leads_to_the_glossary(page: Path) -> None:
+    if page.name in ("glossary.md", "reference.md"):
+        return
+    # Of commands, keys, addresses and headings, nothing is a use.
+    prose = re.sub(
+        r"^```.*?^```$|`[^`\n]*`|(?<=\])\((?!glossary)[^)]*\)|^#[^\n]*$|<!--.*?-->",
+        "",
+        page.read_text(),
+        flags=re.MULTILINE | re.DOTALL,
+    )
+    for word in WORDS:
+        first = re.search(rf"(?<![\w-])(?:{word})(?![\w-])", prose)
+        if first:
+            assert prose[first.end() :].startswith("](glossary.md#"), first[0]
 
 
 def test_it_loads_nothing_from_elsewhere(site: Path) -> None:
