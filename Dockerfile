@@ -1,6 +1,8 @@
 # A run in one container, all its ranks included. From the checkout:
 #   docker build -t sde_harl .
-#   docker run -v "$PWD/results:/work/results" sde_harl mpirun -np 9 sde-harl run smac train.resume=auto
+#   mkdir -p results
+#   docker run --user "$(id -u):$(id -g)" -v "$PWD/results:/work/results" sde_harl \
+#       mpirun -np 9 sde-harl run smac train.resume=auto
 #   docker stop --time 120 CONTAINER      # it saves everything first; the same docker run goes on
 FROM python:3.11-slim-bookworm
 
@@ -20,7 +22,9 @@ RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/wh
 ENV PRTE_MCA_rmaps_default_mapping_policy=slot:OVERSUBSCRIBE
 ENV PRTE_MCA_hwloc_default_binding_policy=none
 
-RUN useradd --create-home user
+# Whoever --user names has a home to write to. Without any, Open MPI does not start.
+ENV HOME=/tmp
+RUN useradd user
 USER user
 WORKDIR /work
 # mpirun hands it on, and rank 0 saves. SIGTERM would have mpirun kill its ranks.
