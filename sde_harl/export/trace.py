@@ -35,7 +35,11 @@ Event = dict[str, Any]
 
 
 class Stage(NamedTuple):
-    """One stage of all messages: starts and lengths (K,) in microseconds, NaN where unknown."""
+    """One stage of all messages: starts and lengths (K,) in nanoseconds, NaN where unknown.
+
+    They are whole numbers: where the end of a stage and the beginning of the next were rounded
+    apart, Perfetto would drop one of the two.
+    """
 
     name: str
     ranks: Array  # (K,)
@@ -95,10 +99,11 @@ def _named(kind: str, name: str, *, rank: int, thread: int = WHOLE) -> Event:
 def _events(run: Run, decisions: Columns, first: Array) -> Iterator[Event]:
     if not len(first):
         return
-    times = stage_times(run, decisions)
-    decided = np.where(decisions["t_decision"] > 0, decisions["t_decision"] / 1000.0, np.nan)
+    decided = np.where(decisions["t_decision"] > 0, decisions["t_decision"], np.nan)
+    stages = [*_stages(run, decisions)]
     # A device's own time may be longer than the server's: it sends no answer at some splits.
-    lengths = np.fmax.reduceat(np.fmax(decided, times["whole"]), first)
+    ends = np.fmax.reduce([decided, *(each.start + each.length for each in stages)])
+    lengths = np.fmax.reduceat(ends, first)
     starts = np.concatenate([[0.0], np.cumsum(np.nan_to_num(lengths))[:-1]])
     rows = np.diff(first, append=len(decided))
     begin = np.repeat(starts, rows)  # (K,)
@@ -106,7 +111,7 @@ def _events(run: Run, decisions: Columns, first: Array) -> Iterator[Event]:
     for row, length in zip(first, np.fmax.reduceat(decided, first)):
         if math.isfinite(length):
             yield _event("decision", SERVER, WHOLE, (begin[row], length), {"step": int(steps[row])})
-    for stage in _stages(run, decisions, times):
+    for stage in stages:
         for row in np.flatnonzero(np.isfinite(stage.start + stage.length)):
             about = {"step": int(steps[row])}
             if stage.name == "round trip":
@@ -120,21 +125,22 @@ def _event(
     name: str, rank: int, thread: int, span: tuple[float, float], about: dict[str, int]
 ) -> Event:
     start, length = span
-    # To the nanosecond, in which the record counts.
     return {
         "name": name,
         "cat": "decision",
         "ph": "X",
-        "ts": round(float(start), 3),
-        "dur": round(float(length), 3),
+        # The format counts in microseconds.
+        "ts": float(start) / 1000,
+        "dur": float(length) / 1000,
         "pid": rank,
         "tid": thread,
         "args": about,
     }
 
 
-def _stages(run: Run, decisions: Columns, times: dict[str, Array]) -> Iterator[Stage]:
+def _stages(run: Run, decisions: Columns) -> Iterator[Stage]:
     """Gives the stages of a message; their starts are counted from its decision's."""
+    times = {name: np.rint(1000 * each) for name, each in stage_times(run, decisions).items()}
     ranks = decisions["rank"]
     server = np.full_like(ranks, SERVER)
     local = times["local net"]
@@ -142,11 +148,11 @@ def _stages(run: Run, decisions: Columns, times: dict[str, Array]) -> Iterator[S
     if is_on_device(run):
         return
     encode = times["encode"]
-    round_trip = decisions["t_round_trip"] / 1000.0
+    round_trip = decisions["t_round_trip"].astype(float)
     round_trip[round_trip <= 0] = np.nan
     # A stage that wasn't timed takes no place before the next one.
     sent = np.nan_to_num(local) + np.nan_to_num(encode)
-    arrived = sent + np.maximum(np.nan_to_num(times["link"]), 0) / 2
+    arrived = sent + np.maximum(np.nan_to_num(times["link"]), 0) // 2
     decoded = arrived + np.nan_to_num(times["decode"])
     yield Stage(name="encode", ranks=ranks, start=np.nan_to_num(local), length=encode)
     yield Stage(name="round trip", ranks=ranks, start=sent, length=round_trip)

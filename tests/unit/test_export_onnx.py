@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fresh_venv import load, make_venv
 
 from sde_harl.cli.main import main
 from sde_harl.config.schema import CodecConfig, PolicyConfig
@@ -69,6 +70,13 @@ def session(path: Path) -> runtime.InferenceSession:
     return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
+def local_nets(split: SplitPolicy, *, on_device: bool = False) -> LocalNets:
+    parameters = split.local_parameters()
+    count = len(local_parameter_shapes(split.shape))
+    flat = [np.stack([each[k] for each in parameters]).ravel() for k in range(count)]
+    return LocalNets(split.shape, np.concatenate(flat), on_device=on_device)
+
+
 @pytest.mark.parametrize("name", POLICIES)
 def test_onnxruntime_computes_what_numpy_does(tmp_path: Path, name: str) -> None:
     config = PolicyConfig(width=16, latent=8, blocks=3, **{"local_blocks": 1, **POLICIES[name]})
@@ -79,12 +87,8 @@ def test_onnxruntime_computes_what_numpy_does(tmp_path: Path, name: str) -> None
     obs = np.zeros((3, ROWS, 12), np.float32)
     for agent, size in enumerate(SPEC.obs_sizes):
         obs[agent, :, :size] = draws.normal(size=(ROWS, size))
-    parameters = split.local_parameters()
-    count = len(local_parameter_shapes(split.shape))
-    flat = [np.stack([each[k] for each in parameters]).ravel() for k in range(count)]
     is_on_device = not about["quantised"]
-    nets = LocalNets(split.shape, np.concatenate(flat), on_device=is_on_device)
-    latents = nets(obs)
+    latents = local_nets(split, on_device=is_on_device)(obs)
     for agent, (file, size) in enumerate(zip(about["local"], about["latent_sizes"], strict=True)):
         given = {"observation": obs[agent, :, : SPEC.obs_sizes[agent]]}
         (got,) = session(tmp_path / file).run(None, given)
@@ -104,6 +108,31 @@ def test_onnxruntime_computes_what_numpy_does(tmp_path: Path, name: str) -> None
         if after is not None:
             np.testing.assert_allclose(got["memory_after"], after, rtol=1e-4, atol=1e-5)
         memory = after
+
+
+@pytest.mark.slow
+def test_onnxruntime_alone_computes_it(tmp_path: Path) -> None:
+    """In an environment of its own, with the newest numpy."""
+    config = PolicyConfig(width=16, latent=8, blocks=3, local_blocks=1, recurrent=True)
+    split = written(tmp_path, config)
+    obs = np.random.default_rng(1).normal(size=(3, ROWS, 12)).astype(np.float32)
+    obs[1, :, 7:] = 0  # that agent sees less
+    latents = local_nets(split)(obs)
+    received = np.round(latents)
+    _, memory = split.acting().outputs(received, None)
+    assert memory is not None
+    outputs, after = split.acting().outputs(received, memory)
+    assert after is not None
+    np.savez(
+        tmp_path / "expected.npz",
+        obs=obs,
+        latents=latents,
+        received=received,
+        memory=memory,
+        outputs=outputs,
+        memory_after=after,
+    )
+    load(make_venv(tmp_path / "venv", ["onnxruntime"]), "onnx", tmp_path)
 
 
 def test_policies_that_see_images_are_refused(tmp_path: Path) -> None:
