@@ -1,7 +1,7 @@
 """Writes what a run recorded, or its policies, in formats that other programs load.
 
     sde-harl export RUN [RUN2 ...] [--csv DIR] [--marl-eval FILE] [--minari DIR] [--onnx DIR]
-        [--trace FILE]
+        [--trace FILE] [--wandb DIR]
 
 A RUN is a run.h5, the folder of a run, of a sweep or of an experiment, a pattern in quotes, or
 `latest`. Only --marl-eval takes more than one. Nothing that exists is written over.
@@ -56,6 +56,12 @@ def _parser() -> argparse.ArgumentParser:
         "--trace", type=Path, metavar="FILE", help="stages of decisions, for ui.perfetto.dev"
     )
     parser.add_argument(
+        "--wandb",
+        type=Path,
+        metavar="DIR",
+        help="scalars and configuration as an offline run of Weights & Biases; sends nothing",
+    )
+    parser.add_argument(
         "--decisions",
         type=count,
         default=DECISIONS,
@@ -68,10 +74,11 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Writes each format that is asked for and says where. Returns the exit code."""
     options = _parser().parse_args(argv)
-    of_one_run = [options.csv, options.minari, options.onnx, options.trace]
+    of_one_run = [options.csv, options.minari, options.onnx, options.trace, options.wandb]
     if not any((*of_one_run, options.marl_eval)):
         raise UserError(
-            "export: expected one of --csv, --marl-eval, --minari, --onnx, --trace, got none"
+            "export: expected one of --csv, --marl-eval, --minari, --onnx, --trace, --wandb, got"
+            " none"
         )
     files = dict.fromkeys(file for path in options.runs for file in run_files(path))
     runs = [open_run(file) for file in files]
@@ -114,3 +121,19 @@ def _write(options: argparse.Namespace, runs: Sequence[Run]) -> None:
         with whole_file(options.trace, "--trace") as part:
             decisions = write_trace(run, part, most=options.decisions)
         print(f"wrote {options.trace}: {decisions} decisions; open it in ui.perfetto.dev")
+    if options.wandb:
+        with whole_folder(options.wandb, "--wandb") as part:
+            name = _write_wandb(run, part)
+        print(
+            f"wrote {options.wandb}: scalars and configuration; nothing was sent:"
+            f" wandb sync {options.wandb / name}"
+        )
+
+
+def _write_wandb(run: Run, folder: Path) -> Path:
+    """Writes an offline run and returns its name in the folder. Raises UserError without wandb."""
+    try:
+        from sde_harl.export.wandb_run import write_wandb
+    except ImportError as error:
+        raise UserError("--wandb needs wandb: pip install 'sde_harl[wandb]'") from error
+    return write_wandb(run, folder)

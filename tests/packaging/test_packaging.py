@@ -40,6 +40,7 @@ EXTRAS = {
     "video",
     "pandas",
     "onnx",
+    "wandb",
     "docs",
     "dev",
 }

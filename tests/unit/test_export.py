@@ -237,7 +237,7 @@ def test_what_exists_is_never_written_over(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "mine").write_text("mine")
-    for option in ("--csv", "--marl-eval", "--minari", "--onnx", "--trace"):
+    for option in ("--csv", "--marl-eval", "--minari", "--onnx", "--trace", "--wandb"):
         assert main(["export", str(run), option, str(tmp_path / "mine")]) == 2
         assert f"{option}: expected a name that is free" in capsys.readouterr().err
     assert (tmp_path / "mine").read_text() == "mine"
