@@ -179,7 +179,7 @@ def headline(costs: Costs) -> list[str]:
     whole = total.latency["whole"]
     if not math.isnan(whole.p50):
         lines.append(f"{whole.p50 / 1e3:,.2f} ms a message (p99 {whole.p99 / 1e3:,.2f} ms)")
-    return lines
+    return [*lines, "over all decisions, those of training too"]
 
 
 def _bytes_line(run: Run, sent: float, float32: float) -> str:
