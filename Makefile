@@ -69,6 +69,7 @@ $(STAMP): pyproject.toml setup.py Makefile $(C_SOURCES)
 run: venv
 	mpirun -np 9 --hostfile hostfiles/localhost python -m sde_harl.run configs/smac.yaml train.steps=$(STEPS)
 	@python analysis/resource_consumption.py latest
+	@echo 'next: source .venv/bin/activate, then sde-harl report latest, or sde-harl play latest'
 
 prototype: venv
 	jobs/testbed/prototype.sh

@@ -152,6 +152,8 @@ def lead(argv: list[str], transport: MpiEnd | None) -> ExitCode:
             " numbers in one process"
         )
     find_code(request.config, is_one_process=transport is None)
+    # Busy cores can take minutes for the imports and for compiling a game.
+    print(f"loading the libraries and {request.config.env.name}", file=sys.stderr)
     from sde_harl.training.build import build
     from sde_harl.training.trainer import Trainer
 

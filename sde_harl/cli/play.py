@@ -2,10 +2,10 @@
 
     sde-harl play RUN [--episodes 3] [--video battle.gif|battle.mp4] [--live] [--replays FOLDER]
 
-RUN is a run's folder, its run.h5, or one of its checkpoints (models/NAME.pt); a folder plays
-models/last.pt. The policies act greedily, in this one process, in the games of the run's
-evaluations: episode k is the first one of evaluation environment k, and its seed is printed. An
-emulated link (link.model) is emulated here too. Nothing is learnt or recorded.
+RUN is a run's folder, its run.h5, one of its checkpoints (models/NAME.pt), or `latest`, the newest
+run; a folder plays models/last.pt. The policies act greedily, in this one process, in the games of
+the run's evaluations: episode k is the first one of evaluation environment k, and its seed is
+printed. An emulated link (link.model) is emulated here too. Nothing is learnt or recorded.
 
 Beside each picture stand every agent's bytes for the last decision, the age of the latent that it
 was decided on, and the colour of its role group. --live shows the pictures in the terminal.
@@ -244,7 +244,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "run", metavar="RUN", type=Path, help="a run's folder, run.h5 or checkpoint"
+        "run", metavar="RUN", type=Path, help="a run's folder, run.h5 or checkpoint, or latest"
     )
     parser.add_argument("--episodes", type=_count, default=3, metavar="N", help="games to play (3)")
     parser.add_argument("--video", type=Path, metavar="FILE", help="write a .gif or .mp4")
@@ -292,6 +292,8 @@ def main(argv: list[str]) -> int:
     run = find_run(options.run)
     config = play_config(run, trust=options.trust)
     find_code(config, is_one_process=True)
+    # Busy cores can take minutes for it.
+    print(f"loading the libraries and {config.env.name}", file=sys.stderr, flush=True)
     with _player(config) as player, Shows(player, options.video, live=options.live) as shows:
         for episode in range(options.episodes):
             line = _play(player, episode, shows, options.replays)

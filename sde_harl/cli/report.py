@@ -45,9 +45,11 @@ def main(argv: list[str]) -> int:
     except NONSENSE as error:
         names = ", ".join(str(file) for file in files)
         raise UserError(f"{names}: can't be shown: {error}") from error
+    replaces = ", in place of an older file" if options.out.exists() else ""
     try:
         options.out.write_text(page, encoding="utf-8")
     except OSError as error:
         raise UserError(f"--out: {options.out}: can't be written: {error.strerror}") from error
-    print(f"wrote {options.out} ({len(page.encode()) / 1e6:.2f} MB): open it in a browser")
+    size = f"{len(page.encode()) / 1e6:.2f} MB"
+    print(f"wrote {options.out} ({size}{replaces}): open it in a browser")
     return ExitCode.DONE

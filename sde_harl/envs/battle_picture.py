@@ -20,6 +20,9 @@ HEALTHY: Colour = (110, 205, 110)
 HURT: Colour = (235, 90, 70)
 FIELD: Colour = (36, 40, 48)
 SEEN_GROUND: Colour = (54, 62, 75)
+LEGEND = "thick line: fires    thin: aims    hollow: unseen    cross: dead    light ground: seen"
+LEGEND_PX = 18
+"""Height of the strip below the field that holds the legend."""
 LETTERS = {
     "marine": "m",
     "marauder": "M",
@@ -61,8 +64,10 @@ class Battle(NamedTuple):
 def draw(battle: Battle, colours: Sequence[Colour]) -> Picture:
     """Returns the battle as a picture; `colours` are the allies'."""
     right, top = battle.size
-    canvas = Canvas(View(-RIM, -RIM, right + RIM, top + RIM), width=WIDTH)
+    strip = LEGEND_PX * (right + 2 * RIM) / WIDTH
+    canvas = Canvas(View(-RIM, -RIM - strip, right + RIM, top + RIM), width=WIDTH)
     canvas.box((0, 0), battle.size, FIELD)
+    canvas.text((right / 2, -(RIM + strip) / 2), LEGEND, DIM, px=11)
     alive = np.flatnonzero(battle.alive).tolist()
     positions = [(float(x), float(y)) for x, y in battle.positions]
     ours = [unit for unit in alive if unit < battle.allies]

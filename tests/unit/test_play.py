@@ -29,6 +29,7 @@ from sde_harl.envs.vector.games import Game, Outcome
 from sde_harl.envs.vector.watching import watched_game
 from sde_harl.errors import UserError
 
+LOADING = "loading the libraries and "
 FACTORY = "env.factory=mpe2.simple_spread_v3:parallel_env"
 TRAINED = ["--env", "pettingzoo", "--algo", "happo", FACTORY, *SMALL, "train.steps=120"]
 TRAINED += ["train.slots=2", "roles.source=one", "codec.target_bytes=30"]
@@ -44,16 +45,17 @@ def play(capsys: pytest.CaptureFixture[str], *words: object) -> list[str]:
     """Returns the lines that the command prints; it must end well."""
     code = cli.main(["play", *map(str, words)])
     out, err = capsys.readouterr()
-    assert (code, err) == (0, "")
+    assert (code, err.count("\n")) == (0, 1)
+    assert err.startswith(LOADING)
     return out.splitlines()
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *words: object) -> str:
-    """Returns the line of a command that ends with exit code 2."""
+    """Returns the line of a command that ends with exit code 2, without that of loading."""
     assert cli.main(["play", *map(str, words)]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    return err
+    return "".join(line for line in err.splitlines(True) if not line.startswith(LOADING))
 
 
 def recorded(folder: Path) -> list[str]:
