@@ -25,12 +25,15 @@ from sde_harl.record.reader import Run
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-WIDTH = 120  # where the output is no terminal
-COLUMNS = ("algorithm", "seeds", "steps", "final", "best", "steps/s")
+WIDTH = 130  # where the output is no terminal
+COLUMNS = ("algorithm", "seeds", "steps", "final", "IQM (95 % interval)", "steps/s")
 
 
 def show(rows: list[Row], console: Console) -> None:
-    """Prints a table for each task: means, and ranges where the seeds differ."""
+    """Prints a table for each task: means, and ranges where the seeds differ.
+
+    IQM is the interquartile mean of the final evaluations, with a bootstrap's interval.
+    """
     # dict.fromkeys instead of a set: the tables keep the order of the rows.
     for task, measure in dict.fromkeys((row.task, row.measure) for row in rows):
         table = tables.new_table(COLUMNS, left=("algorithm", "seeds"))
@@ -47,7 +50,7 @@ def _cells(row: Row) -> list[str]:
         ", ".join(row.seeds),
         row.steps.shown(",.0f"),
         row.final.shown(".3f"),
-        row.best.shown(".3f"),
+        row.final_iqm.shown(".3f"),
         row.steps_per_s.shown(",.0f"),
     ]
 

@@ -12,6 +12,7 @@ import numpy as np
 from sde_harl.analysis.each_run import of_each
 from sde_harl.analysis.learning_curves import Curve, learning_curves
 from sde_harl.analysis.statistics import Spread, spread
+from sde_harl.analysis.uncertainty import iqm
 from sde_harl.record.reader import Run
 from sde_harl.record.schema import Array
 
@@ -46,6 +47,7 @@ class Row:
     seeds: list[str]
     steps: Spread  # environment steps at the last evaluation
     final: Spread  # the last evaluation
+    final_iqm: Spread  # its interquartile mean and the 95 % interval of that
     best: Spread  # each run's own best evaluation
     steps_per_s: Spread  # of acting, learning and recording, without the evaluations
 
@@ -113,9 +115,15 @@ def _row(task: Task, name: str, members: list[Member]) -> Row:
         seeds=[curve.seed for curve in curves],
         steps=spread(curve.steps[-1] for curve in curves),
         final=spread(curve.values[-1] for curve in curves),
+        final_iqm=_iqm([curve.values[-1] for curve in curves]),
         best=spread(max(curve.values) for curve in curves),
         steps_per_s=spread(each.steps_per_s for each in members),
     )
+
+
+def _iqm(scores: list[float]) -> Spread:
+    found = iqm([np.array(scores)])
+    return Spread(mean=float(found.value), low=float(found.low), high=float(found.high))
 
 
 def align(curves: list[Curve]) -> tuple[Array, Array]:

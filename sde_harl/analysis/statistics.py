@@ -15,21 +15,21 @@ QUANTILES = (50, 95, 99)
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """Holds mean and range of a figure over several runs; NaN where no run has it."""
+    """Holds a mean of a figure over several runs, and its range or interval; NaN: unknown."""
 
     mean: float
     low: float
     high: float
 
     def shown(self, form: str) -> str:
-        """Returns "mean (low to high)", or the mean alone where all values are equal."""
+        """Returns "mean (low to high)", or the mean alone where these are equal or unknown."""
         if math.isnan(self.mean):
             return "-"
         mean = format(self.mean, form)
         low = format(self.low, form)
         high = format(self.high, form)
         # Compared as text: a range that rounds to one number tells the reader nothing.
-        if low == high:
+        if low == high or math.isnan(self.low):
             return mean
         return f"{mean} ({low} to {high})"
 

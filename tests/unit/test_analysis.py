@@ -245,6 +245,8 @@ def test_algorithms_are_compared_over_their_seeds(tmp_path: Path) -> None:
     assert (happo["task"], happo["algo"], happo["seeds"]) == ("mpe/spread", "happo", ["1", "2"])
     assert happo["steps"] == {"mean": 250.0, "low": 200.0, "high": 300.0}
     assert happo["final"] == {"mean": -4.5, "low": -5.0, "high": -4.0}
+    assert happo["final_iqm"] == {"mean": -4.5, "low": -5.0, "high": -4.0}, "two seeds, resampled"
+    assert mappo["final_iqm"] == {"mean": -6.0, "low": None, "high": None}, "one can't be"
     assert happo["best"] == {"mean": -2.5, "low": -3.0, "high": -2.0}
     assert happo["steps_per_s"]["mean"] == 500.0
     assert mappo["steps_per_s"]["mean"] == pytest.approx(1500)
