@@ -3,7 +3,8 @@
 python analysis/prototype.py RUN.h5 [RUN2.h5 ...] [--plot FILE.png] [--json]
 
 These are the claims of the paper. The runs must be of one environment on the same hosts and links,
-such as jobs/testbed/claims.sh makes. Runs of one setup count together.
+such as jobs/testbed/claims.sh makes. Runs of one setup count together; they may differ in nothing
+but the seed.
 """
 
 from __future__ import annotations

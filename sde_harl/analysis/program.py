@@ -16,7 +16,7 @@ from sde_harl.analysis.each_run import NONSENSE
 from sde_harl.errors import ExitCode, UserError
 from sde_harl.outside.process import guarded_streams
 from sde_harl.outside.text import printable
-from sde_harl.record.finding import run_files
+from sde_harl.record.finding import all_run_files
 from sde_harl.record.reader import Run, open_run
 from sde_harl.record.terminal import PlainConsole
 
@@ -77,7 +77,7 @@ def run(
 
 def _open_runs(paths: list[Path]) -> list[Run]:
     # All of them before the first is reported on: an error must not follow half of the output.
-    runs = [open_run(file) for path in paths for file in run_files(path)]
+    runs = [open_run(file) for file in all_run_files(paths)]
     for each in runs:
         if each.emulated:
             # On stderr, so that it stands beside every kind of output, JSON too.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sde_harl.analysis.alike import differences
 from sde_harl.analysis.devices import SERVER, device_cpu_counters, device_energies
 from sde_harl.analysis.each_run import of_each
 from sde_harl.analysis.latency import is_on_device, stage_times
@@ -72,7 +73,9 @@ def setups(runs: list[Run]) -> list[Setup]:
     first = runs[0]
     _check_comparable(runs)
     members: dict[str, list[_Totals]] = {}
-    for totals in of_each(runs, _totals):
+    found = of_each(runs, _totals)
+    _check_alike(runs, [totals.setup for totals in found])
+    for totals in found:
         members.setdefault(totals.setup, []).append(totals)
     if CODED not in members:
         raise UserError(
@@ -89,6 +92,21 @@ def _check_comparable(runs: list[Run]) -> None:
             raise UserError(
                 f"{run.path}: {run.env} on {run.emulated or 'real links'},"
                 f" but {first.path}: {first.env} on {first.emulated or 'real'}"
+            )
+
+
+def _check_alike(runs: list[Run], names: list[str]) -> None:
+    """Raises UserError where runs of one setup, whose names are given, are unlike."""
+    name_of = {id(run): name for run, name in zip(runs, names, strict=True)}
+    firsts: dict[str, tuple[Run, str]] = {}
+    unlike = differences(runs, lambda run: name_of[id(run)])
+    for run, name, what in zip(runs, names, unlike, strict=True):
+        first, expected = firsts.setdefault(name, (run, what))
+        # A split after one block and a split after three have no common figure.
+        if what != expected:
+            raise UserError(
+                f"{run.path}: {what}, but {first.path}: {expected};"
+                f" the runs of one setup ({name}) may differ in nothing but the seed"
             )
 
 

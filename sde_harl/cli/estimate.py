@@ -36,7 +36,7 @@ from sde_harl.cli.policy_cost import MeasuredRun, PolicyCost, count, from_run, m
 from sde_harl.config.arguments import parse
 from sde_harl.errors import ExitCode, UserError
 from sde_harl.link.wire import OVERHEAD
-from sde_harl.record.finding import run_files
+from sde_harl.record.finding import all_run_files
 from sde_harl.record.terminal import PlainConsole
 
 ACTION_BYTES = 4
@@ -135,7 +135,7 @@ def candidates(paths: list[Path], words: list[str]) -> list[PolicyCost]:
             "give a configuration to measure here, or --measured and runs; --help tells more"
         )
     if paths:
-        return [from_run(file).cost for path in paths for file in run_files(path)]
+        return [from_run(file).cost for file in all_run_files(paths)]
     config = parse(words).config
     if config is None:
         raise UserError("--print-config: a plan has nothing to show of it")

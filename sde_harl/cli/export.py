@@ -21,7 +21,7 @@ from sde_harl.export.marl_eval import write_marl_eval
 from sde_harl.export.minari import write_minari
 from sde_harl.export.trace import write_trace
 from sde_harl.export.whole import whole_file, whole_folder
-from sde_harl.record.finding import run_files
+from sde_harl.record.finding import all_run_files
 from sde_harl.record.reader import Run, open_run
 
 DECISIONS = 1000
@@ -80,7 +80,7 @@ def main(argv: list[str]) -> int:
             "export: expected one of --csv, --marl-eval, --minari, --onnx, --trace, --wandb, got"
             " none"
         )
-    files = dict.fromkeys(file for path in options.runs for file in run_files(path))
+    files = all_run_files(options.runs)
     runs = [open_run(file) for file in files]
     if len(runs) > 1 and any(of_one_run):
         raise UserError(f"RUN: expected one run, or --marl-eval alone, got {len(runs)} runs")

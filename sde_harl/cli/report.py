@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sde_harl.analysis.each_run import NONSENSE
 from sde_harl.errors import ExitCode, UserError
-from sde_harl.record.finding import run_files
+from sde_harl.record.finding import all_run_files
 from sde_harl.record.reader import open_run
 
 
@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Writes the page and says where. Returns the exit code."""
     options = _parser().parse_args(argv)
-    files = dict.fromkeys(file for path in options.runs for file in run_files(path))
+    files = all_run_files(options.runs)
     runs = [open_run(file) for file in files]
     # Imported here: matplotlib and scipy take seconds, and a wrong name is told before.
     from sde_harl.report.build import build

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from sde_harl.errors import UserError
@@ -34,6 +35,19 @@ def run_files(given: Path) -> list[Path]:
     if glob.has_magic(str(given)):
         return _matching(given)
     return [given]  # whoever opens it says that there is no such file
+
+
+def all_run_files(given: Iterable[Path]) -> list[Path]:
+    """Returns the run files behind several paths, in order, each of them once.
+
+    Raises UserError as `run_files`.
+    """
+    found: dict[Path, Path] = {}
+    for path in given:
+        for file in run_files(path):
+            # `latest` may lie in a folder that is named too; counted twice, it would be two runs.
+            found.setdefault(file.resolve(), file)
+    return list(found.values())
 
 
 def _behind(path: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sde_harl.errors import UserError
-from sde_harl.record.finding import run_files
+from sde_harl.record.finding import all_run_files, run_files
 
 
 @pytest.fixture
@@ -40,6 +40,13 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 def test_runs_are_found(results: Path, given: str, found: list[str]) -> None:
     assert run_files(Path(given)) == [results / name / "run.h5" for name in found]
+
+
+def test_a_run_that_is_named_twice_is_found_once(results: Path) -> None:
+    first = Path("results/a/seed-1")
+    given = [results / "b", first, Path("latest"), first.resolve(), results / "a"]
+    found = [results / name / "run.h5" for name in ("b/seed-1", "a/seed-1", "a/seed-2")]
+    assert all_run_files(given) == found
 
 
 @pytest.mark.parametrize(

@@ -140,3 +140,7 @@ def test_runs_that_are_not_alike_are_not_compared(tmp_path: Path) -> None:
         in run("prototype.py", measured(tmp_path / "e", "seed: 1"), code=2).stderr
     )
     assert "no decisions" in run("prototype.py", record(tmp_path / "f", rows=False), code=2).stderr
+    wider = measured(tmp_path / "g", "policy: {blocks: 3, local_blocks: 2}")
+    refused = run("prototype.py", coded, wider, code=2).stderr
+    told = f"{wider}: policy.local_blocks 2, but {coded}: policy.local_blocks 1; the runs of one"
+    assert told in refused
