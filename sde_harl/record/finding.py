@@ -69,8 +69,22 @@ def _matching(pattern: Path) -> list[Path]:
     firsts = [each for each in paths if not LATER_SEGMENT.fullmatch(each.name)]
     if not firsts:
         raise UserError(f"{pattern}: no file and no folder has such a name")
-    files = [file for each in firsts for file in _behind(each)]
+    files = [file for each in firsts for file in _records(each)]
+    if not files:
+        raise UserError(f"{pattern}: there is no run among what has such a name")
     return list(dict.fromkeys(files))
+
+
+def _records(path: Path) -> list[Path]:
+    """Returns the run files behind what a pattern names; none for what holds no run.
+
+    `**` names all that lies in a run's folder, too: its checkpoints, log and table of scalars.
+    """
+    if not path.is_dir():
+        return [path] if path.suffix == ".h5" else []
+    if (path / RUN_FILE).exists() or (path / SWEEP_INDEX).exists():
+        return _behind(path)
+    return sorted(path.rglob(RUN_FILE))
 
 
 def _newest(base: Path) -> Path:

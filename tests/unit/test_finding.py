@@ -19,6 +19,9 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         folder = tmp_path / "results" / name
         folder.mkdir(parents=True)
         (folder / "run.h5").touch()
+        (folder / "models").mkdir()
+        (folder / "models" / "last.pt").touch()
+        (folder / "log.txt").touch()
         os.utime(folder / "run.h5", (number, number))
     later = tmp_path / "results" / "a" / "seed-1" / "run-2.h5"
     later.touch()
@@ -34,6 +37,8 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("results", ["a/seed-1", "a/seed-2", "b/seed-1"]),
         ("results/*/seed-1", ["a/seed-1", "b/seed-1"]),
         ("results/a/seed-1/run*.h5", ["a/seed-1"]),
+        ("results/*/**", ["a/seed-1", "a/seed-2", "b/seed-1"]),
+        ("results/a/seed-2/*", ["a/seed-2"]),
         ("results/**/*.h5", ["a/seed-1", "a/seed-2", "b/seed-1"]),
         ("latest", ["a/seed-1"]),
     ],
@@ -53,6 +58,7 @@ def test_a_run_that_is_named_twice_is_found_once(results: Path) -> None:
     ("given", "problem"),
     [
         ("none-*", "^none-[*]: no file"),
+        ("emp*", "^emp[*]: there is no run"),
         ("empty", "^empty: there is no run.h5"),
         ("latest", "^late"),
     ],
