@@ -112,22 +112,25 @@ def _set_scales(axes: Axes) -> None:
 
 def _draw(axes: Axes, rows: list[Row]) -> None:
     """Draws the settings of the entropy codec as a line, the other codecs as single points."""
-    for latent in sorted({row.latent for row in rows}):
-        line = [row for row in rows if row.latent == latent and row.trained]
-        if line:
-            _draw_line(axes, line, latent)
+    # Runs that differ in more than the codec, such as the algorithm, are lines of their own.
+    for latent, unlike in sorted({(row.latent, row.unlike) for row in rows if row.trained}):
+        line = [row for row in rows if row.trained and (row.latent, row.unlike) == (latent, unlike)]
+        name = ", ".join(filter(None, (f"entropy, latent {latent}", unlike)))
+        _draw_line(axes, line, name)
     for row in rows:
         # A plain codec has one setting, so there is no line to draw.
         if not row.trained:
             _draw_errorbars(axes, [row], label=f"{row.codec}, latent {row.latent}", style="s")
 
 
-def _draw_line(axes: Axes, rows: list[Row], latent: int) -> None:
-    _draw_errorbars(axes, rows, label=f"entropy, latent {latent}", style="o-")
+def _draw_line(axes: Axes, rows: list[Row], name: str) -> None:
+    _draw_errorbars(axes, rows, label=name, style="o-")
     for row in rows:
+        # The legend has what tells the line from others.
+        knobs = row.codec.partition(", ")[2].removesuffix(f", {row.unlike}")
         # Slanted, below the point: labels of close points would cover each other.
         axes.annotate(
-            row.codec.partition(", ")[2],
+            knobs,
             (row.bytes.mean, row.score.mean),
             fontsize=7,
             rotation=-30,

@@ -51,22 +51,30 @@ def facts(run: Run) -> Facts:
     return {**about, "experiment": run.exp, **chosen}
 
 
-def differences(runs: Sequence[Run], key: Callable[[Run], Hashable]) -> list[str]:
+def differences(runs: Sequence[Run], key: Callable[[Run], Hashable], *, but: str = "") -> list[str]:
     """Returns for each run what tells it from unlike runs of the same `key`.
 
     That is text such as "code 1b2c3d, policy.local_blocks 2, 3 more", where three more keys differ
     in the same way; empty where all runs of its key are
     alike. Runs of one key and one text may be counted together. Raises UserError as `settings`.
+
+    but: the section of the configuration ("codec.") that is left out of it.
     """
     of_key: dict[Hashable, list[int]] = {}
     for number, run in enumerate(runs):
         of_key.setdefault(key(run), []).append(number)
     told = [""] * len(runs)
     for members in of_key.values():
-        names = _names([facts(runs[number]) for number in members])
+        names = _names([_without(facts(runs[number]), but) for number in members])
         for number, name in zip(members, names, strict=True):
             told[number] = name
     return told
+
+
+def _without(found: Facts, section: str) -> Facts:
+    if not section:
+        return found
+    return {key: value for key, value in found.items() if not key.startswith(section)}
 
 
 def _names(members: list[Facts]) -> list[str]:

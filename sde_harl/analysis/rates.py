@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -27,6 +27,13 @@ class Setting(NamedTuple):
     codec: str
     trained: bool  # the codec has an entropy model
     latent: int
+    unlike: str = ""
+    """What tells the run from others of its task, but for the codec; empty where all are alike."""
+
+    @property
+    def line(self) -> tuple[str | bool | int, ...]:
+        """Returns what settings have in common that are points of one curve."""
+        return self.task, self.measure, self.trained, self.latent, self.unlike
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +59,7 @@ class Row:
     codec: str
     trained: bool
     latent: int
+    unlike: str  # as in Setting
     seeds: list[str]
     steps: Spread
     score: Spread
@@ -118,17 +126,30 @@ def points_of(runs: Sequence[Run]) -> list[Point]:
     Raises UserError where a file is damaged.
     """
     points = of_each(runs, point)
-    settings = {run: each.setting for run, each in zip(map(id, runs), points, strict=True)}
-    unlike = differences(runs, lambda run: settings[id(run)])
+    points = _told_apart(runs, points, but="codec.")
+    return _told_apart(runs, points)
+
+
+def _told_apart(runs: Sequence[Run], points: list[Point], but: str = "") -> list[Point]:
+    """Returns the points with what is unlike in their settings, outside the section `but`."""
+    settings = {id(run): each.setting for run, each in zip(runs, points, strict=True)}
+
+    def key(run: Run) -> Hashable:
+        # The codec is what a curve goes over. All else must be the same along one.
+        return settings[id(run)].line if but else settings[id(run)]
+
+    unlike = differences(runs, key, but=but)
     return [
-        replace(each, setting=_setting_of_unlike(each.setting, what))
+        replace(each, setting=_setting_of_unlike(each.setting, what, curve=bool(but)))
         for each, what in zip(points, unlike, strict=True)
     ]
 
 
-def _setting_of_unlike(setting: Setting, unlike: str) -> Setting:
+def _setting_of_unlike(setting: Setting, unlike: str, *, curve: bool) -> Setting:
     if not unlike:
         return setting
+    if curve:
+        setting = setting._replace(unlike=unlike)
     return setting._replace(codec=f"{setting.codec}, {unlike}")
 
 

@@ -90,6 +90,15 @@ def test_algorithms_are_points_of_their_own(tmp_path: Path) -> None:
     assert happo["codec"] == "entropy, lambda 0.01, scale 4, algo happo"
     assert mappo["codec"] == "entropy, lambda 0.01, scale 4, algo mappo"
     assert (happo["seeds"], mappo["seeds"]) == (["1"], ["2"])
+    # No other run has this lambda; still it is no point of HAPPO's curve.
+    paths[1] = rated(tmp_path, 1.0, seed=3, rate_coef=0.02)
+    with opened_to_change(paths[1]) as file:
+        file["meta"].attrs["algo"] = "mappo"
+    rows_of_both = json.loads(run("rate_return.py", *paths, "--json").stdout)
+    assert {(row["codec"], row["unlike"]) for row in rows_of_both} == {
+        ("entropy, lambda 0.01, scale 4, algo happo", "algo happo"),
+        ("entropy, lambda 0.02, scale 4, algo mappo", "algo mappo"),
+    }
 
 
 def test_runs_whose_latents_are_not_known_are_no_points(tmp_path: Path) -> None:
