@@ -206,6 +206,23 @@ def test_dead_agents_give_no_gradient_unless_asked_for(name: str, masks: bool) -
     assert same == [masks, False, False]
 
 
+@pytest.mark.parametrize("name", ["hasac", "haddpg", "hatd3", "maddpg", "had3qn"])
+@pytest.mark.parametrize("masks", [True, False])
+def test_the_dead_of_a_group_give_no_gradient_unless_asked_for(name: str, masks: bool) -> None:
+    """The others of their group are alive in the same rows."""
+    algorithm, batch = played(name, share_param=True, policy_active_masks=masks)
+    batch.active[0] = 0.0
+    (net,) = algorithm.policy.groups
+    assert net.members == (0, 1, 2)
+    outputs = batch.forward(net, batch.now).outputs.detach().requires_grad_(True)
+    embedded = algorithm.q_trainer.critic.embed(batch.states[:, batch.now])
+    algorithm._entropies = torch.zeros(3)
+    loss, _ = algorithm.group_loss(net, outputs, batch, batch.actions, embedded)
+    loss.backward()
+    moved = (outputs.grad.flatten(1) != 0).any(1).tolist()
+    assert moved == [not masks, True, True]
+
+
 def test_entropy_counts_what_was_available() -> None:
     """A positive share of log |A|: HARL's target is 0 for choices."""
     algorithm, batch = played("hasac", continuous=False, target_entropy=0.5)

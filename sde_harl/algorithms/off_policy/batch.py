@@ -78,6 +78,17 @@ class Batch(NamedTuple):
             active = torch.ones_like(active)
         return active / active.sum(-1, keepdim=True).clamp(min=1.0)
 
+    def of_the_living(self, net: GroupNet, actions: Tensor, *, mask_dead: bool) -> Tensor:
+        """Returns a group's actions (n, B, A) through which no gradient reaches dead agents.
+
+        The weights of rows can't see to that in a group of several agents: they share Q, and a row
+        counts where one of them is alive.
+        """
+        if not mask_dead or len(net.members) == 1:
+            return actions
+        alive = self.active[list(net.members), self.now, None] > 0
+        return torch.where(alive, actions, actions.detach())
+
     def choices(self, agents: list[int] | slice, rows: slice) -> Tensor | None:
         """Returns what is available to some agents in some rows; None for everything."""
         if self.available is None:

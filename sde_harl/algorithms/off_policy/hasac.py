@@ -90,9 +90,11 @@ class Hasac(OffPolicy):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         members = list(net.members)
         drawn = self.draw(outputs, batch.choices(members, batch.now))
-        joint = joint_with(net, drawn.actions, others)
+        mask_dead = self._algo.policy_active_masks
+        own_actions = batch.of_the_living(net, drawn.actions, mask_dead=mask_dead)
+        joint = joint_with(net, own_actions, others)
         values = self.q_trainer.values(embedded, joint).amin(0).mean(0)  # (B,)
-        weights = batch.weights(net, mask_dead=self._algo.policy_active_masks)
+        weights = batch.weights(net, mask_dead=mask_dead)
         alpha = self.temperatures.alpha()
         own = alpha if len(alpha) == 1 else alpha[members]
         objective = (values * weights.mean(0)).sum()
