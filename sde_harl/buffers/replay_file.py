@@ -3,7 +3,8 @@
 The folder holds the arrays as they are, one file each, of which only what is new is written. A
 checkpoint tells up to which entry its run had come. The files may be one rollout ahead of it, where
 an update was interrupted: that rollout is played again, the same, and written over itself. Files
-that are of another moment, such as those of a later checkpoint, are refused.
+that are of another moment, such as those of a later checkpoint, are refused; so are those of a run
+that was killed while it wrote several rollouts over old ones.
 
 Nothing in the files can be executed; sizes and values are checked before they are used.
 
@@ -55,6 +56,9 @@ class ReplayFile:
         replay = self._replay
         try:
             folder.mkdir(exist_ok=True)
+            if self._replaces_old_rows():
+                # Killed in the middle, the files would be of no moment at all.
+                (folder / ABOUT).unlink(missing_ok=True)
             first = replay.place.after - replay.length
             if self._written is not None:
                 first = np.maximum(first, self._written)
@@ -70,6 +74,16 @@ class ReplayFile:
         except OSError as error:
             raise UserError(f"{folder}: can't store the replay: {error.strerror}") from error
         self._written = replay.place.after.copy()
+
+    def _replaces_old_rows(self) -> bool:
+        """Returns True if `store` overwrites what the checkpoint before it needs.
+
+        One rollout is played again after that checkpoint, and written over itself; more are not.
+        """
+        place = self._replay.place
+        if self._written is None or (place.after <= self._replay.length).all():
+            return False
+        return bool((self._written < place.before).any())
 
     def restore(self, folder: Path) -> None:
         """Brings the replay back; its own counters say from which moment.

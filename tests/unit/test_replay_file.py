@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from small_runs import made
 from states import differing
 from test_replay import GAME, random_streams, rollout_of, sampled
 
+from sde_harl.buffers import replay_file
 from sde_harl.buffers.replay import Replay
 from sde_harl.buffers.replay_file import ReplayFile
 from sde_harl.errors import UserError
@@ -98,6 +100,39 @@ def test_files_of_another_moment_or_damaged_are_refused(tmp_path: Path) -> None:
     restored(tmp_path, replay)
     about.unlink()
     refused("about.json|can't read")
+
+
+@pytest.mark.parametrize(("stored", "more"), [(1, 1), (5, 1), (5, 3)])
+def test_files_half_written_are_never_taken_for_whole_ones(
+    stored: int, more: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between two arrays; one rollout is played again, more would be lost unseen."""
+    replay, file = filled(tmp_path, rollouts=stored)
+    place = replay.place
+    rng = np.random.default_rng(1)
+    rollouts = [rollout_of(random_streams(rng, 2, 6, first=1)) for _ in range(more)]
+    for each in rollouts:
+        replay.add(each)
+    write = replay_file._write
+
+    def killed(path: Path, array: Any, spans: Any) -> None:
+        if path.name == "rewards":
+            raise KeyboardInterrupt
+        write(path, array, spans)
+
+    monkeypatch.setattr(replay_file, "_write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        file.store(tmp_path)
+    back = Replay(GAME, capacity=40, envs=2)
+    back.place = place
+    if more > 1:
+        with pytest.raises(UserError, match="can't read the replay"):
+            ReplayFile(back, GAME).restore(tmp_path)
+        return
+    ReplayFile(back, GAME).restore(tmp_path)
+    back.add(rollouts[0])
+    for one, other in zip(sampled(replay, 3), sampled(back, 3)):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
