@@ -148,6 +148,8 @@ class AlgoConfig(Section):
     """Off-policy: share of the nets that moves into the target nets after an update."""
     replay: Annotated[Literal["observations", "symbols"], TEXT] = "observations"
     """Off-policy: groups learn on latents encoded anew, or on those that were sent."""
+    precision: Annotated[Literal["float32", "bfloat16"], TEXT] = "float32"
+    """Off-policy: type that updates compute the nets' blocks in. Parameters stay float32."""
     alpha: Annotated[Number, Field(gt=0)] = 0.2
     """hasac: weight of the entropy beside the reward; with algo.auto_alpha only the first one."""
     auto_alpha: bool = True

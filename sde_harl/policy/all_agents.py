@@ -44,20 +44,22 @@ class AllAgents:
         if len(self._groups) == 1 or not self._is_stackable:
             return self._group_by_group(features, substituted)
         layer_norm = self._first.shape.layer_norm
-        x = features
+        number = self._first.computes_in or features.dtype
+        x = features.to(number)
         *inner, last = self._layers(GroupNet.local_layers)
         for weight, bias in inner:
             x = block(x, weight, bias, layer_norm=layer_norm)
         if self._first.on_device:
             x = block(x, *last, layer_norm=layer_norm)
         else:
-            x = self._quantised(affine(x, *last))
+            x = self._quantised(affine(x.float(), *last))
         if substituted:
             x = torch.where(substituted.stale[..., None], substituted.latents, x)
+        x = x.to(number)
         for weight, bias in self._layers(GroupNet.trunk):
             x = block(x, weight, bias, layer_norm=layer_norm)
         [head] = self._layers(lambda net: [(net.head_weight, net.head_bias)])
-        return affine(x, *head)
+        return affine(x.float(), *head)
 
     def _group_by_group(self, features: Tensor, substituted: SubstitutedLatents | None) -> Tensor:
         size = self._first.head_bias.shape[-1]

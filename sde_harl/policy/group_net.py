@@ -107,6 +107,8 @@ class GroupNet(nn.Module):
         self.scale = codec.latent_scale
         if self.on_device:
             self.scale = 1.0  # nothing is quantised
+        self.computes_in: torch.dtype | None = None
+        """Type that blocks compute in; None: that of the parameters."""
         self._codec = codec.name
         self._branches = spec.branches
         self._heads = heads
@@ -191,14 +193,15 @@ class GroupNet(nn.Module):
         if self.conv:
             x = self.conv(features)
         else:
-            x = features.to(self.head_bias.dtype)
+            x = features
+        x = self._for_blocks(x)
         *inner, (last_weight, last_bias) = self.local_layers()
         for weight, bias in inner:
             x = block(x, weight, bias, layer_norm=self.shape.layer_norm)
         if self.on_device:
             return block(x, last_weight, last_bias, layer_norm=self.shape.layer_norm)
         # No ReLU: the quantiser is the last local block's non-linearity.
-        return affine(x, last_weight, last_bias)
+        return affine(x.to(last_bias.dtype), last_weight, last_bias)
 
     def _scaled(self, features: Tensor) -> Tensor:
         """Returns the latents where observations themselves are sent: (n, B, O)."""
@@ -226,11 +229,16 @@ class GroupNet(nn.Module):
         x = decoded
         if self.trunk_conv:
             x = self.trunk_conv(decoded)
+        x = self._for_blocks(x)
         for weight, bias in self.trunk():
             x = block(x, weight, bias, layer_norm=self.shape.layer_norm)
         if self.gru and recurrent_state:
             x = normalise(self.gru(x, recurrent_state), self.shape.layer_norm)
-        return affine(x, self.head_weight, self.head_bias)
+        return affine(x.to(self.head_bias.dtype), self.head_weight, self.head_bias)
+
+    def _for_blocks(self, x: Tensor) -> Tensor:
+        """Returns x in the type that blocks compute in."""
+        return x.to(self.computes_in or self.head_bias.dtype)
 
     def distribution(self, outputs: Tensor, available: Tensor | None) -> Distribution:
         """Returns the distribution of actions that `outputs` (n, B, A) describe.

@@ -46,6 +46,8 @@ class QCritic(nn.Module):
         self.normalise = FeatureNorm(critic_input.sizes, critic_input.size, enabled)
         self._layer_norm = policy.layer_norm
         self._critics = critics
+        self.computes_in: torch.dtype | None = None
+        """As of `GroupNet`. Values are float32 in any case."""
         widths = [self._size + joint] + [policy.critic_width] * policy.critic_blocks + [1]
         gains = [RELU_GAIN] * policy.critic_blocks + [1.0]
         self.weights, self.biases = stack(critics, widths, gains, generator=generator)
@@ -56,21 +58,25 @@ class QCritic(nn.Module):
         `features` (V, B, S) are what `normalise` makes of the critic's inputs.
         """
         rows = features.reshape(1, -1, features.shape[-1]).expand(self._critics, -1, -1)
-        x = self.conv(rows) if self.conv else rows.to(self.biases[0].dtype)
-        return torch.bmm(x, self.weights[0][:, : self._size])
+        x = self._for_blocks(self.conv(rows) if self.conv else rows)
+        return torch.bmm(x, self.weights[0][:, : self._size].to(x.dtype))
 
     def forward(self, embedded: Tensor, actions: Tensor) -> Tensor:
         """Returns values (k, V, B) of embedded states (k, V B, M) and joint actions (B, J)."""
         views = embedded.shape[1] // len(actions)
         if views > 1:
             actions = actions.repeat(views, 1)
-        rows = actions.expand(self._critics, -1, -1)  # (k, V B, J)
-        x = torch.baddbmm(embedded, rows, self.weights[0][:, self._size :])
+        rows = self._for_blocks(actions).expand(self._critics, -1, -1)  # (k, V B, J)
+        x = torch.baddbmm(embedded, rows, self.weights[0][:, self._size :].to(rows.dtype))
         x = activate(x, self.biases[0], layer_norm=self._layer_norm)
         *inner, (last_weight, last_bias) = list(zip(self.weights, self.biases))[1:]
         for inner_weight, bias in inner:
             x = block(x, inner_weight, bias, layer_norm=self._layer_norm)
-        return affine(x, last_weight, last_bias).view(self._critics, views, -1)
+        values = affine(x.to(last_bias.dtype), last_weight, last_bias)
+        return values.view(self._critics, views, -1)
+
+    def _for_blocks(self, x: Tensor) -> Tensor:
+        return x.to(self.computes_in or self.biases[0].dtype)
 
 
 def joint_action(actions: Tensor) -> Tensor:

@@ -77,6 +77,19 @@ def test_the_penalty_game_is_coordinated(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OFF_POLICY)
+def test_blocks_of_bfloat16_learn_too(name: str) -> None:
+    (half, rollout), (whole, _) = (
+        play_penalty(name, 40, precision=precision) for precision in ("bfloat16", "float32")
+    )
+    assert rollout.rewards.mean() > 9
+    ours, theirs = (flatten(each.policy.state_dict()) for each in (half, whole))
+    assert {key: each.dtype for key, each in ours.items()} == {
+        key: each.dtype for key, each in theirs.items()
+    }, "parameters stay float32"
+    assert any(not np.array_equal(ours[key], theirs[key]) for key in ours)
+
+
+@pytest.mark.parametrize("name", OFF_POLICY)
 def test_a_seed_repeats_bit_for_bit(name: str) -> None:
     (first, _), (second, _), (other, _) = (
         play_penalty(name, 14, seed=seed, auto_alpha=True) for seed in (0, 0, 1)

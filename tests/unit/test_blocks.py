@@ -43,6 +43,51 @@ def test_values_and_gradients(width: int, share: bool, layer_norm: bool) -> None
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("width", WIDTHS[1:])
+def test_blocks_of_bfloat16_compute_as_float32_does(
+    width: int, share: bool, layer_norm: bool
+) -> None:
+    x, *parameters = inputs(width, share)
+    half = x.detach().bfloat16().requires_grad_()
+    ours = block(half, *parameters, layer_norm=layer_norm)
+    single = [half.detach().float().requires_grad_()]
+    single += [each.detach().clone().requires_grad_() for each in parameters]
+    theirs = block(*single, layer_norm=layer_norm)
+    assert ours.dtype is torch.bfloat16
+    # Eight bits of the product, and eight of the result.
+    torch.testing.assert_close(ours.float(), theirs, rtol=2e-2, atol=6e-2)
+    weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1))
+    (ours * weights).sum().backward()
+    (theirs * weights).sum().backward()
+    for one, other in zip((half, *parameters), single):
+        assert one.grad is not None
+        assert other.grad is not None
+        # Together and not each: where a product is nearly 0, rounding may open or close the ReLU.
+        assert (one.grad.float() - other.grad).norm() < 0.05 * other.grad.norm()
+    assert parameters[0].grad is not None
+    assert parameters[0].grad.dtype is torch.float32
+
+
+def test_bfloat16_is_rounded_to_the_nearest_and_a_nan_stays_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    single = torch.randn(1, 3, 37, generator=generator)
+    single[0, 1, 2] = single[0, 2, 36] = torch.nan
+    bias = torch.randn(1, 1, 37, generator=generator)
+    half = single.bfloat16()
+    expected = torch.relu(half.float() + bias).bfloat16()
+    _blocks.activate(half.view(torch.int16).numpy(), bias.numpy(), None, None)
+    torch.testing.assert_close(half, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def test_two_types_at_a_time_are_refused() -> None:
+    y = np.zeros((1, 4, 3), np.float32)
+    bias = np.zeros((1, 1, 3), np.float32)
+    with pytest.raises(ValueError, match="two types"):
+        _blocks.gradients(y.astype(np.int16), y, None, bias)
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
 def test_gradients_of_gradients(layer_norm: bool) -> None:
     single = inputs(24, share=False)
     double = [each.detach().double().requires_grad_() for each in single]

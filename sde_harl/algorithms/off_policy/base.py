@@ -91,6 +91,10 @@ class OffPolicy(Algorithm):
             policy=config.policy,
             generator=generator,
         )
+        if algo.precision == "bfloat16":
+            critic.computes_in = torch.bfloat16
+            for net in policy.groups:
+                net.computes_in = torch.bfloat16
         self.q_trainer = QTrainer(critic, algo)
         shape = policy.shape
         features = FeatureNorm(shape.obs_sizes, shape.obs, shape.feature_norm)

@@ -9,6 +9,9 @@
  * Each is one pass over memory, where numpy and torch make a pass for every operation. x has (n, B, W) numbers: n
  * agents, B rows, W width. bias has (k, 1, W), with k = n, or k = 1 where all agents share it.
  *
+ * x, y and their gradients are float32, or bfloat16 in 16-bit integers: the upper half of a float32. All is computed in
+ * float32, and rounded where it is stored.
+ *
  * A sum over a row is LANES partial sums, which are added up in a fixed order, and the compiler may not contract a
  * product and a sum into one fused operation. So every machine computes the same bits, whatever its vector
  * instructions are. The exceptions are expf and logf in `choose`, which are the C library's.
@@ -34,6 +37,8 @@ enum { LANES = 16, STATS = 2 };
 #define NEVER -1e30f /* the logit of an unavailable choice; finite, so that nothing becomes NaN */
 typedef float Lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float)), may_alias));
 typedef int32_t Bits __attribute__((vector_size(LANES * sizeof(int32_t))));
+typedef uint32_t Words __attribute__((vector_size(LANES * sizeof(uint32_t))));
+typedef uint16_t Halves __attribute__((vector_size(LANES * sizeof(uint16_t)), aligned(sizeof(uint16_t)), may_alias));
 
 typedef struct {
     Py_ssize_t sets, rows, width; /* sets of parameters in bias; rows of x for each set; W */
@@ -42,6 +47,50 @@ typedef struct {
 INLINE Lanes at(const float *values) { return *(const Lanes *)values; }
 
 INLINE void put(float *values, Lanes lanes) { *(Lanes *)values = lanes; }
+
+/* The same of numbers i to i + LANES of an array of bfloat16 where `half`, of float32 else. */
+INLINE Lanes get(const void *values, Py_ssize_t i, int half) {
+    if (half)
+        return (Lanes)(__builtin_convertvector(*(const Halves *)((const uint16_t *)values + i), Words) << 16);
+    return at((const float *)values + i);
+}
+
+/* Rounds to the nearest bfloat16, of two to the even one. A NaN stays NaN: rounding could make it infinite. */
+INLINE void set(void *values, Py_ssize_t i, Lanes lanes, int half) {
+    if (half) {
+        const Words word = (Words)lanes, rounded = word + 0x7fff + (word >> 16 & 1), nan = (Words)(lanes != lanes);
+        const Words kept = (rounded & ~nan) | ((word | 1 << 22) & nan);
+        *(Halves *)((uint16_t *)values + i) = __builtin_convertvector(kept >> 16, Halves);
+    } else
+        put((float *)values + i, lanes);
+}
+
+/* The same of one number. */
+INLINE float get_one(const void *values, Py_ssize_t i, int half) {
+    if (!half)
+        return ((const float *)values)[i];
+    const uint32_t word = (uint32_t)((const uint16_t *)values)[i] << 16;
+    float value;
+    memcpy(&value, &word, sizeof value);
+    return value;
+}
+
+INLINE void set_one(void *values, Py_ssize_t i, float value, int half) {
+    if (!half) {
+        ((float *)values)[i] = value;
+        return;
+    }
+    uint32_t word;
+    memcpy(&word, &value, sizeof word);
+    word = value == value ? word + 0x7fff + (word >> 16 & 1) : word | 1 << 22;
+    ((uint16_t *)values)[i] = (uint16_t)(word >> 16);
+}
+
+INLINE float rounded(float value) {
+    uint16_t stored;
+    set_one(&stored, 0, value, 1);
+    return get_one(&stored, 0, 1);
+}
 
 /* Sets a value to 0 where `which` is at or below the bound. A NaN stays NaN, because hiding it would hide a fault. */
 INLINE Lanes above(Lanes value, Lanes which, float bound) { return (Lanes)((Bits)value & ~(which <= bound)); }
@@ -56,38 +105,51 @@ INLINE float total(Lanes lanes) {
 
 /* Overwrites x (sets * rows, W) with y. Writes to stats (sets * rows, 2), unless it is NULL, what the gradients need of
  * each row: the value that a 0 has become by the normalisation, and the factor 1 / sqrt(var + eps). */
-WIDEST static void forward(Shape shape, float *restrict x, const float *restrict bias, int norm, float eps,
-                           float *restrict stats) {
+INLINE void forward_of(Shape shape, void *restrict x, const float *restrict bias, int norm, float eps,
+                       float *restrict stats, int half) {
     const Py_ssize_t width = shape.width, whole = width - width % LANES;
     const float share = 1.0f / (float)width;
-    for (Py_ssize_t set = 0; set < shape.sets; set++, bias += width)
-        for (Py_ssize_t row = 0; row < shape.rows; row++, x += width) {
+    Py_ssize_t start = 0;
+    for (Py_ssize_t set_ = 0; set_ < shape.sets; set_++, bias += width)
+        for (Py_ssize_t row = 0; row < shape.rows; row++, start += width) {
             Lanes sum = {0}, squares = {0};
             for (Py_ssize_t i = 0; i < whole; i += LANES) {
-                const Lanes v = at(x + i) + at(bias + i), r = above(v, v, 0);
-                put(x + i, r), sum += r;
+                const Lanes v = get(x, start + i, half) + at(bias + i), r = above(v, v, 0);
+                set(x, start + i, r, half), sum += r;
             }
             for (Py_ssize_t i = whole; i < width; i++) {
-                const float v = x[i] + bias[i], r = v <= 0 ? 0 : v;
-                x[i] = r, sum[i - whole] += r;
+                const float v = get_one(x, start + i, half) + bias[i], r = v <= 0 ? 0 : v;
+                set_one(x, start + i, r, half), sum[i - whole] += r;
             }
             if (!norm)
                 continue;
             const float mean = total(sum) * share;
             for (Py_ssize_t i = 0; i < whole; i += LANES) {
-                const Lanes d = at(x + i) - mean;
-                put(x + i, d), squares += d * d;
+                const Lanes d = get(x, start + i, half) - mean;
+                squares += d * d;
             }
-            for (Py_ssize_t i = whole; i < width; i++)
-                x[i] -= mean, squares[i - whole] += x[i] * x[i];
+            for (Py_ssize_t i = whole; i < width; i++) {
+                const float d = get_one(x, start + i, half) - mean;
+                squares[i - whole] += d * d;
+            }
             const float factor = 1.0f / sqrtf(total(squares) * share + eps);
             for (Py_ssize_t i = 0; i < whole; i += LANES)
-                put(x + i, at(x + i) * factor);
+                set(x, start + i, (get(x, start + i, half) - mean) * factor, half);
             for (Py_ssize_t i = whole; i < width; i++)
-                x[i] *= factor;
+                set_one(x, start + i, (get_one(x, start + i, half) - mean) * factor, half);
             if (stats)
                 stats[0] = (0.0f - mean) * factor, stats[1] = factor, stats += STATS;
         }
+}
+
+WIDEST static void forward(Shape shape, float *restrict x, const float *restrict bias, int norm, float eps,
+                           float *restrict stats) {
+    forward_of(shape, x, bias, norm, eps, stats, 0);
+}
+
+WIDEST static void forward_half(Shape shape, uint16_t *restrict x, const float *restrict bias, int norm, float eps,
+                                float *restrict stats) {
+    forward_of(shape, x, bias, norm, eps, stats, 1);
 }
 
 /* Sets y (sets, rows, W) to x with the first sizes[set] numbers of each row normalised and the others, padding, 0. */
@@ -118,32 +180,50 @@ WIDEST static void normalise_own(Shape shape, const float *restrict x, const int
 }
 
 /* Overwrites dy, the gradient of y, with that of x; adds its sums over rows to db (sets, W), the gradient of the bias.
- * y and stats are as `forward` left them; stats is NULL where nothing was normalised. */
-WIDEST static void backward(Shape shape, float *restrict dy, const float *restrict y, const float *restrict stats,
-                            float *restrict db) {
+ * y and stats are as `forward_of` left them; stats is NULL where nothing was normalised. */
+INLINE void backward_of(Shape shape, void *restrict dy, const void *restrict y, const float *restrict stats,
+                        float *restrict db, int half) {
     const Py_ssize_t width = shape.width, whole = width - width % LANES;
     const float share = 1.0f / (float)width;
-    for (Py_ssize_t set = 0; set < shape.sets; set++, db += width)
-        for (Py_ssize_t row = 0; row < shape.rows; row++, dy += width, y += width) {
+    Py_ssize_t start = 0;
+    for (Py_ssize_t set_ = 0; set_ < shape.sets; set_++, db += width)
+        for (Py_ssize_t row = 0; row < shape.rows; row++, start += width) {
             float mean = 0, slope = 0, zero = 0, factor = 1;
             if (stats) {
                 Lanes sum = {0}, along = {0};
-                for (Py_ssize_t i = 0; i < whole; i += LANES)
-                    sum += at(dy + i), along += at(dy + i) * at(y + i);
-                for (Py_ssize_t i = whole; i < width; i++)
-                    sum[i - whole] += dy[i], along[i - whole] += dy[i] * y[i];
+                for (Py_ssize_t i = 0; i < whole; i += LANES) {
+                    const Lanes d = get(dy, start + i, half);
+                    sum += d, along += d * get(y, start + i, half);
+                }
+                for (Py_ssize_t i = whole; i < width; i++) {
+                    const float d = get_one(dy, start + i, half);
+                    sum[i - whole] += d, along[i - whole] += d * get_one(y, start + i, half);
+                }
                 mean = total(sum) * share, slope = total(along) * share, zero = stats[0], factor = stats[1];
+                zero = half ? rounded(zero) : zero; /* as y was */
                 stats += STATS;
             }
             for (Py_ssize_t i = 0; i < whole; i += LANES) {
-                const Lanes up = at(y + i), d = above((at(dy + i) - mean - up * slope) * factor, up, zero);
-                put(dy + i, d), put(db + i, at(db + i) + d);
+                const Lanes up = get(y, start + i, half);
+                const Lanes d = above((get(dy, start + i, half) - mean - up * slope) * factor, up, zero);
+                set(dy, start + i, d, half), put(db + i, at(db + i) + d);
             }
             for (Py_ssize_t i = whole; i < width; i++) {
-                const float d = y[i] <= zero ? 0 : (dy[i] - mean - y[i] * slope) * factor;
-                dy[i] = d, db[i] += d;
+                const float up = get_one(y, start + i, half);
+                const float d = up <= zero ? 0 : (get_one(dy, start + i, half) - mean - up * slope) * factor;
+                set_one(dy, start + i, d, half), db[i] += d;
             }
         }
+}
+
+WIDEST static void backward(Shape shape, float *restrict dy, const float *restrict y, const float *restrict stats,
+                            float *restrict db) {
+    backward_of(shape, dy, y, stats, db, 0);
+}
+
+WIDEST static void backward_half(Shape shape, uint16_t *restrict dy, const uint16_t *restrict y,
+                                 const float *restrict stats, float *restrict db) {
+    backward_of(shape, dy, y, stats, db, 1);
 }
 
 /* Chooses for each row of outputs (rows, A) in each of the branches between `edges`: the action's index in its branch,
@@ -189,14 +269,38 @@ static int take(PyObject *object, Py_buffer *buffer, int writable, const char *n
     return -1;
 }
 
+/* The same of an array of float32, or of bfloat16 in int16. */
+static int take_numbers(PyObject *object, Py_buffer *buffer, int writable, const char *name, Py_ssize_t size) {
+    if (PyObject_GetBuffer(object, buffer, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0)) < 0)
+        return -1;
+    const char kind = buffer->format && !buffer->format[1] ? buffer->format[0] : 0;
+    if ((kind == 'f' || kind == 'h') && (!size || buffer->len == size * buffer->itemsize))
+        return 0;
+    PyErr_Format(PyExc_ValueError, "%s: %zd bytes of '%s', expected float32, or bfloat16 as int16, of the others' shape",
+                 name, buffer->len, buffer->format ? buffer->format : "B");
+    PyBuffer_Release(buffer);
+    return -1;
+}
+
+/* Returns 1, or 0 with an exception set. */
+static int same_type(const Py_buffer *one, const Py_buffer *other) {
+    if (one->itemsize == other->itemsize)
+        return 1;
+    PyErr_SetString(PyExc_ValueError, "dy and y are of two types");
+    return 0;
+}
+
+static int is_half(const Py_buffer *buffer) { return buffer->itemsize == 2; }
+
 static int measure(const Py_buffer *x, const Py_buffer *bias, Shape *shape) {
+    const Py_ssize_t size = x->len / x->itemsize, biases = bias->len / 4;
     shape->width = bias->ndim ? bias->shape[bias->ndim - 1] : 0;
-    if (!shape->width || !bias->len || x->ndim < 1 || x->shape[x->ndim - 1] != shape->width || x->len % bias->len) {
+    if (!shape->width || !biases || x->ndim < 1 || x->shape[x->ndim - 1] != shape->width || size % biases) {
         PyErr_SetString(PyExc_ValueError, "x (n, B, W) and bias (n or 1, 1, W) don't fit");
         return -1;
     }
-    shape->sets = bias->len / 4 / shape->width;
-    shape->rows = x->len / bias->len;
+    shape->sets = biases / shape->width;
+    shape->rows = size / biases;
     return 0;
 }
 
@@ -210,13 +314,16 @@ static PyObject *activate(PyObject *self, PyObject *const *args, Py_ssize_t coun
     }
     const int norm = args[2] != Py_None;
     const double eps = norm ? PyFloat_AsDouble(args[2]) : 0.0;
-    if (PyErr_Occurred() || take(args[0], &x, 1, "x", 0) < 0)
+    if (PyErr_Occurred() || take_numbers(args[0], &x, 1, "x", 0) < 0)
         return NULL;
     if (take(args[1], &bias, 0, "bias", 0) == 0) {
         if (measure(&x, &bias, &shape) == 0 &&
             (args[3] == Py_None || take(args[3], &stats, 1, "stats", STATS * shape.sets * shape.rows) == 0)) {
             Py_BEGIN_ALLOW_THREADS;
-            forward(shape, x.buf, bias.buf, norm, (float)eps, stats.buf);
+            if (is_half(&x))
+                forward_half(shape, x.buf, bias.buf, norm, (float)eps, stats.buf);
+            else
+                forward(shape, x.buf, bias.buf, norm, (float)eps, stats.buf);
             Py_END_ALLOW_THREADS;
             failed = 0;
         }
@@ -241,13 +348,16 @@ static PyObject *gradients(PyObject *self, PyObject *const *args, Py_ssize_t cou
         PyErr_SetString(PyExc_TypeError, "gradients takes dy, y, stats and db");
         return NULL;
     }
-    if (take(args[DB], &each[DB], 1, names[DB], 0) == 0 && take(args[Y], &each[Y], 0, names[Y], 0) == 0 &&
+    if (take(args[DB], &each[DB], 1, names[DB], 0) == 0 && take_numbers(args[Y], &each[Y], 0, names[Y], 0) == 0 &&
         measure(&each[Y], &each[DB], &shape) == 0) {
         const Py_ssize_t rows = shape.sets * shape.rows, size = rows * shape.width;
-        if (take(args[DY], &each[DY], 1, names[DY], size) == 0 &&
+        if (take_numbers(args[DY], &each[DY], 1, names[DY], size) == 0 && same_type(&each[DY], &each[Y]) &&
             (args[STAT] == Py_None || take(args[STAT], &each[STAT], 0, names[STAT], STATS * rows) == 0)) {
             Py_BEGIN_ALLOW_THREADS;
-            backward(shape, each[DY].buf, each[Y].buf, each[STAT].buf, each[DB].buf);
+            if (is_half(&each[Y]))
+                backward_half(shape, each[DY].buf, each[Y].buf, each[STAT].buf, each[DB].buf);
+            else
+                backward(shape, each[DY].buf, each[Y].buf, each[STAT].buf, each[DB].buf);
             Py_END_ALLOW_THREADS;
             failed = 0;
         }
