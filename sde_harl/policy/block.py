@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from sde_harl.policy.inference import _blocks
@@ -49,6 +50,17 @@ def activate(products: Tensor, bias: Tensor, *, layer_norm: bool) -> Tensor:
     if layer_norm:
         return functional.layer_norm(y, y.shape[-1:], eps=NORM_EPS)
     return y
+
+
+def values(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Returns what a net with one output makes of its last block x (n, B, W): float32 (n, B).
+
+    weight (n, W, 1), bias (n, 1, 1).
+    """
+    if x.dtype in FAST and x.is_cpu:
+        products: Tensor = _Values.apply(x, weight)  # type: ignore[no-untyped-call]  # torch's
+        return products + bias[..., 0]
+    return torch.baddbmm(bias, x.to(bias.dtype), weight)[..., 0]
 
 
 class _Activation(torch.autograd.Function):
@@ -92,6 +104,37 @@ class _Activation(torch.autograd.Function):
         of_bias = torch.zeros_like(bias)
         _blocks.gradients(_numbers(of_x), _numbers(y), _or_none(stats), of_bias.numpy())
         return of_x, of_bias, None
+
+
+class _Values(torch.autograd.Function):
+    """A layer of one output, as one pass over its input: a matrix product takes several times as
+    long for it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        """Returns (n, B) of x (n, B, W) and weight (n, W, 1)."""
+        result = torch.empty(x.shape[:2])
+        x = x.contiguous()
+        rows = weight.mT.contiguous()
+        _blocks.values(_numbers(x.detach()), rows.detach().numpy(), result.numpy())
+        ctx.save_for_backward(x, rows)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_values: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Returns the gradients of x and of the weight."""
+        x, rows = ctx.saved_tensors
+        of_x = torch.empty_like(x)
+        of_rows = torch.zeros_like(rows) if ctx.needs_input_grad[1] else None
+        _blocks.value_gradients(
+            of_values.contiguous().numpy(),
+            _numbers(x),
+            rows.numpy(),
+            _numbers(of_x),
+            None if of_rows is None else of_rows.numpy(),
+        )
+        return of_x, None if of_rows is None else of_rows.mT
 
 
 def _numbers(array: Tensor) -> Any:

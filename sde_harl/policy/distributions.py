@@ -90,8 +90,10 @@ class Categoricals:
             uniform = torch.rand(log_probs.shape, generator=generator)
             # The clamp keeps both logarithms finite: a uniform number may be 0.
             gumbel = -torch.log(-torch.log(uniform.clamp(1e-20, 1.0 - 1e-7)))
-            soft = (log_probs + gumbel).softmax(-1)
-            hard = torch.zeros_like(soft).scatter_(-1, soft.argmax(-1, keepdim=True), 1.0)
+            # Over transposed memory, as in `__init__`; argmax is fast over the other.
+            soft = (log_probs + gumbel).mT.contiguous().softmax(-2).mT
+            chosen = soft.contiguous().argmax(-1, keepdim=True)
+            hard = torch.zeros_like(soft).scatter_(-1, chosen, 1.0)
             parts.append(straight_through(soft, hard))
         actions = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
         return Drawn(actions=actions, surprise=self.entropy())

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from sde_harl.config.schema import PolicyConfig
-from sde_harl.policy.block import activate, block
+from sde_harl.policy.block import activate, block, values
 from sde_harl.policy.critic_input import CriticInput
 from sde_harl.policy.group_net import GroupNet
-from sde_harl.policy.layers import RELU_GAIN, UNIT, ConvLayer, FeatureNorm, affine, stack
+from sde_harl.policy.layers import RELU_GAIN, UNIT, ConvLayer, FeatureNorm, stack
 from sde_harl.policy.shapes import conv_shape
 
 
@@ -72,8 +72,7 @@ class QCritic(nn.Module):
         *inner, (last_weight, last_bias) = list(zip(self.weights, self.biases))[1:]
         for inner_weight, bias in inner:
             x = block(x, inner_weight, bias, layer_norm=self._layer_norm)
-        values = affine(x.to(last_bias.dtype), last_weight, last_bias)
-        return values.view(self._critics, views, -1)
+        return values(x, last_weight, last_bias).view(self._critics, views, -1)
 
     def _for_blocks(self, x: Tensor) -> Tensor:
         return x.to(self.computes_in or self.biases[0].dtype)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sde_harl.policy.block import block
+from sde_harl.policy.block import block, values
 from sde_harl.policy.inference import _blocks
 from sde_harl.policy.inference import local_nets as local
 
@@ -78,6 +78,29 @@ def test_bfloat16_is_rounded_to_the_nearest_and_a_nan_stays_one() -> None:
     expected = torch.relu(half.float() + bias).bfloat16()
     _blocks.activate(half.view(torch.int16).numpy(), bias.numpy(), None, None)
     torch.testing.assert_close(half, expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_layer_of_one_output(width: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(width)
+    x, weight, bias, slope = (
+        torch.randn(*shape, generator=generator)
+        for shape in ((2, 9, width), (2, width, 1), (2, 1, 1), (2, 9))
+    )
+    single = [x.to(dtype).requires_grad_(), weight.requires_grad_(), bias.requires_grad_()]
+    double = [each.detach().double().requires_grad_() for each in single]
+    (ours, theirs) = (values(*each) for each in (single, double))
+    assert ours.dtype is torch.float32
+    close(ours, theirs)
+    (ours * slope).sum().backward()
+    (theirs * slope).sum().backward()
+    for one, other in zip(single, double):
+        assert one.grad is not None
+        assert other.grad is not None
+        # The gradient of x is of the type of x.
+        rough = {"rtol": 2e-5 if one.dtype is torch.float32 else 4e-3, "atol": 2e-5}
+        torch.testing.assert_close(one.grad.double(), other.grad, **rough)
 
 
 def test_two_types_at_a_time_are_refused() -> None:

@@ -2,6 +2,7 @@
  *
  *     activate    y = norm(relu(x + bias)), with norm(r) = (r - mean r) / sqrt(var r + eps) over a row, or norm(r) = r
  *     gradients   the gradients of that
+ *     values      the last layer of a net with one output, v = sum x w of each row, and value_gradients its gradients
  *     normalise   the normalisation of observations, at the beginning of a net
  *     choose      the sampling of actions, at its end
  *     flush_denormals    for acting without torch, which does it at rank 0
@@ -226,6 +227,62 @@ WIDEST static void backward_half(Shape shape, uint16_t *restrict dy, const uint1
     backward_of(shape, dy, y, stats, db, 1);
 }
 
+/* Sets values (sets * rows) to the products of the rows of x with w (sets, W). */
+INLINE void values_of(Shape shape, const void *restrict x, const float *restrict w, float *restrict values, int half) {
+    const Py_ssize_t width = shape.width, whole = width - width % LANES;
+    Py_ssize_t start = 0;
+    for (Py_ssize_t set_ = 0; set_ < shape.sets; set_++, w += width)
+        for (Py_ssize_t row = 0; row < shape.rows; row++, start += width) {
+            Lanes sum = {0};
+            for (Py_ssize_t i = 0; i < whole; i += LANES)
+                sum += get(x, start + i, half) * at(w + i);
+            for (Py_ssize_t i = whole; i < width; i++)
+                sum[i - whole] += get_one(x, start + i, half) * w[i];
+            *values++ = total(sum);
+        }
+}
+
+WIDEST static void values_single(Shape shape, const float *restrict x, const float *restrict w, float *restrict values) {
+    values_of(shape, x, w, values, 0);
+}
+
+WIDEST static void values_half(Shape shape, const uint16_t *restrict x, const float *restrict w,
+                               float *restrict values) {
+    values_of(shape, x, w, values, 1);
+}
+
+/* Sets dx, which is of the type of x, to the gradient of x for that of the values, and adds that of w to dw unless it
+ * is NULL. */
+INLINE void value_gradients_of(Shape shape, const float *restrict dvalues, const void *restrict x,
+                               const float *restrict w, void *restrict dx, float *restrict dw, int half) {
+    const Py_ssize_t width = shape.width, whole = width - width % LANES;
+    Py_ssize_t start = 0;
+    for (Py_ssize_t set_ = 0; set_ < shape.sets; set_++, w += width, dw = dw ? dw + width : NULL)
+        for (Py_ssize_t row = 0; row < shape.rows; row++, start += width) {
+            const float d = *dvalues++;
+            for (Py_ssize_t i = 0; i < whole; i += LANES)
+                set(dx, start + i, at(w + i) * d, half);
+            for (Py_ssize_t i = whole; i < width; i++)
+                set_one(dx, start + i, w[i] * d, half);
+            if (!dw)
+                continue;
+            for (Py_ssize_t i = 0; i < whole; i += LANES)
+                put(dw + i, at(dw + i) + get(x, start + i, half) * d);
+            for (Py_ssize_t i = whole; i < width; i++)
+                dw[i] += get_one(x, start + i, half) * d;
+        }
+}
+
+WIDEST static void value_gradients_single(Shape shape, const float *restrict dvalues, const float *restrict x,
+                                          const float *restrict w, float *restrict dx, float *restrict dw) {
+    value_gradients_of(shape, dvalues, x, w, dx, dw, 0);
+}
+
+WIDEST static void value_gradients_half(Shape shape, const float *restrict dvalues, const uint16_t *restrict x,
+                                        const float *restrict w, uint16_t *restrict dx, float *restrict dw) {
+    value_gradients_of(shape, dvalues, x, w, dx, dw, 1);
+}
+
 /* Chooses for each row of outputs (rows, A) in each of the branches between `edges`: the action's index in its branch,
  * and its log-probability. `race` holds an X ~ Exp(1) for each output: the largest p / X is that of a with probability
  * p_a. Where race is NULL, the most likely one is chosen. The largest logit is subtracted before expf, which would
@@ -286,7 +343,7 @@ static int take_numbers(PyObject *object, Py_buffer *buffer, int writable, const
 static int same_type(const Py_buffer *one, const Py_buffer *other) {
     if (one->itemsize == other->itemsize)
         return 1;
-    PyErr_SetString(PyExc_ValueError, "dy and y are of two types");
+    PyErr_SetString(PyExc_ValueError, "an array and its gradient are of two types");
     return 0;
 }
 
@@ -363,6 +420,69 @@ static PyObject *gradients(PyObject *self, PyObject *const *args, Py_ssize_t cou
         }
     }
     for (k = 0; k < ALL; k++)
+        if (each[k].obj)
+            PyBuffer_Release(&each[k]);
+    if (failed)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *values(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    Py_buffer x, w, out;
+    Shape shape;
+    int failed = -1;
+    if (count != 3) {
+        PyErr_SetString(PyExc_TypeError, "values takes x, w and values");
+        return NULL;
+    }
+    if (take_numbers(args[0], &x, 0, "x", 0) < 0)
+        return NULL;
+    if (take(args[1], &w, 0, "w", 0) == 0) {
+        if (measure(&x, &w, &shape) == 0 && take(args[2], &out, 1, "values", shape.sets * shape.rows) == 0) {
+            Py_BEGIN_ALLOW_THREADS;
+            if (is_half(&x))
+                values_half(shape, x.buf, w.buf, out.buf);
+            else
+                values_single(shape, x.buf, w.buf, out.buf);
+            Py_END_ALLOW_THREADS;
+            failed = 0;
+            PyBuffer_Release(&out);
+        }
+        PyBuffer_Release(&w);
+    }
+    PyBuffer_Release(&x);
+    if (failed)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *value_gradients(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    enum { DV, X, W, DX, DW, ALL };
+    static const char *const names[ALL] = {"dvalues", "x", "w", "dx", "dw"};
+    Py_buffer each[ALL];
+    Shape shape = {0};
+    int failed = -1;
+    memset(each, 0, sizeof each);
+    if (count != ALL) {
+        PyErr_SetString(PyExc_TypeError, "value_gradients takes dvalues, x, w, dx and dw");
+        return NULL;
+    }
+    if (take(args[W], &each[W], 0, names[W], 0) == 0 && take_numbers(args[X], &each[X], 0, names[X], 0) == 0 &&
+        measure(&each[X], &each[W], &shape) == 0) {
+        const Py_ssize_t rows = shape.sets * shape.rows, width = shape.width;
+        if (take(args[DV], &each[DV], 0, names[DV], rows) == 0 &&
+            take_numbers(args[DX], &each[DX], 1, names[DX], rows * width) == 0 && same_type(&each[DX], &each[X]) &&
+            (args[DW] == Py_None || take(args[DW], &each[DW], 1, names[DW], shape.sets * width) == 0)) {
+            Py_BEGIN_ALLOW_THREADS;
+            if (is_half(&each[X]))
+                value_gradients_half(shape, each[DV].buf, each[X].buf, each[W].buf, each[DX].buf, each[DW].buf);
+            else
+                value_gradients_single(shape, each[DV].buf, each[X].buf, each[W].buf, each[DX].buf, each[DW].buf);
+            Py_END_ALLOW_THREADS;
+            failed = 0;
+        }
+    }
+    for (int k = 0; k < ALL; k++)
         if (each[k].obj)
             PyBuffer_Release(&each[k]);
     if (failed)
@@ -477,6 +597,8 @@ static PyMethodDef methods[] = {
     {"activate", FAST(activate), "activate(x, bias, eps, stats): x becomes y; eps None: nothing is normalised."},
     {"normalise", FAST(normalise), "normalise(x, sizes, eps, y): y becomes x, each agent's own features normalised."},
     {"choose", FAST(choose), "choose(outputs, available, race, edges, actions, log_probs): fills the last two."},
+    {"values", FAST(values), "values(x, w, values): fills values with the products of x's rows with w."},
+    {"value_gradients", FAST(value_gradients), "value_gradients(dvalues, x, w, dx, dw): fills dx; dw grows, or is None."},
     {"gradients", FAST(gradients), "gradients(dy, y, stats, db): dy becomes dx, and db grows."},
     {NULL, NULL, 0, NULL},
 };
