@@ -40,7 +40,7 @@ def show(estimates: list[Estimate], console: Console) -> None:
             Path(each.run).resolve().parent.name,
             each.rank,
             each.host,
-            *(f"{value:.3g}" for value in numbers),
+            *(tables.number(value, ".3g") for value in numbers),
         )
     console.print(table)
 

@@ -51,7 +51,8 @@ NOTES = (
     "bytes: what the devices send for one decision; frame: with our header;"
     " interface: the kernel's count, with MPI's,",
     "TCP's, IP's and Ethernet's headers and the acknowledgements",
-    "CPU: of the devices' processes for one decision, waiting included",
+    "CPU: of the devices' processes for one decision, waiting included;"
+    " - where one process held server and devices",
     "mJ: of the devices' whole hosts for one decision, where they have sensors;"
     " emulated hosts have none of their own",
 )
@@ -153,6 +154,8 @@ def _draw_latency(axes: Any, names: list[str], items: list[Setup]) -> None:
     below = [0.0] * len(items)
     above = [item.latency.p99 / 1e3 - median for item, median in zip(items, medians, strict=True)]
     axes.bar(names, medians, yerr=[below, above], capsize=4)
+    # The lower cap alone would pass for the end of a range.
+    axes.plot(names, medians, "o", color=figures.INK)
     axes.set(ylabel="latency of a decision, ms\nmedian, and up to p99")
 
 
@@ -170,7 +173,8 @@ def _draw_bytes(axes: Any, names: list[str], items: list[Setup]) -> None:
 def _draw_cpu(axes: Any, names: list[str], items: list[Setup]) -> None:
     used = [item.device_cpu_us for item in items]
     if all(map(math.isnan, used)):
-        figures.say(axes, "The processor time of the devices is unknown: a run reported it once.")
+        reasons = "a run reported it once, or in one process with the server's"
+        figures.say(axes, f"The processor time of the devices is unknown: {reasons}.")
         return
     axes.bar(names, used)
     axes.set(ylabel="processor time of the device\nfor a decision, us")

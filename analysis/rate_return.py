@@ -93,7 +93,8 @@ def plot(rows: list[Row], target: Path) -> None:
     figure = figures.new_figure(8, 4.5 * len(tasks))
     panels = figure.subplots(len(tasks), squeeze=False)[:, 0]
     for axes, (task, measure) in zip(panels, tasks, strict=True):
-        axes.set(title=task, xlabel="bytes sent for a decision of one agent", ylabel=measure)
+        axes.set(title=task, xlabel="bytes sent for a decision of one agent")
+        axes.set(ylabel=figures.with_unit(measure))
         _draw(axes, [row for row in rows if (row.task, row.measure) == (task, measure)])
         _set_scales(axes)
     figures.add_legends(figure)

@@ -72,7 +72,7 @@ def _draw_index(axes: Axes, found: RoleGroups) -> None:
     figures.draw_line(axes, list(found.index), list(found.index.values()))
     # The number taken is not always the lowest index: a user may have chosen it.
     axes.axvline(len(found.groups), color="0.7", linestyle="--")
-    axes.set(xlabel="groups (dashed: taken)", ylabel="Davies-Bouldin index", ylim=(0, None))
+    axes.set(xlabel="groups (dashed: taken)", ylabel="Davies-Bouldin index, 1", ylim=(0, None))
     axes.set_xticks(list(found.index))
 
 

@@ -177,7 +177,7 @@ def _draw_returns(axes: Any, names: list[str], splits: list[Split]) -> None:
     high = [each.high - each.mean for each in spreads]
     axes.errorbar(names, [each.mean for each in spreads], yerr=(low, high), fmt="o", capsize=4)
     steps = max(each.figures["steps"].high for each in splits)
-    axes.set(ylabel=f"return of greedy play after {steps:,.0f} steps")
+    axes.set(ylabel=f"return, reward of an episode\nof greedy play after {steps:,.0f} steps")
 
 
 def _means(splits: list[Split], name: str) -> list[float]:

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from sde_harl.analysis.devices import SERVER, is_one_process
 from sde_harl.analysis.energy import Energy, energies
 from sde_harl.analysis.latency import STAGES, stage_times
 from sde_harl.analysis.message_sizes import Bytes, bytes_per_decision
 from sde_harl.analysis.statistics import Quantiles, quantiles
+from sde_harl.analysis.tables import plural
 from sde_harl.analysis.traffic import Span, spans
 from sde_harl.record.reader import Columns, Run
 
@@ -30,7 +32,7 @@ class Row:
     messages: int
     latency: dict[str, Quantiles]  # by STAGES
     bytes: Bytes
-    cpu_s: float
+    cpu_s: float  # NaN for an executor in the server's process, whose row has it
     peak_bytes: float  # for all ranks: the largest
     alone: int  # decisions by fallback heads while the server was silent
 
@@ -50,6 +52,7 @@ class Report:
     rows: list[Row]
     traffic: list[Span]
     energy: list[Energy]
+    one_process: bool  # one process held server and executors
 
 
 def summarise(run: Run, meters: dict[str, Path]) -> Report:
@@ -70,6 +73,7 @@ def summarise(run: Run, meters: dict[str, Path]) -> Report:
         rows=tables.rows(),
         traffic=tables.traffic,
         energy=energies(run, meters),
+        one_process=tables.one_process,
     )
 
 
@@ -82,6 +86,7 @@ class _Tables:
         self._run = run
         self._decisions = run.table("decisions")
         self._resources = run.table("resources")
+        self.one_process = is_one_process(run)
 
     def rows(self) -> list[Row]:
         """Returns a row for each rank that has figures, and one for all behind them."""
@@ -108,7 +113,7 @@ class _Tables:
     def _row_of_all(self) -> Row:
         return self._row(
             ALL,
-            f"{len(set(self.hosts))} hosts",
+            plural(len(set(self.hosts)), "host"),
             decisions=self._decisions,
             resources=self._resources,
             traffic=self.traffic,
@@ -126,10 +131,18 @@ class _Tables:
             messages=len(environments),
             latency=_latency(self._run, decisions),
             bytes=bytes_per_decision(self._run, decisions, sent),
-            cpu_s=_counter_sum(resources, "cpu_s", missing=math.nan),
+            cpu_s=self._cpu_s(rank, resources),
             peak_bytes=_peak_bytes(resources),
             alone=int(_counter_sum(resources, "alone", missing=0)),
         )
+
+    def _cpu_s(self, rank: str, resources: Columns) -> float:
+        # In one process every rank reports all of it: it is counted once, as the server's.
+        if self.one_process:
+            if rank not in (ALL, str(SERVER)):
+                return math.nan
+            resources = _of_rank(resources, SERVER)
+        return _counter_sum(resources, "cpu_s", missing=math.nan)
 
 
 def _host_name(entry: Any) -> str:

@@ -34,6 +34,11 @@ NOTES = (
     " it includes waiting for the other agents' messages",
 )
 
+ONE_PROCESS = (
+    "one process held server and devices: its CPU s stands at rank 0,"
+    " that of the devices is unknown"
+)
+
 
 def show(report: Report, console: Console) -> None:
     """Prints one run."""
@@ -118,6 +123,8 @@ def _notes(report: Report) -> list[str]:
         notes += _size_notes(report)
         notes += _comparisons(total.bytes, report.codec)
     notes += _missing_times(total)
+    if report.one_process:
+        notes.append(ONE_PROCESS)
     alone = [f"executor {row.rank} {row.alone:,}" for row in report.rows[:-1] if row.alone]
     if alone:
         # The paper calls the fallback head an exit head, and so does this line.

@@ -22,9 +22,22 @@ def device_energies(run: Run) -> list[Energy]:
     return host_energies(run)[1:]
 
 
-def device_cpu_counters(resources: Columns) -> list[Array]:
-    """Returns each executor's processor time so far, in seconds, at each of its reports."""
-    if not resources:
+def is_one_process(run: Run) -> bool:
+    """Returns True where rank 0 and the first executor are the same process."""
+    entries = [entry for entry in run.json_list("hosts") if isinstance(entry, dict)]
+    if len(entries) < 2:
+        return False
+    server = (entries[0].get("host"), entries[0].get("pid"))
+    executor = (entries[1].get("host"), entries[1].get("pid"))
+    return None not in server and server == executor
+
+
+def device_cpu_counters(run: Run, resources: Columns) -> list[Array]:
+    """Returns each executor's processor time so far, in seconds, at each of its reports.
+
+    There are none where one process holds all: it can't tell the executors' time from the server's.
+    """
+    if not resources or is_one_process(run):
         return []
     ranks = [rank for rank in np.unique(resources["rank"]) if rank != SERVER]
     return [resources["cpu_s"][resources["rank"] == rank] for rank in ranks]

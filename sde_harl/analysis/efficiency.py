@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from sde_harl.analysis.devices import SERVER, is_one_process
 from sde_harl.record.progress import clock
 from sde_harl.record.reader import Columns, Run
 
@@ -16,6 +17,12 @@ def efficiency(run: Run, *, cores: int, memory_bytes: int) -> list[str]:
     """
     resources = run.table("resources")
     if not resources:
+        return []
+    # In one process every rank reports all of it, so the server's report is the whole.
+    if is_one_process(run):
+        chosen = resources["rank"] == SERVER
+        resources = {name: values[chosen] for name, values in resources.items()}
+    if not len(resources["rank"]):
         return []
     taken_s = float(resources["time_s"].max())
     cpu_s = _sum_of_ranks(resources, "cpu_s")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 DOTS_PER_INCH = 120
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
+LINE_STYLES = ("-", "--", ":")
 INK = "#222222"
 RULE = "#cccccc"
 STEPS = "environment steps"
@@ -64,7 +65,7 @@ def new_figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     rcParams.update(STYLE)
-    rcParams["axes.prop_cycle"] = cycler(linestyle=("-", "--", ":")) * cycler(color=COLOURS)
+    rcParams["axes.prop_cycle"] = cycler(linestyle=LINE_STYLES) * cycler(color=COLOURS)
     return Figure(figsize=(width, height), layout="constrained")
 
 
@@ -89,12 +90,19 @@ def new_panels(measures: Sequence[str]) -> tuple[Figure, list[Axes]]:
 
 def over_steps(axes: Axes, measure: str) -> None:
     """Makes the axes those of a measure over environment steps."""
-    axes.set(xlabel=STEPS, ylabel=measure)
+    axes.set(xlabel=STEPS, ylabel=with_unit(measure))
     shorten_thousands(axes.xaxis)
     # All of the range, so that win rates of two figures can be compared by eye.
     if measure == "win rate":
         axes.set(ylim=(-0.02, 1.02))
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+
+
+def with_unit(measure: str) -> str:
+    """Returns a measure's name as an axis has it: with its unit."""
+    if measure == "return":
+        return "return, reward of an episode"
+    return measure
 
 
 def shorten_thousands(axis: Axis) -> None:

@@ -147,7 +147,7 @@ def _totals(run: Run) -> _Totals:
         frame=int(decisions["wire_bytes"].sum()),
         sent=_sent_by_devices(traffic),
         spans=traffic,
-        cpu_s=_device_cpu_s(resources),
+        cpu_s=_device_cpu_s(run, resources),
         joules=_device_joules(run),
     )
 
@@ -167,8 +167,12 @@ def _device_joules(run: Run) -> float:
     return sum(each.joules for each in devices)
 
 
-def _device_cpu_s(resources: Columns) -> float:
-    return sum(_growth(cpu_s) for cpu_s in device_cpu_counters(resources))
+def _device_cpu_s(run: Run, resources: Columns) -> float:
+    """Returns the devices' processor time; NaN where it is unknown."""
+    counters = device_cpu_counters(run, resources)
+    if not counters:
+        return math.nan
+    return sum(_growth(cpu_s) for cpu_s in counters)
 
 
 def _growth(cpu_s: Array) -> float:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sde_harl.analysis.alike import differences
-from sde_harl.analysis.devices import device_cpu_counters, device_energies
+from sde_harl.analysis.devices import device_cpu_counters, device_energies, is_one_process
 from sde_harl.analysis.each_run import of_each
 from sde_harl.analysis.energy import energy_notes, host_energies
 from sde_harl.analysis.latency import is_on_device, stage_times
@@ -96,16 +96,15 @@ def cost(run: Run) -> Cost:
     decisions = run.table("decisions")
     if not decisions:
         raise UserError(f"{run.path}: no decisions were recorded in this run (record.decisions)")
-    one_process = _is_one_process(run)
     device_mj, energy = _device_mj(run)
     steps = _learnt_steps(run)
     return Cost(
         key=_key(run, decisions),
         seed=run.seed,
-        figures=_figures(run, decisions, one_process, device_mj=device_mj, steps=steps),
+        figures=_figures(run, decisions, device_mj=device_mj, steps=steps),
         energy=energy,
         untrained=not steps and setting(run, "train.load", "none", kind=str) == "none",
-        one_process=one_process,
+        one_process=is_one_process(run),
     )
 
 
@@ -120,16 +119,10 @@ def _key(run: Run, decisions: Columns) -> SplitKey:
     )
 
 
-def _figures(
-    run: Run, decisions: Columns, one_process: bool, *, device_mj: float, steps: int
-) -> Figures:
+def _figures(run: Run, decisions: Columns, *, device_mj: float, steps: int) -> Figures:
     times = _end_times(run, decisions)
     whole = quantiles(times.whole)
     count = float(decisions["environments"].sum())
-    device_cpu = math.nan
-    # One process can't tell its server's processor time from its executors'.
-    if not one_process:
-        device_cpu = _device_cpu_us(decisions, run.table("resources"))
     evaluations = run.table("evaluations")
     return Figures(
         device=quantiles(times.device).p50,
@@ -140,7 +133,7 @@ def _figures(
         payload=float(decisions["payload_bytes"].sum()) / count,
         wire=float(decisions["wire_bytes"].sum()) / count,
         observation=_observation_bytes(run, decisions),
-        device_cpu=device_cpu,
+        device_cpu=_device_cpu_us(run, decisions),
         device_mj=device_mj,
         steps=steps,
         return_mean=_last(evaluations, "return_mean"),
@@ -209,19 +202,21 @@ def _end_times(run: Run, decisions: Columns) -> _EndTimes:
     )
 
 
-def _device_cpu_us(decisions: Columns, resources: Columns) -> float:
+def _device_cpu_us(run: Run, decisions: Columns) -> float:
     """Returns the executors' processor time for a decision, from first to last report.
 
-    It is unknown where an executor reported only once, or where no decision came after.
+    It is unknown where an executor reported only once, where no decision came after, and in one
+    process.
     """
-    if not resources:
+    resources = run.table("resources")
+    counters = device_cpu_counters(run, resources)
+    if not counters:
         return math.nan
-    counters = device_cpu_counters(resources)
     used_s = sum(float(each[-1] - each[0]) for each in counters)
     # What was decided before the first report is not in the counters' growth.
     later = decisions["step"] >= resources["step"].min()
     count = float(decisions["environments"][later].sum())
-    if not counters or not count:
+    if not count:
         return math.nan
     return 1e6 * float(used_s) / count
 
@@ -238,16 +233,6 @@ def _device_mj(run: Run) -> tuple[float, list[str]]:
     if not reasons:
         reasons = ["energy of the devices: they share rank 0's host, whose sensor counts all"]
     return math.nan, reasons
-
-
-def _is_one_process(run: Run) -> bool:
-    """Returns True where rank 0 and the first executor are the same process."""
-    entries = [entry for entry in run.json_list("hosts") if isinstance(entry, dict)]
-    if len(entries) < 2:
-        return False
-    server = (entries[0].get("host"), entries[0].get("pid"))
-    executor = (entries[1].get("host"), entries[1].get("pid"))
-    return None not in server and server == executor
 
 
 def _observation_bytes(run: Run, decisions: Columns) -> float:

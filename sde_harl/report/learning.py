@@ -32,6 +32,7 @@ class Comparison(NamedTuple):
     scores: dict[str, list[Array]]
     """By the name of a method: for each task the scores of its runs (seeds,)."""
     colours: dict[str, str]
+    styles: dict[str, str]
     labels: dict[str, str]
     """Letters and short names, for figures."""
 
@@ -72,7 +73,7 @@ def _curve_figure(env: str, measure: str, lines: list[Line]) -> str:
     figure = figures.new_figure(PANEL[0], PANEL[1] + 0.15 * len(lines))
     axes = figure.add_subplot()
     axes.set_title(env)
-    figures.over_steps(axes, _with_unit(measure))
+    figures.over_steps(axes, measure)
     for line in lines:
         steps, values = line.aligned()
         if not len(steps):  # no step is common to all seeds
@@ -80,19 +81,18 @@ def _curve_figure(env: str, measure: str, lines: list[Line]) -> str:
         chosen = np.unique(np.linspace(0, len(steps) - 1, MOST_POINTS).astype(int))
         mean = iqm([values[:, chosen]])
         figures.draw_line(
-            axes, steps[chosen], mean.value, color=line.colour, linestyle="-", label=line.label
+            axes,
+            steps[chosen],
+            mean.value,
+            color=line.colour,
+            linestyle=line.style,
+            label=line.label,
         )
         axes.fill_between(
             steps[chosen], mean.low, mean.high, color=line.colour, alpha=0.2, linewidth=0
         )
     figures.add_legend(axes)
     return as_svg(figure, f"{measure} over environment steps in {env}")
-
-
-def _with_unit(measure: str) -> str:
-    if measure == "return":
-        return "return, reward of an episode"
-    return measure
 
 
 def comparison_section(lines: list[Line]) -> Html | None:
@@ -149,6 +149,7 @@ def _comparison(title: str, tasks: list[list[Line]], methods: list[str]) -> Comp
             for name in methods
         },
         colours={name: by_name[0][name].colour for name in methods},
+        styles={name: by_name[0][name].style for name in methods},
         labels=labels,
     )
 
@@ -173,7 +174,12 @@ def _profile_panel(comparison: Comparison) -> Html:
         share = profile(scores, thresholds)
         colour = comparison.colours[name]
         axes.step(
-            thresholds, share.value, where="post", color=colour, label=comparison.labels[name]
+            thresholds,
+            share.value,
+            where="post",
+            color=colour,
+            linestyle=comparison.styles[name],
+            label=comparison.labels[name],
         )
         axes.fill_between(
             thresholds,
@@ -184,7 +190,8 @@ def _profile_panel(comparison: Comparison) -> Html:
             alpha=0.2,
             linewidth=0,
         )
-    axes.set(xlabel=f"{comparison.measure}, τ", ylabel="share of runs above τ", ylim=(-0.02, 1.02))
+    score = figures.with_unit(comparison.measure)
+    axes.set(xlabel=f"τ: {score}", ylabel="share of runs above τ", ylim=(-0.02, 1.02))
     # Scores that lie close together have long numbers, of which few stand side by side.
     axes.locator_params(axis="x", nbins=4)
     figures.add_legend(axes)

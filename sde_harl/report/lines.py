@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sde_harl.analysis.comparison import align
+from sde_harl.analysis.figures import COLOURS, LINE_STYLES
 from sde_harl.analysis.learning_curves import Curve, by_experiment, learning_curves
 from sde_harl.record.reader import Run
 from sde_harl.record.schema import Array
@@ -50,7 +51,12 @@ class Line:
 
     @property
     def colour(self) -> str:
-        return f"C{self.number}"
+        return f"C{self.number % len(COLOURS)}"
+
+    @property
+    def style(self) -> str:
+        """Returns the line's style, which tells apart lines of one colour."""
+        return LINE_STYLES[self.number // len(COLOURS) % len(LINE_STYLES)]
 
     @property
     def measure(self) -> str:

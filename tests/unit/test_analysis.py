@@ -69,7 +69,7 @@ def test_csv_and_plot(tmp_path: Path) -> None:
     run(
         "resource_consumption.py",
         path,
-        path,
+        record(tmp_path / "b"),
         "--csv",
         tmp_path / "f.csv",
         "--plot",

@@ -59,6 +59,11 @@ def test_steps_are_short(axes: Axes) -> None:
     assert labels(axes, "y") == ["0 %", "20 %", "40 %", "60 %", "80 %", "100 %"]
 
 
+def test_a_return_has_its_unit(axes: Axes) -> None:
+    figures.over_steps(axes, "return")
+    assert axes.get_ylabel() == "return, reward of an episode"
+
+
 def test_a_sentence_stands_for_a_panel_that_is_empty(axes: Axes) -> None:
     figures.say(axes, "Nothing was measured.\x1b")
     assert not axes.axison

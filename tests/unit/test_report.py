@@ -14,12 +14,13 @@ import pytest
 from analysis_runs import opened_to_change, record
 from long_run import long_run
 
+from sde_harl.analysis.figures import COLOURS
 from sde_harl.analysis.uncertainty import improvement, iqm, profile
 from sde_harl.cli.main import main
 from sde_harl.record.finding import run_files
 from sde_harl.record.reader import open_run
 from sde_harl.report.build import build
-from sde_harl.report.lines import find_lines
+from sde_harl.report.lines import Line, find_lines
 from sde_harl.report.symbols import sent_symbols
 
 SECTIONS = ["learning", "latency", "bytes", "usage", "faults", "roles", "runs", "settings"]
@@ -116,6 +117,14 @@ def test_unlike_runs_are_lines_of_their_own(tmp_path: Path) -> None:
         ("A", "happo/exp, code a", 2),
         ("B", "happo/exp, code b", 1),
     ]
+
+
+def test_no_two_of_many_lines_look_alike() -> None:
+    lines = [
+        Line(number=number, env="e", method="m", runs=[], curves=[])
+        for number in range(2 * len(COLOURS) + 1)
+    ]
+    assert len({(line.colour, line.style) for line in lines}) == len(lines)
 
 
 def test_methods_are_compared_where_all_have_been(tmp_path: Path) -> None:

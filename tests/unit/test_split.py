@@ -9,13 +9,17 @@ from typing import Any
 
 import analysis_runs
 import pytest
-from analysis_runs import run
+from analysis_runs import opened_to_change, run
 from split_runs import EDGES, MESSAGES, ROWS, SAME, record
 
+from sde_harl.analysis.consumption import summarise
+from sde_harl.analysis.efficiency import efficiency
 from sde_harl.cli.trials import write_index
 from sde_harl.config.layers import to_yaml
 from sde_harl.config.schema import Config
+from sde_harl.record.reader import open_run
 from sde_harl.record.writer import RunFile
+from sde_harl.report import costs
 
 
 def splits(*paths: Path) -> list[dict[str, Any]]:
@@ -104,6 +108,28 @@ def test_what_the_figures_cant_be_taken_for_is_said(tmp_path: Path) -> None:
     assert "energy of the devices: they share rank 0's host" in text
     figures = means(splits(path)[0])
     assert figures["device_cpu"] is figures["device_mj"] is None
+
+
+def test_one_process_is_counted_once_and_the_devices_are_unknown(tmp_path: Path) -> None:
+    path = record(tmp_path / "a", 1, devices=(SAME, SAME))
+    with opened_to_change(path) as file:
+        file["resources/cpu_s"][...] = 4.0 * file["resources/step"][...]  # 12 s in the end
+    (report,) = json.loads(run("resource_consumption.py", path, "--json", "-").stdout)
+    assert report["one_process"]
+    assert [row["cpu_s"] for row in report["rows"]] == [12.0, None, None, 12.0]
+    text = " ".join(run("resource_consumption.py", path).stdout.split())
+    assert "all 1 host " in text
+    assert "one process held server and devices: its CPU s stands at rank 0" in text
+    given = ("energy_model.py", path, "--watts", "2")
+    estimates = json.loads(run(*given, "--json", "-").stdout)
+    assert [each["joules"] for each in estimates] == [24.0, None, None]
+    assert "nan" not in run(*given).stdout
+    (setup,) = json.loads(run("prototype.py", path, "--json").stdout)
+    assert setup["device_cpu_us"] is None
+    [processors, _memory] = efficiency(open_run(path), cores=12, memory_bytes=0)
+    assert processors.startswith("processors: 0:00:12 used of 0:00:12 ")
+    row = costs._rank(summarise(open_run(path), {}).rows[1])
+    assert row[costs.RANKS.index("CPU us a decision")] == "-"
 
 
 def test_energy_that_was_not_measured_is_absent_with_its_reason(tmp_path: Path) -> None:
