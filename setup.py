@@ -25,6 +25,7 @@ setup(
         Extension(
             "sde_harl.policy.inference._blocks",
             ["sde_harl/policy/inference/blocks.c"],
+            depends=["sde_harl/policy/inference/block_rows.h"],
             extra_compile_args=EXACT,
         ),
     ],

@@ -51,7 +51,7 @@ def wheel(tree: Path) -> Path:
 def package_files(tree: Path) -> set[str]:
     """Returns the names of what every install needs: modules, stubs, C sources and presets."""
     package = tree / "sde_harl"
-    sources = (path for path in package.rglob("*") if path.suffix in (".py", ".pyi", ".c"))
+    sources = (path for path in package.rglob("*") if path.suffix in (".py", ".pyi", ".c", ".h"))
     presets = (package / "config/presets").glob("*/*.yaml")
     names = {str(path.relative_to(tree)) for path in (*sources, *presets)}
     experiments = {f"sde_harl/config/presets/experiments/{path.name}" for path in configs(tree)}

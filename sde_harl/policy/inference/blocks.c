@@ -24,49 +24,19 @@
 #include <stdint.h>
 #include <string.h>
 #if defined(__x86_64__)
-#include <xmmintrin.h>
+#include <emmintrin.h>
 #endif
 
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__linux__)
-#define WIDEST __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define WIDEST
-#endif
 #define INLINE static inline __attribute__((always_inline))
 
 enum { LANES = 16, STATS = 2 };
 #define NEVER -1e30f /* the logit of an unavailable choice; finite, so that nothing becomes NaN */
-typedef float Lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float)), may_alias));
-typedef int32_t Bits __attribute__((vector_size(LANES * sizeof(int32_t))));
-typedef uint32_t Words __attribute__((vector_size(LANES * sizeof(uint32_t))));
-typedef uint16_t Halves __attribute__((vector_size(LANES * sizeof(uint16_t)), aligned(sizeof(uint16_t)), may_alias));
 
 typedef struct {
     Py_ssize_t sets, rows, width; /* sets of parameters in bias; rows of x for each set; W */
 } Shape;
 
-INLINE Lanes at(const float *values) { return *(const Lanes *)values; }
-
-INLINE void put(float *values, Lanes lanes) { *(Lanes *)values = lanes; }
-
-/* The same of numbers i to i + LANES of an array of bfloat16 where `half`, of float32 else. */
-INLINE Lanes get(const void *values, Py_ssize_t i, int half) {
-    if (half)
-        return (Lanes)(__builtin_convertvector(*(const Halves *)((const uint16_t *)values + i), Words) << 16);
-    return at((const float *)values + i);
-}
-
-/* Rounds to the nearest bfloat16, of two to the even one. A NaN stays NaN: rounding could make it infinite. */
-INLINE void set(void *values, Py_ssize_t i, Lanes lanes, int half) {
-    if (half) {
-        const Words word = (Words)lanes, rounded = word + 0x7fff + (word >> 16 & 1), nan = (Words)(lanes != lanes);
-        const Words kept = (rounded & ~nan) | ((word | 1 << 22) & nan);
-        *(Halves *)((uint16_t *)values + i) = __builtin_convertvector(kept >> 16, Halves);
-    } else
-        put((float *)values + i, lanes);
-}
-
-/* The same of one number. */
+/* Number i of an array of bfloat16 where `half`, of float32 else. */
 INLINE float get_one(const void *values, Py_ssize_t i, int half) {
     if (!half)
         return ((const float *)values)[i];
@@ -93,194 +63,43 @@ INLINE float rounded(float value) {
     return get_one(&stored, 0, 1);
 }
 
-/* Sets a value to 0 where `which` is at or below the bound. A NaN stays NaN, because hiding it would hide a fault. */
-INLINE Lanes above(Lanes value, Lanes which, float bound) { return (Lanes)((Bits)value & ~(which <= bound)); }
+/* The passes over rows, with vectors of one size; block_rows.h describes them. */
+typedef struct {
+    void (*forward)(Shape shape, void *x, const float *bias, int norm, float eps, float *stats, int half);
+    void (*backward)(Shape shape, void *dy, const void *y, const float *stats, float *db, int half);
+    void (*values)(Shape shape, const void *x, const float *w, float *values, int half);
+    void (*value_gradients)(Shape shape, const float *dvalues, const void *x, const float *w, void *dx, float *dw,
+                            int half);
+    void (*normalise)(Shape shape, const float *x, const int32_t *sizes, float eps, float *y);
+} Passes;
 
-INLINE float total(Lanes lanes) {
-    for (int l = 0; l < LANES / 2; l++)
-        lanes[l] += lanes[l + LANES / 2];
-    for (int l = 0; l < LANES / 4; l++)
-        lanes[l] += lanes[l + LANES / 4];
-    return (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]);
-}
+#define PASTED(name, floats) name##_##floats
+#define NAMED(name, floats) PASTED(name, floats)
+#define NAME(name) NAMED(name, FLOATS)
 
-/* Overwrites x (sets * rows, W) with y. Writes to stats (sets * rows, 2), unless it is NULL, what the gradients need of
- * each row: the value that a 0 has become by the normalisation, and the factor 1 / sqrt(var + eps). */
-INLINE void forward_of(Shape shape, void *restrict x, const float *restrict bias, int norm, float eps,
-                       float *restrict stats, int half) {
-    const Py_ssize_t width = shape.width, whole = width - width % LANES;
-    const float share = 1.0f / (float)width;
-    Py_ssize_t start = 0;
-    for (Py_ssize_t set_ = 0; set_ < shape.sets; set_++, bias += width)
-        for (Py_ssize_t row = 0; row < shape.rows; row++, start += width) {
-            Lanes sum = {0}, squares = {0};
-            for (Py_ssize_t i = 0; i < whole; i += LANES) {
-                const Lanes v = get(x, start + i, half) + at(bias + i), r = above(v, v, 0);
-                set(x, start + i, r, half), sum += r;
-            }
-            for (Py_ssize_t i = whole; i < width; i++) {
-                const float v = get_one(x, start + i, half) + bias[i], r = v <= 0 ? 0 : v;
-                set_one(x, start + i, r, half), sum[i - whole] += r;
-            }
-            if (!norm)
-                continue;
-            const float mean = total(sum) * share;
-            for (Py_ssize_t i = 0; i < whole; i += LANES) {
-                const Lanes d = get(x, start + i, half) - mean;
-                squares += d * d;
-            }
-            for (Py_ssize_t i = whole; i < width; i++) {
-                const float d = get_one(x, start + i, half) - mean;
-                squares[i - whole] += d * d;
-            }
-            const float factor = 1.0f / sqrtf(total(squares) * share + eps);
-            for (Py_ssize_t i = 0; i < whole; i += LANES)
-                set(x, start + i, (get(x, start + i, half) - mean) * factor, half);
-            for (Py_ssize_t i = whole; i < width; i++)
-                set_one(x, start + i, (get_one(x, start + i, half) - mean) * factor, half);
-            if (stats)
-                stats[0] = (0.0f - mean) * factor, stats[1] = factor, stats += STATS;
-        }
-}
+/* Every processor has vectors of 4. With float32 the passes wait for memory, and wider ones gain nothing. With bfloat16,
+ * which is for processors with AVX-512, they compute. */
+#define FLOATS 4
+#include "block_rows.h"
+#undef FLOATS
+#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__)
+#define WIDER
+#pragma GCC push_options
+#pragma GCC target("avx512f")
+#define FLOATS 16
+#include "block_rows.h"
+#undef FLOATS
+#pragma GCC pop_options
+#endif
 
-WIDEST static void forward(Shape shape, float *restrict x, const float *restrict bias, int norm, float eps,
-                           float *restrict stats) {
-    forward_of(shape, x, bias, norm, eps, stats, 0);
-}
+static const Passes *passes = &passes_4;
 
-WIDEST static void forward_half(Shape shape, uint16_t *restrict x, const float *restrict bias, int norm, float eps,
-                                float *restrict stats) {
-    forward_of(shape, x, bias, norm, eps, stats, 1);
-}
-
-/* Sets y (sets, rows, W) to x with the first sizes[set] numbers of each row normalised and the others, padding, 0. */
-WIDEST static void normalise_own(Shape shape, const float *restrict x, const int32_t *restrict sizes, float eps,
-                                 float *restrict y) {
-    for (Py_ssize_t set = 0; set < shape.sets; set++) {
-        const Py_ssize_t size = sizes[set], whole = size - size % LANES;
-        const float share = 1.0f / (float)size;
-        for (Py_ssize_t row = 0; row < shape.rows; row++, x += shape.width, y += shape.width) {
-            Lanes sum = {0}, squares = {0};
-            for (Py_ssize_t i = 0; i < whole; i += LANES)
-                sum += at(x + i);
-            for (Py_ssize_t i = whole; i < size; i++)
-                sum[i - whole] += x[i];
-            const float mean = total(sum) * share;
-            for (Py_ssize_t i = 0; i < whole; i += LANES) {
-                const Lanes d = at(x + i) - mean;
-                put(y + i, d), squares += d * d;
-            }
-            for (Py_ssize_t i = whole; i < size; i++)
-                y[i] = x[i] - mean, squares[i - whole] += y[i] * y[i];
-            const float factor = 1.0f / sqrtf(total(squares) * share + eps);
-            for (Py_ssize_t i = 0; i < size; i++)
-                y[i] *= factor;
-            memset(y + size, 0, (size_t)(shape.width - size) * sizeof *y);
-        }
-    }
-}
-
-/* Overwrites dy, the gradient of y, with that of x; adds its sums over rows to db (sets, W), the gradient of the bias.
- * y and stats are as `forward_of` left them; stats is NULL where nothing was normalised. */
-INLINE void backward_of(Shape shape, void *restrict dy, const void *restrict y, const float *restrict stats,
-                        float *restrict db, int half) {
-    const Py_ssize_t width = shape.width, whole = width - width % LANES;
-    const float share = 1.0f / (float)width;
-    Py_ssize_t start = 0;
-    for (Py_ssize_t set_ = 0; set_ < shape.sets; set_++, db += width)
-        for (Py_ssize_t row = 0; row < shape.rows; row++, start += width) {
-            float mean = 0, slope = 0, zero = 0, factor = 1;
-            if (stats) {
-                Lanes sum = {0}, along = {0};
-                for (Py_ssize_t i = 0; i < whole; i += LANES) {
-                    const Lanes d = get(dy, start + i, half);
-                    sum += d, along += d * get(y, start + i, half);
-                }
-                for (Py_ssize_t i = whole; i < width; i++) {
-                    const float d = get_one(dy, start + i, half);
-                    sum[i - whole] += d, along[i - whole] += d * get_one(y, start + i, half);
-                }
-                mean = total(sum) * share, slope = total(along) * share, zero = stats[0], factor = stats[1];
-                zero = half ? rounded(zero) : zero; /* as y was */
-                stats += STATS;
-            }
-            for (Py_ssize_t i = 0; i < whole; i += LANES) {
-                const Lanes up = get(y, start + i, half);
-                const Lanes d = above((get(dy, start + i, half) - mean - up * slope) * factor, up, zero);
-                set(dy, start + i, d, half), put(db + i, at(db + i) + d);
-            }
-            for (Py_ssize_t i = whole; i < width; i++) {
-                const float up = get_one(y, start + i, half);
-                const float d = up <= zero ? 0 : (get_one(dy, start + i, half) - mean - up * slope) * factor;
-                set_one(dy, start + i, d, half), db[i] += d;
-            }
-        }
-}
-
-WIDEST static void backward(Shape shape, float *restrict dy, const float *restrict y, const float *restrict stats,
-                            float *restrict db) {
-    backward_of(shape, dy, y, stats, db, 0);
-}
-
-WIDEST static void backward_half(Shape shape, uint16_t *restrict dy, const uint16_t *restrict y,
-                                 const float *restrict stats, float *restrict db) {
-    backward_of(shape, dy, y, stats, db, 1);
-}
-
-/* Sets values (sets * rows) to the products of the rows of x with w (sets, W). */
-INLINE void values_of(Shape shape, const void *restrict x, const float *restrict w, float *restrict values, int half) {
-    const Py_ssize_t width = shape.width, whole = width - width % LANES;
-    Py_ssize_t start = 0;
-    for (Py_ssize_t set_ = 0; set_ < shape.sets; set_++, w += width)
-        for (Py_ssize_t row = 0; row < shape.rows; row++, start += width) {
-            Lanes sum = {0};
-            for (Py_ssize_t i = 0; i < whole; i += LANES)
-                sum += get(x, start + i, half) * at(w + i);
-            for (Py_ssize_t i = whole; i < width; i++)
-                sum[i - whole] += get_one(x, start + i, half) * w[i];
-            *values++ = total(sum);
-        }
-}
-
-WIDEST static void values_single(Shape shape, const float *restrict x, const float *restrict w, float *restrict values) {
-    values_of(shape, x, w, values, 0);
-}
-
-WIDEST static void values_half(Shape shape, const uint16_t *restrict x, const float *restrict w,
-                               float *restrict values) {
-    values_of(shape, x, w, values, 1);
-}
-
-/* Sets dx, which is of the type of x, to the gradient of x for that of the values, and adds that of w to dw unless it
- * is NULL. */
-INLINE void value_gradients_of(Shape shape, const float *restrict dvalues, const void *restrict x,
-                               const float *restrict w, void *restrict dx, float *restrict dw, int half) {
-    const Py_ssize_t width = shape.width, whole = width - width % LANES;
-    Py_ssize_t start = 0;
-    for (Py_ssize_t set_ = 0; set_ < shape.sets; set_++, w += width, dw = dw ? dw + width : NULL)
-        for (Py_ssize_t row = 0; row < shape.rows; row++, start += width) {
-            const float d = *dvalues++;
-            for (Py_ssize_t i = 0; i < whole; i += LANES)
-                set(dx, start + i, at(w + i) * d, half);
-            for (Py_ssize_t i = whole; i < width; i++)
-                set_one(dx, start + i, w[i] * d, half);
-            if (!dw)
-                continue;
-            for (Py_ssize_t i = 0; i < whole; i += LANES)
-                put(dw + i, at(dw + i) + get(x, start + i, half) * d);
-            for (Py_ssize_t i = whole; i < width; i++)
-                dw[i] += get_one(x, start + i, half) * d;
-        }
-}
-
-WIDEST static void value_gradients_single(Shape shape, const float *restrict dvalues, const float *restrict x,
-                                          const float *restrict w, float *restrict dx, float *restrict dw) {
-    value_gradients_of(shape, dvalues, x, w, dx, dw, 0);
-}
-
-WIDEST static void value_gradients_half(Shape shape, const float *restrict dvalues, const uint16_t *restrict x,
-                                        const float *restrict w, uint16_t *restrict dx, float *restrict dw) {
-    value_gradients_of(shape, dvalues, x, w, dx, dw, 1);
+static void choose_passes(void) {
+#ifdef WIDER
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f"))
+        passes = &passes_16;
+#endif
 }
 
 /* Chooses for each row of outputs (rows, A) in each of the branches between `edges`: the action's index in its branch,
@@ -377,10 +196,7 @@ static PyObject *activate(PyObject *self, PyObject *const *args, Py_ssize_t coun
         if (measure(&x, &bias, &shape) == 0 &&
             (args[3] == Py_None || take(args[3], &stats, 1, "stats", STATS * shape.sets * shape.rows) == 0)) {
             Py_BEGIN_ALLOW_THREADS;
-            if (is_half(&x))
-                forward_half(shape, x.buf, bias.buf, norm, (float)eps, stats.buf);
-            else
-                forward(shape, x.buf, bias.buf, norm, (float)eps, stats.buf);
+            passes->forward(shape, x.buf, bias.buf, norm, (float)eps, stats.buf, is_half(&x));
             Py_END_ALLOW_THREADS;
             failed = 0;
         }
@@ -411,10 +227,7 @@ static PyObject *gradients(PyObject *self, PyObject *const *args, Py_ssize_t cou
         if (take_numbers(args[DY], &each[DY], 1, names[DY], size) == 0 && same_type(&each[DY], &each[Y]) &&
             (args[STAT] == Py_None || take(args[STAT], &each[STAT], 0, names[STAT], STATS * rows) == 0)) {
             Py_BEGIN_ALLOW_THREADS;
-            if (is_half(&each[Y]))
-                backward_half(shape, each[DY].buf, each[Y].buf, each[STAT].buf, each[DB].buf);
-            else
-                backward(shape, each[DY].buf, each[Y].buf, each[STAT].buf, each[DB].buf);
+            passes->backward(shape, each[DY].buf, each[Y].buf, each[STAT].buf, each[DB].buf, is_half(&each[Y]));
             Py_END_ALLOW_THREADS;
             failed = 0;
         }
@@ -440,10 +253,7 @@ static PyObject *values(PyObject *self, PyObject *const *args, Py_ssize_t count)
     if (take(args[1], &w, 0, "w", 0) == 0) {
         if (measure(&x, &w, &shape) == 0 && take(args[2], &out, 1, "values", shape.sets * shape.rows) == 0) {
             Py_BEGIN_ALLOW_THREADS;
-            if (is_half(&x))
-                values_half(shape, x.buf, w.buf, out.buf);
-            else
-                values_single(shape, x.buf, w.buf, out.buf);
+            passes->values(shape, x.buf, w.buf, out.buf, is_half(&x));
             Py_END_ALLOW_THREADS;
             failed = 0;
             PyBuffer_Release(&out);
@@ -474,10 +284,8 @@ static PyObject *value_gradients(PyObject *self, PyObject *const *args, Py_ssize
             take_numbers(args[DX], &each[DX], 1, names[DX], rows * width) == 0 && same_type(&each[DX], &each[X]) &&
             (args[DW] == Py_None || take(args[DW], &each[DW], 1, names[DW], shape.sets * width) == 0)) {
             Py_BEGIN_ALLOW_THREADS;
-            if (is_half(&each[X]))
-                value_gradients_half(shape, each[DV].buf, each[X].buf, each[W].buf, each[DX].buf, each[DW].buf);
-            else
-                value_gradients_single(shape, each[DV].buf, each[X].buf, each[W].buf, each[DX].buf, each[DW].buf);
+            passes->value_gradients(shape, each[DV].buf, each[X].buf, each[W].buf, each[DX].buf, each[DW].buf,
+                                    is_half(&each[X]));
             Py_END_ALLOW_THREADS;
             failed = 0;
         }
@@ -511,7 +319,7 @@ static PyObject *normalise(PyObject *self, PyObject *const *args, Py_ssize_t cou
             else {
                 const Shape shape = {x.shape[0], x.shape[1], x.shape[2]};
                 Py_BEGIN_ALLOW_THREADS;
-                normalise_own(shape, x.buf, sizes.buf, (float)eps, y.buf);
+                passes->normalise(shape, x.buf, sizes.buf, (float)eps, y.buf);
                 Py_END_ALLOW_THREADS;
             }
             PyBuffer_Release(&sizes);
@@ -605,4 +413,7 @@ static PyMethodDef methods[] = {
 
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, .m_name = "_blocks", .m_size = -1, .m_methods = methods};
 
-PyMODINIT_FUNC PyInit__blocks(void) { return PyModule_Create(&module); }
+PyMODINIT_FUNC PyInit__blocks(void) {
+    choose_passes();
+    return PyModule_Create(&module);
+}

@@ -1,0 +1,278 @@
+/* The passes over rows of blocks.c, which includes this file once for each size of vectors: FLOATS numbers of a vector,
+ * NAME(x) what x is called with vectors of that size.
+ *
+ * The compiler keeps vectors that are larger than the processor's in memory, and compares their numbers one by one: a pass
+ * takes 5 to 14 times as long. So a sum of LANES numbers is PARTS vectors.
+ */
+#define PARTS (LANES / FLOATS)
+#define EACH_PART(p) _Pragma("GCC unroll 4") for (int p = 0; p < PARTS; p++)
+#define Vector NAME(Vector)
+#define Bits NAME(Bits)
+#define Words NAME(Words)
+#define Halves NAME(Halves)
+#define at NAME(at)
+#define put NAME(put)
+#define get NAME(get)
+#define narrowed NAME(narrowed)
+#define set NAME(set)
+#define above NAME(above)
+#define total NAME(total)
+#define forward_of NAME(forward_of)
+#define backward_of NAME(backward_of)
+#define values_of NAME(values_of)
+#define value_gradients_of NAME(value_gradients_of)
+
+typedef float Vector __attribute__((vector_size(FLOATS * sizeof(float)), aligned(sizeof(float)), may_alias));
+typedef int32_t Bits __attribute__((vector_size(FLOATS * sizeof(int32_t))));
+typedef uint32_t Words __attribute__((vector_size(FLOATS * sizeof(uint32_t))));
+typedef uint16_t Halves __attribute__((vector_size(FLOATS * sizeof(uint16_t)), aligned(sizeof(uint16_t)), may_alias));
+
+INLINE Vector at(const float *values) { return *(const Vector *)values; }
+
+INLINE void put(float *values, Vector vector) { *(Vector *)values = vector; }
+
+/* The numbers from i on of an array of bfloat16 where `half`, of float32 else. */
+INLINE Vector get(const void *values, Py_ssize_t i, int half) {
+    if (half)
+        return (Vector)(__builtin_convertvector(*(const Halves *)((const uint16_t *)values + i), Words) << 16);
+    return at((const float *)values + i);
+}
+
+/* The lower halves of numbers of at most 16 bits. */
+INLINE Halves narrowed(Bits bits) {
+#if FLOATS == 4 && defined(__SSE2__)
+    const __m128i packed = _mm_packs_epi32((__m128i)bits, (__m128i)bits);
+    Halves halves;
+    memcpy(&halves, &packed, sizeof halves);
+    return halves;
+#else
+    return __builtin_convertvector(bits, Halves);
+#endif
+}
+
+/* Rounds to the nearest bfloat16, of two to the even one. A NaN stays NaN: rounding could make it infinite. */
+INLINE void set(void *values, Py_ssize_t i, Vector vector, int half) {
+    if (half) {
+        const Words word = (Words)vector, rounded = word + 0x7fff + (word >> 16 & 1), nan = (Words)(vector != vector);
+        const Words kept = (rounded & ~nan) | ((word | 1 << 22) & nan);
+        *(Halves *)((uint16_t *)values + i) = narrowed((Bits)kept >> 16);
+    } else
+        put((float *)values + i, vector);
+}
+
+/* Sets a value to 0 where `which` is at or below the bound. A NaN stays NaN, because hiding it would hide a fault. */
+INLINE Vector above(Vector value, Vector which, float bound) { return (Vector)((Bits)value & ~(which <= bound)); }
+
+/* The sum of LANES partial sums and of those of the `rest` of a row, always in the same order. */
+INLINE float total(const Vector *sums, const float *rest) {
+    typedef float Quad __attribute__((vector_size(4 * sizeof(float))));
+    Quad quads[LANES / 4], rests[LANES / 4];
+    memcpy(quads, sums, sizeof quads);
+    memcpy(rests, rest, sizeof rests);
+    const Quad sum = ((quads[0] + rests[0]) + (quads[2] + rests[2])) + ((quads[1] + rests[1]) + (quads[3] + rests[3]));
+    return (sum[0] + sum[2]) + (sum[1] + sum[3]);
+}
+
+INLINE void forward_of(Shape shape, void *restrict x, const float *restrict bias, int norm, float eps,
+                       float *restrict stats, int half) {
+    const Py_ssize_t width = shape.width, whole = width - width % LANES;
+    const float share = 1.0f / (float)width;
+    Py_ssize_t start = 0;
+    for (Py_ssize_t k = 0; k < shape.sets; k++, bias += width)
+        for (Py_ssize_t row = 0; row < shape.rows; row++, start += width) {
+            Vector sum[PARTS] = {{0}}, squares[PARTS] = {{0}};
+            float sum_rest[LANES] = {0}, squares_rest[LANES] = {0};
+            for (Py_ssize_t i = 0; i < whole; i += LANES)
+                EACH_PART(p) {
+                    const Py_ssize_t j = i + p * FLOATS;
+                    const Vector v = get(x, start + j, half) + at(bias + j), r = above(v, v, 0);
+                    set(x, start + j, r, half), sum[p] += r;
+                }
+            for (Py_ssize_t i = whole; i < width; i++) {
+                const float v = get_one(x, start + i, half) + bias[i], r = v <= 0 ? 0 : v;
+                set_one(x, start + i, r, half), sum_rest[i - whole] += r;
+            }
+            if (!norm)
+                continue;
+            const float mean = total(sum, sum_rest) * share;
+            for (Py_ssize_t i = 0; i < whole; i += LANES)
+                EACH_PART(p) {
+                    const Vector d = get(x, start + i + p * FLOATS, half) - mean;
+                    squares[p] += d * d;
+                }
+            for (Py_ssize_t i = whole; i < width; i++) {
+                const float d = get_one(x, start + i, half) - mean;
+                squares_rest[i - whole] += d * d;
+            }
+            const float factor = 1.0f / sqrtf(total(squares, squares_rest) * share + eps);
+            for (Py_ssize_t i = 0; i < whole; i += FLOATS)
+                set(x, start + i, (get(x, start + i, half) - mean) * factor, half);
+            for (Py_ssize_t i = whole; i < width; i++)
+                set_one(x, start + i, (get_one(x, start + i, half) - mean) * factor, half);
+            if (stats)
+                stats[0] = (0.0f - mean) * factor, stats[1] = factor, stats += STATS;
+        }
+}
+
+/* Overwrites x (sets * rows, W) with y. Writes to stats (sets * rows, 2), unless it is NULL, what the gradients need of
+ * each row: the value that a 0 has become by the normalisation, and the factor 1 / sqrt(var + eps). */
+static void NAME(forward)(Shape shape, void *x, const float *bias, int norm, float eps, float *stats, int half) {
+    if (half)
+        forward_of(shape, x, bias, norm, eps, stats, 1);
+    else
+        forward_of(shape, x, bias, norm, eps, stats, 0);
+}
+
+INLINE void backward_of(Shape shape, void *restrict dy, const void *restrict y, const float *restrict stats,
+                        float *restrict db, int half) {
+    const Py_ssize_t width = shape.width, whole = width - width % LANES;
+    const float share = 1.0f / (float)width;
+    Py_ssize_t start = 0;
+    for (Py_ssize_t k = 0; k < shape.sets; k++, db += width)
+        for (Py_ssize_t row = 0; row < shape.rows; row++, start += width) {
+            float mean = 0, slope = 0, zero = 0, factor = 1;
+            if (stats) {
+                Vector sum[PARTS] = {{0}}, along[PARTS] = {{0}};
+                float sum_rest[LANES] = {0}, along_rest[LANES] = {0};
+                for (Py_ssize_t i = 0; i < whole; i += LANES)
+                    EACH_PART(p) {
+                        const Py_ssize_t j = start + i + p * FLOATS;
+                        const Vector d = get(dy, j, half);
+                        sum[p] += d, along[p] += d * get(y, j, half);
+                    }
+                for (Py_ssize_t i = whole; i < width; i++) {
+                    const float d = get_one(dy, start + i, half);
+                    sum_rest[i - whole] += d, along_rest[i - whole] += d * get_one(y, start + i, half);
+                }
+                mean = total(sum, sum_rest) * share, slope = total(along, along_rest) * share;
+                zero = half ? rounded(stats[0]) : stats[0]; /* as y was */
+                factor = stats[1], stats += STATS;
+            }
+            for (Py_ssize_t i = 0; i < whole; i += FLOATS) {
+                const Vector up = get(y, start + i, half);
+                const Vector d = above((get(dy, start + i, half) - mean - up * slope) * factor, up, zero);
+                set(dy, start + i, d, half), put(db + i, at(db + i) + d);
+            }
+            for (Py_ssize_t i = whole; i < width; i++) {
+                const float up = get_one(y, start + i, half);
+                const float d = up <= zero ? 0 : (get_one(dy, start + i, half) - mean - up * slope) * factor;
+                set_one(dy, start + i, d, half), db[i] += d;
+            }
+        }
+}
+
+/* Overwrites dy, the gradient of y, with that of x; adds its sums over rows to db (sets, W), the gradient of the bias.
+ * y and stats are as `forward` left them; stats is NULL where nothing was normalised. */
+static void NAME(backward)(Shape shape, void *dy, const void *y, const float *stats, float *db, int half) {
+    if (half)
+        backward_of(shape, dy, y, stats, db, 1);
+    else
+        backward_of(shape, dy, y, stats, db, 0);
+}
+
+INLINE void values_of(Shape shape, const void *restrict x, const float *restrict w, float *restrict values, int half) {
+    const Py_ssize_t width = shape.width, whole = width - width % LANES;
+    Py_ssize_t start = 0;
+    for (Py_ssize_t k = 0; k < shape.sets; k++, w += width)
+        for (Py_ssize_t row = 0; row < shape.rows; row++, start += width) {
+            Vector sum[PARTS] = {{0}};
+            float rest[LANES] = {0};
+            for (Py_ssize_t i = 0; i < whole; i += LANES)
+                EACH_PART(p) {
+                    const Py_ssize_t j = i + p * FLOATS;
+                    sum[p] += get(x, start + j, half) * at(w + j);
+                }
+            for (Py_ssize_t i = whole; i < width; i++)
+                rest[i - whole] += get_one(x, start + i, half) * w[i];
+            *values++ = total(sum, rest);
+        }
+}
+
+/* Sets values (sets * rows) to the products of the rows of x with w (sets, W). */
+static void NAME(values)(Shape shape, const void *x, const float *w, float *values, int half) {
+    if (half)
+        values_of(shape, x, w, values, 1);
+    else
+        values_of(shape, x, w, values, 0);
+}
+
+INLINE void value_gradients_of(Shape shape, const float *restrict dvalues, const void *restrict x,
+                               const float *restrict w, void *restrict dx, float *restrict dw, int half) {
+    const Py_ssize_t width = shape.width, whole = width - width % LANES;
+    Py_ssize_t start = 0;
+    for (Py_ssize_t k = 0; k < shape.sets; k++, w += width, dw = dw ? dw + width : NULL)
+        for (Py_ssize_t row = 0; row < shape.rows; row++, start += width) {
+            const float d = *dvalues++;
+            for (Py_ssize_t i = 0; i < whole; i += FLOATS)
+                set(dx, start + i, at(w + i) * d, half);
+            for (Py_ssize_t i = whole; i < width; i++)
+                set_one(dx, start + i, w[i] * d, half);
+            if (!dw)
+                continue;
+            for (Py_ssize_t i = 0; i < whole; i += FLOATS)
+                put(dw + i, at(dw + i) + get(x, start + i, half) * d);
+            for (Py_ssize_t i = whole; i < width; i++)
+                dw[i] += get_one(x, start + i, half) * d;
+        }
+}
+
+/* Sets dx, which is of the type of x, to the gradient of x for that of the values, and adds that of w to dw unless it
+ * is NULL. */
+static void NAME(value_gradients)(Shape shape, const float *dvalues, const void *x, const float *w, void *dx, float *dw,
+                                int half) {
+    if (half)
+        value_gradients_of(shape, dvalues, x, w, dx, dw, 1);
+    else
+        value_gradients_of(shape, dvalues, x, w, dx, dw, 0);
+}
+
+/* Sets y (sets, rows, W) to x with the first sizes[k] numbers of each row normalised and the others, padding, 0. */
+static void NAME(normalise)(Shape shape, const float *restrict x, const int32_t *restrict sizes, float eps,
+                          float *restrict y) {
+    for (Py_ssize_t k = 0; k < shape.sets; k++) {
+        const Py_ssize_t size = sizes[k], whole = size - size % LANES;
+        const float share = 1.0f / (float)size;
+        for (Py_ssize_t row = 0; row < shape.rows; row++, x += shape.width, y += shape.width) {
+            Vector sum[PARTS] = {{0}}, squares[PARTS] = {{0}};
+            float sum_rest[LANES] = {0}, squares_rest[LANES] = {0};
+            for (Py_ssize_t i = 0; i < whole; i += LANES)
+                EACH_PART(p) sum[p] += at(x + i + p * FLOATS);
+            for (Py_ssize_t i = whole; i < size; i++)
+                sum_rest[i - whole] += x[i];
+            const float mean = total(sum, sum_rest) * share;
+            for (Py_ssize_t i = 0; i < whole; i += LANES)
+                EACH_PART(p) {
+                    const Vector d = at(x + i + p * FLOATS) - mean;
+                    put(y + i + p * FLOATS, d), squares[p] += d * d;
+                }
+            for (Py_ssize_t i = whole; i < size; i++)
+                y[i] = x[i] - mean, squares_rest[i - whole] += y[i] * y[i];
+            const float factor = 1.0f / sqrtf(total(squares, squares_rest) * share + eps);
+            for (Py_ssize_t i = 0; i < whole; i += FLOATS)
+                put(y + i, at(y + i) * factor);
+            for (Py_ssize_t i = whole; i < size; i++)
+                y[i] *= factor;
+            memset(y + size, 0, (size_t)(shape.width - size) * sizeof *y);
+        }
+    }
+}
+
+static const Passes NAME(passes) = {NAME(forward), NAME(backward), NAME(values), NAME(value_gradients), NAME(normalise)};
+
+#undef PARTS
+#undef EACH_PART
+#undef Vector
+#undef Bits
+#undef Words
+#undef Halves
+#undef at
+#undef put
+#undef get
+#undef narrowed
+#undef set
+#undef above
+#undef total
+#undef forward_of
+#undef backward_of
+#undef values_of
+#undef value_gradients_of
