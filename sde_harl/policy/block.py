@@ -19,7 +19,6 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from sde_harl.policy.inference import _blocks
-from sde_harl.policy.inference.arrays import FloatArray
 from sde_harl.policy.inference.local_nets import NORM_EPS
 
 FAST = (torch.float32, torch.bfloat16)
@@ -63,6 +62,32 @@ def values(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.baddbmm(bias, x.to(bias.dtype), weight)[..., 0]
 
 
+def activate_in_place(x: Tensor, bias: Tensor, *, layer_norm: bool) -> Tensor:
+    """Overwrites products x (n, B, W) with the block's output; returns statistics of each row.
+
+    They are (n, B, 2): the value that a 0 has become by the normalisation, which tells the backward
+    pass where the ReLU was closed, and the row's factor. (n, B, 0) without normalisation.
+    """
+    stats = torch.empty(*x.shape[:2], 2 if layer_norm else 0)
+    biases = bias.detach().contiguous().numpy()
+    if layer_norm:
+        _blocks.activate(_numbers(x.detach()), biases, NORM_EPS, stats.numpy())
+    else:
+        _blocks.activate(_numbers(x.detach()), biases, None, None)
+    return stats
+
+
+def gradient_in_place(of_y: Tensor, y: Tensor, stats: Tensor, *, biases: int = 1) -> Tensor:
+    """Overwrites the gradient of y (n, B, W) with that of the product; returns that of the bias.
+
+    y and `stats` are what `activate_in_place` has made. `biases`: k of the bias (k, 1, W).
+    """
+    of_bias = torch.zeros(biases, 1, y.shape[-1])
+    rows = stats.numpy() if stats.numel() else None
+    _blocks.gradients(_numbers(of_y), _numbers(y), rows, of_bias.numpy())
+    return of_bias
+
+
 class _Activation(torch.autograd.Function):
     """Everything of a block but its product.
 
@@ -75,15 +100,7 @@ class _Activation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor, layer_norm: bool) -> tuple[Tensor, Tensor]:
         """Returns y (n, B, W), in the memory of x, and the factor (n, B, 1), empty without norm."""
-        # Of each row: the value that a 0 has become by the normalisation, and the row's factor. The
-        # former tells the backward pass where the ReLU was closed.
-        stats = torch.empty(*x.shape[:2], 2 if layer_norm else 0)
-        values = _numbers(x.detach())
-        biases = bias.detach().contiguous().numpy()
-        if layer_norm:
-            _blocks.activate(values, biases, NORM_EPS, stats.numpy())
-        else:
-            _blocks.activate(values, biases, None, None)
+        stats = activate_in_place(x, bias, layer_norm=layer_norm)
         factor = stats[..., 1:]
         ctx.mark_dirty(x)  # autograd has to know that the product is no more
         ctx.save_for_backward(x, bias, stats, factor)
@@ -101,8 +118,7 @@ class _Activation(torch.autograd.Function):
         # Written over the gradient of y, which the next layer's product has made and no other code
         # holds: one array less to read and write.
         of_x = of_y.contiguous()
-        of_bias = torch.zeros_like(bias)
-        _blocks.gradients(_numbers(of_x), _numbers(y), _or_none(stats), of_bias.numpy())
+        of_bias = gradient_in_place(of_x, y, stats, biases=len(bias))
         return of_x, of_bias, None
 
 
@@ -142,14 +158,6 @@ def _numbers(array: Tensor) -> Any:
     if array.dtype is torch.bfloat16:
         array = array.view(torch.int16)
     return array.numpy()
-
-
-def _or_none(stats: Tensor) -> FloatArray | None:
-    """Returns the statistics as blocks.c takes them: None without normalisation."""
-    if not stats.numel():
-        return None
-    array: FloatArray = stats.numpy()
-    return array
 
 
 def _differentiable(

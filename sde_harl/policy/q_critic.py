@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from sde_harl.config.schema import PolicyConfig
-from sde_harl.policy.block import activate, block, values
+from sde_harl.policy.block import FAST, activate, block, values
 from sde_harl.policy.critic_input import CriticInput
 from sde_harl.policy.group_net import GroupNet
 from sde_harl.policy.layers import RELU_GAIN, UNIT, ConvLayer, FeatureNorm, stack
+from sde_harl.policy.least_value import least_value
 from sde_harl.policy.shapes import conv_shape
 
 
@@ -63,19 +64,47 @@ class QCritic(nn.Module):
 
     def forward(self, embedded: Tensor, actions: Tensor) -> Tensor:
         """Returns values (k, V, B) of embedded states (k, V B, M) and joint actions (B, J)."""
-        views = embedded.shape[1] // len(actions)
-        if views > 1:
-            actions = actions.repeat(views, 1)
-        rows = self._for_blocks(actions).expand(self._critics, -1, -1)  # (k, V B, J)
-        x = torch.baddbmm(embedded, rows, self.weights[0][:, self._size :].to(rows.dtype))
-        x = activate(x, self.biases[0], layer_norm=self._layer_norm)
-        *inner, (last_weight, last_bias) = list(zip(self.weights, self.biases))[1:]
-        for inner_weight, bias in inner:
-            x = block(x, inner_weight, bias, layer_norm=self._layer_norm)
-        return values(x, last_weight, last_bias).view(self._critics, views, -1)
+        return self._values(embedded, actions, self._layers())
+
+    def first(self, embedded: Tensor, actions: Tensor) -> Tensor:
+        """Returns (V, B), the values of the first critic alone."""
+        layers = [(weight[:1], bias[:1]) for weight, bias in self._layers()]
+        return self._values(embedded[:1], actions, layers)[0]
+
+    def least(self, embedded: Tensor, actions: Tensor) -> Tensor:
+        """Returns (V, B), the least of the critics' values; only the actions get a gradient."""
+        if embedded.dtype not in FAST or not embedded.is_cpu:
+            return self(embedded, actions).amin(0)
+        *layers, last = [(weight.detach(), bias.detach()) for weight, bias in self._layers()]
+        rows = _for_each_view(embedded, actions)
+        least = least_value(embedded, rows, layers, last, layer_norm=self._layer_norm)
+        return least.view(-1, len(actions))
+
+    def _layers(self) -> list[tuple[Tensor, Tensor]]:
+        """Returns weight and bias of each layer, of the first one the actions' part."""
+        first = self.weights[0][:, self._size :]
+        return list(zip((first, *self.weights[1:]), self.biases))
+
+    def _values(
+        self, embedded: Tensor, actions: Tensor, layers: list[tuple[Tensor, Tensor]]
+    ) -> Tensor:
+        (first_weight, first_bias), *inner, (last_weight, last_bias) = layers
+        rows = self._for_blocks(_for_each_view(embedded, actions))
+        rows = rows.expand(len(embedded), -1, -1)  # (k, V B, J)
+        x = torch.baddbmm(embedded, rows, first_weight.to(rows.dtype))
+        x = activate(x, first_bias, layer_norm=self._layer_norm)
+        for weight, bias in inner:
+            x = block(x, weight, bias, layer_norm=self._layer_norm)
+        return values(x, last_weight, last_bias).view(len(embedded), -1, len(actions))
 
     def _for_blocks(self, x: Tensor) -> Tensor:
         return x.to(self.computes_in or self.biases[0].dtype)
+
+
+def _for_each_view(embedded: Tensor, actions: Tensor) -> Tensor:
+    """Returns (V B, J): joint actions (B, J), once for each view in embedded (k, V B, M)."""
+    views = embedded.shape[1] // len(actions)
+    return actions.repeat(views, 1) if views > 1 else actions
 
 
 def joint_action(actions: Tensor) -> Tensor:

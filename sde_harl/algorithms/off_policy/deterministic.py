@@ -91,7 +91,7 @@ class Deterministic(OffPolicy):
         mask_dead = self._algo.policy_active_masks
         joint = joint_with(net, batch.of_the_living(net, own, mask_dead=mask_dead), others)
         # The first critic's alone, as in TD3: the least of two is for targets.
-        values = self.q_trainer.values(embedded, joint)[0].mean(0)  # (B,)
+        values = self.q_trainer.first_values(embedded, joint).mean(0)  # (B,)
         objective = (values * batch.weights(net, mask_dead=mask_dead).mean(0)).sum()
         return -objective, {"policy_loss": -objective.detach(), "q": objective.detach()}
 

@@ -93,7 +93,7 @@ class Hasac(OffPolicy):
         mask_dead = self._algo.policy_active_masks
         own_actions = batch.of_the_living(net, drawn.actions, mask_dead=mask_dead)
         joint = joint_with(net, own_actions, others)
-        values = self.q_trainer.values(embedded, joint).amin(0).mean(0)  # (B,)
+        values = self.q_trainer.least_values(embedded, joint).mean(0)  # (B,)
         weights = batch.weights(net, mask_dead=mask_dead)
         alpha = self.temperatures.alpha()
         own = alpha if len(alpha) == 1 else alpha[members]

@@ -43,6 +43,14 @@ class QTrainer:
         """Returns (k, V, B) of embedded states (k, V B, M) and joint actions (B, J)."""
         return self.denormalised(self.critic(embedded, actions))
 
+    def first_values(self, embedded: Tensor, actions: Tensor) -> Tensor:
+        """Returns (V, B), the values of the first critic alone."""
+        return self.denormalised(self.critic.first(embedded, actions))
+
+    def least_values(self, embedded: Tensor, actions: Tensor) -> Tensor:
+        """Returns (V, B), the least of the critics' values; only the actions get a gradient."""
+        return self.denormalised(self.critic.least(embedded, actions))
+
     def denormalised(self, values: Tensor) -> Tensor:
         """Returns what critics predict in the units of the rewards."""
         mean, std = self.value_norm.statistics()

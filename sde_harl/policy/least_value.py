@@ -1,0 +1,79 @@
+"""The least value of several critics, as a function of the actions alone.
+
+A policy learns by the least of its twin critics' values. Of each row only the critic that has the
+least one passes a gradient on, so that the backward pass takes that critic's half of the rows: what
+autograd would compute for the other half are zeros.
+
+k critics, R rows, J numbers of a joint action, M width of a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from sde_harl.policy.block import FAST, activate_in_place, gradient_in_place, values
+
+Layer = tuple[Tensor, Tensor]
+
+
+def least_value(
+    embedded: Tensor, actions: Tensor, layers: Sequence[Layer], last: Layer, *, layer_norm: bool
+) -> Tensor:
+    """Returns (R,) the least value of critics; its gradient reaches the actions, and nothing else.
+
+    embedded (k, R, M) is the state's part of the first layer, actions (R, J). `layers` are weight
+    (k, in, M) and bias (k, 1, M) of each block, the first weight that of the actions (k, J, M);
+    `last` is the layer of one output. All have been detached. `embedded` has the type that blocks
+    compute in, one of `FAST`.
+    """
+    assert embedded.dtype in FAST and embedded.is_cpu
+    least: Tensor = _LeastValue.apply(  # type: ignore[no-untyped-call]  # torch's
+        actions, embedded, layers, last, layer_norm
+    )
+    return least
+
+
+class _LeastValue(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        actions: Tensor,
+        embedded: Tensor,
+        layers: Sequence[Layer],
+        last: Layer,
+        layer_norm: bool,
+    ) -> Tensor:
+        (first_weight, first_bias), *inner = layers
+        kind = embedded.dtype
+        rows = actions.detach().to(kind).expand(len(embedded), -1, -1)
+        x = torch.baddbmm(embedded, rows, first_weight.to(kind))
+        outputs = [(x, activate_in_place(x, first_bias, layer_norm=layer_norm))]
+        for weight, bias in inner:
+            x = torch.bmm(x, weight.to(kind))
+            outputs.append((x, activate_in_place(x, bias, layer_norm=layer_norm)))
+        least, ctx.critic = values(x, *last).min(0)
+        # Not `save_for_backward`: nothing of this is an input or an output.
+        ctx.outputs = outputs
+        ctx.weights = [weight for weight, _ in layers]
+        ctx.last_weight = last[0]
+        return least
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_least: Tensor) -> tuple[Tensor, None, None, None, None]:
+        of_actions = torch.empty(len(of_least), ctx.weights[0].shape[1])
+        for k, last_weight in enumerate(ctx.last_weight):
+            rows = (ctx.critic == k).nonzero()[:, 0]
+            kind = ctx.outputs[0][0].dtype
+            of_x = (of_least[rows, None] * last_weight[:, 0]).to(kind)
+            for weight, (y, stats) in zip(reversed(ctx.weights), reversed(ctx.outputs)):
+                of_x = of_x[None]
+                gradient_in_place(of_x, y[k, rows][None], stats[k, rows][None])
+                of_x = of_x[0] @ weight[k].to(kind).T
+            of_actions[rows] = of_x.float()
+        return of_actions, None, None, None, None

@@ -1,0 +1,102 @@
+"""The least value of several critics, against the same by autograd."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sde_harl.config.schema import PolicyConfig
+from sde_harl.envs.base import EnvSpec
+from sde_harl.policy.critic_input import make_critic_input
+from sde_harl.policy.q_critic import QCritic
+
+SPEC = EnvSpec(
+    name="game",
+    agents=("a", "b", "c"),
+    obs_sizes=(7, 7, 7),
+    action_sizes=((4,), (4,), (4,)),
+    state_size=9,
+    episode_limit=5,
+    continuous=False,
+    unit_types=("", "", ""),
+    has_win=False,
+)
+JOINT = 12
+
+
+def critic_of(critics: int, layer_norm: bool, state_type: str = "EP") -> QCritic:
+    policy = PolicyConfig(critic_blocks=3, critic_width=33, layer_norm=layer_norm)
+    return QCritic(
+        critic_input=make_critic_input(state_type, SPEC),
+        joint=JOINT,
+        critics=critics,
+        policy=policy,
+        generator=torch.Generator().manual_seed(1),
+    ).requires_grad_(False)
+
+
+def rows_of(critic: QCritic, views: int, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns embedded states and actions of random rows."""
+    generator = torch.Generator().manual_seed(2)
+    size = critic.weights[0].shape[1] - JOINT
+    states = torch.randn(views, rows, size, generator=generator)
+    return critic.embed(states), torch.randn(rows, JOINT, generator=generator).requires_grad_(True)
+
+
+@pytest.mark.parametrize("views", [1, 3])
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("critics", [1, 2, 3])
+def test_value_and_gradient_are_those_of_autograd(
+    critics: int, layer_norm: bool, views: int
+) -> None:
+    critic = critic_of(critics, layer_norm)
+    embedded, actions = rows_of(critic, views, rows=50)
+    every = critic(embedded, actions)
+    weights = torch.randn(views, 50, generator=torch.Generator().manual_seed(3))
+    [wanted] = torch.autograd.grad((every.amin(0) * weights).sum(), actions)
+
+    least = critic.least(embedded, actions)
+    [found] = torch.autograd.grad((least * weights).sum(), actions)
+
+    # Each critic has the least value somewhere, so that both halves are tried.
+    assert len(every.argmin(0).unique()) == critics
+    torch.testing.assert_close(least, every.amin(0))
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_one_critic_may_have_the_least_value_of_every_row() -> None:
+    critic = critic_of(2, layer_norm=True)
+    critic.biases[-1][1] += 1000.0
+    embedded, actions = rows_of(critic, views=1, rows=8)
+    [found] = torch.autograd.grad(critic.least(embedded, actions).sum(), actions)
+    [wanted] = torch.autograd.grad(critic(embedded, actions)[0].sum(), actions)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_the_critics_get_no_gradient() -> None:
+    critic = critic_of(2, layer_norm=True).requires_grad_(True)
+    embedded, actions = rows_of(critic, views=1, rows=8)
+    critic.least(embedded.detach(), actions).sum().backward()
+    assert actions.grad is not None
+    assert all(each.grad is None for each in critic.parameters())
+
+
+def test_blocks_in_bfloat16_come_close() -> None:
+    critic = critic_of(2, layer_norm=True)
+    embedded, actions = rows_of(critic, views=1, rows=200)
+    exact = critic.least(embedded, actions)
+    [wanted] = torch.autograd.grad(exact.sum(), actions)
+
+    critic.computes_in = torch.bfloat16
+    embedded, actions = rows_of(critic, views=1, rows=200)
+    rounded = critic.least(embedded, actions)
+    [found] = torch.autograd.grad(rounded.sum(), actions)
+
+    assert (exact - rounded).abs().max() < 0.05 * exact.std()
+    assert (found - wanted).norm() < 0.1 * wanted.norm()
+
+
+def test_the_first_critic_alone() -> None:
+    critic = critic_of(2, layer_norm=True)
+    embedded, actions = rows_of(critic, views=3, rows=20)
+    torch.testing.assert_close(critic.first(embedded, actions), critic(embedded, actions)[0])
