@@ -6,8 +6,10 @@ state, Z latent.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,19 @@ from numpy.typing import NDArray
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.envs.base import EnvSpec
 from sde_harl.errors import UserError
+
+
+@contextlib.contextmanager
+def _holding() -> Iterator[None]:
+    """Raises UserError where a number becomes infinite in the type that it is stored in."""
+    try:
+        with np.errstate(over="raise"):
+            yield
+    except FloatingPointError as error:
+        raise UserError(
+            "algo.buffer_dtype=float16: an observation or a state exceeds 65504, the largest number"
+            " of float16; set algo.buffer_dtype=float32"
+        ) from error
 
 
 class Entries:
@@ -70,13 +85,15 @@ class Entries:
         return sum(each.nbytes for each in self.raw().values())
 
     def write(self, rollout: Rollout, rows: NDArray[np.int64]) -> None:
-        """Writes the steps of a rollout to rows (T, E)."""
+        """Writes the steps of a rollout to rows (T, E).
+
+        Raises UserError where float16 can't hold what was observed.
+        """
         arrays = self.arrays
         steps = len(rows)
         size = arrays["state"].shape[-1]
         # Agents come first in a rollout, and behind the row here: (N, T, E, O) -> (T, E, N, O).
         for name, array in (
-            ("obs", rollout.obs),
             ("available", rollout.available_actions),
             ("active", rollout.active_masks),
             ("actions", rollout.actions),
@@ -85,8 +102,10 @@ class Entries:
             arrays[name][rows] = np.moveaxis(array, 0, 2)
         if "latents" in arrays:
             arrays["latents"][rows] = np.moveaxis(rollout.latents, 0, 2)
-        # A critic that is shown each agent's observation has the state before it.
-        arrays["state"][rows] = rollout.critic_inputs[0, :steps, :, :size]
+        with _holding():
+            arrays["obs"][rows] = np.moveaxis(rollout.obs, 0, 2)
+            # A critic that is shown each agent's observation has the state before it.
+            arrays["state"][rows] = rollout.critic_inputs[0, :steps, :, :size]
         surprise = -rollout.log_probs.sum(-1) * rollout.active_masks
         arrays["surprise"][rows] = np.moveaxis(surprise, 0, 2)
         arrays["rewards"][rows] = rollout.rewards
@@ -100,8 +119,9 @@ class Entries:
         cut = rollout.truncated
         size = arrays["state"].shape[-1]
         closing = after[cut]
-        arrays["obs"][closing] = rollout.final_obs[:, cut].swapaxes(0, 1)
-        arrays["state"][closing] = rollout.final_critic_inputs[0][cut][:, :size]
+        with _holding():
+            arrays["obs"][closing] = rollout.final_obs[:, cut].swapaxes(0, 1)
+            arrays["state"][closing] = rollout.final_critic_inputs[0][cut][:, :size]
         for name in ("available", "active"):
             arrays[name][closing] = arrays[name][rows[cut]]
         arrays["sent"][closing] = False

@@ -31,7 +31,7 @@ def least_value(
     `last` is the layer of one output. All have been detached. `embedded` has the type that blocks
     compute in, one of `FAST`.
     """
-    assert embedded.dtype in FAST and embedded.is_cpu
+    assert embedded.dtype in FAST
     least: Tensor = _LeastValue.apply(  # type: ignore[no-untyped-call]  # torch's
         actions, embedded, layers, last, layer_norm
     )

@@ -74,7 +74,7 @@ class QCritic(nn.Module):
     def least(self, embedded: Tensor, actions: Tensor) -> Tensor:
         """Returns (V, B), the least of the critics' values; only the actions get a gradient."""
         if embedded.dtype not in FAST or not embedded.is_cpu:
-            return self(embedded, actions).amin(0)
+            return self._values(embedded, actions, self._layers()).amin(0)
         *layers, last = [(weight.detach(), bias.detach()) for weight, bias in self._layers()]
         rows = _for_each_view(embedded, actions)
         least = least_value(embedded, rows, layers, last, layer_norm=self._layer_norm)

@@ -22,10 +22,11 @@ SCALAR_FORMATS = {
     "return_mean": "return {:.2f}",
     "bits_per_element": "{:.2f} bits/element",
     "bytes_per_decision": "{:.1f} bytes/decision",
+    "replay_age": "replay {:,.0f} steps old",
 }
 """The scalars that a progress line shows, by the last part of their name."""
 SEPARATOR = " · "
-EXPENDABLE = ("{:.2f} bits/element", "steps/s", "return {:.2f}", "ETA")
+EXPENDABLE = ("replay {:,.0f} steps old", "{:.2f} bits/element", "steps/s", "return {:.2f}", "ETA")
 """Parts of the line that a narrow terminal goes without, the least important one first."""
 WIDE = 110
 """Columns from which on there is room for a bar beside the line."""

@@ -236,6 +236,17 @@ def test_half_precision_and_bytes() -> None:
     assert sampled(replay, 1).obs.dtype == sampled(replay, 1).state.dtype == np.uint8
 
 
+@pytest.mark.parametrize("array", ["obs", "critic_inputs", "final_obs", "final_critic_inputs"])
+def test_half_precision_refuses_numbers_that_it_cannot_hold(array: str) -> None:
+    made = rollout_of(random_streams(np.random.default_rng(0), 1, 5, first=1))
+    made.truncated[:] = True
+    getattr(made, array)[:] = 65504.0
+    Replay(GAME, capacity=100, envs=1, obs_dtype="float16").add(made)
+    getattr(made, array)[:] = 65600.0
+    with pytest.raises(UserError, match=r"algo.buffer_dtype=float16: an observation or a state"):
+        Replay(GAME, capacity=100, envs=1, obs_dtype="float16").add(made)
+
+
 def test_a_file_instead_of_memory(tmp_path: Path) -> None:
     filed = Replay(GAME, capacity=100, envs=1, folder=tmp_path)
     plain = Replay(GAME, capacity=100, envs=1)
