@@ -54,12 +54,13 @@ def activate(products: Tensor, bias: Tensor, *, layer_norm: bool) -> Tensor:
 def values(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Returns what a net with one output makes of its last block x (n, B, W): float32 (n, B).
 
-    weight (n, W, 1), bias (n, 1, 1).
+    weight (k, W, 1), bias (k, 1, 1).
     """
     if x.dtype in FAST and x.is_cpu:
+        weight = weight.expand(len(x), -1, -1)
         products: Tensor = _Values.apply(x, weight)  # type: ignore[no-untyped-call]  # torch's
         return products + bias[..., 0]
-    return torch.baddbmm(bias, x.to(bias.dtype), weight)[..., 0]
+    return torch.baddbmm(bias, x.to(bias.dtype), weight.expand(len(x), -1, -1))[..., 0]
 
 
 def activate_in_place(x: Tensor, bias: Tensor, *, layer_norm: bool) -> Tensor:

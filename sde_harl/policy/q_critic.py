@@ -12,12 +12,20 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sde_harl.config.schema import PolicyConfig
 from sde_harl.policy.block import FAST, activate, block, values
 from sde_harl.policy.critic_input import CriticInput
 from sde_harl.policy.group_net import GroupNet
-from sde_harl.policy.layers import RELU_GAIN, UNIT, ConvLayer, FeatureNorm, stack
+from sde_harl.policy.layers import (
+    RELU_GAIN,
+    UNIT,
+    ConvLayer,
+    FeatureNorm,
+    spare_columns,
+    stack,
+)
 from sde_harl.policy.least_value import least_value
 from sde_harl.policy.shapes import conv_shape
 
@@ -47,6 +55,7 @@ class QCritic(nn.Module):
         self.normalise = FeatureNorm(critic_input.sizes, critic_input.size, enabled)
         self._layer_norm = policy.layer_norm
         self._critics = critics
+        self._spare = spare_columns(joint)
         self.computes_in: torch.dtype | None = None
         """As of `GroupNet`. Values are float32 in any case."""
         widths = [self._size + joint] + [policy.critic_width] * policy.critic_blocks + [1]
@@ -76,20 +85,20 @@ class QCritic(nn.Module):
         if embedded.dtype not in FAST or not embedded.is_cpu:
             return self._values(embedded, actions, self._layers()).amin(0)
         *layers, last = [(weight.detach(), bias.detach()) for weight, bias in self._layers()]
-        rows = _for_each_view(embedded, actions)
+        rows = self._rows(embedded, actions)
         least = least_value(embedded, rows, layers, last, layer_norm=self._layer_norm)
         return least.view(-1, len(actions))
 
     def _layers(self) -> list[tuple[Tensor, Tensor]]:
-        """Returns weight and bias of each layer, of the first one the actions' part."""
-        first = self.weights[0][:, self._size :]
+        """Returns weight and bias of each layer, of the first one the actions' part for `_rows`."""
+        first = functional.pad(self.weights[0][:, self._size :], (0, 0, 0, self._spare))
         return list(zip((first, *self.weights[1:]), self.biases))
 
     def _values(
         self, embedded: Tensor, actions: Tensor, layers: list[tuple[Tensor, Tensor]]
     ) -> Tensor:
         (first_weight, first_bias), *inner, (last_weight, last_bias) = layers
-        rows = self._for_blocks(_for_each_view(embedded, actions))
+        rows = self._for_blocks(self._rows(embedded, actions))
         rows = rows.expand(len(embedded), -1, -1)  # (k, V B, J)
         x = torch.baddbmm(embedded, rows, first_weight.to(rows.dtype))
         x = activate(x, first_bias, layer_norm=self._layer_norm)
@@ -97,14 +106,18 @@ class QCritic(nn.Module):
             x = block(x, weight, bias, layer_norm=self._layer_norm)
         return values(x, last_weight, last_bias).view(len(embedded), -1, len(actions))
 
+    def _rows(self, embedded: Tensor, actions: Tensor) -> Tensor:
+        """Returns (V B, J): joint actions (B, J), once for each view in embedded (k, V B, M).
+
+        They have the spare columns that a fast product wants.
+        """
+        views = embedded.shape[1] // len(actions)
+        if views > 1:
+            actions = actions.repeat(views, 1)
+        return functional.pad(actions, (0, self._spare))
+
     def _for_blocks(self, x: Tensor) -> Tensor:
         return x.to(self.computes_in or self.biases[0].dtype)
-
-
-def _for_each_view(embedded: Tensor, actions: Tensor) -> Tensor:
-    """Returns (V B, J): joint actions (B, J), once for each view in embedded (k, V B, M)."""
-    views = embedded.shape[1] // len(actions)
-    return actions.repeat(views, 1) if views > 1 else actions
 
 
 def joint_action(actions: Tensor) -> Tensor:
