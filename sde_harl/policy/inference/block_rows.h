@@ -1,8 +1,8 @@
 /* The passes over rows of blocks.c, which includes this file once for each size of vectors: FLOATS numbers of a vector,
  * NAME(x) what x is called with vectors of that size.
  *
- * The compiler keeps vectors that are larger than the processor's in memory, and compares their numbers one by one: a pass
- * takes 5 to 14 times as long. So a sum of LANES numbers is PARTS vectors.
+ * The compiler keeps vectors that are larger than the processor's in memory, and compares their numbers one by one: a
+ * pass takes 5 to 14 times as long. So a sum of LANES numbers is PARTS vectors.
  */
 #define PARTS (LANES / FLOATS)
 #define EACH_PART(p) _Pragma("GCC unroll 4") for (int p = 0; p < PARTS; p++)
@@ -257,7 +257,8 @@ static void NAME(normalise)(Shape shape, const float *restrict x, const int32_t 
     }
 }
 
-static const Passes NAME(passes) = {NAME(forward), NAME(backward), NAME(values), NAME(value_gradients), NAME(normalise)};
+static const Passes NAME(passes) = {NAME(forward), NAME(backward), NAME(values), NAME(value_gradients),
+                                    NAME(normalise)};
 
 #undef PARTS
 #undef EACH_PART

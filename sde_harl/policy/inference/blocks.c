@@ -77,8 +77,8 @@ typedef struct {
 #define NAMED(name, floats) PASTED(name, floats)
 #define NAME(name) NAMED(name, FLOATS)
 
-/* Every processor has vectors of 4. With float32 the passes wait for memory, and wider ones gain nothing. With bfloat16,
- * which is for processors with AVX-512, they compute. */
+/* Every processor has vectors of 4 numbers. In float32 the passes wait for memory, and wider ones gain nothing. In
+ * bfloat16, which is for processors with AVX-512, they compute. */
 #define FLOATS 4
 #include "block_rows.h"
 #undef FLOATS
@@ -132,30 +132,64 @@ static void choose_rows(Py_ssize_t rows, Py_ssize_t branches, const int32_t *edg
 
 /* ---- functions of the Python module ---- */
 
-/* Takes a view of a float32 array of `size` numbers, or of any number where `size` is 0. Returns 0, or -1 with an
- * exception set. */
-static int take(PyObject *object, Py_buffer *buffer, int writable, const char *name, Py_ssize_t size) {
-    if (PyObject_GetBuffer(object, buffer, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0)) < 0)
-        return -1;
-    if (buffer->format && buffer->format[0] == 'f' && !buffer->format[1] && (!size || buffer->len == size * 4))
-        return 0;
-    PyErr_Format(PyExc_ValueError, "%s: %zd bytes of '%s', expected float32 of the others' shape", name, buffer->len,
-                 buffer->format ? buffer->format : "B");
-    PyBuffer_Release(buffer);
-    return -1;
+/* An argument that is an array of one of the `formats` ("" for another argument), or None where it is optional. */
+typedef struct {
+    const char *name, *formats;
+    int writable, optional;
+} Argument;
+
+#define SINGLE "f"
+#define NUMBERS "fh" /* float32, or bfloat16 in int16 */
+#define INTS "il"
+#define BOOLS "?"
+
+static void release(Py_buffer *each, int all) {
+    for (int k = 0; k < all; k++)
+        if (each[k].obj)
+            PyBuffer_Release(&each[k]);
 }
 
-/* The same of an array of float32, or of bfloat16 in int16. */
-static int take_numbers(PyObject *object, Py_buffer *buffer, int writable, const char *name, Py_ssize_t size) {
-    if (PyObject_GetBuffer(object, buffer, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0)) < 0)
-        return -1;
-    const char kind = buffer->format && !buffer->format[1] ? buffer->format[0] : 0;
-    if ((kind == 'f' || kind == 'h') && (!size || buffer->len == size * buffer->itemsize))
+/* Returns 1 with a view of each array, or 0 with an exception set and no view. */
+static int take(const Argument *arguments, int all, PyObject *const *args, Py_ssize_t count, Py_buffer *each) {
+    memset(each, 0, (size_t)all * sizeof *each);
+    if (count != all) {
+        PyErr_Format(PyExc_TypeError, "%zd arguments, expected %d", count, all);
         return 0;
-    PyErr_Format(PyExc_ValueError, "%s: %zd bytes of '%s', expected float32, or bfloat16 as int16, of the others' shape",
-                 name, buffer->len, buffer->format ? buffer->format : "B");
-    PyBuffer_Release(buffer);
-    return -1;
+    }
+    for (int k = 0; k < all; k++) {
+        const Argument *argument = &arguments[k];
+        if (!argument->formats[0] || (argument->optional && args[k] == Py_None))
+            continue;
+        const int flags = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (argument->writable ? PyBUF_WRITABLE : 0);
+        if (PyObject_GetBuffer(args[k], &each[k], flags) < 0)
+            break;
+        const char *format = each[k].format ? each[k].format : "B";
+        if (!format[0] || format[1] || !strchr(argument->formats, format[0]) || each[k].itemsize > 4) {
+            PyErr_Format(PyExc_ValueError, "%s: an array of '%s', expected one of '%s'", argument->name, format,
+                         argument->formats);
+            break;
+        }
+    }
+    if (!PyErr_Occurred())
+        return 1;
+    release(each, all);
+    return 0;
+}
+
+static PyObject *done(Py_buffer *each, int all, int succeeded) {
+    release(each, all);
+    if (!succeeded)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+/* Returns 1 if the array, where it is there, has so many numbers; else 0 with an exception set. */
+static int sized(const Argument *argument, const Py_buffer *array, Py_ssize_t numbers) {
+    if (!array->obj || array->len == numbers * array->itemsize)
+        return 1;
+    PyErr_Format(PyExc_ValueError, "%s: %zd numbers, expected %zd", argument->name, array->len / array->itemsize,
+                 numbers);
+    return 0;
 }
 
 /* Returns 1, or 0 with an exception set. */
@@ -168,221 +202,166 @@ static int same_type(const Py_buffer *one, const Py_buffer *other) {
 
 static int is_half(const Py_buffer *buffer) { return buffer->itemsize == 2; }
 
+/* Returns 1 with the shape of x (n, B, W) and bias (n or 1, 1, W), or 0 with an exception set. */
 static int measure(const Py_buffer *x, const Py_buffer *bias, Shape *shape) {
-    const Py_ssize_t size = x->len / x->itemsize, biases = bias->len / 4;
+    const Py_ssize_t size = x->len / x->itemsize, biases = bias->len / bias->itemsize;
     shape->width = bias->ndim ? bias->shape[bias->ndim - 1] : 0;
     if (!shape->width || !biases || x->ndim < 1 || x->shape[x->ndim - 1] != shape->width || size % biases) {
         PyErr_SetString(PyExc_ValueError, "x (n, B, W) and bias (n or 1, 1, W) don't fit");
-        return -1;
+        return 0;
     }
     shape->sets = biases / shape->width;
     shape->rows = size / biases;
-    return 0;
+    return 1;
 }
 
 static PyObject *activate(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    Py_buffer x, bias, stats = {0};
+    enum { X, BIAS, EPS, STATISTICS, ALL };
+    static const Argument arguments[ALL] = {
+        {"x", NUMBERS, .writable = 1}, {"bias", SINGLE}, {"eps", ""}, {"stats", SINGLE, .writable = 1, .optional = 1}};
+    Py_buffer each[ALL];
     Shape shape;
-    int failed = -1;
-    if (count != 4) {
-        PyErr_SetString(PyExc_TypeError, "activate takes x, bias, eps and stats");
+    if (!take(arguments, ALL, args, count, each))
         return NULL;
+    const int norm = args[EPS] != Py_None;
+    const float eps = norm ? (float)PyFloat_AsDouble(args[EPS]) : 0;
+    const int fits = !PyErr_Occurred() && measure(&each[X], &each[BIAS], &shape) &&
+                     sized(&arguments[STATISTICS], &each[STATISTICS], STATS * shape.sets * shape.rows);
+    if (fits) {
+        Py_BEGIN_ALLOW_THREADS;
+        passes->forward(shape, each[X].buf, each[BIAS].buf, norm, eps, each[STATISTICS].buf, is_half(&each[X]));
+        Py_END_ALLOW_THREADS;
     }
-    const int norm = args[2] != Py_None;
-    const double eps = norm ? PyFloat_AsDouble(args[2]) : 0.0;
-    if (PyErr_Occurred() || take_numbers(args[0], &x, 1, "x", 0) < 0)
-        return NULL;
-    if (take(args[1], &bias, 0, "bias", 0) == 0) {
-        if (measure(&x, &bias, &shape) == 0 &&
-            (args[3] == Py_None || take(args[3], &stats, 1, "stats", STATS * shape.sets * shape.rows) == 0)) {
-            Py_BEGIN_ALLOW_THREADS;
-            passes->forward(shape, x.buf, bias.buf, norm, (float)eps, stats.buf, is_half(&x));
-            Py_END_ALLOW_THREADS;
-            failed = 0;
-        }
-        PyBuffer_Release(&bias);
-    }
-    PyBuffer_Release(&x);
-    if (stats.obj)
-        PyBuffer_Release(&stats);
-    if (failed)
-        return NULL;
-    Py_RETURN_NONE;
+    return done(each, ALL, fits);
 }
 
 static PyObject *gradients(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    enum { DY, Y, STAT, DB, ALL };
-    static const char *const names[ALL] = {"dy", "y", "stats", "db"};
+    enum { DY, Y, STATISTICS, DB, ALL };
+    static const Argument arguments[ALL] = {{"dy", NUMBERS, .writable = 1},
+                                            {"y", NUMBERS},
+                                            {"stats", SINGLE, .optional = 1},
+                                            {"db", SINGLE, .writable = 1}};
     Py_buffer each[ALL];
-    Shape shape = {0};
-    int k = 0, failed = -1;
-    memset(each, 0, sizeof each);
-    if (count != ALL) {
-        PyErr_SetString(PyExc_TypeError, "gradients takes dy, y, stats and db");
+    Shape shape;
+    if (!take(arguments, ALL, args, count, each))
         return NULL;
+    const int fits = same_type(&each[DY], &each[Y]) && measure(&each[Y], &each[DB], &shape) &&
+                     sized(&arguments[DY], &each[DY], shape.sets * shape.rows * shape.width) &&
+                     sized(&arguments[STATISTICS], &each[STATISTICS], STATS * shape.sets * shape.rows);
+    if (fits) {
+        Py_BEGIN_ALLOW_THREADS;
+        passes->backward(shape, each[DY].buf, each[Y].buf, each[STATISTICS].buf, each[DB].buf, is_half(&each[Y]));
+        Py_END_ALLOW_THREADS;
     }
-    if (take(args[DB], &each[DB], 1, names[DB], 0) == 0 && take_numbers(args[Y], &each[Y], 0, names[Y], 0) == 0 &&
-        measure(&each[Y], &each[DB], &shape) == 0) {
-        const Py_ssize_t rows = shape.sets * shape.rows, size = rows * shape.width;
-        if (take_numbers(args[DY], &each[DY], 1, names[DY], size) == 0 && same_type(&each[DY], &each[Y]) &&
-            (args[STAT] == Py_None || take(args[STAT], &each[STAT], 0, names[STAT], STATS * rows) == 0)) {
-            Py_BEGIN_ALLOW_THREADS;
-            passes->backward(shape, each[DY].buf, each[Y].buf, each[STAT].buf, each[DB].buf, is_half(&each[Y]));
-            Py_END_ALLOW_THREADS;
-            failed = 0;
-        }
-    }
-    for (k = 0; k < ALL; k++)
-        if (each[k].obj)
-            PyBuffer_Release(&each[k]);
-    if (failed)
-        return NULL;
-    Py_RETURN_NONE;
+    return done(each, ALL, fits);
 }
 
 static PyObject *values(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    Py_buffer x, w, out;
+    enum { X, W, VALUES, ALL };
+    static const Argument arguments[ALL] = {{"x", NUMBERS}, {"w", SINGLE}, {"values", SINGLE, .writable = 1}};
+    Py_buffer each[ALL];
     Shape shape;
-    int failed = -1;
-    if (count != 3) {
-        PyErr_SetString(PyExc_TypeError, "values takes x, w and values");
+    if (!take(arguments, ALL, args, count, each))
         return NULL;
+    const int fits = measure(&each[X], &each[W], &shape) &&
+                     sized(&arguments[VALUES], &each[VALUES], shape.sets * shape.rows);
+    if (fits) {
+        Py_BEGIN_ALLOW_THREADS;
+        passes->values(shape, each[X].buf, each[W].buf, each[VALUES].buf, is_half(&each[X]));
+        Py_END_ALLOW_THREADS;
     }
-    if (take_numbers(args[0], &x, 0, "x", 0) < 0)
-        return NULL;
-    if (take(args[1], &w, 0, "w", 0) == 0) {
-        if (measure(&x, &w, &shape) == 0 && take(args[2], &out, 1, "values", shape.sets * shape.rows) == 0) {
-            Py_BEGIN_ALLOW_THREADS;
-            passes->values(shape, x.buf, w.buf, out.buf, is_half(&x));
-            Py_END_ALLOW_THREADS;
-            failed = 0;
-            PyBuffer_Release(&out);
-        }
-        PyBuffer_Release(&w);
-    }
-    PyBuffer_Release(&x);
-    if (failed)
-        return NULL;
-    Py_RETURN_NONE;
+    return done(each, ALL, fits);
 }
 
 static PyObject *value_gradients(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     enum { DV, X, W, DX, DW, ALL };
-    static const char *const names[ALL] = {"dvalues", "x", "w", "dx", "dw"};
+    static const Argument arguments[ALL] = {{"dvalues", SINGLE},
+                                            {"x", NUMBERS},
+                                            {"w", SINGLE},
+                                            {"dx", NUMBERS, .writable = 1},
+                                            {"dw", SINGLE, .writable = 1, .optional = 1}};
     Py_buffer each[ALL];
-    Shape shape = {0};
-    int failed = -1;
-    memset(each, 0, sizeof each);
-    if (count != ALL) {
-        PyErr_SetString(PyExc_TypeError, "value_gradients takes dvalues, x, w, dx and dw");
+    Shape shape;
+    if (!take(arguments, ALL, args, count, each))
         return NULL;
+    const int fits = same_type(&each[DX], &each[X]) && measure(&each[X], &each[W], &shape) &&
+                     sized(&arguments[DV], &each[DV], shape.sets * shape.rows) &&
+                     sized(&arguments[DX], &each[DX], shape.sets * shape.rows * shape.width) &&
+                     sized(&arguments[DW], &each[DW], shape.sets * shape.width);
+    if (fits) {
+        Py_BEGIN_ALLOW_THREADS;
+        passes->value_gradients(shape, each[DV].buf, each[X].buf, each[W].buf, each[DX].buf, each[DW].buf,
+                                is_half(&each[X]));
+        Py_END_ALLOW_THREADS;
     }
-    if (take(args[W], &each[W], 0, names[W], 0) == 0 && take_numbers(args[X], &each[X], 0, names[X], 0) == 0 &&
-        measure(&each[X], &each[W], &shape) == 0) {
-        const Py_ssize_t rows = shape.sets * shape.rows, width = shape.width;
-        if (take(args[DV], &each[DV], 0, names[DV], rows) == 0 &&
-            take_numbers(args[DX], &each[DX], 1, names[DX], rows * width) == 0 && same_type(&each[DX], &each[X]) &&
-            (args[DW] == Py_None || take(args[DW], &each[DW], 1, names[DW], shape.sets * width) == 0)) {
-            Py_BEGIN_ALLOW_THREADS;
-            passes->value_gradients(shape, each[DV].buf, each[X].buf, each[W].buf, each[DX].buf, each[DW].buf,
-                                    is_half(&each[X]));
-            Py_END_ALLOW_THREADS;
-            failed = 0;
-        }
-    }
-    for (int k = 0; k < ALL; k++)
-        if (each[k].obj)
-            PyBuffer_Release(&each[k]);
-    if (failed)
-        return NULL;
-    Py_RETURN_NONE;
+    return done(each, ALL, fits);
+}
+
+/* Returns 1 if there is a size of 1 to O for each agent of x (n, E, O); else 0 with an exception set. */
+static int sizes_fit(const Py_buffer *x, const Py_buffer *sizes) {
+    int fits = x->ndim == 3 && sizes->len == 4 * x->shape[0];
+    for (Py_ssize_t k = 0; fits && k < x->shape[0]; k++)
+        fits = ((int32_t *)sizes->buf)[k] >= 1 && ((int32_t *)sizes->buf)[k] <= x->shape[2];
+    if (!fits)
+        PyErr_SetString(PyExc_ValueError, "sizes: int32 (n,), 1 to O, expected for x (n, E, O)");
+    return fits;
 }
 
 static PyObject *normalise(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    Py_buffer x, y, sizes;
-    int failed = -1;
-    if (count != 4) {
-        PyErr_SetString(PyExc_TypeError, "normalise takes x, sizes, eps and y");
+    enum { X, SIZES, EPS, Y, ALL };
+    static const Argument arguments[ALL] = {
+        {"x", SINGLE}, {"sizes", INTS}, {"eps", ""}, {"y", SINGLE, .writable = 1}};
+    Py_buffer each[ALL];
+    if (!take(arguments, ALL, args, count, each))
         return NULL;
+    const float eps = (float)PyFloat_AsDouble(args[EPS]);
+    const int fits = !PyErr_Occurred() && sizes_fit(&each[X], &each[SIZES]) &&
+                     sized(&arguments[Y], &each[Y], each[X].len / each[X].itemsize);
+    if (fits) {
+        const Shape shape = {each[X].shape[0], each[X].shape[1], each[X].shape[2]};
+        Py_BEGIN_ALLOW_THREADS;
+        passes->normalise(shape, each[X].buf, each[SIZES].buf, eps, each[Y].buf);
+        Py_END_ALLOW_THREADS;
     }
-    const double eps = PyFloat_AsDouble(args[2]);
-    if (PyErr_Occurred() || take(args[0], &x, 0, "x", 0) < 0)
-        return NULL;
-    if (take(args[3], &y, 1, "y", x.len / 4) == 0) {
-        if (PyObject_GetBuffer(args[1], &sizes, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) == 0) {
-            failed = !(x.ndim == 3 && sizes.itemsize == 4 && sizes.format && sizes.format[0] == 'i' &&
-                       sizes.len == 4 * x.shape[0]);
-            for (Py_ssize_t k = 0; !failed && k < x.shape[0]; k++)
-                failed = ((int32_t *)sizes.buf)[k] < 1 || ((int32_t *)sizes.buf)[k] > x.shape[2];
-            if (failed)
-                PyErr_SetString(PyExc_ValueError, "sizes: int32 (n,), 1 to O, expected for x (n, E, O)");
-            else {
-                const Shape shape = {x.shape[0], x.shape[1], x.shape[2]};
-                Py_BEGIN_ALLOW_THREADS;
-                passes->normalise(shape, x.buf, sizes.buf, (float)eps, y.buf);
-                Py_END_ALLOW_THREADS;
-            }
-            PyBuffer_Release(&sizes);
-        }
-        PyBuffer_Release(&y);
-    }
-    PyBuffer_Release(&x);
-    if (failed)
-        return NULL;
-    Py_RETURN_NONE;
+    return done(each, ALL, fits);
 }
 
-/* Returns 1 if the buffer holds `size` numbers of one of the `formats`, each of `width` bytes; else 0 with an
- * exception set. */
-static int has(const Py_buffer *buffer, const char *formats, Py_ssize_t width, Py_ssize_t size, const char *name) {
-    if (buffer->itemsize == width && buffer->len == size * width && buffer->format && strchr(formats, buffer->format[0]))
-        return 1;
-    PyErr_Format(PyExc_ValueError, "%s: not %zd numbers of the right type", name, size);
-    return 0;
+/* Returns the number of branches, or 0 with an exception set if their edges don't rise from 0. */
+static Py_ssize_t count_branches(const Py_buffer *array) {
+    const int32_t *edges = array->buf;
+    const Py_ssize_t branches = array->len / 4 - 1;
+    int fits = branches >= 1 && !edges[0];
+    for (Py_ssize_t b = 0; fits && b < branches; b++)
+        fits = edges[b + 1] > edges[b];
+    if (!fits)
+        PyErr_SetString(PyExc_ValueError, "edges: 0 and where each branch ends, rising");
+    return fits ? branches : 0;
 }
 
 static PyObject *choose(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     enum { OUTPUTS, AVAILABLE, RACE, EDGES, ACTIONS, LOG_PROBS, ALL };
+    static const Argument arguments[ALL] = {{"outputs", SINGLE},
+                                            {"available", BOOLS},
+                                            {"race", SINGLE, .optional = 1},
+                                            {"edges", INTS},
+                                            {"actions", INTS, .writable = 1},
+                                            {"log_probs", SINGLE, .writable = 1}};
     Py_buffer each[ALL];
-    int failed = 1;
-    if (count != ALL) {
-        PyErr_SetString(PyExc_TypeError, "choose takes outputs, available, race, edges, actions and log_probs");
+    if (!take(arguments, ALL, args, count, each))
         return NULL;
+    const Py_ssize_t branches = count_branches(&each[EDGES]);
+    int fits = branches > 0;
+    if (fits) {
+        const int32_t *edges = each[EDGES].buf;
+        const Py_ssize_t rows = each[OUTPUTS].len / 4 / edges[branches];
+        for (int k = 0; fits && k < ALL; k++)
+            if (k != EDGES)
+                fits = sized(&arguments[k], &each[k], rows * (k < EDGES ? edges[branches] : branches));
+        if (fits)
+            choose_rows(rows, branches, edges, each[OUTPUTS].buf, each[AVAILABLE].buf, each[RACE].buf,
+                        each[ACTIONS].buf, each[LOG_PROBS].buf);
     }
-    memset(each, 0, sizeof each);
-    for (int k = 0; k < ALL; k++)
-        if (args[k] != Py_None || k != RACE) {
-            const int flags = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (k >= ACTIONS ? PyBUF_WRITABLE : 0);
-            if (PyObject_GetBuffer(args[k], &each[k], flags) < 0)
-                goto done;
-        }
-    const int32_t *edges = each[EDGES].buf;
-    const Py_ssize_t branches = each[EDGES].len / 4 - 1;
-    if (branches < 1 || !has(&each[EDGES], "il", 4, branches + 1, "edges") || edges[0])
-        goto wrong;
-    for (Py_ssize_t b = 0; b < branches; b++)
-        if (edges[b + 1] <= edges[b])
-            goto wrong;
-    const Py_ssize_t rows = each[OUTPUTS].len / 4 / edges[branches], size = rows * edges[branches];
-    if (!has(&each[OUTPUTS], "f", 4, size, "outputs") || !has(&each[AVAILABLE], "?", 1, size, "available") ||
-        (each[RACE].obj && !has(&each[RACE], "f", 4, size, "race")) ||
-        !has(&each[ACTIONS], "il", 4, rows * branches, "actions") ||
-        !has(&each[LOG_PROBS], "f", 4, rows * branches, "log_probs"))
-        goto done;
-    choose_rows(rows, branches, edges, each[OUTPUTS].buf, each[AVAILABLE].buf, each[RACE].buf, each[ACTIONS].buf,
-                each[LOG_PROBS].buf);
-    failed = 0;
-    goto done;
-wrong:
-    if (!PyErr_Occurred())
-        PyErr_SetString(PyExc_ValueError, "edges: 0 and where each branch ends, rising");
-done:
-    for (int j = 0; j < ALL; j++)
-        if (each[j].obj)
-            PyBuffer_Release(&each[j]);
-    if (failed)
-        return NULL;
-    Py_RETURN_NONE;
+    return done(each, ALL, fits);
 }
 
 #define FAST(name) (PyCFunction)(void (*)(void))name, METH_FASTCALL
@@ -406,7 +385,7 @@ static PyMethodDef methods[] = {
     {"normalise", FAST(normalise), "normalise(x, sizes, eps, y): y becomes x, each agent's own features normalised."},
     {"choose", FAST(choose), "choose(outputs, available, race, edges, actions, log_probs): fills the last two."},
     {"values", FAST(values), "values(x, w, values): fills values with the products of x's rows with w."},
-    {"value_gradients", FAST(value_gradients), "value_gradients(dvalues, x, w, dx, dw): fills dx; dw grows, or is None."},
+    {"value_gradients", FAST(value_gradients), "value_gradients(dvalues, x, w, dx, dw): fills dx; dw, or None, grows."},
     {"gradients", FAST(gradients), "gradients(dy, y, stats, db): dy becomes dx, and db grows."},
     {NULL, NULL, 0, NULL},
 };
