@@ -152,6 +152,9 @@ IGNORED = (
 PLAIN = ("haddpg", "hatd3", "maddpg", "matd3", "had3qn")
 """Algorithms whose nets normalise nothing in HARL; so are those of hasac with continuous actions.
 """
+OFF_POLICY = (*PLAIN, "hasac")
+OFF_POLICY_ADAM_EPS = 1e-8
+"""Adam's epsilon in HARL's off-policy algorithms, whose files don't name it."""
 CONTINUOUS_ENVS = ("mamujoco", "dexhands")
 
 
@@ -232,6 +235,13 @@ def _tree(text: str, source: str) -> dict[str, dict[str, Any]]:
             f"{source}: not a configuration of HARL's: it has sections {', '.join(SECTIONS)}"
         )
     return tree
+
+
+def _algorithm(entry: Entry, given: dict[str, Any]) -> Layer:
+    layer = {"algo.name": Value(value=entry.value, source=entry.where)}
+    if entry.value in OFF_POLICY:
+        layer["algo.adam_eps"] = Value(value=OFF_POLICY_ADAM_EPS, source=entry.where)
+    return layer
 
 
 def _environment(entry: Entry, given: dict[str, Any]) -> Layer:
@@ -321,6 +331,7 @@ def _eval_interval(entry: Entry, given: dict[str, Any]) -> Layer:
 
 
 TRANSLATED: dict[str, Callable[[Entry, dict[str, Any]], Layer]] = {
+    "algo": _algorithm,
     "env": _environment,
     "scenario": _scenario,
     "agent_conf": _partition,

@@ -417,6 +417,7 @@ def test_an_off_policy_file_says_what_is_run(
         assert getattr(learnt, key) == own[key]
     assert ignored in request.text
     # Its plain nets normalise nothing.
+    assert config.algo.adam_eps == 1e-8  # which its files don't name
     normalised = algo == "hasac" and not continuous
     assert (config.policy.layer_norm, config.policy.feature_norm) == (normalised, normalised)
     sizes = model.get("hidden_sizes") or model["base_hidden_sizes"]
