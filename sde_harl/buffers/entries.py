@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sde_harl.buffers import _returns
 from sde_harl.buffers.rollout import Rollout
 from sde_harl.envs.base import EnvSpec
 from sde_harl.errors import UserError
@@ -141,8 +142,9 @@ class Entries:
         """Returns copies of what was seen and done in some entries, by name."""
         # As bytes: numpy copies entries field by field.
         kind = self._entries.dtype
-        as_bytes = self._entries.view(np.uint8).reshape(-1, kind.itemsize)
-        taken = as_bytes.take(rows, 0).view(kind)[:, 0]
+        copies = np.empty((len(rows), kind.itemsize), np.uint8)
+        _returns.take(self._entries.view(np.uint8).reshape(-1, kind.itemsize), rows, copies)
+        taken = copies.view(kind)[:, 0]
         return {name: taken[name] for name in kind.names or ()}
 
     def _named(self) -> dict[str, NDArray[Any]]:

@@ -1,7 +1,11 @@
-/* The n-step returns of random rows of a replay: the Python module sde_harl.buffers._returns.
+/* What a sample reads of a replay: the Python module sde_harl.buffers._returns.
  *
- * A sample's rows are far apart in memory, and each place costs a wait. Here all that a return reads is asked for some
- * rows ahead, and nothing is read behind the end of an episode. numpy would read the whole windows, array by array.
+ *     gather    the n-step returns of random rows
+ *     take      copies of random entries
+ *
+ * A sample's rows are far apart in memory, and each place costs a wait. Here all that is read is asked for some rows
+ * ahead, and nothing of a return is read behind the end of an episode. numpy would read the whole windows, array by
+ * array, and wait for each entry.
  *
  * B rows, R entries of the replay in rings of L, N agents, n steps.
  */
@@ -10,7 +14,7 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { AHEAD = 8 };
+enum { AHEAD = 16, LINE = 64 };
 
 typedef struct {
     const int64_t *starts, *most;   /* (B,) */
@@ -29,7 +33,7 @@ static void ask_for(const Request *request, Py_ssize_t b) {
     __builtin_prefetch(request->rewards + row);
     const char *surprise = (const char *)(request->surprise + (row + 1) * request->agents);
     const Py_ssize_t bytes = (request->most[b] - 1) * request->agents * (Py_ssize_t)sizeof(float);
-    for (Py_ssize_t at = 0; at < bytes; at += 64)
+    for (Py_ssize_t at = 0; at < bytes; at += LINE)
         __builtin_prefetch(surprise + at);
 }
 
@@ -54,6 +58,16 @@ static void gather(const Request *request) {
         }
         request->counts[b] = k;
         request->returns[b] = sum;
+    }
+}
+
+/* Copies entries of `size` bytes, those of `rows` (B,). */
+static void take(const char *entries, const int64_t *rows, Py_ssize_t batch, Py_ssize_t size, char *copies) {
+    for (Py_ssize_t b = 0; b < batch; b++) {
+        if (b + AHEAD < batch)
+            for (Py_ssize_t at = 0; at < size; at += LINE)
+                __builtin_prefetch(entries + rows[b + AHEAD] * size + at);
+        memcpy(copies + b * size, entries + rows[b] * size, (size_t)size);
     }
 }
 
@@ -119,7 +133,40 @@ done:
     Py_RETURN_NONE;
 }
 
+static PyObject *take_py(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    enum { ENTRIES, ROWS, COPIES, ALL };
+    Py_buffer each[ALL];
+    memset(each, 0, sizeof each);
+    if (count != ALL) {
+        PyErr_SetString(PyExc_TypeError, "take takes entries, rows and copies");
+        return NULL;
+    }
+    int fits = 0;
+    for (int k = 0; k < ALL; k++)
+        if (PyObject_GetBuffer(args[k], &each[k], PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (k == COPIES ? PyBUF_WRITABLE : 0)))
+            goto done;
+    const int64_t *rows = each[ROWS].buf;
+    const Py_ssize_t batch = each[ROWS].len / 8, size = each[ENTRIES].ndim == 2 ? each[ENTRIES].shape[1] : 0;
+    fits = size > 0 && has(&each[ENTRIES], "B", 1, each[ENTRIES].len) && has(&each[ROWS], "lq", 8, batch) &&
+           has(&each[COPIES], "B", 1, batch * size);
+    for (Py_ssize_t b = 0; fits && b < batch; b++)
+        fits = rows[b] >= 0 && rows[b] < each[ENTRIES].shape[0];
+    if (fits)
+        take(each[ENTRIES].buf, rows, batch, size, each[COPIES].buf);
+    else
+        PyErr_SetString(PyExc_ValueError, "take: arrays that don't fit together, or rows outside the replay");
+done:
+    for (int k = 0; k < ALL; k++)
+        if (each[k].obj)
+            PyBuffer_Release(&each[k]);
+    if (!fits)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
+    {"take", (PyCFunction)(void (*)(void))take_py, METH_FASTCALL,
+     "take(entries, rows, copies): fills copies (B, S) with rows of entries (R, S), bytes."},
     {"gather", (PyCFunction)(void (*)(void))gather_py, METH_FASTCALL,
      "gather(starts, most, ended, rewards, surprise, powers, counts, returns, surprises, ring): fills the last three "
      "arrays."},

@@ -277,3 +277,15 @@ def test_nothing_outside_the_replay_is_read(start: int, most: int) -> None:
             np.zeros((1, 1), np.float32),
             4,
         )
+
+
+@pytest.mark.parametrize("row", [-1, 8, 1 << 60])
+def test_no_entry_outside_the_replay_is_copied(row: int) -> None:
+    entries = np.arange(40, dtype=np.uint8).reshape(8, 5)
+    copies = np.zeros((2, 5), np.uint8)
+    _returns.take(entries, np.array([7, 0]), copies)
+    np.testing.assert_array_equal(copies, entries[[7, 0]])
+    with pytest.raises(ValueError, match="outside the replay"):
+        _returns.take(entries, np.array([0, row]), copies)
+    with pytest.raises(ValueError, match="don't fit"):
+        _returns.take(entries, np.array([0, 1, 2]), copies)
