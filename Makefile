@@ -18,7 +18,7 @@ RIGHT_PYTHON := sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 # Good: it runs, its Python is right, and it was made for this folder (a venv can't be moved).
 GOOD_VENV := grep -qF '$(VENV)' .venv/bin/activate 2>/dev/null && \
 	.venv/bin/python -c 'import sys, pip; $(RIGHT_PYTHON)' 2>/dev/null
-C_SOURCES := $(wildcard sde_harl/*/*.c sde_harl/*/*/*.c)
+C_SOURCES := $(wildcard sde_harl/*/*.c sde_harl/*/*/*.c sde_harl/*/*/*.h)
 ifneq ($(wildcard $(STAMP)),)
 $(shell $(GOOD_VENV) || rm -f $(STAMP))
 endif

@@ -23,7 +23,7 @@ from sde_harl.errors import UserError
 
 
 @contextlib.contextmanager
-def _holding() -> Iterator[None]:
+def _refusing_overflow() -> Iterator[None]:
     """Raises UserError where a number becomes infinite in the type that it is stored in."""
     try:
         with np.errstate(over="raise"):
@@ -103,7 +103,7 @@ class Entries:
             arrays[name][rows] = np.moveaxis(array, 0, 2)
         if "latents" in arrays:
             arrays["latents"][rows] = np.moveaxis(rollout.latents, 0, 2)
-        with _holding():
+        with _refusing_overflow():
             arrays["obs"][rows] = np.moveaxis(rollout.obs, 0, 2)
             # A critic that is shown each agent's observation has the state before it.
             arrays["state"][rows] = rollout.critic_inputs[0, :steps, :, :size]
@@ -120,7 +120,7 @@ class Entries:
         cut = rollout.truncated
         size = arrays["state"].shape[-1]
         closing = after[cut]
-        with _holding():
+        with _refusing_overflow():
             arrays["obs"][closing] = rollout.final_obs[:, cut].swapaxes(0, 1)
             arrays["state"][closing] = rollout.final_critic_inputs[0][cut][:, :size]
         for name in ("available", "active"):

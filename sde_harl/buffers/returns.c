@@ -14,7 +14,7 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { AHEAD = 16, LINE = 64 };
+enum { AHEAD = 8, LINE = 64 };
 
 typedef struct {
     const int64_t *starts, *most;   /* (B,) */
@@ -97,9 +97,11 @@ static PyObject *gather_py(PyObject *self, PyObject *const *args, Py_ssize_t cou
     if (ring == -1 && PyErr_Occurred())
         return NULL;
     int fits = 0;
-    for (int k = 0; k < ARRAYS; k++)
-        if (PyObject_GetBuffer(args[k], &each[k], PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (k >= COUNTS ? PyBUF_WRITABLE : 0)))
+    for (int k = 0; k < ARRAYS; k++) {
+        const int flags = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (k >= COUNTS ? PyBUF_WRITABLE : 0);
+        if (PyObject_GetBuffer(args[k], &each[k], flags))
             goto done;
+    }
     const Py_ssize_t batch = each[STARTS].len / 8, entries = each[ENDED].len;
     const Py_ssize_t agents = entries ? each[SURPRISE].len / 4 / entries : 0;
     const Request request = {.starts = each[STARTS].buf,
@@ -142,18 +144,23 @@ static PyObject *take_py(PyObject *self, PyObject *const *args, Py_ssize_t count
         return NULL;
     }
     int fits = 0;
-    for (int k = 0; k < ALL; k++)
-        if (PyObject_GetBuffer(args[k], &each[k], PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (k == COPIES ? PyBUF_WRITABLE : 0)))
+    for (int k = 0; k < ALL; k++) {
+        const int flags = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (k == COPIES ? PyBUF_WRITABLE : 0);
+        if (PyObject_GetBuffer(args[k], &each[k], flags))
             goto done;
+    }
     const int64_t *rows = each[ROWS].buf;
     const Py_ssize_t batch = each[ROWS].len / 8, size = each[ENTRIES].ndim == 2 ? each[ENTRIES].shape[1] : 0;
     fits = size > 0 && has(&each[ENTRIES], "B", 1, each[ENTRIES].len) && has(&each[ROWS], "lq", 8, batch) &&
            has(&each[COPIES], "B", 1, batch * size);
     for (Py_ssize_t b = 0; fits && b < batch; b++)
         fits = rows[b] >= 0 && rows[b] < each[ENTRIES].shape[0];
-    if (fits)
+    if (fits) {
+        /* A replay in a file may wait for the disk. */
+        Py_BEGIN_ALLOW_THREADS;
         take(each[ENTRIES].buf, rows, batch, size, each[COPIES].buf);
-    else
+        Py_END_ALLOW_THREADS;
+    } else
         PyErr_SetString(PyExc_ValueError, "take: arrays that don't fit together, or rows outside the replay");
 done:
     for (int k = 0; k < ALL; k++)

@@ -238,8 +238,9 @@ def _tree(text: str, source: str) -> dict[str, dict[str, Any]]:
 
 
 def _algorithm(entry: Entry, given: dict[str, Any]) -> Layer:
+    """Returns the algorithm, and what HARL's code sets of it where no key of a file does."""
     layer = {"algo.name": Value(value=entry.value, source=entry.where)}
-    if entry.value in OFF_POLICY:
+    if entry.value in OFF_POLICY and "opti_eps" not in given:
         layer["algo.adam_eps"] = Value(value=OFF_POLICY_ADAM_EPS, source=entry.where)
     return layer
 

@@ -78,7 +78,7 @@ def spare_columns(size: int) -> int:
 
     MKL takes up to three times as long for 2 to 15 columns as for 16.
     """
-    return FAST_COLUMNS - size if size < FAST_COLUMNS else 0
+    return FAST_COLUMNS - size if 1 < size < FAST_COLUMNS else 0
 
 
 def normalise(x: Tensor, layer_norm: bool) -> Tensor:

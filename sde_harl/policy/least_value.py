@@ -39,6 +39,8 @@ def least_value(
 
 
 class _LeastValue(torch.autograd.Function):
+    """`least_value`, with its gradient."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -48,32 +50,35 @@ class _LeastValue(torch.autograd.Function):
         last: Layer,
         layer_norm: bool,
     ) -> Tensor:
+        """Returns (R,), and keeps every block's output (k, R, M) for the gradient."""
         (first_weight, first_bias), *inner = layers
         kind = embedded.dtype
         rows = actions.detach().to(kind).expand(len(embedded), -1, -1)
         x = torch.baddbmm(embedded, rows, first_weight.to(kind))
-        outputs = [(x, activate_in_place(x, first_bias, layer_norm=layer_norm))]
+        outputs = [x]
+        stats = [activate_in_place(x, first_bias, layer_norm=layer_norm)]
         for weight, bias in inner:
             x = torch.bmm(x, weight.to(kind))
-            outputs.append((x, activate_in_place(x, bias, layer_norm=layer_norm)))
-        least, ctx.critic = values(x, *last).min(0)
-        # Not `save_for_backward`: nothing of this is an input or an output.
-        ctx.outputs = outputs
-        ctx.weights = [weight for weight, _ in layers]
-        ctx.last_weight = last[0]
+            outputs.append(x)
+            stats.append(activate_in_place(x, bias, layer_norm=layer_norm))
+        least, critic = values(x, *last).min(0)
+        ctx.save_for_backward(critic, last[0], *outputs, *stats, *(weight for weight, _ in layers))
         return least
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_least: Tensor) -> tuple[Tensor, None, None, None, None]:
-        of_actions = torch.empty(len(of_least), ctx.weights[0].shape[1])
-        for k, last_weight in enumerate(ctx.last_weight):
-            rows = (ctx.critic == k).nonzero()[:, 0]
-            kind = ctx.outputs[0][0].dtype
-            of_x = (of_least[rows, None] * last_weight[:, 0]).to(kind)
-            for weight, (y, stats) in zip(reversed(ctx.weights), reversed(ctx.outputs)):
-                of_x = of_x[None]
-                gradient_in_place(of_x, y[k, rows][None], stats[k, rows][None])
-                of_x = of_x[0] @ weight[k].to(kind).T
+        """Returns the gradient of the actions (R, J)."""
+        critic, last, *each = ctx.saved_tensors
+        blocks = len(each) // 3
+        outputs, stats, weights = each[:blocks], each[blocks : 2 * blocks], each[2 * blocks :]
+        of_actions = torch.empty(len(of_least), weights[0].shape[1])
+        for k, last_weight in enumerate(last):
+            rows = (critic == k).nonzero()[:, 0]
+            of_x = of_least[rows, None] * last_weight[:, 0]
+            for y, own_stats, weight in reversed(list(zip(outputs, stats, weights))):
+                of_x = of_x.to(y.dtype)[None]
+                gradient_in_place(of_x, y[k, rows][None], own_stats[k, rows][None])
+                of_x = of_x[0] @ weight[k].to(y.dtype).T
             of_actions[rows] = of_x.float()
         return of_actions, None, None, None, None

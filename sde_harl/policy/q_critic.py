@@ -82,16 +82,19 @@ class QCritic(nn.Module):
 
     def least(self, embedded: Tensor, actions: Tensor) -> Tensor:
         """Returns (V, B), the least of the critics' values; only the actions get a gradient."""
-        if embedded.dtype not in FAST or not embedded.is_cpu:
-            return self._values(embedded, actions, self._layers()).amin(0)
+        embedded = embedded.detach()
         *layers, last = [(weight.detach(), bias.detach()) for weight, bias in self._layers()]
+        if embedded.dtype not in FAST or not embedded.is_cpu:
+            return self._values(embedded, actions, [*layers, last]).amin(0)
         rows = self._rows(embedded, actions)
         least = least_value(embedded, rows, layers, last, layer_norm=self._layer_norm)
         return least.view(-1, len(actions))
 
     def _layers(self) -> list[tuple[Tensor, Tensor]]:
         """Returns weight and bias of each layer, of the first one the actions' part for `_rows`."""
-        first = functional.pad(self.weights[0][:, self._size :], (0, 0, 0, self._spare))
+        first = self.weights[0][:, self._size :]
+        if self._spare:
+            first = functional.pad(first, (0, 0, 0, self._spare))
         return list(zip((first, *self.weights[1:]), self.biases))
 
     def _values(
@@ -114,7 +117,7 @@ class QCritic(nn.Module):
         views = embedded.shape[1] // len(actions)
         if views > 1:
             actions = actions.repeat(views, 1)
-        return functional.pad(actions, (0, self._spare))
+        return functional.pad(actions, (0, self._spare)) if self._spare else actions
 
     def _for_blocks(self, x: Tensor) -> Tensor:
         return x.to(self.computes_in or self.biases[0].dtype)

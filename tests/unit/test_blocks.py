@@ -10,6 +10,7 @@ from torch import Tensor
 from sde_harl.policy.block import block, values
 from sde_harl.policy.inference import _blocks
 from sde_harl.policy.inference import local_nets as local
+from sde_harl.policy.layers import affine
 
 WIDTHS = (1, 5, 16, 40, 128)
 
@@ -101,6 +102,51 @@ def test_a_layer_of_one_output(width: int, dtype: torch.dtype) -> None:
         # The gradient of x is of the type of x.
         rough = {"rtol": 2e-5 if one.dtype is torch.float32 else 4e-3, "atol": 2e-5}
         torch.testing.assert_close(one.grad.double(), other.grad, **rough)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int16])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_vectors_of_all_sizes_compute_the_same_bits(width: int, dtype: type) -> None:
+    rng = np.random.default_rng(width)
+    numbers = rng.normal(size=(2, 2, 9, width)).astype(np.float32)
+    numbers[0, 0, 0, 0], numbers[0, 1, 1] = np.nan, 0.0
+    bias = rng.normal(size=(2, 1, width)).astype(np.float32)
+    if dtype is np.int16:
+        numbers = (numbers.view(np.uint32) >> 16).astype(np.uint16).view(np.int16)
+
+    def passes() -> list[bytes]:
+        y, of_y = numbers.copy()
+        stats, of_bias = np.zeros((2, 9, 2), np.float32), np.zeros_like(bias)
+        _blocks.activate(y, bias, 1e-5, stats)
+        _blocks.gradients(of_y, y, stats, of_bias)
+        values, of_x, of_w = np.zeros((2, 9), np.float32), np.zeros_like(y), np.zeros_like(bias)
+        _blocks.values(y, bias, values)
+        _blocks.value_gradients(values, y, bias, of_x, of_w)
+        return [each.tobytes() for each in (y, stats, of_y, of_bias, values, of_x, of_w)]
+
+    found = []
+    for floats in (4, 16):  # the widest one is left in use
+        if _blocks.vectors(floats):
+            found.append(passes())
+    assert found[0] == found[-1]
+    assert not _blocks.vectors(5)
+
+
+@pytest.mark.parametrize("size", [1, 2, 9, 15, 16, 40])
+def test_a_narrow_layer_is_that_of_its_columns(size: int) -> None:
+    generator = torch.Generator().manual_seed(size)
+    x, weight, bias = (
+        torch.randn(*shape, generator=generator).requires_grad_()
+        for shape in ((3, 9, 20), (1, 20, size), (1, 1, size))
+    )
+    ours, theirs = affine(x, weight, bias), x @ weight + bias
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    slope = torch.randn(ours.shape, generator=generator)
+    for one, other in zip(
+        torch.autograd.grad((ours * slope).sum(), (x, weight, bias)),
+        torch.autograd.grad((theirs * slope).sum(), (x, weight, bias)),
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
 def test_two_types_at_a_time_are_refused() -> None:

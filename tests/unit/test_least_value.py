@@ -39,8 +39,10 @@ def rows_of(critic: QCritic, views: int, rows: int) -> tuple[torch.Tensor, torch
     """Returns embedded states and actions of random rows."""
     generator = torch.Generator().manual_seed(2)
     size = critic.weights[0].shape[1] - JOINT
-    states = torch.randn(views, rows, size, generator=generator)
-    return critic.embed(states), torch.randn(rows, JOINT, generator=generator).requires_grad_(True)
+    number = critic.weights[0].dtype
+    states = torch.randn(views, rows, size, generator=generator, dtype=number)
+    actions = torch.randn(rows, JOINT, generator=generator, dtype=number)
+    return critic.embed(states), actions.requires_grad_(True)
 
 
 @pytest.mark.parametrize("views", [1, 3])
@@ -73,30 +75,36 @@ def test_one_critic_may_have_the_least_value_of_every_row() -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
 
 
-def test_the_critics_get_no_gradient() -> None:
-    critic = critic_of(2, layer_norm=True).requires_grad_(True)
+@pytest.mark.parametrize("number", [torch.float32, torch.float64])
+def test_the_critics_get_no_gradient(number: torch.dtype) -> None:
+    critic = critic_of(2, layer_norm=True).to(number).requires_grad_(True)
     embedded, actions = rows_of(critic, views=1, rows=8)
-    critic.least(embedded.detach(), actions).sum().backward()
+    critic.least(embedded, actions).sum().backward()
     assert actions.grad is not None
     assert all(each.grad is None for each in critic.parameters())
 
 
-def test_blocks_in_bfloat16_come_close() -> None:
+def test_blocks_in_bfloat16() -> None:
     critic = critic_of(2, layer_norm=True)
-    embedded, actions = rows_of(critic, views=1, rows=200)
-    exact = critic.least(embedded, actions)
-    [wanted] = torch.autograd.grad(exact.sum(), actions)
-
     critic.computes_in = torch.bfloat16
     embedded, actions = rows_of(critic, views=1, rows=200)
-    rounded = critic.least(embedded, actions)
-    [found] = torch.autograd.grad(rounded.sum(), actions)
+    every = critic(embedded, actions).amin(0)
+    [wanted] = torch.autograd.grad(every.sum(), actions)
 
-    assert (exact - rounded).abs().max() < 0.05 * exact.std()
-    assert (found - wanted).norm() < 0.1 * wanted.norm()
+    least = critic.least(embedded, actions)
+    [found] = torch.autograd.grad(least.sum(), actions)
+
+    torch.testing.assert_close(least, every)
+    # Autograd rounds the gradient of each product to bfloat16 too, of which this takes half.
+    assert (found - wanted).norm() < 0.01 * wanted.norm()
 
 
-def test_the_first_critic_alone() -> None:
-    critic = critic_of(2, layer_norm=True)
+@pytest.mark.parametrize("number", [torch.float32, torch.float64])
+def test_the_first_critic_alone(number: torch.dtype) -> None:
+    critic = critic_of(2, layer_norm=True).to(number)
     embedded, actions = rows_of(critic, views=3, rows=20)
-    torch.testing.assert_close(critic.first(embedded, actions), critic(embedded, actions)[0])
+    first, every = critic.first(embedded, actions), critic(embedded, actions)[0]
+    torch.testing.assert_close(first, every)
+    [found] = torch.autograd.grad(first.sum(), actions)
+    [wanted] = torch.autograd.grad(every.sum(), actions)
+    torch.testing.assert_close(found, wanted)

@@ -4,6 +4,7 @@ from numpy.typing import NDArray
 from sde_harl.policy.inference.arrays import BoolArray, FloatArray
 
 def flush_denormals() -> None: ...
+def vectors(floats: int, /) -> bool: ...
 
 Numbers = FloatArray | NDArray[np.int16]
 """float32, or bfloat16 in int16."""

@@ -3,6 +3,8 @@
  *
  * The compiler keeps vectors that are larger than the processor's in memory, and compares their numbers one by one: a
  * pass takes 5 to 14 times as long. So a sum of LANES numbers is PARTS vectors.
+ *
+ * Each pass is compiled twice, for float32 and for bfloat16: its inner function is called with a constant `half`.
  */
 #define PARTS (LANES / FLOATS)
 #define EACH_PART(p) _Pragma("GCC unroll 4") for (int p = 0; p < PARTS; p++)
@@ -40,7 +42,7 @@ INLINE Vector get(const void *values, Py_ssize_t i, int half) {
 
 /* The lower halves of numbers of at most 16 bits. */
 INLINE Halves narrowed(Bits bits) {
-#if FLOATS == 4 && defined(__SSE2__)
+#if FLOATS == 4 && defined(__x86_64__)
     const __m128i packed = _mm_packs_epi32((__m128i)bits, (__m128i)bits);
     Halves halves;
     memcpy(&halves, &packed, sizeof halves);

@@ -94,12 +94,18 @@ typedef struct {
 
 static const Passes *passes = &passes_4;
 
-static void choose_passes(void) {
+/* Has the passes use vectors of so many numbers; returns 0 where the processor has none. */
+static int use_vectors(long floats) {
 #ifdef WIDER
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f"))
+    if (floats == 16 && __builtin_cpu_supports("avx512f")) {
         passes = &passes_16;
+        return 1;
+    }
 #endif
+    if (floats == 4)
+        passes = &passes_4;
+    return floats == 4;
 }
 
 /* Chooses for each row of outputs (rows, A) in each of the branches between `edges`: the action's index in its branch,
@@ -165,8 +171,8 @@ static int take(const Argument *arguments, int all, PyObject *const *args, Py_ss
             break;
         const char *format = each[k].format ? each[k].format : "B";
         if (!format[0] || format[1] || !strchr(argument->formats, format[0]) || each[k].itemsize > 4) {
-            PyErr_Format(PyExc_ValueError, "%s: an array of '%s', expected one of '%s'", argument->name, format,
-                         argument->formats);
+            PyErr_Format(PyExc_ValueError, "%s: an array of '%s' of %zd bytes, expected one of '%s' of at most 4",
+                         argument->name, format, each[k].itemsize, argument->formats);
             break;
         }
     }
@@ -379,7 +385,15 @@ static PyObject *flush_denormals(PyObject *self, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
+static PyObject *vectors(PyObject *self, PyObject *floats) {
+    const long count = PyLong_AsLong(floats);
+    if (PyErr_Occurred())
+        return NULL;
+    return PyBool_FromLong(use_vectors(count));
+}
+
 static PyMethodDef methods[] = {
+    {"vectors", vectors, METH_O, "vectors(4 or 16): use vectors of so many numbers; False where there are none."},
     {"flush_denormals", flush_denormals, METH_NOARGS, "flush_denormals(): denormal numbers become 0 in this thread."},
     {"activate", FAST(activate), "activate(x, bias, eps, stats): x becomes y; eps None: nothing is normalised."},
     {"normalise", FAST(normalise), "normalise(x, sizes, eps, y): y becomes x, each agent's own features normalised."},
@@ -393,6 +407,7 @@ static PyMethodDef methods[] = {
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, .m_name = "_blocks", .m_size = -1, .m_methods = methods};
 
 PyMODINIT_FUNC PyInit__blocks(void) {
-    choose_passes();
+    if (!use_vectors(16))
+        use_vectors(4);
     return PyModule_Create(&module);
 }
