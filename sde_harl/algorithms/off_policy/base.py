@@ -4,7 +4,7 @@ A run takes them as it takes the on-policy family. The collector plays `train.ro
 every environment with the policies that were published last; `update` appends them to the replay,
 takes `algo.updates` x `train.rollout` updates on random rows of it, and says how the agents explore
 from then on; the trainer publishes. So actors are never further ahead of the learner than one
-rollout (two with `train.overlap`), and placements, codecs and records know nothing of it. An update:
+rollout (two with `train.overlap`). Placements, codecs and records know nothing of it. An update:
 
     sample     rows of the replay                                   buffers/replay.py
     targets    what Q(s, a) should be, an algorithm's own           `targets`
