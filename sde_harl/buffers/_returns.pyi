@@ -5,11 +5,11 @@ def gather(
     most: Any,
     ended: Any,
     rewards: Any,
-    surprise: Any,
+    alive: Any,
     powers: Any,
     counts: Any,
     returns: Any,
-    surprises: Any,
+    sums: Any,
     ring: int,
     /,
 ) -> None: ...

@@ -72,8 +72,8 @@ class Entries:
         # Zeros take no memory from the system until they are written.
         self._entries = np.zeros(rows, kind) if folder is None else _in_file(folder, rows, kind)
         self.rewards = np.zeros(rows, np.float32)
-        self.surprise = np.zeros((rows, agents), np.float32)
-        """-log pi of each agent's action; 0 where it was dead."""
+        self.alive = np.zeros((rows, agents), np.float32)
+        """1.0 where an agent was alive, also part of `active`."""
         self.terminated = np.zeros(rows, bool)
         self.ended = np.zeros(rows, bool)
         self.learnable = np.zeros(rows, bool)
@@ -107,8 +107,7 @@ class Entries:
             arrays["obs"][rows] = np.moveaxis(rollout.obs, 0, 2)
             # A critic that is shown each agent's observation has the state before it.
             arrays["state"][rows] = rollout.critic_inputs[0, :steps, :, :size]
-        surprise = -rollout.log_probs.sum(-1) * rollout.active_masks
-        arrays["surprise"][rows] = np.moveaxis(surprise, 0, 2)
+        arrays["alive"][rows] = np.moveaxis(rollout.active_masks, 0, 2)
         arrays["rewards"][rows] = rollout.rewards
         arrays["terminated"][rows] = rollout.terminated
         arrays["ended"][rows] = rollout.ended
@@ -152,7 +151,7 @@ class Entries:
         return {
             **{name: self._entries[name] for name in names},
             "rewards": self.rewards,
-            "surprise": self.surprise,
+            "alive": self.alive,
             "terminated": self.terminated,
             "ended": self.ended,
             "learnable": self.learnable,

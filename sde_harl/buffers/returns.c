@@ -20,10 +20,10 @@ typedef struct {
     const int64_t *starts, *most;   /* (B,) */
     const uint8_t *ended;           /* (R,) */
     const float *rewards;           /* (R,) */
-    const float *surprise;          /* (R, N) */
+    const float *alive;             /* (R, N) */
     const float *powers;            /* (n + 1,) of gamma */
     int64_t *counts;                /* (B,) */
-    float *returns, *surprises;     /* (B,), (B, N) */
+    float *returns, *sums;          /* (B,), (B, N) */
     Py_ssize_t batch, ring, agents; /* B, L, N */
 } Request;
 
@@ -31,10 +31,10 @@ static void ask_for(const Request *request, Py_ssize_t b) {
     const int64_t row = request->starts[b];
     __builtin_prefetch(request->ended + row);
     __builtin_prefetch(request->rewards + row);
-    const char *surprise = (const char *)(request->surprise + (row + 1) * request->agents);
+    const char *alive = (const char *)(request->alive + (row + 1) * request->agents);
     const Py_ssize_t bytes = (request->most[b] - 1) * request->agents * (Py_ssize_t)sizeof(float);
     for (Py_ssize_t at = 0; at < bytes; at += LINE)
-        __builtin_prefetch(surprise + at);
+        __builtin_prefetch(alive + at);
 }
 
 static void gather(const Request *request) {
@@ -44,9 +44,9 @@ static void gather(const Request *request) {
             ask_for(request, b + AHEAD);
         const int64_t end_of_ring = (request->starts[b] / request->ring + 1) * request->ring;
         int64_t row = request->starts[b];
-        float *surprises = request->surprises + b * agents;
+        float *sums = request->sums + b * agents;
         float sum = request->rewards[row];
-        memset(surprises, 0, (size_t)agents * sizeof *surprises);
+        memset(sums, 0, (size_t)agents * sizeof *sums);
         int64_t k = 1;
         for (; k < request->most[b] && !request->ended[row]; k++) {
             if (++row == end_of_ring)
@@ -54,7 +54,7 @@ static void gather(const Request *request) {
             const float power = request->powers[k];
             sum += power * request->rewards[row];
             for (Py_ssize_t i = 0; i < agents; i++)
-                surprises[i] += power * request->surprise[row * agents + i];
+                sums[i] += power * request->alive[row * agents + i];
         }
         request->counts[b] = k;
         request->returns[b] = sum;
@@ -86,7 +86,7 @@ static int has(const Py_buffer *buffer, const char *formats, Py_ssize_t width, P
 }
 
 static PyObject *gather_py(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    enum { STARTS, MOST, ENDED, REWARDS, SURPRISE, POWERS, COUNTS, RETURNS, SURPRISES, ARRAYS, RING = ARRAYS, ALL };
+    enum { STARTS, MOST, ENDED, REWARDS, ALIVE, POWERS, COUNTS, RETURNS, SUMS, ARRAYS, RING = ARRAYS, ALL };
     Py_buffer each[ARRAYS];
     memset(each, 0, sizeof each);
     if (count != ALL) {
@@ -103,24 +103,24 @@ static PyObject *gather_py(PyObject *self, PyObject *const *args, Py_ssize_t cou
             goto done;
     }
     const Py_ssize_t batch = each[STARTS].len / 8, entries = each[ENDED].len;
-    const Py_ssize_t agents = entries ? each[SURPRISE].len / 4 / entries : 0;
+    const Py_ssize_t agents = entries ? each[ALIVE].len / 4 / entries : 0;
     const Request request = {.starts = each[STARTS].buf,
                              .most = each[MOST].buf,
                              .ended = each[ENDED].buf,
                              .rewards = each[REWARDS].buf,
-                             .surprise = each[SURPRISE].buf,
+                             .alive = each[ALIVE].buf,
                              .powers = each[POWERS].buf,
                              .counts = each[COUNTS].buf,
                              .returns = each[RETURNS].buf,
-                             .surprises = each[SURPRISES].buf,
+                             .sums = each[SUMS].buf,
                              .batch = batch,
                              .ring = ring,
                              .agents = agents};
     fits = ring > 0 && entries % ring == 0 && has(&each[STARTS], "lq", 8, batch) && has(&each[MOST], "lq", 8, batch) &&
            has(&each[ENDED], "?", 1, entries) && has(&each[REWARDS], "f", 4, entries) &&
-           has(&each[SURPRISE], "f", 4, entries * agents) && has(&each[POWERS], "f", 4, each[POWERS].len / 4) &&
+           has(&each[ALIVE], "f", 4, entries * agents) && has(&each[POWERS], "f", 4, each[POWERS].len / 4) &&
            has(&each[COUNTS], "lq", 8, batch) && has(&each[RETURNS], "f", 4, batch) &&
-           has(&each[SURPRISES], "f", 4, batch * agents) &&
+           has(&each[SUMS], "f", 4, batch * agents) &&
            all_inside(&request, entries, each[POWERS].len / 4 - 1);
     if (fits)
         gather(&request);
@@ -175,7 +175,7 @@ static PyMethodDef methods[] = {
     {"take", (PyCFunction)(void (*)(void))take_py, METH_FASTCALL,
      "take(entries, rows, copies): fills copies (B, S) with rows of entries (R, S), bytes."},
     {"gather", (PyCFunction)(void (*)(void))gather_py, METH_FASTCALL,
-     "gather(starts, most, ended, rewards, surprise, powers, counts, returns, surprises, ring): fills the last three "
+     "gather(starts, most, ended, rewards, alive, powers, counts, returns, sums, ring): fills the last three "
      "arrays."},
     {NULL, NULL, 0, NULL},
 };

@@ -148,7 +148,9 @@ def test_the_soft_bellman_backup(shared: bool, continuous: bool) -> None:
         algorithm.q_trainer.target.embed(batch.states[:, 32:]), joint
     )
     soft = twins.detach().numpy().min(0) + (alpha[:, None] * entropies).sum(0)
-    on_the_way = (alpha[:, None] * batch.surprises.numpy()).sum(0)
+    active = batch.active[:, 32:].numpy()
+    means = (entropies * active).sum(1) / active.sum(1)
+    on_the_way = (alpha * means) @ batch.alive.numpy()
     expected = batch.returns.numpy() + on_the_way + batch.discounts.numpy() * soft
     assert np.abs(on_the_way).max() > 0
     np.testing.assert_allclose(target, expected, rtol=1e-5, atol=1e-5)

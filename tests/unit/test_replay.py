@@ -28,7 +28,7 @@ class Step(NamedTuple):
 
     name: float
     reward: float
-    surprise: float
+    alive: bool
     ended: str  # "", "terminated", "truncated"
     final: float
     void: bool
@@ -52,7 +52,7 @@ def rollout_of(streams: list[list[Step]], kind: str = "EP", game: EnvSpec = GAME
             made.latents[:, t, e] = step.name
             made.critic_inputs[:, t, e] = step.name
             made.rewards[t, e] = step.reward
-            made.log_probs[:, t, e] = -step.surprise
+            made.active_masks[:, t, e] = step.alive
             made.terminated[t, e] = step.ended == "terminated"
             made.truncated[t, e] = step.ended == "truncated"
             made.void[t, e] = step.void
@@ -72,7 +72,7 @@ def random_streams(rng: np.random.Generator, envs: int, steps: int, first: int) 
                 Step(
                     name=first + 1000.0 * e + t,
                     reward=float(rng.normal()),
-                    surprise=float(rng.random()),
+                    alive=bool(rng.random() < 0.7),
                     ended=str(ends[t]),
                     final=-(first + 1000.0 * e + t),
                     void=False,
@@ -85,26 +85,26 @@ def random_streams(rng: np.random.Generator, envs: int, steps: int, first: int) 
 
 class Expected(NamedTuple):
     returns: float
-    surprise: float
+    alive: float
     discount: float
     after: float
 
 
 def expected(stream: list[Step], t: int, n: int) -> Expected:
     """The row of step t by a loop; the newest step has no successor, unless it was cut."""
-    returns = surprise = 0.0
+    returns = alive = 0.0
     newest = len(stream) - 1
     for k in range(n):
         step = stream[t + k]
         returns += GAMMA**k * step.reward
-        surprise += (k > 0) * GAMMA**k * step.surprise
+        alive += (k > 0) * GAMMA**k * step.alive
         if step.ended == "terminated":
-            return Expected(returns, surprise, 0.0, np.nan)
+            return Expected(returns, alive, 0.0, np.nan)
         if step.ended == "truncated":
-            return Expected(returns, surprise, GAMMA ** (k + 1), step.final)
+            return Expected(returns, alive, GAMMA ** (k + 1), step.final)
         last = t + k + 1 == newest and stream[newest].ended != "truncated"
         if last or k + 1 == n:
-            return Expected(returns, surprise, GAMMA ** (k + 1), stream[t + k + 1].name)
+            return Expected(returns, alive, GAMMA ** (k + 1), stream[t + k + 1].name)
     raise AssertionError
 
 
@@ -142,7 +142,7 @@ def test_every_row_is_what_was_played(
         assert t < len(streams[e]) - 1 or streams[e][t].ended == "truncated"
         row = expected(streams[e], t, n)
         assert sample.returns[b] == pytest.approx(row.returns, abs=1e-5)
-        np.testing.assert_allclose(sample.surprises[:, b], row.surprise, atol=1e-5)
+        np.testing.assert_allclose(sample.alive[:, b], row.alive, atol=1e-5)
         assert sample.discounts[b] == pytest.approx(row.discount)
         assert (sample.state[b] == name).all()
         assert (sample.latents[:, b] == name).all()
@@ -167,7 +167,7 @@ def test_rows_come_up_equally_often() -> None:
 
 
 def step(name: float, *, void: bool = False, ended: str = "") -> Step:
-    return Step(name=name, reward=1.0, surprise=0.0, ended=ended, final=-1.0, void=void)
+    return Step(name=name, reward=1.0, alive=True, ended=ended, final=-1.0, void=void)
 
 
 def test_nothing_of_a_void_episode_is_learnt_from() -> None:

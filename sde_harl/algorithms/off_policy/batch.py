@@ -38,7 +38,7 @@ class Batch(NamedTuple):
     """(N, B, A) that were done."""
     returns: Tensor
     """(B,) as in `Sample`, and likewise the next two."""
-    surprises: Tensor
+    alive: Tensor
     """(N, B)."""
     discounts: Tensor
     """(B,)."""
@@ -124,7 +124,7 @@ class BatchMaker:
             states=self._critic.normalise(torch.from_numpy(np.ascontiguousarray(inputs))),
             actions=self._actions(sample),
             returns=torch.from_numpy(sample.returns),
-            surprises=torch.from_numpy(sample.surprises),
+            alive=torch.from_numpy(sample.alive),
             discounts=torch.from_numpy(sample.discounts),
             latents=_sent(sample) if symbols else None,
         )
