@@ -72,8 +72,8 @@ class Entries:
         # Zeros take no memory from the system until they are written.
         self._entries = np.zeros(rows, kind) if folder is None else _in_file(folder, rows, kind)
         self.rewards = np.zeros(rows, np.float32)
-        self.alive = np.zeros((rows, agents), np.float32)
-        """1.0 where an agent was alive, also part of `active`."""
+        self.alive = np.zeros((rows, agents), bool)
+        """As `active`, for the steps of a return."""
         self.terminated = np.zeros(rows, bool)
         self.ended = np.zeros(rows, bool)
         self.learnable = np.zeros(rows, bool)

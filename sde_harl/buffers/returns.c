@@ -20,7 +20,7 @@ typedef struct {
     const int64_t *starts, *most;   /* (B,) */
     const uint8_t *ended;           /* (R,) */
     const float *rewards;           /* (R,) */
-    const float *alive;             /* (R, N) */
+    const uint8_t *alive;           /* (R, N) */
     const float *powers;            /* (n + 1,) of gamma */
     int64_t *counts;                /* (B,) */
     float *returns, *sums;          /* (B,), (B, N) */
@@ -31,8 +31,8 @@ static void ask_for(const Request *request, Py_ssize_t b) {
     const int64_t row = request->starts[b];
     __builtin_prefetch(request->ended + row);
     __builtin_prefetch(request->rewards + row);
-    const char *alive = (const char *)(request->alive + (row + 1) * request->agents);
-    const Py_ssize_t bytes = (request->most[b] - 1) * request->agents * (Py_ssize_t)sizeof(float);
+    const uint8_t *alive = request->alive + (row + 1) * request->agents;
+    const Py_ssize_t bytes = (request->most[b] - 1) * request->agents;
     for (Py_ssize_t at = 0; at < bytes; at += LINE)
         __builtin_prefetch(alive + at);
 }
@@ -54,7 +54,7 @@ static void gather(const Request *request) {
             const float power = request->powers[k];
             sum += power * request->rewards[row];
             for (Py_ssize_t i = 0; i < agents; i++)
-                sums[i] += power * request->alive[row * agents + i];
+                sums[i] += request->alive[row * agents + i] ? power : 0;
         }
         request->counts[b] = k;
         request->returns[b] = sum;
@@ -85,10 +85,31 @@ static int has(const Py_buffer *buffer, const char *formats, Py_ssize_t width, P
            strchr(formats, buffer->format[0]);
 }
 
+static PyObject *done(Py_buffer *each, int arrays, int succeeded) {
+    for (int k = 0; k < arrays; k++)
+        if (each[k].obj)
+            PyBuffer_Release(&each[k]);
+    if (!succeeded)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+/* Returns 1 with a view of each array, those from `filled` on writable; or 0 with an exception set and no view. */
+static int view(PyObject *const *args, int arrays, int filled, Py_buffer *each) {
+    memset(each, 0, (size_t)arrays * sizeof *each);
+    for (int k = 0; k < arrays; k++) {
+        const int flags = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (k >= filled ? PyBUF_WRITABLE : 0);
+        if (PyObject_GetBuffer(args[k], &each[k], flags)) {
+            done(each, arrays, 0);
+            return 0;
+        }
+    }
+    return 1;
+}
+
 static PyObject *gather_py(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     enum { STARTS, MOST, ENDED, REWARDS, ALIVE, POWERS, COUNTS, RETURNS, SUMS, ARRAYS, RING = ARRAYS, ALL };
     Py_buffer each[ARRAYS];
-    memset(each, 0, sizeof each);
     if (count != ALL) {
         PyErr_SetString(PyExc_TypeError, "gather takes nine arrays and the length of a ring");
         return NULL;
@@ -96,14 +117,10 @@ static PyObject *gather_py(PyObject *self, PyObject *const *args, Py_ssize_t cou
     const Py_ssize_t ring = PyLong_AsSsize_t(args[RING]);
     if (ring == -1 && PyErr_Occurred())
         return NULL;
-    int fits = 0;
-    for (int k = 0; k < ARRAYS; k++) {
-        const int flags = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (k >= COUNTS ? PyBUF_WRITABLE : 0);
-        if (PyObject_GetBuffer(args[k], &each[k], flags))
-            goto done;
-    }
+    if (!view(args, ARRAYS, COUNTS, each))
+        return NULL;
     const Py_ssize_t batch = each[STARTS].len / 8, entries = each[ENDED].len;
-    const Py_ssize_t agents = entries ? each[ALIVE].len / 4 / entries : 0;
+    const Py_ssize_t agents = entries ? each[ALIVE].len / entries : 0;
     const Request request = {.starts = each[STARTS].buf,
                              .most = each[MOST].buf,
                              .ended = each[ENDED].buf,
@@ -116,43 +133,32 @@ static PyObject *gather_py(PyObject *self, PyObject *const *args, Py_ssize_t cou
                              .batch = batch,
                              .ring = ring,
                              .agents = agents};
-    fits = ring > 0 && entries % ring == 0 && has(&each[STARTS], "lq", 8, batch) && has(&each[MOST], "lq", 8, batch) &&
-           has(&each[ENDED], "?", 1, entries) && has(&each[REWARDS], "f", 4, entries) &&
-           has(&each[ALIVE], "f", 4, entries * agents) && has(&each[POWERS], "f", 4, each[POWERS].len / 4) &&
-           has(&each[COUNTS], "lq", 8, batch) && has(&each[RETURNS], "f", 4, batch) &&
-           has(&each[SUMS], "f", 4, batch * agents) &&
-           all_inside(&request, entries, each[POWERS].len / 4 - 1);
+    const int fits = ring > 0 && entries % ring == 0 && has(&each[STARTS], "lq", 8, batch) &&
+                     has(&each[MOST], "lq", 8, batch) && has(&each[ENDED], "?", 1, entries) &&
+                     has(&each[REWARDS], "f", 4, entries) && has(&each[ALIVE], "?", 1, entries * agents) &&
+                     has(&each[POWERS], "f", 4, each[POWERS].len / 4) && has(&each[COUNTS], "lq", 8, batch) &&
+                     has(&each[RETURNS], "f", 4, batch) && has(&each[SUMS], "f", 4, batch * agents) &&
+                     all_inside(&request, entries, each[POWERS].len / 4 - 1);
     if (fits)
         gather(&request);
     else
         PyErr_SetString(PyExc_ValueError, "gather: arrays that don't fit together, or rows outside the replay");
-done:
-    for (int k = 0; k < ARRAYS; k++)
-        if (each[k].obj)
-            PyBuffer_Release(&each[k]);
-    if (!fits)
-        return NULL;
-    Py_RETURN_NONE;
+    return done(each, ARRAYS, fits);
 }
 
 static PyObject *take_py(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     enum { ENTRIES, ROWS, COPIES, ALL };
     Py_buffer each[ALL];
-    memset(each, 0, sizeof each);
     if (count != ALL) {
         PyErr_SetString(PyExc_TypeError, "take takes entries, rows and copies");
         return NULL;
     }
-    int fits = 0;
-    for (int k = 0; k < ALL; k++) {
-        const int flags = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (k == COPIES ? PyBUF_WRITABLE : 0);
-        if (PyObject_GetBuffer(args[k], &each[k], flags))
-            goto done;
-    }
+    if (!view(args, ALL, COPIES, each))
+        return NULL;
     const int64_t *rows = each[ROWS].buf;
     const Py_ssize_t batch = each[ROWS].len / 8, size = each[ENTRIES].ndim == 2 ? each[ENTRIES].shape[1] : 0;
-    fits = size > 0 && has(&each[ENTRIES], "B", 1, each[ENTRIES].len) && has(&each[ROWS], "lq", 8, batch) &&
-           has(&each[COPIES], "B", 1, batch * size);
+    int fits = size > 0 && has(&each[ENTRIES], "B", 1, each[ENTRIES].len) && has(&each[ROWS], "lq", 8, batch) &&
+               has(&each[COPIES], "B", 1, batch * size);
     for (Py_ssize_t b = 0; fits && b < batch; b++)
         fits = rows[b] >= 0 && rows[b] < each[ENTRIES].shape[0];
     if (fits) {
@@ -162,13 +168,7 @@ static PyObject *take_py(PyObject *self, PyObject *const *args, Py_ssize_t count
         Py_END_ALLOW_THREADS;
     } else
         PyErr_SetString(PyExc_ValueError, "take: arrays that don't fit together, or rows outside the replay");
-done:
-    for (int k = 0; k < ALL; k++)
-        if (each[k].obj)
-            PyBuffer_Release(&each[k]);
-    if (!fits)
-        return NULL;
-    Py_RETURN_NONE;
+    return done(each, ALL, fits);
 }
 
 static PyMethodDef methods[] = {

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from games import spec
 
 from sde_harl.config.schema import PolicyConfig
-from sde_harl.envs.base import EnvSpec
 from sde_harl.policy.critic_input import make_critic_input
 from sde_harl.policy.q_critic import QCritic
 
-SPEC = EnvSpec(
-    name="game",
-    agents=("a", "b", "c"),
-    obs_sizes=(7, 7, 7),
-    action_sizes=((4,), (4,), (4,)),
-    state_size=9,
-    episode_limit=5,
-    continuous=False,
-    unit_types=("", "", ""),
-    has_win=False,
-)
+SPEC = spec(((4,), (4,), (4,)), obs=9)
 JOINT = 12
 
 

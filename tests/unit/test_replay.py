@@ -270,7 +270,7 @@ def test_nothing_outside_the_replay_is_read(start: int, most: int) -> None:
             np.array([most]),
             entries > 0,
             entries,
-            entries[:, None],
+            entries[:, None] > 0,
             np.ones(4, np.float32),
             np.zeros(1, np.int64),
             np.zeros(1, np.float32),
