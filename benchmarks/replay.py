@@ -96,21 +96,22 @@ def learner(name: str) -> OffPolicy:
     return algorithm
 
 
-def products(widths: list[int], count: int, backward: str) -> Callable[[], None]:
-    """Returns a call that does the products of `count` stacked nets, no more.
+def products(widths: list[int], count: int, passes: str, rows: int = BATCH) -> Callable[[], None]:
+    """Returns a call that does the products of `count` stacked nets for `rows` rows, no more.
 
-    backward: "none", "inputs" (a gradient passes through) or "all".
+    passes: some of "forward", "inputs" (the gradients of each layer's input) and "weights".
     """
-    rows = [torch.randn(count, BATCH, width) for width in widths]
+    arrays = [torch.randn(count, rows, width) for width in widths]
     weights = [torch.randn(count, *pair) for pair in zip(widths[:-1], widths[1:])]
 
     def run() -> None:
-        for x, weight, gradient in zip(rows, weights, rows[1:]):
-            torch.bmm(x, weight)
-            if backward == "all":
-                torch.bmm(x.mT, gradient)
-            if backward != "none":
+        for x, weight, gradient in zip(arrays, weights, arrays[1:]):
+            if "forward" in passes:
+                torch.bmm(x, weight)
+            if "inputs" in passes:
                 torch.bmm(gradient, weight.mT)
+            if "weights" in passes:
+                torch.bmm(x.mT, gradient)
 
     return run
 
@@ -120,21 +121,28 @@ def updates(name: str, rounds: int) -> Row:
     algorithm = learner(name)
     policy = [OBS, WIDTH, WIDTH, ACTIONS]
     critic = [STATE + AGENTS * ACTIONS, WIDTH, WIDTH, 1]
+    # What a group asks of the joint Q: the least value of twins, whose gradient is that of one of
+    # them in each row; the values of all choices; or the first critic's value.
+    asked = {
+        "hasac": [products(critic, 2, "forward"), products(critic, 1, "inputs")],
+        "had3qn": [products(critic, 1, "forward", rows=ACTIONS * BATCH)],
+    }.get(name, [products(critic, 1, "forward inputs")])
     taken = cpu_us(
         {
             "update": lambda: algorithm.learn_once(Reports(algorithm.scalars)),
-            "policy": products(policy, 1, "all"),
-            "policy forward": products(policy, AGENTS, "none"),
-            "critic": products(critic, algorithm.critics, "all"),
-            "critic forward": products(critic, algorithm.critics, "none"),
-            "critic through": products(critic, algorithm.critics, "inputs"),
+            "policy": products(policy, 1, "forward inputs weights"),
+            "policy forward": products(policy, AGENTS, "forward"),
+            "critic": products(critic, algorithm.critics, "forward inputs weights"),
+            "critic forward": products(critic, algorithm.critics, "forward"),
+            "asked": lambda: [each() for each in asked],
         },
         rounds,
     )
-    # Targets; the critics; each group's pass, what it does after its step, and the joint Q.
+    # Targets; the critics; each group's pass and what it asks.
     floor = taken["policy forward"] + taken["critic forward"] + taken["critic"]
-    floor += AGENTS * (taken["policy"] + taken["critic through"])
-    floor += taken["policy forward"] * (AGENTS - 1) / AGENTS
+    floor += AGENTS * (taken["policy"] + taken["asked"])
+    if algorithm.sequential:  # what each group but the last does after its step
+        floor += taken["policy forward"] * (AGENTS - 1) / AGENTS
     value = taken["update"]
     return Row(
         name=f"replay/{name}/update",

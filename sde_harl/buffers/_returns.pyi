@@ -5,11 +5,9 @@ def gather(
     most: Any,
     ended: Any,
     rewards: Any,
-    alive: Any,
     powers: Any,
     counts: Any,
     returns: Any,
-    sums: Any,
     ring: int,
     /,
 ) -> None: ...

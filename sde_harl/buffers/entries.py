@@ -7,6 +7,8 @@ state, Z latent.
 from __future__ import annotations
 
 import contextlib
+import math
+import mmap
 import os
 import tempfile
 from collections.abc import Iterator
@@ -69,14 +71,12 @@ class Entries:
         if latent_size:
             fields.append(("latents", "float32", (agents, latent_size)))
         kind = np.dtype(fields, align=True)
-        # Zeros take no memory from the system until they are written.
-        self._entries = np.zeros(rows, kind) if folder is None else _in_file(folder, rows, kind)
-        self.rewards = np.zeros(rows, np.float32)
-        self.alive = np.zeros((rows, agents), bool)
-        """As `active`, for the steps of a return."""
-        self.terminated = np.zeros(rows, bool)
-        self.ended = np.zeros(rows, bool)
-        self.learnable = np.zeros(rows, bool)
+        self._entries = _zeros((rows,), kind) if folder is None else _in_file(folder, rows, kind)
+        self.rewards = _zeros((rows,), np.dtype(np.float32))
+        flag = np.dtype(bool)
+        self.terminated = _zeros((rows,), flag)
+        self.ended = _zeros((rows,), flag)
+        self.learnable = _zeros((rows,), flag)
         self.arrays = self._named()
         """Every array by its name; what lies together, as views."""
 
@@ -107,7 +107,6 @@ class Entries:
             arrays["obs"][rows] = np.moveaxis(rollout.obs, 0, 2)
             # A critic that is shown each agent's observation has the state before it.
             arrays["state"][rows] = rollout.critic_inputs[0, :steps, :, :size]
-        arrays["alive"][rows] = np.moveaxis(rollout.active_masks, 0, 2)
         arrays["rewards"][rows] = rollout.rewards
         arrays["terminated"][rows] = rollout.terminated
         arrays["ended"][rows] = rollout.ended
@@ -151,7 +150,6 @@ class Entries:
         return {
             **{name: self._entries[name] for name in names},
             "rewards": self.rewards,
-            "alive": self.alive,
             "terminated": self.terminated,
             "ended": self.ended,
             "learnable": self.learnable,
@@ -163,6 +161,21 @@ def _stored(dtype: str, floats: str) -> str:
     if dtype == "float32":
         return floats
     return dtype
+
+
+def _zeros(shape: tuple[int, ...], kind: np.dtype[Any]) -> NDArray[Any]:
+    """Returns zeros that take no memory until they are written, then by huge pages if possible.
+
+    In pages of 4 KiB, each of a sample's rows costs a walk through the page tables besides.
+    """
+    if not hasattr(mmap, "MADV_HUGEPAGE"):  # Linux alone has it
+        return np.zeros(shape, kind)
+    memory = mmap.mmap(
+        -1, math.prod(shape) * kind.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    )
+    with contextlib.suppress(OSError):  # a kernel without huge pages
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, kind).reshape(shape)
 
 
 def _in_file(folder: Path, rows: int, kind: np.dtype[Any]) -> NDArray[Any]:

@@ -57,9 +57,6 @@ class Sample(NamedTuple):
     """(N, B, D)."""
     returns: NDArray[np.float32]
     """(B,), the discounted rewards of up to n steps."""
-    alive: NDArray[np.float32]
-    """(N, B), the discounted number of those steps, but for the first, in which an agent was alive:
-    what an entropy counts for on the way of a soft return."""
     discounts: NDArray[np.float32]
     """(B,), gamma to the power of the row's own number of steps; 0 where the game ended."""
     age: float
@@ -73,8 +70,6 @@ class Returns(NamedTuple):
     """(B,) steps of each."""
     returns: NDArray[np.float32]
     """(B,)."""
-    alive: NDArray[np.float32]
-    """(B, N) as in `Sample`."""
     discounts: NDArray[np.float32]
     """(B,), gamma to the power of the count."""
 
@@ -167,7 +162,6 @@ class Replay:
             sent=ends["sent"].T,
             actions=ends["actions"][:batch].swapaxes(0, 1),
             returns=parts.returns,
-            alive=parts.alive.T,
             discounts=parts.discounts * ~self._entries.terminated[last],
             age=float((self._next[env] - number).mean()),
         )
@@ -260,20 +254,17 @@ class Replay:
         powers = np.power(np.float32(gamma), np.arange(int(most.max()) + 1), dtype=np.float32)
         counts = np.empty_like(first)
         returns = np.empty(len(first), np.float32)
-        alive = np.empty((len(first), entries.alive.shape[1]), np.float32)
         _returns.gather(
             first,
             most,
             entries.ended,
             entries.rewards,
-            entries.alive,
             powers,
             counts,
             returns,
-            alive,
             self.length,
         )
-        return Returns(counts=counts, returns=returns, alive=alive, discounts=powers[counts])
+        return Returns(counts=counts, returns=returns, discounts=powers[counts])
 
     def _later(self, rows: NDArray[np.int64], steps: NDArray[np.int64] | int) -> NDArray[np.int64]:
         """Returns the rows of the entries of the same streams so many steps later, at most L."""

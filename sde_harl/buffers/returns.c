@@ -7,7 +7,7 @@
  * ahead, and nothing of a return is read behind the end of an episode. numpy would read the whole windows, array by
  * array, and wait for each entry.
  *
- * B rows, R entries of the replay in rings of L, N agents, n steps.
+ * B rows, R entries of the replay in rings of L, n steps.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -17,44 +17,34 @@
 enum { AHEAD = 8, LINE = 64 };
 
 typedef struct {
-    const int64_t *starts, *most;   /* (B,) */
-    const uint8_t *ended;           /* (R,) */
-    const float *rewards;           /* (R,) */
-    const uint8_t *alive;           /* (R, N) */
-    const float *powers;            /* (n + 1,) of gamma */
-    int64_t *counts;                /* (B,) */
-    float *returns, *sums;          /* (B,), (B, N) */
-    Py_ssize_t batch, ring, agents; /* B, L, N */
+    const int64_t *starts, *most; /* (B,) */
+    const uint8_t *ended;         /* (R,) */
+    const float *rewards;         /* (R,) */
+    const float *powers;          /* (n + 1,) of gamma */
+    int64_t *counts;              /* (B,) */
+    float *returns;               /* (B,) */
+    Py_ssize_t batch, ring;       /* B, L */
 } Request;
 
 static void ask_for(const Request *request, Py_ssize_t b) {
     const int64_t row = request->starts[b];
     __builtin_prefetch(request->ended + row);
     __builtin_prefetch(request->rewards + row);
-    const uint8_t *alive = request->alive + (row + 1) * request->agents;
-    const Py_ssize_t bytes = (request->most[b] - 1) * request->agents;
-    for (Py_ssize_t at = 0; at < bytes; at += LINE)
-        __builtin_prefetch(alive + at);
+    __builtin_prefetch(request->rewards + row + request->most[b] - 1);
 }
 
 static void gather(const Request *request) {
-    const Py_ssize_t agents = request->agents;
     for (Py_ssize_t b = 0; b < request->batch; b++) {
         if (b + AHEAD < request->batch)
             ask_for(request, b + AHEAD);
         const int64_t end_of_ring = (request->starts[b] / request->ring + 1) * request->ring;
         int64_t row = request->starts[b];
-        float *sums = request->sums + b * agents;
         float sum = request->rewards[row];
-        memset(sums, 0, (size_t)agents * sizeof *sums);
         int64_t k = 1;
         for (; k < request->most[b] && !request->ended[row]; k++) {
             if (++row == end_of_ring)
                 row -= request->ring;
-            const float power = request->powers[k];
-            sum += power * request->rewards[row];
-            for (Py_ssize_t i = 0; i < agents; i++)
-                sums[i] += request->alive[row * agents + i] ? power : 0;
+            sum += request->powers[k] * request->rewards[row];
         }
         request->counts[b] = k;
         request->returns[b] = sum;
@@ -108,10 +98,10 @@ static int view(PyObject *const *args, int arrays, int filled, Py_buffer *each) 
 }
 
 static PyObject *gather_py(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    enum { STARTS, MOST, ENDED, REWARDS, ALIVE, POWERS, COUNTS, RETURNS, SUMS, ARRAYS, RING = ARRAYS, ALL };
+    enum { STARTS, MOST, ENDED, REWARDS, POWERS, COUNTS, RETURNS, ARRAYS, RING = ARRAYS, ALL };
     Py_buffer each[ARRAYS];
     if (count != ALL) {
-        PyErr_SetString(PyExc_TypeError, "gather takes nine arrays and the length of a ring");
+        PyErr_SetString(PyExc_TypeError, "gather takes seven arrays and the length of a ring");
         return NULL;
     }
     const Py_ssize_t ring = PyLong_AsSsize_t(args[RING]);
@@ -120,24 +110,20 @@ static PyObject *gather_py(PyObject *self, PyObject *const *args, Py_ssize_t cou
     if (!view(args, ARRAYS, COUNTS, each))
         return NULL;
     const Py_ssize_t batch = each[STARTS].len / 8, entries = each[ENDED].len;
-    const Py_ssize_t agents = entries ? each[ALIVE].len / entries : 0;
     const Request request = {.starts = each[STARTS].buf,
                              .most = each[MOST].buf,
                              .ended = each[ENDED].buf,
                              .rewards = each[REWARDS].buf,
-                             .alive = each[ALIVE].buf,
                              .powers = each[POWERS].buf,
                              .counts = each[COUNTS].buf,
                              .returns = each[RETURNS].buf,
-                             .sums = each[SUMS].buf,
                              .batch = batch,
-                             .ring = ring,
-                             .agents = agents};
+                             .ring = ring};
     const int fits = ring > 0 && entries % ring == 0 && has(&each[STARTS], "lq", 8, batch) &&
                      has(&each[MOST], "lq", 8, batch) && has(&each[ENDED], "?", 1, entries) &&
-                     has(&each[REWARDS], "f", 4, entries) && has(&each[ALIVE], "?", 1, entries * agents) &&
+                     has(&each[REWARDS], "f", 4, entries) &&
                      has(&each[POWERS], "f", 4, each[POWERS].len / 4) && has(&each[COUNTS], "lq", 8, batch) &&
-                     has(&each[RETURNS], "f", 4, batch) && has(&each[SUMS], "f", 4, batch * agents) &&
+                     has(&each[RETURNS], "f", 4, batch) &&
                      all_inside(&request, entries, each[POWERS].len / 4 - 1);
     if (fits)
         gather(&request);
@@ -175,8 +161,7 @@ static PyMethodDef methods[] = {
     {"take", (PyCFunction)(void (*)(void))take_py, METH_FASTCALL,
      "take(entries, rows, copies): fills copies (B, S) with rows of entries (R, S), bytes."},
     {"gather", (PyCFunction)(void (*)(void))gather_py, METH_FASTCALL,
-     "gather(starts, most, ended, rewards, alive, powers, counts, returns, sums, ring): fills the last three "
-     "arrays."},
+     "gather(starts, most, ended, rewards, powers, counts, returns, ring): fills the last two arrays."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -113,7 +113,7 @@ class AlgoConfig(Section):
     gae_lambda: Annotated[Number, Field(ge=0, le=1)] = 0.95
     """Lambda of generalised advantage estimation (GAE)."""
     max_grad_norm: Annotated[Number, Field(gt=0)] = 10.0
-    """Gradients are clipped to this norm."""
+    """On-policy: gradients are clipped to this norm."""
     value_coef: Annotated[Number, Field(gt=0)] = 1.0
     """Weight of the value loss."""
     use_huber: bool = True

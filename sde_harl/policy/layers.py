@@ -48,6 +48,19 @@ def stack(
     return weights, biases
 
 
+def uniform_stack(
+    k: int, widths: list[int], generator: torch.Generator
+) -> tuple[nn.ParameterList, nn.ParameterList]:
+    """Returns what `stack` returns, drawn uniformly up to 1/sqrt(in), as torch's layers are."""
+    weights, biases = nn.ParameterList(), nn.ParameterList()
+    for size_in, size_out in zip(widths[:-1], widths[1:]):
+        most = size_in**-0.5
+        for shape, parameters in (((size_in, size_out), weights), ((1, size_out), biases)):
+            drawn = torch.empty(k, *shape).uniform_(-most, most, generator=generator)
+            parameters.append(nn.Parameter(drawn))
+    return weights, biases
+
+
 def local_stack(
     shape: LocalShape, k: int, *, on_device: bool, generator: torch.Generator
 ) -> tuple[nn.ParameterList, nn.ParameterList]:

@@ -19,12 +19,11 @@ from sde_harl.policy.block import FAST, activate, block, values
 from sde_harl.policy.critic_input import CriticInput
 from sde_harl.policy.group_net import GroupNet
 from sde_harl.policy.layers import (
-    RELU_GAIN,
     UNIT,
     ConvLayer,
     FeatureNorm,
     spare_columns,
-    stack,
+    uniform_stack,
 )
 from sde_harl.policy.least_value import least_value
 from sde_harl.policy.shapes import conv_shape
@@ -59,8 +58,8 @@ class QCritic(nn.Module):
         self.computes_in: torch.dtype | None = None
         """As of `GroupNet`. Values are float32 in any case."""
         widths = [self._size + joint] + [policy.critic_width] * policy.critic_blocks + [1]
-        gains = [RELU_GAIN] * policy.critic_blocks + [1.0]
-        self.weights, self.biases = stack(critics, widths, gains, generator=generator)
+        # Orthogonal matrices, as the value functions have, learn Q more slowly (docs/learning.md).
+        self.weights, self.biases = uniform_stack(critics, widths, generator)
 
     def embed(self, features: Tensor) -> Tensor:
         """Returns (k, V B, M), the state's part of the first layer.

@@ -121,7 +121,7 @@ def test_every_registry_entry_has_its_defaults_and_every_file_its_entry() -> Non
 
 TRUST_REGION = {"kl_threshold", "ls_step", "accept_ratio", "backtrack_coeff"}
 ROLLOUTS = {"epochs", "minibatches", "critic_epochs", "critic_minibatches", "clip_coef", "chunk"}
-ROLLOUTS |= {"action_aggregation", "entropy_coef", "gae_lambda", "clip_value_loss"}
+ROLLOUTS |= {"action_aggregation", "entropy_coef", "gae_lambda", "clip_value_loss", "max_grad_norm"}
 REPLAYS = {"buffer_size", "buffer_dtype", "batch_size", "warmup_steps", "updates", "n_step"}
 REPLAYS |= {"polyak", "replay", "buffer_folder", "precision"}
 SOFT = {"alpha", "auto_alpha", "alpha_lr", "share_alpha", "target_entropy"}

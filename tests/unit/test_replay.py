@@ -85,26 +85,24 @@ def random_streams(rng: np.random.Generator, envs: int, steps: int, first: int) 
 
 class Expected(NamedTuple):
     returns: float
-    alive: float
     discount: float
     after: float
 
 
 def expected(stream: list[Step], t: int, n: int) -> Expected:
     """The row of step t by a loop; the newest step has no successor, unless it was cut."""
-    returns = alive = 0.0
+    returns = 0.0
     newest = len(stream) - 1
     for k in range(n):
         step = stream[t + k]
         returns += GAMMA**k * step.reward
-        alive += (k > 0) * GAMMA**k * step.alive
         if step.ended == "terminated":
-            return Expected(returns, alive, 0.0, np.nan)
+            return Expected(returns, 0.0, np.nan)
         if step.ended == "truncated":
-            return Expected(returns, alive, GAMMA ** (k + 1), step.final)
+            return Expected(returns, GAMMA ** (k + 1), step.final)
         last = t + k + 1 == newest and stream[newest].ended != "truncated"
         if last or k + 1 == n:
-            return Expected(returns, alive, GAMMA ** (k + 1), stream[t + k + 1].name)
+            return Expected(returns, GAMMA ** (k + 1), stream[t + k + 1].name)
     raise AssertionError
 
 
@@ -142,7 +140,6 @@ def test_every_row_is_what_was_played(
         assert t < len(streams[e]) - 1 or streams[e][t].ended == "truncated"
         row = expected(streams[e], t, n)
         assert sample.returns[b] == pytest.approx(row.returns, abs=1e-5)
-        np.testing.assert_allclose(sample.alive[:, b], row.alive, atol=1e-5)
         assert sample.discounts[b] == pytest.approx(row.discount)
         assert (sample.state[b] == name).all()
         assert (sample.latents[:, b] == name).all()
@@ -270,11 +267,9 @@ def test_nothing_outside_the_replay_is_read(start: int, most: int) -> None:
             np.array([most]),
             entries > 0,
             entries,
-            entries[:, None] > 0,
             np.ones(4, np.float32),
             np.zeros(1, np.int64),
             np.zeros(1, np.float32),
-            np.zeros((1, 1), np.float32),
             4,
         )
 

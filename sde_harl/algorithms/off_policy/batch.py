@@ -37,11 +37,9 @@ class Batch(NamedTuple):
     actions: Tensor
     """(N, B, A) that were done."""
     returns: Tensor
-    """(B,) as in `Sample`, and likewise the next two."""
-    alive: Tensor
-    """(N, B)."""
+    """(B,) as in `Sample`."""
     discounts: Tensor
-    """(B,)."""
+    """(B,) as in `Sample`."""
     latents: SubstitutedLatents | None
     """(N, 2 B, Z) that were sent; None where all latents are encoded anew."""
 
@@ -124,7 +122,6 @@ class BatchMaker:
             states=self._critic.normalise(torch.from_numpy(np.ascontiguousarray(inputs))),
             actions=self._actions(sample),
             returns=torch.from_numpy(sample.returns),
-            alive=torch.from_numpy(sample.alive),
             discounts=torch.from_numpy(sample.discounts),
             latents=_sent(sample) if symbols else None,
         )

@@ -5,6 +5,7 @@ n agents of a group, B rows, Z latent.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +28,7 @@ class GroupTrainers:
     ) -> None:
         """`rates`: False where the latents are not to change, so that their rate counts nothing."""
         self._groups = groups
-        self._algo = config.algo
+        self._lr = config.algo.lr
         self._generator = generator
         self._optimizers = [
             torch.optim.Adam(
@@ -66,7 +67,7 @@ class GroupTrainers:
             parameters=net.policy_parameters(),
             optimizer=self._optimizers[index],
             rate_trainer=rate_trainer,
-            max_norm=self._algo.max_grad_norm,
+            max_norm=math.inf,
             what=f"group {index}'s policy",
         )
         return {**report, "grad_norm": norm}
@@ -80,7 +81,7 @@ class GroupTrainers:
     def decay(self, factor: float) -> None:
         """Scales the initial learning rate of the policies."""
         for optimizer in self._optimizers:
-            set_learning_rate(optimizer, self._algo.lr * factor)
+            set_learning_rate(optimizer, self._lr * factor)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the optimisers' states; the nets' own are part of the policy's."""

@@ -4,14 +4,12 @@ All agents maximise one objective, the discounted sum of r + sum_i alpha_i H_i, 
 entropy of agent i's policy (twin critics, learnt temperatures: Haarnoja et al., arXiv 1812.05905).
 Q(s, a) is what follows the first action, whose own entropy isn't part of it. Its target is
 
-    sum_k gamma^k (r_k + [k > 0] sum_i alpha_i h_i) + gamma^n (min Q'(s', a') + sum_i alpha_i H_i)
+    sum_k gamma^k r_k + gamma^n (min Q'(s', a') + sum_i alpha_i H_i)
 
-with h_i the mean of H_i over the rows' next states, for each step on the way in which the agent was
-alive. It stands for the entropy of the present policy there. That of the policy which acted would
-be wrong: older ones are more random, and what they did would seem to be worth more. Choices are
-drawn by the Gumbel-softmax, and their entropy is computed, not sampled; numbers are tanh of normal
-ones. An agent's alpha grows while its entropy is below its target: a share of log(available
-choices), or -D nats for D numbers.
+The entropies of the steps within a return are left out, as in HARL's code: they were those of the
+policies that acted, which the replay does not keep. Choices are drawn by the Gumbel-softmax, and
+their entropy is computed, not sampled; numbers are tanh of normal ones. An agent's alpha grows
+while its entropy is below its target: a share of log(available choices), or -D nats for D numbers.
 
 N agents, n of a group, B rows, A numbers of an action, V values of a state.
 """
@@ -81,14 +79,11 @@ class Hasac(OffPolicy):
         alpha = self.temperatures.alpha()  # (N or 1, 1)
         outputs = batch.outputs_after(self.nets_of_all)
         drawn = self.draw(outputs, batch.choices(slice(None), batch.after))
-        active = batch.active[:, batch.after]
-        soft = alpha * drawn.surprise * active  # (N, B)
+        soft = (alpha * drawn.surprise * batch.active[:, batch.after]).sum(0)  # (B,)
         values = self.q_trainer.target_values(
             batch.states[:, batch.after], joint_action(drawn.actions)
         )
-        mean = soft.sum(-1, keepdim=True) / active.sum(-1, keepdim=True).clamp(min=1.0)  # (N, 1)
-        on_the_way = (mean * batch.alive).sum(0)
-        return batch.returns + on_the_way + batch.discounts * (values + soft.sum(0))
+        return batch.returns + batch.discounts * (values + soft)
 
     def group_loss(
         self, net: GroupNet, outputs: Tensor, batch: Batch, others: Tensor, embedded: Tensor
