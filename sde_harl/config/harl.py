@@ -315,12 +315,6 @@ def _feature_norm(entry: Entry, given: dict[str, Any]) -> Layer:
     }
 
 
-def _alpha(entry: Entry, given: dict[str, Any]) -> Layer:
-    """Returns the first alpha. HARL begins at 1 where it learns alpha, whatever its file says."""
-    value = 1.0 if given.get("auto_alpha") is True else entry.value
-    return {"algo.alpha": Value(value=value, source=entry.where)}
-
-
 def _eval_interval(entry: Entry, given: dict[str, Any]) -> Layer:
     """Returns the interval in steps. HARL counts rollouts, off-policy the steps of each world."""
     factors = [entry.value, given.get("n_rollout_threads")]
@@ -340,7 +334,6 @@ TRANSLATED: dict[str, Callable[[Entry, dict[str, Any]], Layer]] = {
     "hidden_sizes": _hidden_sizes,
     "base_hidden_sizes": _hidden_sizes,
     "use_feature_normalization": _feature_norm,
-    "alpha": _alpha,
     "eval_interval": _eval_interval,
 }
 """Functions for keys whose values are spelt otherwise here. The second argument holds all keys of

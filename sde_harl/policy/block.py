@@ -78,13 +78,16 @@ def activate_in_place(x: Tensor, bias: Tensor, *, layer_norm: bool) -> Tensor:
     return stats
 
 
-def gradient_in_place(of_y: Tensor, y: Tensor, stats: Tensor, *, biases: int = 1) -> Tensor:
+def gradient_in_place(
+    of_y: Tensor, y: Tensor, stats: Tensor | None = None, *, biases: int = 1
+) -> Tensor:
     """Overwrites the gradient of y (n, B, W) with that of the product; returns that of the bias.
 
-    y and `stats` are what `activate_in_place` has made. `biases`: k of the bias (k, 1, W).
+    y and `stats` are what `activate_in_place` has made; a block that doesn't normalise needs no
+    stats. `biases`: k of the bias (k, 1, W).
     """
     of_bias = torch.zeros(biases, 1, y.shape[-1])
-    rows = stats.numpy() if stats.numel() else None
+    rows = stats.numpy() if stats is not None and stats.numel() else None
     _blocks.gradients(_numbers(of_y), _numbers(y), rows, of_bias.numpy())
     return of_bias
 

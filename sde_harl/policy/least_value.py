@@ -21,9 +21,7 @@ from sde_harl.policy.block import FAST, activate_in_place, gradient_in_place, va
 Layer = tuple[Tensor, Tensor]
 
 
-def least_value(
-    embedded: Tensor, actions: Tensor, layers: Sequence[Layer], last: Layer, *, layer_norm: bool
-) -> Tensor:
+def least_value(embedded: Tensor, actions: Tensor, layers: Sequence[Layer], last: Layer) -> Tensor:
     """Returns (R,) the least value of critics; its gradient reaches the actions, and nothing else.
 
     embedded (k, R, M) is the state's part of the first layer, actions (R, J). `layers` are weight
@@ -33,7 +31,7 @@ def least_value(
     """
     assert embedded.dtype in FAST
     least: Tensor = _LeastValue.apply(  # type: ignore[no-untyped-call]  # torch's
-        actions, embedded, layers, last, layer_norm
+        actions, embedded, layers, last
     )
     return least
 
@@ -48,7 +46,6 @@ class _LeastValue(torch.autograd.Function):
         embedded: Tensor,
         layers: Sequence[Layer],
         last: Layer,
-        layer_norm: bool,
     ) -> Tensor:
         """Returns (R,), and keeps every block's output (k, R, M) for the gradient."""
         (first_weight, first_bias), *inner = layers
@@ -56,29 +53,29 @@ class _LeastValue(torch.autograd.Function):
         rows = actions.detach().to(kind).expand(len(embedded), -1, -1)
         x = torch.baddbmm(embedded, rows, first_weight.to(kind))
         outputs = [x]
-        stats = [activate_in_place(x, first_bias, layer_norm=layer_norm)]
+        activate_in_place(x, first_bias, layer_norm=False)
         for weight, bias in inner:
             x = torch.bmm(x, weight.to(kind))
             outputs.append(x)
-            stats.append(activate_in_place(x, bias, layer_norm=layer_norm))
+            activate_in_place(x, bias, layer_norm=False)
         least, critic = values(x, *last).min(0)
-        ctx.save_for_backward(critic, last[0], *outputs, *stats, *(weight for weight, _ in layers))
+        ctx.save_for_backward(critic, last[0], *outputs, *(weight for weight, _ in layers))
         return least
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_least: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, of_least: Tensor) -> tuple[Tensor, None, None, None]:
         """Returns the gradient of the actions (R, J)."""
         critic, last, *each = ctx.saved_tensors
-        blocks = len(each) // 3
-        outputs, stats, weights = each[:blocks], each[blocks : 2 * blocks], each[2 * blocks :]
+        blocks = len(each) // 2
+        outputs, weights = each[:blocks], each[blocks:]
         of_actions = torch.empty(len(of_least), weights[0].shape[1])
         for k, last_weight in enumerate(last):
             rows = (critic == k).nonzero()[:, 0]
             of_x = of_least[rows, None] * last_weight[:, 0]
-            for y, own_stats, weight in reversed(list(zip(outputs, stats, weights))):
+            for y, weight in reversed(list(zip(outputs, weights))):
                 of_x = of_x.to(y.dtype)[None]
-                gradient_in_place(of_x, y[k, rows][None], own_stats[k, rows][None])
+                gradient_in_place(of_x, y[k, rows][None])
                 of_x = of_x[0] @ weight[k].to(y.dtype).T
             of_actions[rows] = of_x.float()
-        return of_actions, None, None, None, None
+        return of_actions, None, None, None

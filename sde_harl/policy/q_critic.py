@@ -2,7 +2,8 @@
 
 k critics are stacked (twins are k = 2), so that each layer is one product for all of them. The
 first layer is a sum of two products, one of the state and one of the actions: where agents change
-their actions in turn, the state's is computed once.
+their actions in turn, the state's is computed once. Nothing is normalised, whatever the policies
+do: a normalised critic learnt Q more slowly (docs/learning.md), and HARL's is plain, too.
 
 V values of a state (1, or N), B rows, S numbers of the critic's input, J numbers of a joint action,
 M width of a block.
@@ -21,7 +22,6 @@ from sde_harl.policy.group_net import GroupNet
 from sde_harl.policy.layers import (
     UNIT,
     ConvLayer,
-    FeatureNorm,
     spare_columns,
     uniform_stack,
 )
@@ -50,9 +50,6 @@ class QCritic(nn.Module):
             self._size = shape.size_out()
             scale = UNIT[critic_input.dtype]
             self.conv = ConvLayer(critics, shape, scale=scale, generator=generator)
-        enabled = policy.feature_norm and not shape
-        self.normalise = FeatureNorm(critic_input.sizes, critic_input.size, enabled)
-        self._layer_norm = policy.layer_norm
         self._critics = critics
         self._spare = spare_columns(joint)
         self.computes_in: torch.dtype | None = None
@@ -61,12 +58,9 @@ class QCritic(nn.Module):
         # Orthogonal matrices, as the value functions have, learn Q more slowly (docs/learning.md).
         self.weights, self.biases = uniform_stack(critics, widths, generator)
 
-    def embed(self, features: Tensor) -> Tensor:
-        """Returns (k, V B, M), the state's part of the first layer.
-
-        `features` (V, B, S) are what `normalise` makes of the critic's inputs.
-        """
-        rows = features.reshape(1, -1, features.shape[-1]).expand(self._critics, -1, -1)
+    def embed(self, states: Tensor) -> Tensor:
+        """Returns (k, V B, M), the first layer's part of critic's inputs (V, B, S)."""
+        rows = states.reshape(1, -1, states.shape[-1]).expand(self._critics, -1, -1)
         x = self._for_blocks(self.conv(rows) if self.conv else rows)
         return torch.bmm(x, self.weights[0][:, : self._size].to(x.dtype))
 
@@ -86,8 +80,7 @@ class QCritic(nn.Module):
         if embedded.dtype not in FAST or not embedded.is_cpu:
             return self._values(embedded, actions, [*layers, last]).amin(0)
         rows = self._rows(embedded, actions)
-        least = least_value(embedded, rows, layers, last, layer_norm=self._layer_norm)
-        return least.view(-1, len(actions))
+        return least_value(embedded, rows, layers, last).view(-1, len(actions))
 
     def _layers(self) -> list[tuple[Tensor, Tensor]]:
         """Returns weight and bias of each layer, of the first one the actions' part for `_rows`."""
@@ -103,9 +96,9 @@ class QCritic(nn.Module):
         rows = self._for_blocks(self._rows(embedded, actions))
         rows = rows.expand(len(embedded), -1, -1)  # (k, V B, J)
         x = torch.baddbmm(embedded, rows, first_weight.to(rows.dtype))
-        x = activate(x, first_bias, layer_norm=self._layer_norm)
+        x = activate(x, first_bias, layer_norm=False)
         for weight, bias in inner:
-            x = block(x, weight, bias, layer_norm=self._layer_norm)
+            x = block(x, weight, bias, layer_norm=False)
         return values(x, last_weight, last_bias).view(len(embedded), -1, len(actions))
 
     def _rows(self, embedded: Tensor, actions: Tensor) -> Tensor:

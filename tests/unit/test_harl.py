@@ -413,7 +413,7 @@ def test_an_off_policy_file_says_what_is_run(
     assert (learnt.warmup_steps, learnt.updates, config.train.rollout) == (5000, 2.0, 40)
     # Off-policy it counts the steps of each world.
     assert config.eval.interval == 1000 * 20
-    for key in own.keys() - {"use_huber_loss", "alpha"}:
+    for key in own.keys() - {"use_huber_loss"}:
         assert getattr(learnt, key) == own[key]
     assert ignored in request.text
     # Its plain nets normalise nothing.
@@ -422,14 +422,3 @@ def test_an_off_policy_file_says_what_is_run(
     assert (config.policy.layer_norm, config.policy.feature_norm) == (normalised, normalised)
     sizes = model.get("hidden_sizes") or model["base_hidden_sizes"]
     assert (config.policy.blocks, config.policy.width) == (len(sizes), sizes[0])
-
-
-@pytest.mark.parametrize(("auto", "first"), [(True, 1.0), (False, 0.1)])
-def test_an_alpha_that_is_learnt_begins_at_1_as_in_harl(
-    auto: bool, first: float, tmp_path: Path
-) -> None:
-    own = {**SOFT, "auto_alpha": auto}
-    path = replaying(tmp_path, "hasac", HIDDEN, own, scenario="simple_spread_v2")
-    config = parse(["--load_config", path]).config
-    assert config is not None
-    assert config.algo.alpha == first

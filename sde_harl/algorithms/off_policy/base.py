@@ -98,7 +98,7 @@ class OffPolicy(Algorithm):
         self.q_trainer = QTrainer(critic, algo)
         shape = policy.shape
         features = FeatureNorm(shape.obs_sizes, shape.obs, shape.feature_norm)
-        self._maker = BatchMaker(spec, critic_input, critic, features=features)
+        self._maker = BatchMaker(spec, critic_input, features=features)
         latent_size = shape.latent_max() if self._symbols else 0
         self.experience = Experience(spec, config, latent_size=latent_size)
         self._trainers = GroupTrainers(policy.groups, config, generator, rates=not self._symbols)

@@ -20,7 +20,6 @@ from sde_harl.policy.all_agents import AllAgents
 from sde_harl.policy.critic_input import CriticInput
 from sde_harl.policy.group_net import GroupNet, GroupOutput, SubstitutedLatents
 from sde_harl.policy.layers import FeatureNorm
-from sde_harl.policy.q_critic import QCritic
 
 
 class Batch(NamedTuple):
@@ -33,7 +32,7 @@ class Batch(NamedTuple):
     active: Tensor
     """(N, 2 B) 1.0 where the agent is alive."""
     states: Tensor
-    """(V, 2 B, S), normalised critic's inputs."""
+    """(V, 2 B, S), the critic's inputs."""
     actions: Tensor
     """(N, B, A) that were done."""
     returns: Tensor
@@ -97,13 +96,10 @@ class Batch(NamedTuple):
 class BatchMaker:
     """Makes batches of samples."""
 
-    def __init__(
-        self, spec: EnvSpec, critic_input: CriticInput, critic: QCritic, *, features: FeatureNorm
-    ) -> None:
+    def __init__(self, spec: EnvSpec, critic_input: CriticInput, *, features: FeatureNorm) -> None:
         """`features` normalises the observations of all agents."""
         self._spec = spec
         self._critic_input = critic_input
-        self._critic = critic
         self._features = features
         if spec.continuous:
             low, high = spec.bounds()
@@ -119,7 +115,7 @@ class BatchMaker:
             features=self._features(torch.from_numpy(np.ascontiguousarray(sample.obs))),
             available=None if available.all() else available,
             active=torch.from_numpy(sample.active.astype(np.float32)),
-            states=self._critic.normalise(torch.from_numpy(np.ascontiguousarray(inputs))),
+            states=torch.from_numpy(np.ascontiguousarray(inputs)),
             actions=self._actions(sample),
             returns=torch.from_numpy(sample.returns),
             discounts=torch.from_numpy(sample.discounts),
