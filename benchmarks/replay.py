@@ -29,6 +29,7 @@ from sde_harl.buffers.rollout import Rollout
 from sde_harl.config.schema import AlgoConfig, CodecConfig, Config, PolicyConfig, TrainConfig
 from sde_harl.envs.base import EnvSpec
 from sde_harl.policy.critic_input import make_critic_input
+from sde_harl.policy.layers import spare_columns
 from sde_harl.policy.split_policy import SplitPolicy
 from sde_harl.run import keep_freed_memory
 from sde_harl.training.learned import prepare_torch
@@ -96,21 +97,23 @@ def learner(name: str) -> OffPolicy:
     return algorithm
 
 
-def products(widths: list[int], count: int, passes: str, rows: int = BATCH) -> Callable[[], None]:
+def products(
+    widths: list[int], count: int, rows: int = BATCH, *, inputs: bool = False, weights: bool = False
+) -> Callable[[], None]:
     """Returns a call that does the products of `count` stacked nets for `rows` rows, no more.
 
-    passes: some of "forward", "inputs" (the gradients of each layer's input) and "weights".
+    inputs, weights: those of the gradients too, of the blocks' inputs and of the weights.
     """
     arrays = [torch.randn(count, rows, width) for width in widths]
-    weights = [torch.randn(count, *pair) for pair in zip(widths[:-1], widths[1:])]
+    matrices = [torch.randn(count, *pair) for pair in zip(widths[:-1], widths[1:])]
 
     def run() -> None:
-        for x, weight, gradient in zip(arrays, weights, arrays[1:]):
-            if "forward" in passes:
-                torch.bmm(x, weight)
-            if "inputs" in passes:
-                torch.bmm(gradient, weight.mT)
-            if "weights" in passes:
+        layers = zip(arrays, matrices, arrays[1:])
+        for k, (x, matrix, gradient) in enumerate(layers):
+            torch.bmm(x, matrix)
+            if inputs and k:  # the net's own input needs no gradient
+                torch.bmm(gradient, matrix.mT)
+            if weights:
                 torch.bmm(x.mT, gradient)
 
     return run
@@ -119,22 +122,27 @@ def products(widths: list[int], count: int, passes: str, rows: int = BATCH) -> C
 def updates(name: str, rounds: int) -> Row:
     """Returns the row of an algorithm's update."""
     algorithm = learner(name)
-    policy = [OBS, WIDTH, WIDTH, ACTIONS]
+    # A product of 2 to 15 columns takes longer than one of 16.
+    columns = ACTIONS + spare_columns(ACTIONS)
+    policy = [OBS, WIDTH, WIDTH, columns]
     critic = [STATE + AGENTS * ACTIONS, WIDTH, WIDTH, 1]
-    # What a group asks of the joint Q: the least value of twins, whose gradient is that of one of
-    # them in each row; the values of all choices; or the first critic's value.
-    asked = {
-        "hasac": [products(critic, 2, "forward"), products(critic, 1, "inputs")],
-        "had3qn": [products(critic, 1, "forward", rows=ACTIONS * BATCH)],
-    }.get(name, [products(critic, 1, "forward inputs")])
+    # What a group asks of the joint Q, whose first layer's part of the state is computed once: the
+    # least value of twins, with the gradient of one of them in each row; the first critic's; or the
+    # values of all choices.
+    asked = [AGENTS * ACTIONS, WIDTH, WIDTH, 1]
+    joint_q = [products(asked, 1, inputs=True)]
+    if name == "hasac":
+        joint_q.append(products(asked, 1))
+    if name == "had3qn":
+        joint_q = [products(asked, 1, rows=ACTIONS * BATCH)]
     taken = cpu_us(
         {
             "update": lambda: algorithm.learn_once(Reports(algorithm.scalars)),
-            "policy": products(policy, 1, "forward inputs weights"),
-            "policy forward": products(policy, AGENTS, "forward"),
-            "critic": products(critic, algorithm.critics, "forward inputs weights"),
-            "critic forward": products(critic, algorithm.critics, "forward"),
-            "asked": lambda: [each() for each in asked],
+            "policy": products(policy, 1, inputs=True, weights=True),
+            "policy forward": products(policy, AGENTS),
+            "critic": products(critic, algorithm.critics, inputs=True, weights=True),
+            "critic forward": products(critic, algorithm.critics),
+            "asked": lambda: [each() for each in joint_q],
         },
         rounds,
     )
@@ -158,7 +166,7 @@ def samples(capacity: int, rounds: int) -> list[Row]:
     replay = filled(GAME, Replay(GAME, capacity=capacity, envs=ENVS), capacity)
     generator = torch.Generator().manual_seed(0)
     numbers = 2 * AGENTS * (OBS + 1) + 2 * STATE
-    plain = np.zeros((capacity, numbers // 2), np.float32)
+    plain = np.ones((capacity, numbers // 2), np.float32)  # zeros would share one page
     places = np.random.default_rng(0).integers(0, capacity, 2 * BATCH)
     taken = cpu_us(
         {

@@ -7,7 +7,6 @@ state, Z latent.
 from __future__ import annotations
 
 import contextlib
-import math
 import mmap
 import os
 import tempfile
@@ -71,12 +70,12 @@ class Entries:
         if latent_size:
             fields.append(("latents", "float32", (agents, latent_size)))
         kind = np.dtype(fields, align=True)
-        self._entries = _zeros((rows,), kind) if folder is None else _in_file(folder, rows, kind)
-        self.rewards = _zeros((rows,), np.dtype(np.float32))
+        self._entries = _zeros(rows, kind) if folder is None else _in_file(folder, rows, kind)
+        self.rewards = _zeros(rows, np.dtype(np.float32))
         flag = np.dtype(bool)
-        self.terminated = _zeros((rows,), flag)
-        self.ended = _zeros((rows,), flag)
-        self.learnable = _zeros((rows,), flag)
+        self.terminated = _zeros(rows, flag)
+        self.ended = _zeros(rows, flag)
+        self.learnable = _zeros(rows, flag)
         self.arrays = self._named()
         """Every array by its name; what lies together, as views."""
 
@@ -163,19 +162,24 @@ def _stored(dtype: str, floats: str) -> str:
     return dtype
 
 
-def _zeros(shape: tuple[int, ...], kind: np.dtype[Any]) -> NDArray[Any]:
-    """Returns zeros that take no memory until they are written, then by huge pages if possible.
+def _zeros(rows: int, kind: np.dtype[Any]) -> NDArray[Any]:
+    """Returns zeros (rows,), in huge pages where the system has them.
 
-    In pages of 4 KiB, each of a sample's rows costs a walk through the page tables besides.
+    They take no memory until they are written. With pages of 4 KiB, reading a random row would cost
+    a walk through the page tables, too. Raises UserError where there is no memory for them.
     """
     if not hasattr(mmap, "MADV_HUGEPAGE"):  # Linux alone has it
-        return np.zeros(shape, kind)
-    memory = mmap.mmap(
-        -1, math.prod(shape) * kind.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    )
+        return np.zeros(rows, kind)
+    size = rows * kind.itemsize
+    try:
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"algo.buffer_size: no memory for a replay of {size / 1e9:,.1f} GB: {error}"
+        ) from error
     with contextlib.suppress(OSError):  # a kernel without huge pages
         memory.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(memory, kind).reshape(shape)
+    return np.frombuffer(memory, kind)
 
 
 def _in_file(folder: Path, rows: int, kind: np.dtype[Any]) -> NDArray[Any]:

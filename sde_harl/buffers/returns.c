@@ -3,9 +3,9 @@
  *     gather    the n-step returns of random rows
  *     take      copies of random entries
  *
- * A sample's rows are far apart in memory, and each place costs a wait. Here all that is read is asked for some rows
- * ahead, and nothing of a return is read behind the end of an episode. numpy would read the whole windows, array by
- * array, and wait for each entry.
+ * A sample's rows are far apart in memory, and each place costs a wait. Here entries and both ends of a return are asked
+ * for some rows ahead (the processor itself follows what lies between), and nothing of a return is read behind the end
+ * of an episode. numpy would read the whole windows, array by array, and wait for each entry.
  *
  * B rows, R entries of the replay in rings of L, n steps.
  */
@@ -30,6 +30,7 @@ static void ask_for(const Request *request, Py_ssize_t b) {
     const int64_t row = request->starts[b];
     __builtin_prefetch(request->ended + row);
     __builtin_prefetch(request->rewards + row);
+    /* Behind the end of a ring this is another's: asked for in vain, never read. */
     __builtin_prefetch(request->rewards + row + request->most[b] - 1);
 }
 

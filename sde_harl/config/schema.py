@@ -186,9 +186,9 @@ class PolicyConfig(Section):
     latent: Annotated[WholeNumber, Field(ge=0, le=65536)] = 16
     """Numbers in the latent that a device sends for a decision. 0: policy.width."""
     feature_norm: bool = True
-    """Normalise each observation and state over its features."""
+    """Normalise each observation over its features; on-policy each state, too."""
     layer_norm: bool = False
-    """Normalise the output of each block and of the GRU, as HARL does. Also in the critic."""
+    """Normalise the output of each block and of the GRU, as HARL does; on-policy critics too."""
     recurrent: bool = False
     """Add a GRU before the heads (on the device if all blocks are there) and one in the critic."""
     conv_channels: Annotated[WholeNumber, Field(ge=0, le=65536)] = 32

@@ -3,7 +3,7 @@
 k critics are stacked (twins are k = 2), so that each layer is one product for all of them. The
 first layer is a sum of two products, one of the state and one of the actions: where agents change
 their actions in turn, the state's is computed once. Nothing is normalised, whatever the policies
-do: a normalised critic learnt Q more slowly (docs/learning.md), and HARL's is plain, too.
+do: a normalised critic learnt Q more slowly (docs/learning.md, "Why HARL was ahead").
 
 V values of a state (1, or N), B rows, S numbers of the critic's input, J numbers of a joint action,
 M width of a block.
@@ -45,23 +45,25 @@ class QCritic(nn.Module):
         super().__init__()
         shape = conv_shape((critic_input.image,) if critic_input.image else (), policy)
         self._size = critic_input.size
+        self._unit = UNIT[critic_input.dtype]
         self.conv: ConvLayer | None = None
         if shape:
             self._size = shape.size_out()
-            scale = UNIT[critic_input.dtype]
-            self.conv = ConvLayer(critics, shape, scale=scale, generator=generator)
+            self.conv = ConvLayer(critics, shape, scale=self._unit, generator=generator)
         self._critics = critics
         self._spare = spare_columns(joint)
         self.computes_in: torch.dtype | None = None
         """As of `GroupNet`. Values are float32 in any case."""
         widths = [self._size + joint] + [policy.critic_width] * policy.critic_blocks + [1]
-        # Orthogonal matrices, as the value functions have, learn Q more slowly (docs/learning.md).
+        # Orthogonal first weights, as those of the value functions, learn Q more slowly.
         self.weights, self.biases = uniform_stack(critics, widths, generator)
 
     def embed(self, states: Tensor) -> Tensor:
-        """Returns (k, V B, M), the first layer's part of critic's inputs (V, B, S)."""
+        """Returns (k, V B, M), what the first layer makes of the critic's inputs (V, B, S)."""
         rows = states.reshape(1, -1, states.shape[-1]).expand(self._critics, -1, -1)
         x = self._for_blocks(self.conv(rows) if self.conv else rows)
+        if not self.conv and self._unit != 1.0:
+            x = x * self._unit
         return torch.bmm(x, self.weights[0][:, : self._size].to(x.dtype))
 
     def forward(self, embedded: Tensor, actions: Tensor) -> Tensor:

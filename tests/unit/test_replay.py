@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -141,6 +142,7 @@ def test_every_row_is_what_was_played(
         row = expected(streams[e], t, n)
         assert sample.returns[b] == pytest.approx(row.returns, abs=1e-5)
         assert sample.discounts[b] == pytest.approx(row.discount)
+        assert (sample.active[:, b] == streams[e][t].alive).all()
         assert (sample.state[b] == name).all()
         assert (sample.latents[:, b] == name).all()
         assert (sample.actions[0, b] == int(name) % 3).all()
@@ -256,6 +258,28 @@ def test_a_file_instead_of_memory(tmp_path: Path) -> None:
     for folder, capacity in ((tmp_path / "none", 100), (tmp_path, 10**15)):
         with pytest.raises(UserError, match=r"algo.buffer_folder: .* can't hold a replay of"):
             Replay(GAME, capacity=capacity, envs=1, folder=folder)
+
+
+def test_a_replay_that_the_system_has_no_memory_for() -> None:
+    with pytest.raises(UserError, match=r"algo.buffer_size: no memory for a replay of"):
+        Replay(GAME, capacity=10**15, envs=1)
+
+
+def test_memory_without_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel may refuse them, and other systems don't know them."""
+    parts = random_streams(np.random.default_rng(0), 2, 9, first=1)
+    samples = []
+    for advice in (mmap.MADV_HUGEPAGE, -1, None):
+        if advice is None:
+            monkeypatch.delattr(mmap, "MADV_HUGEPAGE")
+        else:
+            monkeypatch.setattr(mmap, "MADV_HUGEPAGE", advice)
+        replay = Replay(GAME, capacity=100, envs=2, latent_size=2)
+        replay.add(rollout_of(parts))
+        samples.append(sampled(replay, 2))
+    for other in samples[1:]:
+        for one, another in zip(samples[0], other):
+            np.testing.assert_array_equal(one, another)
 
 
 @pytest.mark.parametrize(("start", "most"), [(-1, 1), (8, 1), (0, 0), (0, 4)])

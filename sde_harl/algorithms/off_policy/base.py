@@ -236,22 +236,22 @@ class OffPolicy(Algorithm):
 
     def nets(self) -> dict[str, Net]:
         return {
-            "q_trainer/critic": self.q_trainer.critic,
-            "q_trainer/target": self.q_trainer.target,
-            "q_trainer/value_norm": self.q_trainer.value_norm,
+            "critics/critic": self.q_trainer.critic,
+            "critics/target": self.q_trainer.target,
+            "critics/value_norm": self.q_trainer.value_norm,
         }
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what changes over a run, except the policy itself and the replay."""
         return {
-            "q_trainer": self.q_trainer.state_dict(),
+            "critics": self.q_trainer.state_dict(),
             "trainers": self._trainers.state_dict(),
             **self.experience.state_dict(),
             "updates": self._updates,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.q_trainer.load_state_dict(state["q_trainer"])
+        self.q_trainer.load_state_dict(state["critics"])
         self._trainers.load_state_dict(state["trainers"])
         self.experience.load_state_dict(state)
         self._updates = state["updates"]

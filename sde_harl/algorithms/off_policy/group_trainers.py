@@ -5,7 +5,6 @@ n agents of a group, B rows, Z latent.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -67,7 +66,6 @@ class GroupTrainers:
             parameters=net.policy_parameters(),
             optimizer=self._optimizers[index],
             rate_trainer=rate_trainer,
-            max_norm=math.inf,
             what=f"group {index}'s policy",
         )
         return {**report, "grad_norm": norm}

@@ -6,10 +6,11 @@ Q(s, a) is what follows the first action, whose own entropy isn't part of it. It
 
     sum_k gamma^k r_k + gamma^n (min Q'(s', a') + sum_i alpha_i H_i)
 
-The entropies of the steps within a return are left out, as in HARL's code: they were those of the
-policies that acted, which the replay does not keep. Choices are drawn by the Gumbel-softmax, and
-their entropy is computed, not sampled; numbers are tanh of normal ones. An agent's alpha grows
-while its entropy is below its target: a share of log(available choices), or -D nats for D numbers.
+The entropies of the steps within a return are left out, as in HARL's code. They would be those of
+the policies that acted: older ones were more random, and what they did would seem worth more.
+Choices are drawn by the Gumbel-softmax, and their entropy is computed, not sampled; numbers are
+tanh of normal ones. An agent's alpha grows while its entropy is below its target: a share of
+log(available choices), or -D nats for D numbers.
 
 N agents, n of a group, B rows, A numbers of an action, V values of a state.
 """

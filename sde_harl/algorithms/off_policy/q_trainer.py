@@ -6,16 +6,15 @@ k critics, V values of a state, B rows, S critic's input, J joint action.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from sde_harl.algorithms.on_policy.value_norm import ValueNorm
-from sde_harl.auxiliary.gradients import check_gradient
+from sde_harl.auxiliary.gradients import check_gradient, gradient_norm
 from sde_harl.auxiliary.optimizer_state import load_optimizer_state, optimizer_state
 from sde_harl.config.schema import AlgoConfig
 from sde_harl.policy.q_critic import QCritic
@@ -66,9 +65,9 @@ class QTrainer:
         loss = self._row_losses(values, wanted.expand_as(values)).mean((1, 2)).sum()
         self.optimizer.zero_grad()
         (loss * self._config.value_coef).backward()
-        # Only measured. Early errors of Q are many times its rewards: clipped, every batch would
-        # count the same, however wrong the critics are about it.
-        norm = nn.utils.clip_grad_norm_(self.critic.parameters(), math.inf)
+        # No limit. Early errors of Q are many times the rewards; with one, all batches would count
+        # alike, however wrong the critics are.
+        norm = gradient_norm(self.critic.parameters())
         check_gradient(norm, "the critic")
         self.optimizer.step()
         return loss.detach()
