@@ -35,6 +35,15 @@ def orthogonal(
     return nn.Parameter(weight)
 
 
+def uniform(
+    k: int, size_in: int, size_out: int, most: float, generator: torch.Generator
+) -> nn.Parameter:
+    """Returns a parameter (k, in, out) drawn uniformly between -most and most."""
+    return nn.Parameter(
+        torch.empty(k, size_in, size_out).uniform_(-most, most, generator=generator)
+    )
+
+
 def stack(
     k: int, widths: list[int], gains: list[float], generator: torch.Generator
 ) -> tuple[nn.ParameterList, nn.ParameterList]:
@@ -55,9 +64,8 @@ def uniform_stack(
     weights, biases = nn.ParameterList(), nn.ParameterList()
     for size_in, size_out in zip(widths[:-1], widths[1:]):
         most = size_in**-0.5
-        for shape, parameters in (((size_in, size_out), weights), ((1, size_out), biases)):
-            drawn = torch.empty(k, *shape).uniform_(-most, most, generator=generator)
-            parameters.append(nn.Parameter(drawn))
+        weights.append(uniform(k, size_in, size_out, most, generator=generator))
+        biases.append(uniform(k, 1, size_out, most, generator=generator))
     return weights, biases
 
 

@@ -19,12 +19,7 @@ from sde_harl.config.schema import PolicyConfig
 from sde_harl.policy.block import FAST, activate, block, values
 from sde_harl.policy.critic_input import CriticInput
 from sde_harl.policy.group_net import GroupNet
-from sde_harl.policy.layers import (
-    UNIT,
-    ConvLayer,
-    spare_columns,
-    uniform_stack,
-)
+from sde_harl.policy.layers import UNIT, ConvLayer, spare_columns, uniform_stack
 from sde_harl.policy.least_value import least_value
 from sde_harl.policy.shapes import conv_shape
 

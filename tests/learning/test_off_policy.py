@@ -15,9 +15,6 @@ from sde_harl.algorithms.off_policy.had3qn import duelling
 from sde_harl.algorithms.off_policy.reports import Reports
 from sde_harl.algorithms.registry import ALGORITHMS, OFF_POLICY
 from sde_harl.buffers.rollout import Rollout
-from sde_harl.config.schema import PolicyConfig
-from sde_harl.policy.critic_input import make_critic_input
-from sde_harl.policy.q_critic import QCritic
 from sde_harl.record.checkpoint import flatten
 
 ACTIONS = {
@@ -112,24 +109,6 @@ def test_gradients_have_no_limit(name: str) -> None:
     )
     for key, value in free.items():
         assert not isinstance(value, torch.Tensor) or torch.equal(value, limited[key]), key
-
-
-@pytest.mark.parametrize("critics", [1, 2])
-def test_first_critics_are_as_torchs_layers_are(critics: int) -> None:
-    critic = QCritic(
-        critic_input=make_critic_input("EP", spec(((4,),), 9)),
-        joint=4,
-        critics=critics,
-        policy=PolicyConfig(critic_width=200),
-        generator=torch.Generator().manual_seed(0),
-    )
-    for weight, bias in zip(critic.weights, critic.biases):
-        for each in (weight, bias):
-            bound = weight.shape[1] ** -0.5
-            assert each.abs().max() <= bound
-            if each.numel() > 100:
-                uniform = bound / 3**0.5
-                assert float(each.detach().std()) == pytest.approx(uniform, rel=0.1)
 
 
 def played(name: str, continuous: bool | None = None, **algo: object) -> tuple[Any, Batch]:

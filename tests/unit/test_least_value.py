@@ -1,4 +1,4 @@
-"""The least value of several critics, against the same by autograd."""
+"""The critics of states and joint actions; their least value, against the same by autograd."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 from games import spec
 
 from sde_harl.config.schema import PolicyConfig
+from sde_harl.envs.base import EnvSpec
 from sde_harl.policy.critic_input import make_critic_input
 from sde_harl.policy.q_critic import QCritic
 
@@ -14,10 +15,10 @@ SPEC = spec(((4,), (4,), (4,)), obs=9)
 JOINT = 12
 
 
-def critic_of(critics: int, state_type: str = "EP") -> QCritic:
+def critic_of(critics: int, game: EnvSpec = SPEC) -> QCritic:
     policy = PolicyConfig(critic_blocks=3, critic_width=33)
     return QCritic(
-        critic_input=make_critic_input(state_type, SPEC),
+        critic_input=make_critic_input("EP", game),
         joint=JOINT,
         critics=critics,
         policy=policy,
@@ -33,6 +34,24 @@ def rows_of(critic: QCritic, views: int, rows: int) -> tuple[torch.Tensor, torch
     states = torch.randn(views, rows, size, generator=generator, dtype=number)
     actions = torch.randn(rows, JOINT, generator=generator, dtype=number)
     return critic.embed(states), actions.requires_grad_(True)
+
+
+@pytest.mark.parametrize("critics", [1, 2])
+def test_first_weights_are_drawn_as_torchs_layers_draw_them(critics: int) -> None:
+    critic = critic_of(critics)
+    for weight, bias in zip(critic.weights, critic.biases):
+        bound = weight.shape[1] ** -0.5
+        for each in (weight, bias):
+            assert each.abs().max() <= bound
+            if each.numel() > 100:
+                assert float(each.std()) == pytest.approx(bound / 3**0.5, rel=0.1)
+
+
+def test_states_of_bytes_come_as_numbers_up_to_1() -> None:
+    given = SPEC._replace(state_dtype="uint8")
+    critics = [critic_of(2), critic_of(2, game=given)]
+    states = torch.randint(256, (1, 7, SPEC.state_size), dtype=torch.uint8)
+    torch.testing.assert_close(critics[1].embed(states), critics[0].embed(states / 255))
 
 
 @pytest.mark.parametrize("views", [1, 3])
