@@ -15,10 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from sde_harl.policy.block import FAST, activate_in_place, gradient_in_place, values
 
 Layer = tuple[Tensor, Tensor]
+ROWS_STEP = 64
+"""A critic's share of the rows is filled up to a multiple of this, so that products have few sizes.
+
+oneDNN compiles a kernel for each size that it has not met, which takes as long as a product.
+"""
 
 
 def least_value(embedded: Tensor, actions: Tensor, layers: Sequence[Layer], last: Layer) -> Tensor:
@@ -71,11 +77,12 @@ class _LeastValue(torch.autograd.Function):
         outputs, weights = each[:blocks], each[blocks:]
         of_actions = torch.empty(len(of_least), weights[0].shape[1])
         for k, last_weight in enumerate(last):
-            rows = (critic == k).nonzero()[:, 0]
+            own = (critic == k).nonzero()[:, 0]
+            rows = functional.pad(own, (0, -len(own) % ROWS_STEP))  # row 0, again and again
             of_x = of_least[rows, None] * last_weight[:, 0]
             for y, weight in reversed(list(zip(outputs, weights))):
                 of_x = of_x.to(y.dtype)[None]
                 gradient_in_place(of_x, y[k, rows][None])
                 of_x = of_x[0] @ weight[k].to(y.dtype).T
-            of_actions[rows] = of_x.float()
+            of_actions[own] = of_x[: len(own)].float()
         return of_actions, None, None, None
