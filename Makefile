@@ -101,7 +101,7 @@ lint: types
 	python -m ruff format --check .
 
 types: venv
-	python -m mypy sde_harl analysis jobs/testbed/*.py
+	python -m mypy sde_harl analysis benchmarks jobs/testbed/*.py
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -38,7 +38,7 @@ WORDS += ["record.tensorboard=false", "policy.local_blocks=1", "policy.blocks=2"
 WORDS += ["policy.width=64", "codec.name=entropy", "train.envs=8", "train.slots=2"]
 
 
-class Crowd(pettingzoo.ParallelEnv):
+class Crowd(pettingzoo.ParallelEnv):  # type: ignore[misc]  # the base's type is Any
     """Agents that see random numbers."""
 
     metadata: ClassVar[dict[str, Any]] = {"name": "crowd"}
@@ -47,7 +47,7 @@ class Crowd(pettingzoo.ParallelEnv):
         self.possible_agents = [f"agent_{each}" for each in range(int(os.environ[AGENTS]))]
         self.agents: list[str] = []
         self.seen = spaces.Box(-1.0, 1.0, (OBSERVATION,), np.float32)
-        self.choices = spaces.Discrete(5)
+        self.choices: spaces.Space[Any] = spaces.Discrete(5)
 
     def observation_space(self, agent: str) -> spaces.Space[Any]:
         return self.seen

@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rows import Row, report
 
 from sde_harl.codec.coder import EntropyCoder
@@ -54,7 +55,7 @@ def medians_ns(calls: list[Callable[[], object]], rounds: int) -> list[float]:
     return medians
 
 
-def measure(batch: int, model: LatentModel, z: np.ndarray) -> list[Row]:
+def measure(batch: int, model: LatentModel, z: NDArray[np.float32]) -> list[Row]:
     """Returns the rows of one batch size, for latents z, float32 (batch, Z)."""
     tables = model.build_tables(1)[0]
     packed = EntropyCoder(tables)

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
+from numpy.typing import NDArray
 from rows import Row, report
 
 from sde_harl.codec.coder import EntropyCoder
@@ -86,7 +87,7 @@ QUICK = Length(blocks=3, rounds=10)
 
 
 @cache
-def device_weights(agent: int) -> list[np.ndarray]:
+def device_weights(agent: int) -> list[NDArray[np.float32]]:
     """Returns one agent's local net in wire order; its latents have the deviations of SPREAD."""
     generator = np.random.default_rng(agent)
     shapes = [each[1:] for each in local_parameter_shapes(ONE_AGENT)]
@@ -97,19 +98,19 @@ def device_weights(agent: int) -> list[np.ndarray]:
     return arrays
 
 
-def local_nets(arrays: list[np.ndarray]) -> LocalNets:
+def local_nets(arrays: list[NDArray[np.float32]]) -> LocalNets:
     return LocalNets(ONE_AGENT, np.concatenate([each.ravel() for each in arrays]))
 
 
-def latents_of(agent: int, rows: int) -> np.ndarray:
+def latents_of(agent: int, rows: int) -> NDArray[np.float32]:
     """Returns the latents (E, Z) of one agent's observations."""
     obs = observations(rows)[agent : agent + 1]
-    latents: np.ndarray = local_nets(device_weights(agent))(obs)[0]
+    latents: NDArray[np.float32] = local_nets(device_weights(agent))(obs)[0]
     return latents
 
 
 @cache
-def observations(rows: int) -> np.ndarray:
+def observations(rows: int) -> NDArray[np.float32]:
     """Returns observations (N, E, O) as the collector hands them over."""
     # A transposed view of the environments' (E, N, O), which is slower to read than an array.
     obs = np.random.default_rng(rows).normal(size=(rows, AGENTS, OBS)).astype(np.float32)
@@ -196,7 +197,9 @@ class Server:
         weights = [device_weights(agent) for agent in agents]
         self.pool.publish(1, weights, [tables_of(agent) for agent in agents])
 
-    def block(self, rounds: int, obs: np.ndarray, available: np.ndarray) -> list[int]:
+    def block(
+        self, rounds: int, obs: NDArray[np.float32], available: NDArray[np.bool_]
+    ) -> list[int]:
         """Returns the ns of each decision."""
         taken = []
         for _ in range(rounds):
@@ -265,7 +268,7 @@ class Floor:
         self._waiter.reset()
 
 
-def everything(rows: int) -> np.ndarray:
+def everything(rows: int) -> NDArray[np.bool_]:
     """Returns (N, E, A) bool: every action is available."""
     return np.ones((AGENTS, rows, ACTIONS), bool)
 

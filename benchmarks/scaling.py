@@ -51,7 +51,7 @@ WORDS += ["record.tensorboard=false", "record.decisions=false", "policy.local_bl
 WORDS += ["policy.blocks=2", "policy.width=64", "codec.name=entropy"]
 
 
-class Sleeper(pettingzoo.ParallelEnv):
+class Sleeper(pettingzoo.ParallelEnv):  # type: ignore[misc]  # the base's type is Any
     """Sleeps in every step; its three agents see random numbers."""
 
     metadata: ClassVar[dict[str, Any]] = {"name": "sleeper"}
@@ -60,7 +60,7 @@ class Sleeper(pettingzoo.ParallelEnv):
     def __init__(self) -> None:
         self.agents: list[str] = []
         self.sleep_s = 1e-3 * float(os.environ[SLEEP_MS])
-        self.spaces = {
+        self.spaces: dict[str, tuple[spaces.Box, spaces.Space[Any]]] = {
             agent: (spaces.Box(-1.0, 1.0, (OBSERVATION,), np.float32), spaces.Discrete(5))
             for agent in self.possible_agents
         }

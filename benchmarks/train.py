@@ -118,12 +118,14 @@ def at_random(
 ) -> NDArray[np.generic]:
     """Returns random actions (E, N, D) that are available (E, N, A)."""
     if vector.spec.continuous:
-        return rng.uniform(-1.0, 1.0, available.shape).astype(np.float32) * available
+        numbers: NDArray[np.float32] = rng.random(available.shape, np.float32) * 2 - 1
+        return numbers * available
     edges = np.cumsum((0, *vector.spec.branches))
     # the largest of uniform numbers, the unavailable ones set to 0, is at a random available place
     draws = rng.random(available.shape, np.float32) * available
     branches = [draws[..., start:end].argmax(-1) for start, end in zip(edges[:-1], edges[1:])]
-    return np.stack(branches, -1).astype(np.int32)
+    choices: NDArray[np.intp] = np.stack(branches, -1)
+    return choices.astype(np.int32)
 
 
 def rows_of(name: str, trained: Trained, floor: float) -> list[Row]:

@@ -17,11 +17,12 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rows import Row, report
 
 from sde_harl.algorithms.on_policy.base import OnPolicy
@@ -114,7 +115,7 @@ def problem(name: str, shape: PolicyConfig = POLICY) -> Problem:
 
 
 @torch.no_grad()
-def latents(policy: SplitPolicy, rollout: Rollout) -> np.ndarray:
+def latents(policy: SplitPolicy, rollout: Rollout) -> NDArray[np.float32]:
     """Returns (N, B, Z), the latents that the devices would send."""
     sent = np.empty((AGENTS, STEPS * ENVS, WIDTH), np.float32)
     for net in policy.groups:
@@ -140,7 +141,7 @@ def products(widths: list[int]) -> Callable[[], None]:
     return run
 
 
-def cpu_us(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+def cpu_us(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Returns the median processor time of each call, all called in turn in every round."""
     taken: dict[str, list[int]] = {name: [] for name in calls}
     for _ in range(rounds):

@@ -168,8 +168,6 @@ def _zeros(rows: int, kind: np.dtype[Any]) -> NDArray[Any]:
     They take no memory until they are written. With pages of 4 KiB, reading a random row would cost
     a walk through the page tables, too. Raises UserError where there is no memory for them.
     """
-    if not hasattr(mmap, "MADV_HUGEPAGE"):  # Linux alone has it
-        return np.zeros(rows, kind)
     size = rows * kind.itemsize
     try:
         memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -177,8 +175,9 @@ def _zeros(rows: int, kind: np.dtype[Any]) -> NDArray[Any]:
         raise UserError(
             f"algo.buffer_size: no memory for a replay of {size / 1e9:,.1f} GB: {error}"
         ) from error
-    with contextlib.suppress(OSError):  # a kernel without huge pages
-        memory.madvise(mmap.MADV_HUGEPAGE)
+    if hasattr(mmap, "MADV_HUGEPAGE"):  # Linux alone has it
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, kind)
 
 

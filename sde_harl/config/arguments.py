@@ -71,10 +71,11 @@ def parse(argv: list[str]) -> Request:
         file, note = _experiment(words.files[0])
     layers = {**file, **words.given}
     algo = _defaults("algo", layers)
-    # How often an off-policy algorithm learns is the algorithm's: an environment's file is written
-    # for rollouts of the on-policy ones.
-    pace = {key: value for key, value in algo.items() if key.startswith("train.")}
-    config = build({**algo, **_defaults("env", layers), **pace, **layers})
+    env = _defaults("env", layers)
+    # An environment's file tunes the on-policy algorithms. Those that say themselves how often they
+    # learn are the off-policy ones.
+    defaults = {**env, **algo} if "train.rollout" in algo else {**algo, **env}
+    config = build({**defaults, **layers})
     if "--print-config" in argv:
         return Request(config=None, text=to_yaml(config))
     if "--trust" not in argv:

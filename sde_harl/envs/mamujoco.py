@@ -75,13 +75,16 @@ class WholeRobot(_Wrapper):  # type: ignore[misc]  # the base's type is Any
     """Shows every agent the robot's state (S,) and the agent's number, one-hot (N,).
 
     Observations are (S + N,), as in HARL's MAMuJoCo (MujocoMulti.get_obs): policies that share
-    parameters can tell who acts. HARL also standardises each of these vectors. Here that is left to
-    policy.feature_norm, which makes equal nets of both.
+    parameters can tell who acts. As there, each of them and the state are standardised, by the mean
+    and deviation of their own numbers: nets that normalise nothing learn from them, too.
     """
 
     def observation_space(self, agent: str) -> spaces.Box:
-        size = np.size(self.state()) + len(self.possible_agents)
+        size = np.size(super().state()) + len(self.possible_agents)
         return spaces.Box(-np.inf, np.inf, (size,), np.float64)
+
+    def state(self) -> NDArray[np.float64]:
+        return _standardised(super().state())
 
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
@@ -94,11 +97,18 @@ class WholeRobot(_Wrapper):  # type: ignore[misc]  # the base's type is Any
         return self._observations(), rewards, terminated, truncated, infos
 
     def _observations(self) -> dict[str, NDArray[np.float64]]:
-        state = self.state()
+        state = super().state()
         one_hot = np.eye(len(self.possible_agents))
         return {
-            agent: np.append(state, number) for agent, number in zip(self.possible_agents, one_hot)
+            agent: _standardised(np.append(state, number))
+            for agent, number in zip(self.possible_agents, one_hot)
         }
+
+
+def _standardised(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns numbers (K,) less their mean, in units of their deviation."""
+    standardised: NDArray[np.float64] = (numbers - numbers.mean()) / (numbers.std() or 1.0)
+    return standardised
 
 
 def make_game(env_config: EnvConfig) -> RobotGame:

@@ -83,9 +83,12 @@ class Categoricals:
         """Returns one-hot samples with the gradient of the Gumbel-softmax of temperature 1.
 
         (Jang et al., ICLR 2017: straight-through.) The surprise is the entropy itself, whose
-        expectation over the choices needs no sample.
+        expectation over the choices needs no sample. But its gradient is that of -log p of the
+        sample, through the same Gumbel-softmax as Q's. The Gumbel-softmax's slope is not that of
+        the expectation, and where both have it the best policy is softmax(Q / alpha) as it should.
         """
         parts = []
+        surprise = self.entropy().detach()
         for log_probs in self._log_probs:
             uniform = torch.rand(log_probs.shape, generator=generator)
             # The clamp keeps both logarithms finite: a uniform number may be 0.
@@ -94,9 +97,12 @@ class Categoricals:
             soft = (log_probs + gumbel).mT.contiguous().softmax(-2).mT
             chosen = soft.contiguous().argmax(-1, keepdim=True)
             hard = torch.zeros_like(soft).scatter_(-1, chosen, 1.0)
-            parts.append(straight_through(soft, hard))
+            part = straight_through(soft, hard)
+            parts.append(part)
+            # 0, with a gradient.
+            surprise = surprise - torch.linalg.vecdot(part - part.detach(), log_probs.detach())
         actions = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-        return Drawn(actions=actions, surprise=self.entropy())
+        return Drawn(actions=actions, surprise=surprise)
 
     def entropy(self) -> Tensor:
         total = torch.zeros(())

@@ -15,6 +15,7 @@ from sde_harl.algorithms.off_policy.had3qn import duelling
 from sde_harl.algorithms.off_policy.reports import Reports
 from sde_harl.algorithms.registry import ALGORITHMS, OFF_POLICY
 from sde_harl.buffers.rollout import Rollout
+from sde_harl.policy.distributions import Categoricals
 from sde_harl.record.checkpoint import flatten
 
 ACTIONS = {
@@ -311,6 +312,39 @@ def test_epsilon_falls_from_random_play_to_its_end() -> None:
         algorithm._explore()
         chances.append(float(algorithm.policy.exploration.chances[0, 0, 0]))
     assert chances == pytest.approx([1.0, 1.0, 1.0, 0.6, 0.2, 0.2])
+
+
+def test_the_best_soft_policy_of_choices_is_a_fixed_point() -> None:
+    """softmax(Q / alpha) of the available choices, whatever is drawn: every gradient is 0 there."""
+    alpha, values = 0.25, torch.tensor([[[0.1, 0.9, 0.4, -0.3], [0.2, 9.0, 0.8, 0.5]]])
+    available = torch.tensor([[[True] * 4, [True, False, True, True]]])
+    logits = (values / alpha).requires_grad_()
+    for seed in range(5):
+        drawn = Categoricals(logits, (4,), available).draw(torch.Generator().manual_seed(seed))
+        objective = (drawn.actions * values).sum() + alpha * drawn.surprise.sum()
+        (gradient,) = torch.autograd.grad(objective, logits)
+        torch.testing.assert_close(gradient, torch.zeros_like(gradient), atol=1e-6, rtol=0)
+    best = (values / alpha).masked_fill(~available, -torch.inf).softmax(-1)
+    torch.testing.assert_close(drawn.surprise, torch.special.entr(best).sum(-1).detach())
+
+
+def test_an_entropy_weighs_in_a_row_what_q_does() -> None:
+    """As in the target of Q: a group ascends Q plus the sum of alpha H over those who are alive."""
+    algorithm, batch = played("hasac", False, groups=((0, 1), (2,)), alpha=0.3, auto_alpha=False)
+    active = batch.active.clone()
+    active[1, ::2] = 0.0
+    active[:2, 1::8] = 0.0
+    batch = batch._replace(active=active)
+    net = algorithm.policy.groups[0]
+    outputs = batch.forward(net, batch.now).outputs.detach()
+    embedded = algorithm.q_trainer.critic.embed(batch.states[:, batch.now])
+    loss, report = algorithm.group_loss(net, outputs, batch, batch.actions, embedded)
+    choices = batch.choices([0, 1], batch.now)
+    entropies = Categoricals(outputs, algorithm.spec.branches, choices).entropy()
+    own = active[:2, batch.now]
+    of_row = (own / own.sum(-1, keepdim=True)).mean(0)
+    wanted = -report["q"] - 0.3 * (of_row * (own * entropies).sum(0)).sum()
+    torch.testing.assert_close(loss, wanted)
 
 
 @pytest.mark.parametrize("name", ["hasac", "hatd3"])

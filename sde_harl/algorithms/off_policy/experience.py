@@ -24,6 +24,8 @@ class Experience:
 
     steps: int
     """Environment steps that the run has had."""
+    random_steps: int
+    """The first of them, in which the agents act at random."""
 
     def __init__(self, spec: EnvSpec, config: Config, *, latent_size: int) -> None:
         """`latent_size`: numbers of the latents that are kept; 0 keeps none."""
@@ -43,12 +45,12 @@ class Experience:
         # Steps that the replay has had: less than `steps` where it could not be brought back.
         self._replayed = 0
         # What another run has learnt is not thrown away for random play.
-        self._random_steps = 0 if config.train.load != "none" else algo.warmup_steps
+        self.random_steps = 0 if config.train.load != "none" else algo.warmup_steps
 
     @property
     def warming_up(self) -> bool:
         """Returns True while the agents act at random."""
-        return self.steps < self._random_steps
+        return self.steps < self.random_steps
 
     @property
     def suffices(self) -> bool:

@@ -38,7 +38,7 @@ class Had3qn(OffPolicy):
         return VALUES
 
     def exploration(self) -> tuple[float, float]:
-        past = max(self.experience.steps - self._algo.warmup_steps, 0)
+        past = max(self.experience.steps - self.experience.random_steps, 0)
         if past >= self._algo.epsilon_steps:
             return self._algo.epsilon, 0.0
         return 1.0 + past / self._algo.epsilon_steps * (self._algo.epsilon - 1.0), 0.0

@@ -95,18 +95,21 @@ class Hasac(OffPolicy):
         own_actions = batch.of_the_living(net, drawn.actions, mask_dead=mask_dead)
         joint = joint_with(net, own_actions, others)
         values = self.q_trainer.least_values(embedded, joint).mean(0)  # (B,)
-        weights = batch.weights(net, mask_dead=mask_dead)
+        weights = batch.weights(net, mask_dead=mask_dead)  # (n, B)
+        of_row = weights.mean(0)  # (B,)
         alpha = self.temperatures.alpha()
         own = alpha if len(alpha) == 1 else alpha[members]
-        objective = (values * weights.mean(0)).sum()
-        entropy = (drawn.surprise * weights).sum(-1)  # (n,)
-        loss = -objective - (own[:, 0] * entropy).sum() / len(members)
+        objective = (values * of_row).sum()
+        # In a row every agent's entropy weighs what Q does, as in the target of Q.
+        surprise = drawn.surprise * (weights > 0)  # (n, B)
+        loss = -objective - (own * surprise * of_row).sum()
+        entropy = (drawn.surprise.detach() * weights).sum(-1)  # (n,)
         if self._algo.auto_alpha:
-            self._entropies[members] = entropy.detach()
+            self._entropies[members] = entropy
         report = {
             "policy_loss": loss.detach(),
             "q": objective.detach(),
-            "entropy": entropy.detach().mean(),
+            "entropy": entropy.mean(),
             "alpha": own.mean(),
         }
         return loss, report

@@ -26,7 +26,7 @@ class QTrainer:
     def __init__(self, critic: QCritic, config: AlgoConfig) -> None:
         self.critic = critic
         self.target = copy.deepcopy(critic).requires_grad_(False)
-        self.value_norm = ValueNorm(config.valuenorm)
+        self.value_norm = ValueNorm(config.valuenorm, by_rows=False)
         self.optimizer = torch.optim.Adam(
             critic.parameters(), config.critic_lr, eps=config.adam_eps, fused=True
         )

@@ -16,10 +16,18 @@ class ValueNorm:
     This is PopArt without its correction of the output layer (Yu et al., NeurIPS 2022).
     """
 
-    def __init__(self, enabled: bool = True, beta: float = 0.99999) -> None:
-        """Starts with no data. A disabled one always reports mean 0 and deviation 1."""
+    def __init__(
+        self, enabled: bool = True, beta: float = 0.99999, *, by_rows: bool = True
+    ) -> None:
+        """Starts with no data. A disabled one always reports mean 0 and deviation 1.
+
+        `by_rows`: a batch counts for all its rows, so that the statistics move with the data and
+        not with the number of calls. Else it counts once: rows of a replay, which come again and
+        again, are no new data.
+        """
         self._enabled = enabled
         self._beta = beta
+        self._by_rows = by_rows
         # Exponentially decayed sums: of returns, of their squares, and of ones. The last is the
         # weight that the other two are divided by, which corrects their bias towards the initial 0,
         # as Adam does with its moments.
@@ -30,10 +38,8 @@ class ValueNorm:
         mean = returns.mean(dtype=np.float64)
         mean_square = np.square(returns, dtype=np.float64).mean()
         batch = np.array([mean, mean_square, 1.0])
-        # A batch counts for all its rows, so that the statistics move with the data and not with
-        # the number of calls. HARL calls this once a minibatch and decays by beta whatever its
-        # size.
-        weight = self._beta**returns.size
+        # HARL calls this once a minibatch and decays by beta whatever its size.
+        weight = self._beta ** (returns.size if self._by_rows else 1)
         self._moments = weight * self._moments + (1.0 - weight) * batch
 
     def statistics(self) -> tuple[float, float]:
