@@ -126,6 +126,12 @@ class Entries:
         arrays["learnable"][closing] = False
         arrays["ended"][closing] = True
 
+    def break_off(self, newest: NDArray[np.int64], before: NDArray[np.int64]) -> None:
+        """Makes rows `newest` closing entries, behind the steps of rows `before`."""
+        self.learnable[newest] = False
+        self.ended[newest] = True
+        self.ended[before] = True
+
     def raw(self) -> dict[str, NDArray[Any]]:
         """Returns every array (R, ...) by name, those that lie together as one, `entries`."""
         apart = {

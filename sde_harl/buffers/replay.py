@@ -136,6 +136,19 @@ class Replay:
         self.place = Place(before=self._next, after=self._next + steps + closings[-1])
         self._strike_out(rollout.void, numbers)
 
+    def break_off(self) -> None:
+        """Ends every stream where it is: what is added next does not follow from what is there.
+
+        The newest entry becomes the closing one of its episode, whose last action led nowhere.
+        """
+        newest = self._next - 1
+        going = (newest >= 0) & ~self._entries.ended[self._rows(newest)]
+        self._entries.break_off(
+            self._rows(newest)[going],
+            # None before the first entry of a stream, which then is a closing one alone.
+            self._rows(newest - 1)[going & (newest > 0)],
+        )
+
     def sample(
         self, batch: int, generator: torch.Generator, *, steps: int, gamma: float
     ) -> Sample | None:

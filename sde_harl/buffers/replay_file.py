@@ -64,8 +64,9 @@ class ReplayFile:
                 first = np.maximum(first, self._written)
             first = np.maximum(first, 0)
             for name, array in replay.raw().items():
-                # Of a void episode entries that were written before are learnt from no more.
-                whole = name == "learnable"
+                # Of a void episode entries that were written before are learnt from no more, and one
+                # that was broken off has ended after the fact.
+                whole = name in ("learnable", "ended")
                 _write(folder / name, array, None if whole else self._spans(first))
             place = Place(replay.place.before.tolist(), replay.place.after.tolist())
             part = folder / f"{ABOUT}.part"

@@ -312,6 +312,11 @@ def test_epsilon_falls_from_random_play_to_its_end() -> None:
         algorithm._explore()
         chances.append(float(algorithm.policy.exploration.chances[0, 0, 0]))
     assert chances == pytest.approx([1.0, 1.0, 1.0, 0.6, 0.2, 0.2])
+    # A run that starts from a checkpoint plays nothing at random first.
+    algorithm.experience.random_steps = 0
+    algorithm.experience.steps = 50
+    algorithm._explore()
+    assert float(algorithm.policy.exploration.chances[0, 0, 0]) == pytest.approx(0.6)
 
 
 def test_the_best_soft_policy_of_choices_is_a_fixed_point() -> None:

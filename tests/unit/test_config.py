@@ -155,6 +155,10 @@ def test_an_off_policy_algorithm_brings_its_own_pace() -> None:
     assert parsed("--algo", "hasac", "--env", "mpe").train.rollout == 50
     assert parsed("--algo", "happo", "--env", "mpe").train.rollout == 200
     assert parsed("--algo", "hasac", "--env", "mpe", "train.rollout=7").train.rollout == 7
+    assert parsed("mpe_spread_continuous", "algo.name=hatd3").train.rollout == 50
+    assert parsed("--algo", "happo", "--env", "smac").algo.lr_decay
+    assert not parsed("smac", "algo.name=hasac").algo.lr_decay
+    assert parsed("smac", "algo.name=hasac", "algo.lr_decay=true").algo.lr_decay
 
 
 NEEDED = {"devices": ["executor.sensor=robots:Arm", "env.spec=spec.json", "train.load=last.pt"]}

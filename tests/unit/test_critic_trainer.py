@@ -71,6 +71,15 @@ def test_value_normalisation_tracks_mean_and_deviation() -> None:
     assert copy.statistics() == norm.statistics()
 
 
+def test_batches_of_a_replay_count_once_whatever_their_size() -> None:
+    """Samples of a replay repeat its rows: 20 of them are no reason to forget 300."""
+    norm = ValueNorm(by_rows=False)
+    for mean, batches in ((0.0, 300), (5.0, 20)):
+        for _ in range(batches):
+            norm.update(np.full(8000, mean, np.float32))
+    assert norm.statistics()[0] == pytest.approx(5.0 * 20 / 320, rel=0.01)
+
+
 TWO = EnvSpec("test/two", ("a", "b"), (2, 3), ((2,), (2,)), 4, 5, False, ("", ""), False)
 
 

@@ -68,13 +68,22 @@ def test_sizes_follow_the_partition_and_the_neighbourhood() -> None:
 
 
 def test_agents_that_see_the_whole_robot_know_their_number() -> None:
-    env = make(EnvConfig(name="mamujoco", map="HalfCheetah-2x3", agent_obsk=-1), num_envs=2, seed=1)
+    """Observations and state are standardised, as in HARL's code."""
+    config = EnvConfig(name="mamujoco", map="HalfCheetah-2x3", agent_obsk=-1)
+    env = make(config, num_envs=2, seed=1)
+    plain = make(config.model_copy(update={"agent_obsk": 0}), num_envs=2, seed=1)
     assert env.spec.obs_sizes == (17 + 2, 17 + 2)
     assert env.spec.state_size == 17
-    for step in (env.reset(), *play(env, 3)):
+    steps = zip((env.reset(), *play(env, 3)), (plain.reset(), *play(plain, 3)))
+    for step, raw in steps:
+        np.testing.assert_allclose(step.state, standardised(raw.state), atol=1e-5)
         for i, number in enumerate(np.eye(2)):
-            np.testing.assert_array_equal(step.obs[:, i, :17], step.state)
-            np.testing.assert_array_equal(step.obs[:, i, 17:], [number, number])
+            seen = np.concatenate([raw.state, [number, number]], -1)
+            np.testing.assert_allclose(step.obs[:, i], standardised(seen), atol=1e-5)
+
+
+def standardised(rows: Any) -> Any:
+    return (rows - rows.mean(-1, keepdims=True)) / rows.std(-1, keepdims=True)
 
 
 def test_the_time_limit_truncates_and_a_fall_terminates() -> None:

@@ -179,6 +179,51 @@ def test_nothing_of_a_void_episode_is_learnt_from() -> None:
     assert names.tolist() == [1, 2, 7]
 
 
+def test_what_follows_a_break_is_not_of_the_same_episode() -> None:
+    """A run that goes on where its games can't: they begin anew, in the middle of their streams."""
+    replay = Replay(GAME, capacity=200, envs=4, latent_size=2)
+    replay.add(
+        rollout_of(
+            [
+                [step(1), step(2), step(3)],
+                [step(11), step(12), step(13, ended="terminated")],
+                [step(21), step(22), step(23, ended="truncated")],
+                [step(31), step(32, ended="terminated"), step(33)],
+            ]
+        )
+    )
+    replay.break_off()
+    replay.add(rollout_of([[step(100 + 10 * e), step(101 + 10 * e)] for e in range(4)]))
+    sample = sampled(replay, 3)
+    rows = {
+        int(sample.obs[0, b, 0]): (
+            round(float(sample.returns[b]), 3),
+            round(float(sample.discounts[b]), 3),
+            int(sample.obs[0, 300 + b, 0]),
+        )
+        for b in range(300)
+    }
+    assert {name: row for name, row in rows.items() if row[1]} == {
+        1: (1.9, 0.81, 3),
+        2: (1.0, 0.9, 3),
+        21: (2.71, 0.729, -1),
+        22: (1.9, 0.81, -1),
+        23: (1.0, 0.9, -1),
+        **{100 + 10 * e: (1.0, 0.9, 101 + 10 * e) for e in range(4)},
+    }
+    ended = {name for name, row in rows.items() if not row[1]}
+    assert ended == {11, 12, 13, 31, 32}
+
+
+def test_a_stream_of_one_entry_is_broken_off() -> None:
+    replay = Replay(GAME, capacity=100, envs=1)
+    replay.break_off()
+    replay.add(rollout_of([[step(1)]]))
+    replay.break_off()
+    replay.add(rollout_of([[step(5), step(6)]]))
+    assert np.unique(sampled(replay, 2).obs[0, :300, 0]).tolist() == [5]
+
+
 def test_an_empty_replay_gives_nothing() -> None:
     replay = Replay(GAME, capacity=100, envs=2)
     generator = torch.Generator()

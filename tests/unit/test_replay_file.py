@@ -69,6 +69,15 @@ def test_what_is_stored_bit_by_bit_comes_back(rollouts: int, tmp_path: Path) -> 
     assert earlier.place.after.tolist() == replay.place.before.tolist()
 
 
+def test_streams_that_were_broken_off_come_back_so(tmp_path: Path) -> None:
+    replay, file = filled(tmp_path, rollouts=2)
+    replay.break_off()
+    replay.add(rollout_of(random_streams(np.random.default_rng(5), 2, 6, first=50)))
+    file.store(tmp_path)
+    for one, other in zip(sampled(replay, 3), sampled(restored(tmp_path, replay), 3)):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_files_of_another_moment_or_damaged_are_refused(tmp_path: Path) -> None:
     replay, _ = filled(tmp_path, rollouts=4)
 
