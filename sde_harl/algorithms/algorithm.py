@@ -63,9 +63,6 @@ class Algorithm(ABC):
         """
         return ""
 
-    def begin_anew(self) -> None:
-        """Says that no episode under way goes on: the next rollout begins with new ones."""
-
     @abstractmethod
     def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
         """Learns after one rollout; returns scalars to log, the same names every time.

@@ -126,6 +126,8 @@ class Replay:
         steps = len(cut)
         if 2 * steps > self.length:
             raise ValueError(f"a rollout of {steps} steps in rings of {self.length} entries")
+        if rollout.anew.any():
+            self._break_off(rollout.anew)
         # Each cut before a step of the same stream has put a closing entry in between.
         closings = np.cumsum(cut, 0)
         numbers = self._next + np.arange(steps)[:, None] + closings - cut  # (T, E)
@@ -135,19 +137,6 @@ class Replay:
             self._entries.close(rollout, rows, self._rows(numbers + 1))
         self.place = Place(before=self._next, after=self._next + steps + closings[-1])
         self._strike_out(rollout.void, numbers)
-
-    def break_off(self) -> None:
-        """Ends every stream where it is: what is added next does not follow from what is there.
-
-        The newest entry becomes the closing one of its episode, whose last action led nowhere.
-        """
-        newest = self._next - 1
-        going = (newest >= 0) & ~self._entries.ended[self._rows(newest)]
-        self._entries.break_off(
-            self._rows(newest)[going],
-            # None before the first entry of a stream, which then is a closing one alone.
-            self._rows(newest - 1)[going & (newest > 0)],
-        )
 
     def sample(
         self, batch: int, generator: torch.Generator, *, steps: int, gamma: float
@@ -216,6 +205,19 @@ class Replay:
         """Returns the rows of entries (..., E) of each stream, by their numbers."""
         rows: NDArray[np.int64] = numbers % self.length + np.arange(self._envs) * self.length
         return rows
+
+    def _break_off(self, anew: NDArray[np.bool_]) -> None:
+        """Ends the episodes of the streams where `anew` (E,): what comes is of other ones.
+
+        The newest entry becomes the closing one of its episode, whose last action led nowhere.
+        """
+        newest = self._next - 1
+        going = anew & (newest >= 0) & ~self._entries.ended[self._rows(newest)]
+        self._entries.break_off(
+            self._rows(newest)[going],
+            # None before the first entry of a stream, which then is a closing one alone.
+            self._rows(newest - 1)[going & (newest > 0)],
+        )
 
     def _strike_out(self, void: NDArray[np.bool_], numbers: NDArray[np.int64]) -> None:
         """Takes void episodes out, their parts in earlier rollouts too; void, numbers (T, E)."""

@@ -64,8 +64,8 @@ class ReplayFile:
                 first = np.maximum(first, self._written)
             first = np.maximum(first, 0)
             for name, array in replay.raw().items():
-                # Of a void episode entries that were written before are learnt from no more, and one
-                # that was broken off has ended after the fact.
+                # What was written before may have turned out to be of a void episode, or of one
+                # that was broken off.
                 whole = name in ("learnable", "ended")
                 _write(folder / name, array, None if whole else self._spans(first))
             place = Place(replay.place.before.tolist(), replay.place.after.tolist())

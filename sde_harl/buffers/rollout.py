@@ -90,6 +90,9 @@ class Rollout:
         self.truncated = np.zeros((steps, envs), bool)  # (T, E)
         # True in every step of an episode whose game failed.
         self.void = np.zeros((steps, envs), bool)  # (T, E)
+        # True where the first step begins an episode though the last one of the rollout before it
+        # ended none: where a run went on, its games could not be brought back.
+        self.anew = np.zeros(envs, bool)  # (E,)
 
     @property
     def nbytes(self) -> int:

@@ -310,7 +310,6 @@ def _first_lines(
         if lost:
             yield lost
         if not environments.are_brought_back:
-            policies.learned.algorithm.begin_anew()
             yield "these environments don't repeat themselves: all episodes begin anew"
     if config.train.planned_steps > config.train.steps:
         yield _rounded_up(config)

@@ -39,6 +39,8 @@ class Collector:
         self._agents = np.arange(len(rollout.obs), dtype=np.int32)
         # (E,) where in the rollout each environment's present episode begins.
         self._starts = np.zeros(rollout.rewards.shape[1], np.int64)
+        # (E,) True where the next rollout does not go on with the last one's episodes.
+        self._anew = np.zeros(rollout.rewards.shape[1], bool)
 
     def state_dict(self) -> dict[str, dict[str, NDArray[Any]]]:
         """Returns the state of each slot, by its number."""
@@ -54,6 +56,7 @@ class Collector:
             arrays = state[str(number)]
             check_slot_state(self.rollout, arrays, env_slot.num_envs)
             env_slot.load_state_dict(arrays)
+            self._anew[self._rows(env_slot)] = not env_slot.is_brought_back
 
     def collect(self, policy: ActingPolicy, first_step: int) -> Iterator[Episodes]:
         """Plays T steps of every environment; yields the episodes of a step as they end.
@@ -75,6 +78,8 @@ class Collector:
         rollout.stale[:] = False
         rollout.decided[:] = True
         rollout.void[:] = False
+        rollout.anew[:] = self._anew
+        self._anew[:] = False
         self._starts[:] = 0
         for t in range(len(rollout.rewards)):
             # Nothing is half done here.

@@ -49,13 +49,18 @@ class EnvSlot:
         self._began = np.ones(self._env.num_envs, bool)
         self._placement.restart()
 
+    @property
+    def is_brought_back(self) -> bool:
+        """Returns False where interrupted episodes could not be brought back: they began anew."""
+        return self._env.is_brought_back
+
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """Returns which episodes begin with the next decision (E,), and the placement's memory."""
         return {"began": self._began, **self._placement.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Takes over what `state_dict` returned, after a reset brought the episodes back."""
-        if not self._env.is_brought_back:
+        if not self.is_brought_back:
             return  # the episodes began anew, and nothing is remembered of them
         self._began = state["began"].copy()
         self._placement.load_state_dict(state)

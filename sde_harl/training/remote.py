@@ -173,7 +173,9 @@ class RemoteCollector:
     def _take_states(self, shards: Sequence[Shard]) -> None:
         self._environments.states = [slot for shard in shards for slot in shard.played.slots]
         for shard in shards:
-            if shard.is_first and not shard.played.is_brought_back:
+            anew = shard.is_first and not shard.played.is_brought_back
+            self.rollout.anew[shard.envs] = anew
+            if anew:
                 self._pool.note(
                     "anew",
                     f"the environments of executor {shard.rank} don't repeat themselves:"

@@ -192,8 +192,9 @@ def test_what_follows_a_break_is_not_of_the_same_episode() -> None:
             ]
         )
     )
-    replay.break_off()
-    replay.add(rollout_of([[step(100 + 10 * e), step(101 + 10 * e)] for e in range(4)]))
+    later = rollout_of([[step(100 + 10 * e), step(101 + 10 * e)] for e in range(4)])
+    later.anew[:] = True
+    replay.add(later)
     sample = sampled(replay, 3)
     rows = {
         int(sample.obs[0, b, 0]): (
@@ -215,12 +216,12 @@ def test_what_follows_a_break_is_not_of_the_same_episode() -> None:
     assert ended == {11, 12, 13, 31, 32}
 
 
-def test_a_stream_of_one_entry_is_broken_off() -> None:
+def test_streams_of_no_and_of_one_entry_are_broken_off() -> None:
     replay = Replay(GAME, capacity=100, envs=1)
-    replay.break_off()
-    replay.add(rollout_of([[step(1)]]))
-    replay.break_off()
-    replay.add(rollout_of([[step(5), step(6)]]))
+    for names in ([1], [5, 6]):
+        later = rollout_of([[step(name) for name in names]])
+        later.anew[:] = True
+        replay.add(later)
     assert np.unique(sampled(replay, 2).obs[0, :300, 0]).tolist() == [5]
 
 

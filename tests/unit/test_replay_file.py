@@ -71,8 +71,9 @@ def test_what_is_stored_bit_by_bit_comes_back(rollouts: int, tmp_path: Path) -> 
 
 def test_streams_that_were_broken_off_come_back_so(tmp_path: Path) -> None:
     replay, file = filled(tmp_path, rollouts=2)
-    replay.break_off()
-    replay.add(rollout_of(random_streams(np.random.default_rng(5), 2, 6, first=50)))
+    later = rollout_of(random_streams(np.random.default_rng(5), 2, 6, first=50))
+    later.anew[:] = True
+    replay.add(later)
     file.store(tmp_path)
     for one, other in zip(sampled(replay, 3), sampled(restored(tmp_path, replay), 3)):
         np.testing.assert_array_equal(one, other)

@@ -368,8 +368,12 @@ def test_episodes_that_can_not_be_brought_back_are_told(tmp_path: Path) -> None:
     # What another game would have shown.
     for state in parts.environments.states[2:]:
         state["seen"][0] += 1
+    assert not parts.collector.rollout.anew.any()
     star.kill(3)
     trainer.update()
+    assert 0 < parts.collector.rollout.anew.sum() < config.train.envs
+    trainer.update()
+    assert not parts.collector.rollout.anew.any()
     trainer.logger.close()
     assert kinds_of_faults(tmp_path).count((0, "anew")) == 2
 

@@ -234,9 +234,6 @@ class OffPolicy(Algorithm):
     def restore(self, folder: Path) -> str:
         return self.experience.restore(folder)
 
-    def begin_anew(self) -> None:
-        self.experience.replay.break_off()
-
     def nets(self) -> dict[str, Net]:
         return {
             "critics/critic": self.q_trainer.critic,
