@@ -29,6 +29,7 @@ FOLDERS = {"algo": "algorithms", "env": "environments"}
 
 SWITCHES = ("--print-config", "--trust")
 RESUME = "train.resume"
+PACE = ("train.rollout", "algo.lr_decay")
 
 USAGE = """usage:
   sde-harl run EXPERIMENT [key=value ...]                      in one process, or under mpirun:
@@ -71,11 +72,11 @@ def parse(argv: list[str]) -> Request:
         file, note = _experiment(words.files[0])
     layers = {**file, **words.given}
     algo = _defaults("algo", layers)
-    env = _defaults("env", layers)
-    # An environment's file tunes the on-policy algorithms. Those that say themselves how often they
-    # learn are the off-policy ones.
-    defaults = {**env, **algo} if "train.rollout" in algo else {**algo, **env}
-    config = build({**defaults, **layers})
+    # How often an off-policy algorithm learns, and by which rates, is the algorithm's: an
+    # environment's file is written for rollouts of the on-policy ones. Only the former's files have
+    # a rollout.
+    pace = {key: algo[key] for key in PACE if "train.rollout" in algo}
+    config = build({**algo, **_defaults("env", layers), **pace, **layers})
     if "--print-config" in argv:
         return Request(config=None, text=to_yaml(config))
     if "--trust" not in argv:
