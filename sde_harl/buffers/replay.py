@@ -207,17 +207,12 @@ class Replay:
         return rows
 
     def _break_off(self, anew: NDArray[np.bool_]) -> None:
-        """Ends the episodes of the streams where `anew` (E,): what comes is of other ones.
-
-        The newest entry becomes the closing one of its episode, whose last action led nowhere.
-        """
+        """Ends the episodes of streams where `anew` (E,): their newest entries close them."""
         newest = self._next - 1
-        going = anew & (newest >= 0) & ~self._entries.ended[self._rows(newest)]
-        self._entries.break_off(
-            self._rows(newest)[going],
-            # None before the first entry of a stream, which then is a closing one alone.
-            self._rows(newest - 1)[going & (newest > 0)],
-        )
+        rows = self._rows(newest)
+        going = anew & (newest >= 0) & ~self._entries.ended[rows]
+        # None is before the first entry of a stream, which then is a closing one alone.
+        self._entries.break_off(rows[going], self._rows(newest - 1)[going & (newest > 0)])
 
     def _strike_out(self, void: NDArray[np.bool_], numbers: NDArray[np.int64]) -> None:
         """Takes void episodes out, their parts in earlier rollouts too; void, numbers (T, E)."""
