@@ -43,7 +43,7 @@ ENDLESS = [
 ]
 MOMENT_S = 4.0
 """Longest time from the first episode's end to the kill."""
-SEEDS = [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 22))]
+SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 22))]
 
 
 class Killed(NamedTuple):

@@ -41,8 +41,8 @@ def test_all_benchmarks_are_held_to_this() -> None:
     assert {path.stem for path in (ROOT / "benchmarks").glob("*.py")} == {*NAMES, "rows"}
 
 
-SLOW = {"football": pytest.mark.slow}
-"""Its games and its two runs take longer than all other benchmarks together."""
+SLOW = dict.fromkeys(("football", "scaling", "train"), pytest.mark.slow)
+"""Their runs take longer than all other benchmarks together."""
 
 
 @needs_mpirun

@@ -57,7 +57,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
 
 
 @needs_mpirun
-@pytest.mark.parametrize("ranks", [2, 3, 9])
+@pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow), 9])
 def test_agents_on_other_ranks_decide_the_same_bits(
     ranks: int, alone: dict[str, object], tmp_path: Path
 ) -> None:

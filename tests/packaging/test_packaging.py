@@ -299,6 +299,7 @@ def test_compare_stops_at_what_cant_be_run(tmp_path: Path) -> None:
     assert done.out == "== happo, seed 1\n"
 
 
+@pytest.mark.slow
 def test_rate_return_trains_every_codec_and_ends_with_their_curve(tmp_path: Path) -> None:
     words = [
         "policy.local_blocks=1",
