@@ -51,12 +51,6 @@ class Drawn(NamedTuple):
     """(n, B), whose mean is the policy's entropy in nats."""
 
 
-class Reparameterised(Protocol):
-    """Distributions whose samples have a gradient."""
-
-    def draw(self, generator: torch.Generator) -> Drawn: ...
-
-
 class Categoricals:
     """An independent choice in each of D branches."""
 
@@ -79,30 +73,27 @@ class Categoricals:
             return chosen[0]
         return torch.cat(chosen, -1)
 
-    def draw(self, generator: torch.Generator) -> Drawn:
-        """Returns one-hot samples with the gradient of the Gumbel-softmax of temperature 1.
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """Returns one-hot actions (n, B, A) with the gradient of the Gumbel-softmax.
 
-        (Jang et al., ICLR 2017: straight-through.) The surprise is the entropy itself, whose
-        expectation over the choices needs no sample. But its gradient is that of -log p of the
-        sample, through the same Gumbel-softmax as Q's. The Gumbel-softmax's slope is not that of
-        the expectation, and where both have it the best policy is softmax(Q / alpha) as it should.
+        Its temperature is 1 (Jang et al., ICLR 2017: straight-through).
         """
-        parts = []
-        surprise = self.entropy().detach()
-        for log_probs in self._log_probs:
-            uniform = torch.rand(log_probs.shape, generator=generator)
-            # The clamp keeps both logarithms finite: a uniform number may be 0.
-            gumbel = -torch.log(-torch.log(uniform.clamp(1e-20, 1.0 - 1e-7)))
-            # Over transposed memory, as in `__init__`; argmax is fast over the other.
-            soft = (log_probs + gumbel).mT.contiguous().softmax(-2).mT
-            chosen = soft.contiguous().argmax(-1, keepdim=True)
-            hard = torch.zeros_like(soft).scatter_(-1, chosen, 1.0)
-            part = straight_through(soft, hard)
-            parts.append(part)
-            # 0, with a gradient.
-            surprise = surprise - torch.linalg.vecdot(part - part.detach(), log_probs.detach())
-        actions = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-        return Drawn(actions=actions, surprise=surprise)
+        parts = [_gumbel_softmax(each, generator) for each in self._log_probs]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+    def draw(self, generator: torch.Generator) -> Drawn:
+        """Returns what `sample` does, with its surprise.
+
+        This is the entropy itself, whose expectation over the choices needs no sample. But its
+        gradient is that of -log p of the sample, through the same Gumbel-softmax as Q's. The
+        Gumbel-softmax's slope is not that of the expectation, and where both have it the best
+        policy is softmax(Q / alpha) as it should.
+        """
+        actions = self.sample(generator)
+        log_probs = [each.detach() for each in self._log_probs]
+        # 0, with a gradient.
+        nothing = torch.linalg.vecdot(actions - actions.detach(), torch.cat(log_probs, -1))
+        return Drawn(actions=actions, surprise=self.entropy().detach() - nothing)
 
     def entropy(self) -> Tensor:
         total = torch.zeros(())
@@ -164,15 +155,40 @@ class SquashedGaussians:
         self._log_std = log_std.clamp(LEAST_LOG_STD, MOST_LOG_STD)
         self._available = available
 
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """Returns actions (n, B, D) in -1 .. 1."""
+        return self._squashed(self._numbers(self._noise(generator)))
+
     def draw(self, generator: torch.Generator) -> Drawn:
         """Returns samples in -1 .. 1, and minus the log-density of each."""
-        noise = torch.randn(self._means.shape, generator=generator)
-        numbers = self._means + self._log_std.exp() * noise
+        noise = self._noise(generator)
+        numbers = self._numbers(noise)
         # log(1 - tanh(x)^2), in a form that doesn't round to log 0.
         slope = 2.0 * (math.log(2.0) - numbers - functional.softplus(-2.0 * numbers))
         log_probs = -0.5 * noise.square() - self._log_std - 0.5 * math.log(2 * math.pi) - slope
-        actions = numbers.tanh()
         if self._available is not None:
-            actions = actions * self._available
             log_probs = log_probs * self._available
-        return Drawn(actions=actions, surprise=-log_probs.sum(-1))
+        return Drawn(actions=self._squashed(numbers), surprise=-log_probs.sum(-1))
+
+    def _noise(self, generator: torch.Generator) -> Tensor:
+        return torch.randn(self._means.shape, generator=generator)
+
+    def _numbers(self, noise: Tensor) -> Tensor:
+        """Returns the normal ones, before the tanh."""
+        return self._means + self._log_std.exp() * noise
+
+    def _squashed(self, numbers: Tensor) -> Tensor:
+        actions = numbers.tanh()
+        return actions if self._available is None else actions * self._available
+
+
+def _gumbel_softmax(log_probs: Tensor, generator: torch.Generator) -> Tensor:
+    """Returns one-hot samples (n, B, A) of one branch, with the gradient of their softmax."""
+    uniform = torch.rand(log_probs.shape, generator=generator)
+    # The clamp keeps both logarithms finite: a uniform number may be 0.
+    gumbel = -torch.log(-torch.log(uniform.clamp(1e-20, 1.0 - 1e-7)))
+    # Over transposed memory, as in `Categoricals`; argmax is fast over the other.
+    soft = (log_probs + gumbel).mT.contiguous().softmax(-2).mT
+    chosen = soft.contiguous().argmax(-1, keepdim=True)
+    hard = torch.zeros_like(soft).scatter_(-1, chosen, 1.0)
+    return straight_through(soft, hard)

@@ -151,7 +151,8 @@ def test_the_soft_bellman_backup(shared: bool, continuous: bool) -> None:
     algorithm._generator.set_state(state)
     nets = algorithm.policy.groups
     outputs = [net(batch.features[i : i + 1, 32:]).outputs for i, net in enumerate(nets)]
-    drawn = algorithm.draw(torch.cat(outputs), batch.choices(slice(None), batch.after))
+    policy = algorithm.distribution(torch.cat(outputs), batch.choices(slice(None), batch.after))
+    drawn = policy.draw(algorithm._generator)
     actions, entropies = drawn.actions.detach(), drawn.surprise.detach().numpy()
     joint = torch.cat(list(actions), -1)
     twins = algorithm.q_trainer.target(

@@ -32,7 +32,7 @@ from sde_harl.auxiliary.optimizer_state import load_optimizer_state, optimizer_s
 from sde_harl.config.schema import Config
 from sde_harl.envs.base import EnvSpec
 from sde_harl.policy.critic_input import CriticInput
-from sde_harl.policy.distributions import Categoricals, Drawn, SquashedGaussians
+from sde_harl.policy.distributions import Categoricals, SquashedGaussians
 from sde_harl.policy.group_net import GroupNet
 from sde_harl.policy.q_critic import joint_action, joint_with
 from sde_harl.policy.shapes import CHOICES, SQUASHED
@@ -66,20 +66,23 @@ class Hasac(OffPolicy):
     def heads(cls, spec: EnvSpec) -> str:
         return SQUASHED if spec.continuous else CHOICES
 
-    def draw(self, outputs: Tensor, available: Tensor | None) -> Drawn:
-        """Returns actions of outputs (n, B, ...) with their surprises."""
+    def distribution(
+        self, outputs: Tensor, available: Tensor | None
+    ) -> Categoricals | SquashedGaussians:
+        """Returns the distribution of actions that outputs (n, B, ...) describe."""
         if self.spec.continuous:
-            return SquashedGaussians(outputs, available).draw(self._generator)
-        return Categoricals(outputs, self.spec.branches, available).draw(self._generator)
+            return SquashedGaussians(outputs, available)
+        return Categoricals(outputs, self.spec.branches, available)
 
     def act(self, outputs: Tensor, available: Tensor | None) -> Tensor:
-        return self.draw(outputs, available).actions
+        return self.distribution(outputs, available).sample(self._generator)
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> Tensor:
         alpha = self.temperatures.alpha()  # (N or 1, 1)
         outputs = batch.outputs_after(self.nets_of_all)
-        drawn = self.draw(outputs, batch.choices(slice(None), batch.after))
+        of_all = self.distribution(outputs, batch.choices(slice(None), batch.after))
+        drawn = of_all.draw(self._generator)
         soft = (alpha * drawn.surprise * batch.active[:, batch.after]).sum(0)  # (B,)
         values = self.q_trainer.target_values(
             batch.states[:, batch.after], joint_action(drawn.actions)
@@ -90,7 +93,7 @@ class Hasac(OffPolicy):
         self, net: GroupNet, outputs: Tensor, batch: Batch, others: Tensor, embedded: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         members = list(net.members)
-        drawn = self.draw(outputs, batch.choices(members, batch.now))
+        drawn = self.distribution(outputs, batch.choices(members, batch.now)).draw(self._generator)
         mask_dead = self._algo.policy_active_masks
         own_actions = batch.of_the_living(net, drawn.actions, mask_dead=mask_dead)
         joint = joint_with(net, own_actions, others)
