@@ -72,9 +72,9 @@ def activate_in_place(x: Tensor, bias: Tensor, *, layer_norm: bool) -> Tensor:
     stats = torch.empty(*x.shape[:2], 2 if layer_norm else 0)
     biases = bias.detach().contiguous().numpy()
     if layer_norm:
-        _blocks.activate(_numbers(x.detach()), biases, NORM_EPS, stats.numpy())
+        _blocks.activate(numbers(x.detach()), biases, NORM_EPS, stats.numpy())
     else:
-        _blocks.activate(_numbers(x.detach()), biases, None, None)
+        _blocks.activate(numbers(x.detach()), biases, None, None)
     return stats
 
 
@@ -88,7 +88,7 @@ def gradient_in_place(
     """
     of_bias = torch.zeros(biases, 1, y.shape[-1])
     rows = stats.numpy() if stats is not None and stats.numel() else None
-    _blocks.gradients(_numbers(of_y), _numbers(y), rows, of_bias.numpy())
+    _blocks.gradients(numbers(of_y), numbers(y), rows, of_bias.numpy())
     return of_bias
 
 
@@ -136,7 +136,7 @@ class _Values(torch.autograd.Function):
         result = torch.empty(x.shape[:2])
         x = x.contiguous()
         rows = weight.mT.contiguous()
-        _blocks.values(_numbers(x.detach()), rows.detach().numpy(), result.numpy())
+        _blocks.values(numbers(x.detach()), rows.detach().numpy(), result.numpy())
         ctx.save_for_backward(x, rows)
         return result
 
@@ -149,15 +149,15 @@ class _Values(torch.autograd.Function):
         of_rows = torch.zeros_like(rows) if ctx.needs_input_grad[1] else None
         _blocks.value_gradients(
             of_values.contiguous().numpy(),
-            _numbers(x),
+            numbers(x),
             rows.numpy(),
-            _numbers(of_x),
+            numbers(of_x),
             None if of_rows is None else of_rows.numpy(),
         )
         return of_x, None if of_rows is None else of_rows.mT
 
 
-def _numbers(array: Tensor) -> Any:
+def numbers(array: Tensor) -> Any:
     """Returns an array as blocks.c takes it: numpy has no bfloat16."""
     if array.dtype is torch.bfloat16:
         array = array.view(torch.int16)

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from sde_harl.policy.block import FAST, activate_in_place, gradient_in_place, values
+from sde_harl.policy.block import FAST, activate_in_place, numbers, values
+from sde_harl.policy.inference import _blocks
 
 Layer = tuple[Tensor, Tensor]
 ROWS_STEP = 64
@@ -76,13 +77,16 @@ class _LeastValue(torch.autograd.Function):
         blocks = len(each) // 2
         outputs, weights = each[:blocks], each[blocks:]
         of_actions = torch.empty(len(of_least), weights[0].shape[1])
-        for k, last_weight in enumerate(last):
+        for k, last_weight in enumerate(last[..., 0]):
             own = (critic == k).nonzero()[:, 0]
             rows = functional.pad(own, (0, -len(own) % ROWS_STEP))  # row 0, again and again
-            of_x = of_least[rows, None] * last_weight[:, 0]
+            places = rows.int().numpy()
+            of_x = torch.empty(len(rows), len(last_weight), dtype=outputs[0].dtype)
+            _blocks.value_gradients(
+                of_least[rows].numpy(), None, last_weight.numpy(), numbers(of_x), None
+            )
             for y, weight in reversed(list(zip(outputs, weights))):
-                of_x = of_x.to(y.dtype)[None]
-                gradient_in_place(of_x, y[k, rows][None])
-                of_x = of_x[0] @ weight[k].to(y.dtype).T
+                _blocks.relu_gradients(numbers(of_x), numbers(y[k]), places)
+                of_x = of_x @ weight[k].to(y.dtype).T
             of_actions[own] = of_x[: len(own)].float()
         return of_actions, None, None, None

@@ -4,7 +4,8 @@
  * The compiler keeps vectors that are larger than the processor's in memory, and compares their numbers one by one: a
  * pass takes 5 to 14 times as long. So a sum of LANES numbers is PARTS vectors.
  *
- * Each pass is compiled twice, for float32 and for bfloat16: its inner function is called with a constant `half`.
+ * Each pass is compiled twice, for float32 and for bfloat16: its inner function is called with a constant `half`. That of
+ * the gradients is compiled with and without normalisation, too.
  */
 #define PARTS (LANES / FLOATS)
 #define EACH_PART(p) _Pragma("GCC unroll 4") for (int p = 0; p < PARTS; p++)
@@ -21,6 +22,7 @@
 #define total NAME(total)
 #define forward_of NAME(forward_of)
 #define backward_of NAME(backward_of)
+#define relu_gradients_of NAME(relu_gradients_of)
 #define values_of NAME(values_of)
 #define value_gradients_of NAME(value_gradients_of)
 
@@ -126,14 +128,14 @@ static void NAME(forward)(Shape shape, void *x, const float *bias, int norm, flo
 }
 
 INLINE void backward_of(Shape shape, void *restrict dy, const void *restrict y, const float *restrict stats,
-                        float *restrict db, int half) {
+                        float *restrict db, int norm, int half) {
     const Py_ssize_t width = shape.width, whole = width - width % LANES;
     const float share = 1.0f / (float)width;
     Py_ssize_t start = 0;
     for (Py_ssize_t k = 0; k < shape.sets; k++, db += width)
         for (Py_ssize_t row = 0; row < shape.rows; row++, start += width) {
             float mean = 0, slope = 0, zero = 0, factor = 1;
-            if (stats) {
+            if (norm) {
                 Vector sum[PARTS] = {{0}}, along[PARTS] = {{0}};
                 float sum_rest[LANES] = {0}, along_rest[LANES] = {0};
                 for (Py_ssize_t i = 0; i < whole; i += LANES)
@@ -152,12 +154,18 @@ INLINE void backward_of(Shape shape, void *restrict dy, const void *restrict y, 
             }
             for (Py_ssize_t i = 0; i < whole; i += FLOATS) {
                 const Vector up = get(y, start + i, half);
-                const Vector d = above((get(dy, start + i, half) - mean - up * slope) * factor, up, zero);
+                Vector d = get(dy, start + i, half);
+                if (norm)
+                    d = (d - mean - up * slope) * factor;
+                d = above(d, up, zero);
                 set(dy, start + i, d, half), put(db + i, at(db + i) + d);
             }
             for (Py_ssize_t i = whole; i < width; i++) {
                 const float up = get_one(y, start + i, half);
-                const float d = up <= zero ? 0 : (get_one(dy, start + i, half) - mean - up * slope) * factor;
+                float d = get_one(dy, start + i, half);
+                if (norm)
+                    d = (d - mean - up * slope) * factor;
+                d = up <= zero ? 0 : d;
                 set_one(dy, start + i, d, half), db[i] += d;
             }
         }
@@ -166,10 +174,35 @@ INLINE void backward_of(Shape shape, void *restrict dy, const void *restrict y, 
 /* Overwrites dy, the gradient of y, with that of x; adds its sums over rows to db (sets, W), the gradient of the bias.
  * y and stats are as `forward` left them; stats is NULL where nothing was normalised. */
 static void NAME(backward)(Shape shape, void *dy, const void *y, const float *stats, float *db, int half) {
-    if (half)
-        backward_of(shape, dy, y, stats, db, 1);
+    if (stats && half)
+        backward_of(shape, dy, y, stats, db, 1, 1);
+    else if (stats)
+        backward_of(shape, dy, y, stats, db, 1, 0);
+    else if (half)
+        backward_of(shape, dy, y, stats, db, 0, 1);
     else
-        backward_of(shape, dy, y, stats, db, 0);
+        backward_of(shape, dy, y, stats, db, 0, 0);
+}
+
+INLINE void relu_gradients_of(Shape shape, void *restrict dx, const void *restrict y, const int32_t *restrict rows, int half) {
+    const Py_ssize_t width = shape.width, whole = width - width % LANES;
+    Py_ssize_t start = 0;
+    for (Py_ssize_t row = 0; row < shape.rows; row++, start += width) {
+        const Py_ssize_t from = rows[row] * width;
+        for (Py_ssize_t i = 0; i < whole; i += FLOATS)
+            set(dx, start + i, above(get(dx, start + i, half), get(y, from + i, half), 0), half);
+        for (Py_ssize_t i = whole; i < width; i++)
+            if (get_one(y, from + i, half) <= 0)
+                set_one(dx, start + i, 0, half);
+    }
+}
+
+/* Sets dx (rows, W) to 0 where the ReLU was closed: where y, at the row of it that `rows` names, is 0. */
+static void NAME(relu_gradients)(Shape shape, void *dx, const void *y, const int32_t *rows, int half) {
+    if (half)
+        relu_gradients_of(shape, dx, y, rows, 1);
+    else
+        relu_gradients_of(shape, dx, y, rows, 0);
 }
 
 INLINE void values_of(Shape shape, const void *restrict x, const float *restrict w, float *restrict values, int half) {
@@ -218,8 +251,8 @@ INLINE void value_gradients_of(Shape shape, const float *restrict dvalues, const
         }
 }
 
-/* Sets dx, which is of the type of x, to the gradient of x for that of the values, and adds that of w to dw unless it
- * is NULL. */
+/* Sets dx, which is of the type of x, to the gradient of x for that of the values, and adds that of w to dw. Where no
+ * gradient of w is wanted, dw is NULL and x isn't read. */
 static void NAME(value_gradients)(Shape shape, const float *dvalues, const void *x, const float *w, void *dx, float *dw,
                                 int half) {
     if (half)
@@ -259,8 +292,8 @@ static void NAME(normalise)(Shape shape, const float *restrict x, const int32_t 
     }
 }
 
-static const Passes NAME(passes) = {NAME(forward), NAME(backward), NAME(values), NAME(value_gradients),
-                                    NAME(normalise)};
+static const Passes NAME(passes) = {NAME(forward), NAME(backward),         NAME(relu_gradients),
+                                    NAME(values),  NAME(value_gradients), NAME(normalise)};
 
 #undef PARTS
 #undef EACH_PART
@@ -277,5 +310,6 @@ static const Passes NAME(passes) = {NAME(forward), NAME(backward), NAME(values),
 #undef total
 #undef forward_of
 #undef backward_of
+#undef relu_gradients_of
 #undef values_of
 #undef value_gradients_of

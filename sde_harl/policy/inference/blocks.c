@@ -2,6 +2,7 @@
  *
  *     activate    y = norm(relu(x + bias)), with norm(r) = (r - mean r) / sqrt(var r + eps) over a row, or norm(r) = r
  *     gradients   the gradients of that
+ *     relu_gradients    the gradients of relu alone, of some of the rows
  *     values      the last layer of a net with one output, v = sum x w of each row, and value_gradients its gradients
  *     normalise   the normalisation of observations, at the beginning of a net
  *     choose      the sampling of actions, at its end
@@ -67,6 +68,7 @@ INLINE float rounded(float value) {
 typedef struct {
     void (*forward)(Shape shape, void *x, const float *bias, int norm, float eps, float *stats, int half);
     void (*backward)(Shape shape, void *dy, const void *y, const float *stats, float *db, int half);
+    void (*relu_gradients)(Shape shape, void *dx, const void *y, const int32_t *rows, int half);
     void (*values)(Shape shape, const void *x, const float *w, float *values, int half);
     void (*value_gradients)(Shape shape, const float *dvalues, const void *x, const float *w, void *dx, float *dw,
                             int half);
@@ -262,6 +264,36 @@ static PyObject *gradients(PyObject *self, PyObject *const *args, Py_ssize_t cou
     return done(each, ALL, fits);
 }
 
+/* Returns 1 if every one of the `rows` is one of y (`count`, W); else 0 with an exception set. */
+static int rows_fit(const Py_buffer *rows, Py_ssize_t count) {
+    int fits = 1;
+    for (Py_ssize_t k = 0; fits && k < rows->len / 4; k++)
+        fits = ((int32_t *)rows->buf)[k] >= 0 && ((int32_t *)rows->buf)[k] < count;
+    if (!fits)
+        PyErr_Format(PyExc_ValueError, "rows: 0 to %zd expected", count - 1);
+    return fits;
+}
+
+static PyObject *relu_gradients(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    enum { DX, Y, ROWS, ALL };
+    static const Argument arguments[ALL] = {{"dx", NUMBERS, .writable = 1}, {"y", NUMBERS}, {"rows", INTS}};
+    Py_buffer each[ALL];
+    if (!take(arguments, ALL, args, count, each))
+        return NULL;
+    int fits = each[Y].ndim == 2 && each[DX].ndim == 2 && each[Y].shape[1] == each[DX].shape[1];
+    if (!fits)
+        PyErr_SetString(PyExc_ValueError, "dx (R, W) and y (B, W) don't fit");
+    fits = fits && same_type(&each[DX], &each[Y]) && sized(&arguments[ROWS], &each[ROWS], each[DX].shape[0]) &&
+           rows_fit(&each[ROWS], each[Y].shape[0]);
+    if (fits) {
+        const Shape shape = {1, each[DX].shape[0], each[DX].shape[1]};
+        Py_BEGIN_ALLOW_THREADS;
+        passes->relu_gradients(shape, each[DX].buf, each[Y].buf, each[ROWS].buf, is_half(&each[DX]));
+        Py_END_ALLOW_THREADS;
+    }
+    return done(each, ALL, fits);
+}
+
 static PyObject *values(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     enum { X, W, VALUES, ALL };
     static const Argument arguments[ALL] = {{"x", NUMBERS}, {"w", SINGLE}, {"values", SINGLE, .writable = 1}};
@@ -282,7 +314,7 @@ static PyObject *values(PyObject *self, PyObject *const *args, Py_ssize_t count)
 static PyObject *value_gradients(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     enum { DV, X, W, DX, DW, ALL };
     static const Argument arguments[ALL] = {{"dvalues", SINGLE},
-                                            {"x", NUMBERS},
+                                            {"x", NUMBERS, .optional = 1},
                                             {"w", SINGLE},
                                             {"dx", NUMBERS, .writable = 1},
                                             {"dw", SINGLE, .writable = 1, .optional = 1}};
@@ -290,14 +322,20 @@ static PyObject *value_gradients(PyObject *self, PyObject *const *args, Py_ssize
     Shape shape;
     if (!take(arguments, ALL, args, count, each))
         return NULL;
-    const int fits = same_type(&each[DX], &each[X]) && measure(&each[X], &each[W], &shape) &&
-                     sized(&arguments[DV], &each[DV], shape.sets * shape.rows) &&
-                     sized(&arguments[DX], &each[DX], shape.sets * shape.rows * shape.width) &&
-                     sized(&arguments[DW], &each[DW], shape.sets * shape.width);
+    int fits = measure(&each[DX], &each[W], &shape) &&
+               sized(&arguments[DV], &each[DV], shape.sets * shape.rows) &&
+               sized(&arguments[X], &each[X], shape.sets * shape.rows * shape.width) &&
+               sized(&arguments[DW], &each[DW], shape.sets * shape.width);
+    if (fits && each[X].obj)
+        fits = same_type(&each[DX], &each[X]);
+    if (fits && each[DW].obj && !each[X].obj) {
+        PyErr_SetString(PyExc_ValueError, "dw: its gradient needs x");
+        fits = 0;
+    }
     if (fits) {
         Py_BEGIN_ALLOW_THREADS;
         passes->value_gradients(shape, each[DV].buf, each[X].buf, each[W].buf, each[DX].buf, each[DW].buf,
-                                is_half(&each[X]));
+                                is_half(&each[DX]));
         Py_END_ALLOW_THREADS;
     }
     return done(each, ALL, fits);
@@ -399,8 +437,9 @@ static PyMethodDef methods[] = {
     {"normalise", FAST(normalise), "normalise(x, sizes, eps, y): y becomes x, each agent's own features normalised."},
     {"choose", FAST(choose), "choose(outputs, available, race, edges, actions, log_probs): fills the last two."},
     {"values", FAST(values), "values(x, w, values): fills values with the products of x's rows with w."},
-    {"value_gradients", FAST(value_gradients), "value_gradients(dvalues, x, w, dx, dw): fills dx; dw, or None, grows."},
+    {"value_gradients", FAST(value_gradients), "value_gradients(dvalues, x, w, dx, dw): fills dx; dw grows. Without x and dw: None."},
     {"gradients", FAST(gradients), "gradients(dy, y, stats, db): dy becomes dx, and db grows."},
+    {"relu_gradients", FAST(relu_gradients), "relu_gradients(dx, y, rows): dx becomes 0 where y's rows are 0."},
     {NULL, NULL, 0, NULL},
 };
 
