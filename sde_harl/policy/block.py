@@ -78,20 +78,6 @@ def activate_in_place(x: Tensor, bias: Tensor, *, layer_norm: bool) -> Tensor:
     return stats
 
 
-def gradient_in_place(
-    of_y: Tensor, y: Tensor, stats: Tensor | None = None, *, biases: int = 1
-) -> Tensor:
-    """Overwrites the gradient of y (n, B, W) with that of the product; returns that of the bias.
-
-    y and `stats` are what `activate_in_place` has made; a block that doesn't normalise needs no
-    stats. `biases`: k of the bias (k, 1, W).
-    """
-    of_bias = torch.zeros(biases, 1, y.shape[-1])
-    rows = stats.numpy() if stats is not None and stats.numel() else None
-    _blocks.gradients(numbers(of_y), numbers(y), rows, of_bias.numpy())
-    return of_bias
-
-
 class _Activation(torch.autograd.Function):
     """Everything of a block but its product.
 
@@ -122,7 +108,9 @@ class _Activation(torch.autograd.Function):
         # Written over the gradient of y, which the next layer's product has made and no other code
         # holds: one array less to read and write.
         of_x = of_y.contiguous()
-        of_bias = gradient_in_place(of_x, y, stats, biases=len(bias))
+        of_bias = torch.zeros_like(bias)
+        rows = stats.numpy() if stats.numel() else None
+        _blocks.gradients(numbers(of_x), numbers(y), rows, of_bias.numpy())
         return of_x, of_bias, None
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sde_harl.policy.block import block, values
+from sde_harl.policy.block import block, numbers, values
 from sde_harl.policy.inference import _blocks
 from sde_harl.policy.inference import local_nets as local
 from sde_harl.policy.layers import affine
@@ -122,7 +122,13 @@ def test_vectors_of_all_sizes_compute_the_same_bits(width: int, dtype: type) -> 
         values, of_x, of_w = np.zeros((2, 9), np.float32), np.zeros_like(y), np.zeros_like(bias)
         _blocks.values(y, bias, values)
         _blocks.value_gradients(values, y, bias, of_x, of_w)
-        return [each.tobytes() for each in (y, stats, of_y, of_bias, values, of_x, of_w)]
+        made = [y, stats, of_y.copy(), of_bias, values, of_x, of_w]
+        plain = numbers[0].copy()
+        _blocks.activate(plain, bias, None, None)
+        _blocks.gradients(of_y, plain, None, of_bias.copy())
+        some = numbers[1, 0].copy()
+        _blocks.relu_gradients(some, plain[1], np.arange(8, -1, -1, dtype=np.int32))
+        return [each.tobytes() for each in (*made, plain, of_y, some)]
 
     found = []
     for floats in (4, 16):  # the widest one is left in use
@@ -233,8 +239,32 @@ def test_arrays_that_do_not_fit_each_other_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=r"^(dy|stats): \d+ numbers, expected \d+|don't fit"):
             _blocks.gradients(*wrong)
+    rows = np.array([0, 3], np.int32)
+    for wrong_rows in (rows + 1, rows - 1, rows[:1], rows.astype(np.int64)):
+        with pytest.raises(ValueError, match="rows: "):
+            _blocks.relu_gradients(y[0, :2].copy(), y[0], wrong_rows)
+    for wrong_dx in (y[0, :2, :2].copy(), y[:, :2], y[0, :2].astype(np.int16)):
+        with pytest.raises(ValueError, match=r"don't fit|two types"):
+            _blocks.relu_gradients(wrong_dx, y[0], rows)
+    with pytest.raises(ValueError, match="dw: its gradient needs x"):
+        _blocks.value_gradients(np.zeros(4, np.float32), None, bias, y, bias.copy())
     with pytest.raises((ValueError, BufferError)):
         _blocks.activate(bytes(12), bias, None, None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_gradients_of_some_rows(width: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(width)
+    y = torch.relu(torch.randn(9, width, generator=generator)).to(dtype)
+    rows = torch.tensor([3, 3, 0, 8], dtype=torch.int32)
+    of_values, w = torch.randn(4, generator=generator), torch.randn(width, generator=generator)
+    of_x = torch.empty(4, width, dtype=dtype)
+    _blocks.value_gradients(of_values.numpy(), None, w.numpy(), numbers(of_x), None)
+    expected = (of_values[:, None] * w).to(dtype)
+    torch.testing.assert_close(of_x, expected, rtol=0, atol=0)
+    _blocks.relu_gradients(numbers(of_x), numbers(y), rows.numpy())
+    torch.testing.assert_close(of_x, expected * (y[rows.long()] > 0), rtol=0, atol=0)
 
 
 def test_normalisation_of_an_agent_s_own_features() -> None:
