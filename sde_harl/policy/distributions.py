@@ -187,8 +187,11 @@ def _gumbel_softmax(log_probs: Tensor, generator: torch.Generator) -> Tensor:
     uniform = torch.rand(log_probs.shape, generator=generator)
     # The clamp keeps both logarithms finite: a uniform number may be 0.
     gumbel = -torch.log(-torch.log(uniform.clamp(1e-20, 1.0 - 1e-7)))
+    noisy = log_probs + gumbel
+    chosen = noisy.contiguous().argmax(-1, keepdim=True)
+    hard = torch.zeros(log_probs.shape).scatter_(-1, chosen, 1.0)
+    if not torch.is_grad_enabled():
+        return hard
     # Over transposed memory, as in `Categoricals`; argmax is fast over the other.
-    soft = (log_probs + gumbel).mT.contiguous().softmax(-2).mT
-    chosen = soft.contiguous().argmax(-1, keepdim=True)
-    hard = torch.zeros_like(soft).scatter_(-1, chosen, 1.0)
+    soft = noisy.mT.contiguous().softmax(-2).mT
     return straight_through(soft, hard)
