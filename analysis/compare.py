@@ -1,9 +1,11 @@
 """Compare algorithms on each task by their greedy evaluations and their speed, over seeds.
 
 python analysis/compare.py RUN.h5 [RUN2.h5 ...] [--reference FILE.csv] [--plot FILE.png] [--json]
+python analysis/compare.py --reference FILE.csv [--reference FILE2.csv ...] [--plot FILE.png]
 
 The runs of one algorithm and experiment (record.exp) that differ in nothing but the seed count
-together.
+together. Curves of a reference stand beside those of the runs that play the same task; without any
+run, all of them are shown.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from rich.console import Console
 from sde_harl.analysis import figures, program, tables
 from sde_harl.analysis.comparison import Groups, Member, Row, align, compare, group, members_of
 from sde_harl.analysis.reference import read_reference
+from sde_harl.errors import UserError
 from sde_harl.record.reader import Run
 
 if TYPE_CHECKING:
@@ -88,18 +91,23 @@ def _draw_line(panel: Axes, name: str, members: list[Member]) -> None:
     panel.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)
 
 
-def _read_rivals(reference: Path, members: list[Member]) -> list[Member]:
-    """Returns another program's runs of the tasks that the members play."""
+def _read_rivals(references: list[Path], members: list[Member]) -> list[Member]:
+    """Returns the references' curves of the tasks that the members play, or all for no member."""
+    curves = [curve for path in references for curve in read_reference(path)]
     # A reference may hold many tasks; those that no run plays would only fill the table.
     played = {each.curve.env for each in members}
-    curves = [curve for curve in read_reference(reference) if curve.env in played]
-    return [Member(curve=curve, steps_per_s=math.nan) for curve in curves]
+    return [
+        Member(curve=curve, steps_per_s=math.nan)
+        for curve in curves
+        if curve.env in played or not members
+    ]
 
 
 def find(runs: list[Run], args: argparse.Namespace) -> program.Findings:
+    if not runs and not args.reference:
+        raise UserError("name a run or a --reference")
     members = members_of(runs)
-    if args.reference:
-        members += _read_rivals(args.reference, members)
+    members += _read_rivals(args.reference, members)
     groups = group(members)
     rows = compare(groups)
 
@@ -114,12 +122,14 @@ def find(runs: list[Run], args: argparse.Namespace) -> program.Findings:
 
 def main() -> int:
     """Returns the exit code: 2 where a file can't be read or written."""
-    parser = program.argument_parser(__doc__)
+    parser = program.argument_parser(__doc__, needs_runs=False)
     parser.add_argument(
         "--reference",
+        action="append",
+        default=[],
         type=Path,
         metavar="FILE.csv",
-        help="another program's curves: env,algo,seed,step,return",
+        help="curves of another program or of older runs: env,algo,seed,step,return",
     )
     program.add_figure_options(
         parser,

@@ -32,12 +32,12 @@ class Findings(NamedTuple):
     """Draws into a PNG file."""
 
 
-def argument_parser(doc: str | None) -> argparse.ArgumentParser:
+def argument_parser(doc: str | None, *, needs_runs: bool = True) -> argparse.ArgumentParser:
     """Returns a parser for run files; the first line of `doc` describes the program."""
     parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
     parser.add_argument(
         "runs",
-        nargs="+",
+        nargs="+" if needs_runs else "*",
         type=Path,
         metavar="RUN.h5",
         help="a run's record or folder, a sweep's, an experiment's, a pattern, or `latest`",

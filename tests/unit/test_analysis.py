@@ -303,6 +303,16 @@ def test_another_programs_curves_are_set_beside_the_runs(tmp_path: Path) -> None
     assert rows[1]["steps_per_s"]["mean"] is None
 
 
+def test_references_alone_are_all_shown(tmp_path: Path) -> None:
+    files = [tmp_path / "harl.csv", tmp_path / "older.csv"]
+    for file, algo in zip(files, ("theirs", "ours")):
+        file.write_text(f"env,algo,seed,step,return\nmpe/spread,{algo},1,200,-4.5\n")
+    words = [word for file in files for word in ("--reference", file)]
+    rows = json.loads(run("compare.py", *words, "--json").stdout)
+    assert sorted(row["algo"] for row in rows) == ["ours", "theirs"]
+    assert "name a run or a --reference" in run("compare.py", code=2).stderr
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
