@@ -69,6 +69,9 @@ def show_left_out(members: list[Member], console: Console) -> None:
 def plot(groups: Groups, target: Path) -> None:
     """Draws a panel for each task and a line for each name: mean and range over its seeds."""
     measures = [task.measure for task in groups]
+    every = [each for named in groups.values() for members in named.values() for each in members]
+    # Another program's evaluations need not be measured as ours are.
+    has_runs = any(each.curve.source != "reference" for each in every)
     figure, panels = figures.new_panels(measures or ["return"])
     if not groups:
         figures.say(panels[0], "No evaluations were recorded in these runs.")
@@ -76,18 +79,16 @@ def plot(groups: Groups, target: Path) -> None:
     for panel, (task, named) in zip(panels, groups.items()):
         panel.set_title(task.env)
         for name, members in named.items():
-            _draw_line(panel, name, members)
+            is_dashed = has_runs and members[0].curve.source == "reference"
+            _draw_line(panel, name, members, "--" if is_dashed else "-")
     figures.add_legends(figure)
     figures.save(figure, target)
 
 
-def _draw_line(panel: Axes, name: str, members: list[Member]) -> None:
+def _draw_line(panel: Axes, name: str, members: list[Member], linestyle: str) -> None:
     steps, values = align([each.curve for each in members])
-    how: dict[str, str] = {"label": f"{name} ({tables.plural(len(members), 'run')})"}
-    # Dashed, since another program's evaluations need not be measured as ours are.
-    if members[0].curve.source == "reference":
-        how["linestyle"] = "--"
-    colour = figures.draw_line(panel, steps, values.mean(0), **how)
+    label = f"{name} ({tables.plural(len(members), 'run')})"
+    colour = figures.draw_line(panel, steps, values.mean(0), label=label, linestyle=linestyle)
     panel.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)
 
 

@@ -42,6 +42,8 @@ def read_reference(path: Path) -> list[Curve]:
 
 
 def _point(row: dict[str, str], place: str) -> tuple[int, float]:
+    if None in row:  # where csv puts what is too much
+        raise UserError(f"{place}: more than {len(COLUMNS)} columns")
     try:
         step = int(row["step"])
         value = float(row["return"])

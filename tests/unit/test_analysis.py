@@ -319,6 +319,7 @@ def test_references_alone_are_all_shown(tmp_path: Path) -> None:
         ("step,return\n1,2\n", "its first line must be env,algo,seed,step,return"),
         ("env,algo,seed,step,return\na,b,1,1,x\n", "line 2: step and return must be numbers"),
         ("env,algo,seed,step,return\na,b,1,1\n", "line 2: step and return must be numbers"),
+        ("env,algo,seed,step,return\na,b, c,1,1,1\n", "line 2: more than 5 columns"),
         (
             "env,algo,seed,step,return\na,b,1,1,nan\n",
             "line 2: step must be 0 or more, and return finite",
