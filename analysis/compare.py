@@ -21,6 +21,7 @@ from rich.console import Console
 
 from sde_harl.analysis import figures, program, tables
 from sde_harl.analysis.comparison import Groups, Member, Row, align, compare, group, members_of
+from sde_harl.analysis.learning_curves import Curve
 from sde_harl.analysis.reference import read_reference
 from sde_harl.errors import UserError
 from sde_harl.record.reader import Run
@@ -70,7 +71,7 @@ def plot(groups: Groups, target: Path) -> None:
     """Draws a panel for each task and a line for each name: mean and range over its seeds."""
     measures = [task.measure for task in groups]
     every = [each for named in groups.values() for members in named.values() for each in members]
-    # Another program's evaluations need not be measured as ours are.
+    # Dashed beside them: a reference's evaluations need not be measured as those of the runs are.
     has_runs = any(each.curve.source != "reference" for each in every)
     figure, panels = figures.new_panels(measures or ["return"])
     if not groups:
@@ -94,19 +95,25 @@ def _draw_line(panel: Axes, name: str, members: list[Member], linestyle: str) ->
 
 def _read_rivals(references: list[Path], members: list[Member]) -> list[Member]:
     """Returns the references' curves of the tasks that the members play, or all for no member."""
-    curves = [curve for path in references for curve in read_reference(path)]
+    curves: dict[tuple[str, str, str], Curve] = {}
+    for path in dict.fromkeys(each.resolve() for each in references):
+        for curve in read_reference(path):
+            same = curves.setdefault((curve.env, curve.algo, curve.seed), curve)
+            if same is not curve:
+                what = f"{curve.env}, {curve.algo}, seed {curve.seed}"
+                raise UserError(f"{path}: {what} is in {same.path} too")
     # A reference may hold many tasks; those that no run plays would only fill the table.
     played = {each.curve.env for each in members}
     return [
         Member(curve=curve, steps_per_s=math.nan)
-        for curve in curves
+        for curve in curves.values()
         if curve.env in played or not members
     ]
 
 
 def find(runs: list[Run], args: argparse.Namespace) -> program.Findings:
     if not runs and not args.reference:
-        raise UserError("name a run or a --reference")
+        raise UserError("name a run, or a --reference FILE.csv")
     members = members_of(runs)
     members += _read_rivals(args.reference, members)
     groups = group(members)

@@ -65,7 +65,7 @@ def run(
             runs = _open_runs(args.runs)
             report(runs, args)
         except NONSENSE as error:
-            names = ", ".join(map(str, args.runs))
+            names = ", ".join(map(str, args.runs)) or "the references"
             message = printable(f"{names}: can't be shown: {error}")
             print(f"{Path(parser.prog).stem}: {message}", file=sys.stderr)
             return ExitCode.USER_ERROR

@@ -1,4 +1,6 @@
-"""Reads learning curves of another program from a CSV file of env,algo,seed,step,return.
+"""Reads learning curves of another program, or of older runs, from a CSV file.
+
+Its columns are env,algo,seed,step,return.
 
 A row is a greedy evaluation. `env` is spelt as in run.h5, and the return is on the same scale: the
 team's reward, the mean over agents, summed over an episode. `algo` is the label of the curve, so
@@ -16,6 +18,8 @@ from sde_harl.analysis.learning_curves import Curve
 from sde_harl.errors import UserError
 
 COLUMNS = ["env", "algo", "seed", "step", "return"]
+MOST_STEPS = 2**53
+"""Larger ones are no float64, in which steps are compared."""
 
 
 class _Key(NamedTuple):
@@ -50,7 +54,7 @@ def _point(row: dict[str, str], place: str) -> tuple[int, float]:
     # A short line gives None for what it lacks, hence TypeError.
     except (TypeError, ValueError) as error:
         raise UserError(f"{place}: step and return must be numbers") from error
-    if step < 0 or not math.isfinite(value):
+    if not 0 <= step < MOST_STEPS or not math.isfinite(value):
         raise UserError(f"{place}: step must be 0 or more, and return finite")
     return step, value
 

@@ -59,7 +59,7 @@ class AllAgents:
         for weight, bias in self._layers(GroupNet.trunk):
             x = block(x, weight, bias, layer_norm=layer_norm)
         [head] = self._layers(lambda net: [(net.head_weight, net.head_bias)])
-        return affine(x, *head)
+        return affine(x.float(), *head)
 
     def _group_by_group(self, features: Tensor, substituted: SubstitutedLatents | None) -> Tensor:
         size = self._first.head_bias.shape[-1]

@@ -82,10 +82,10 @@ class Categoricals:
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     def draw(self, generator: torch.Generator) -> Drawn:
-        """Returns what `sample` does, with its surprise.
+        """Returns what `sample` does, with the surprise.
 
-        This is the entropy itself, whose expectation over the choices needs no sample. But its
-        gradient is that of -log p of the sample, through the same Gumbel-softmax as Q's. The
+        The surprise is the entropy itself, whose expectation over the choices needs no sample. But
+        its gradient is that of -log p of the sample, through the same Gumbel-softmax as Q's. The
         Gumbel-softmax's slope is not that of the expectation, and where both have it the best
         policy is softmax(Q / alpha) as it should.
         """
@@ -174,7 +174,7 @@ class SquashedGaussians:
         return torch.randn(self._means.shape, generator=generator)
 
     def _numbers(self, noise: Tensor) -> Tensor:
-        """Returns the normal ones, before the tanh."""
+        """Returns normally distributed numbers; their tanh are the actions."""
         return self._means + self._log_std.exp() * noise
 
     def _squashed(self, numbers: Tensor) -> Tensor:

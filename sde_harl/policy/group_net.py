@@ -234,7 +234,7 @@ class GroupNet(nn.Module):
             x = block(x, weight, bias, layer_norm=self.shape.layer_norm)
         if self.gru and recurrent_state:
             x = normalise(self.gru(x, recurrent_state), self.shape.layer_norm)
-        return affine(x, self.head_weight, self.head_bias)
+        return affine(x.to(self.head_bias.dtype), self.head_weight, self.head_bias)
 
     def _for_blocks(self, x: Tensor) -> Tensor:
         """Returns x in the type that blocks compute in."""

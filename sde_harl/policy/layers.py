@@ -86,18 +86,12 @@ def local_stack(
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Returns x (n, B, in) times weight (k, in, out) plus bias (k, 1, out): (n, B, out).
-
-    The product is computed in the type of x; what is returned has that of the bias.
-    """
+    """Returns x (n, B, in) times weight (k, in, out) plus bias (k, 1, out): (n, B, out)."""
     size = weight.shape[-1]
     spare = spare_columns(size)
     if spare:
         weight, bias = (functional.pad(each, (0, spare)) for each in (weight, bias))
-    weights = weight.to(x.dtype).expand(len(x), -1, -1)
-    if x.dtype == bias.dtype:
-        return torch.baddbmm(bias, x, weights)[..., :size]
-    return (torch.bmm(x, weights).to(bias.dtype) + bias)[..., :size]
+    return torch.baddbmm(bias, x, weight.expand(len(x), -1, -1))[..., :size]
 
 
 def spare_columns(size: int) -> int:

@@ -310,7 +310,11 @@ def test_references_alone_are_all_shown(tmp_path: Path) -> None:
     words = [word for file in files for word in ("--reference", file)]
     rows = json.loads(run("compare.py", *words, "--json").stdout)
     assert sorted(row["algo"] for row in rows) == ["ours", "theirs"]
-    assert "name a run or a --reference" in run("compare.py", code=2).stderr
+    twice = run("compare.py", *words, *words[:2], "--json")
+    assert json.loads(twice.stdout) == rows
+    files[1].write_text(files[0].read_text())
+    assert f"is in {files[0]} too" in run("compare.py", *words, code=2).stderr
+    assert "name a run, or a --reference FILE.csv" in run("compare.py", code=2).stderr
 
 
 @pytest.mark.parametrize(
@@ -320,6 +324,10 @@ def test_references_alone_are_all_shown(tmp_path: Path) -> None:
         ("env,algo,seed,step,return\na,b,1,1,x\n", "line 2: step and return must be numbers"),
         ("env,algo,seed,step,return\na,b,1,1\n", "line 2: step and return must be numbers"),
         ("env,algo,seed,step,return\na,b, c,1,1,1\n", "line 2: more than 5 columns"),
+        (
+            f"env,algo,seed,step,return\na,b,1,{2**53},1\n",
+            "line 2: step must be 0 or more, and return finite",
+        ),
         (
             "env,algo,seed,step,return\na,b,1,1,nan\n",
             "line 2: step must be 0 or more, and return finite",

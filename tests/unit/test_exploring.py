@@ -155,3 +155,20 @@ def test_gumbel_choices_have_the_softmaxs_frequencies() -> None:
     )
     entropy = stats.entropy(logits[0, 0].softmax(-1))
     assert float(drawn.surprise.mean()) == pytest.approx(entropy, rel=1e-5)
+
+
+@pytest.mark.parametrize("branches", [(5,), (3, 2)])
+def test_samples_are_those_that_are_drawn_with_their_surprise(branches: tuple[int, ...]) -> None:
+    outputs = torch.randn(2, 7, 10, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    for policy in (
+        Categoricals(outputs[..., :5], branches, None),
+        SquashedGaussians(outputs, torch.arange(5).expand(2, 7, 5) > 0),
+    ):
+        drawn = policy.draw(torch.Generator().manual_seed(2)).actions
+        sampled = policy.sample(torch.Generator().manual_seed(2))
+        with torch.no_grad():
+            acted = policy.sample(torch.Generator().manual_seed(2))
+        assert sampled.requires_grad
+        assert not acted.requires_grad
+        torch.testing.assert_close(sampled, drawn, rtol=0, atol=0)
+        torch.testing.assert_close(acted, drawn.detach(), rtol=0, atol=0)

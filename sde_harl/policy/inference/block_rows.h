@@ -4,8 +4,9 @@
  * The compiler keeps vectors that are larger than the processor's in memory, and compares their numbers one by one: a
  * pass takes 5 to 14 times as long. So a sum of LANES numbers is PARTS vectors.
  *
- * Each pass is compiled twice, for float32 and for bfloat16: its inner function is called with a constant `half`. That of
- * the gradients is compiled with and without normalisation, too.
+ * Each pass is compiled twice, for float32 and for bfloat16: its inner function is called with a constant `half`. The
+ * gradients' pass is compiled with and without normalisation, too. Where y is NaN, the ReLU counts as open, as it does
+ * in torch.
  */
 #define PARTS (LANES / FLOATS)
 #define EACH_PART(p) _Pragma("GCC unroll 4") for (int p = 0; p < PARTS; p++)
@@ -196,7 +197,8 @@ static void NAME(backward)(Shape shape, void *dy, const void *y, const float *st
         backward_of(shape, dy, y, stats, db, 0, 0);
 }
 
-INLINE void relu_gradients_of(Shape shape, void *restrict dx, const void *restrict y, const int32_t *restrict rows, int half) {
+INLINE void relu_gradients_of(Shape shape, void *restrict dx, const void *restrict y, const int32_t *restrict rows,
+                              int half) {
     const Py_ssize_t width = shape.width, whole = width - width % LANES;
     Py_ssize_t start = 0;
     for (Py_ssize_t row = 0; row < shape.rows; row++, start += width) {

@@ -270,7 +270,7 @@ static int rows_fit(const Py_buffer *rows, Py_ssize_t count) {
     for (Py_ssize_t k = 0; fits && k < rows->len / 4; k++)
         fits = ((int32_t *)rows->buf)[k] >= 0 && ((int32_t *)rows->buf)[k] < count;
     if (!fits)
-        PyErr_Format(PyExc_ValueError, "rows: 0 to %zd expected", count - 1);
+        PyErr_Format(PyExc_ValueError, "rows: one that is none of the %zd", count);
     return fits;
 }
 
@@ -437,9 +437,9 @@ static PyMethodDef methods[] = {
     {"normalise", FAST(normalise), "normalise(x, sizes, eps, y): y becomes x, each agent's own features normalised."},
     {"choose", FAST(choose), "choose(outputs, available, race, edges, actions, log_probs): fills the last two."},
     {"values", FAST(values), "values(x, w, values): fills values with the products of x's rows with w."},
-    {"value_gradients", FAST(value_gradients), "value_gradients(dvalues, x, w, dx, dw): fills dx; dw grows. Without x and dw: None."},
+    {"value_gradients", FAST(value_gradients), "value_gradients(dvalues, x, w, dx, dw): fills dx; dw, or None, grows."},
     {"gradients", FAST(gradients), "gradients(dy, y, stats, db): dy becomes dx, and db grows."},
-    {"relu_gradients", FAST(relu_gradients), "relu_gradients(dx, y, rows): dx becomes 0 where y's rows are 0."},
+    {"relu_gradients", FAST(relu_gradients), "relu_gradients(dx, y, rows): dx becomes 0 where y's rows are."},
     {NULL, NULL, 0, NULL},
 };
 
