@@ -21,8 +21,7 @@ from rich.console import Console
 
 from sde_harl.analysis import figures, program, tables
 from sde_harl.analysis.comparison import Groups, Member, Row, align, compare, group, members_of
-from sde_harl.analysis.learning_curves import Curve
-from sde_harl.analysis.reference import read_reference
+from sde_harl.analysis.reference import read_references
 from sde_harl.errors import UserError
 from sde_harl.record.reader import Run
 
@@ -95,18 +94,11 @@ def _draw_line(panel: Axes, name: str, members: list[Member], linestyle: str) ->
 
 def _read_rivals(references: list[Path], members: list[Member]) -> list[Member]:
     """Returns the references' curves of the tasks that the members play, or all for no member."""
-    curves: dict[tuple[str, str, str], Curve] = {}
-    for path in dict.fromkeys(each.resolve() for each in references):
-        for curve in read_reference(path):
-            same = curves.setdefault((curve.env, curve.algo, curve.seed), curve)
-            if same is not curve:
-                what = f"{curve.env}, {curve.algo}, seed {curve.seed}"
-                raise UserError(f"{path}: {what} is in {same.path} too")
     # A reference may hold many tasks; those that no run plays would only fill the table.
     played = {each.curve.env for each in members}
     return [
         Member(curve=curve, steps_per_s=math.nan)
-        for curve in curves.values()
+        for curve in read_references(references)
         if curve.env in played or not members
     ]
 

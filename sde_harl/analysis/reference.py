@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,8 +29,23 @@ class _Key(NamedTuple):
     seed: str
 
 
-def read_reference(path: Path) -> list[Curve]:
-    """Returns a curve for each env, algorithm and seed. Raises UserError for any other file."""
+def read_references(paths: Sequence[Path]) -> list[Curve]:
+    """Returns the curves of files, each of which is read once.
+
+    Raises UserError for other files, and where two files have a curve of the same name.
+    """
+    curves: dict[_Key, Curve] = {}
+    for path in {each.resolve(): each for each in paths}.values():
+        for curve in _read(path):
+            key = _Key(env=curve.env, algo=curve.algo, seed=curve.seed)
+            other = curves.setdefault(key, curve)
+            if other is not curve:
+                raise UserError(f"{path}: {', '.join(key)} is in {other.path} too")
+    return list(curves.values())
+
+
+def _read(path: Path) -> list[Curve]:
+    """Returns a curve for each env, algorithm and seed of a file."""
     found: dict[_Key, dict[int, float]] = {}
     try:
         with path.open(newline="") as file:

@@ -270,7 +270,7 @@ static int rows_fit(const Py_buffer *rows, Py_ssize_t count) {
     for (Py_ssize_t k = 0; fits && k < rows->len / 4; k++)
         fits = ((int32_t *)rows->buf)[k] >= 0 && ((int32_t *)rows->buf)[k] < count;
     if (!fits)
-        PyErr_Format(PyExc_ValueError, "rows: one that is none of the %zd", count);
+        PyErr_Format(PyExc_ValueError, "rows: each must be one of the %zd rows of y", count);
     return fits;
 }
 
