@@ -168,6 +168,11 @@ class Replay:
             age=float((self._next[env] - number).mean()),
         )
 
+    def rewards(self) -> NDArray[np.float32]:
+        """Returns the rewards of all entries that may be learnt from, in no order."""
+        kept: NDArray[np.float32] = self._entries.rewards[self._entries.learnable]
+        return kept
+
     def clear(self) -> None:
         """Forgets everything."""
         nothing = np.zeros(self._envs, np.int64)

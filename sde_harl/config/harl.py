@@ -66,7 +66,6 @@ HARL_KEYS = {
     "n_step": "algo.n_step",
     "polyak": "algo.polyak",
     "auto_alpha": "algo.auto_alpha",
-    "alpha": "algo.alpha",
     "alpha_lr": "algo.alpha_lr",
     "expl_noise": "algo.expl_noise",
     "policy_noise": "algo.policy_noise",
@@ -315,6 +314,13 @@ def _feature_norm(entry: Entry, given: dict[str, Any]) -> Layer:
     }
 
 
+def _alpha(entry: Entry, given: dict[str, Any]) -> Layer:
+    """Returns the weight of the entropy, but for 0, which has another meaning here."""
+    if entry.value == 0:
+        return {}
+    return {"algo.alpha": Value(value=entry.value, source=entry.where)}
+
+
 def _eval_interval(entry: Entry, given: dict[str, Any]) -> Layer:
     """Returns the interval in steps. HARL counts rollouts, off-policy the steps of each world."""
     factors = [entry.value, given.get("n_rollout_threads")]
@@ -334,6 +340,7 @@ TRANSLATED: dict[str, Callable[[Entry, dict[str, Any]], Layer]] = {
     "hidden_sizes": _hidden_sizes,
     "base_hidden_sizes": _hidden_sizes,
     "use_feature_normalization": _feature_norm,
+    "alpha": _alpha,
     "eval_interval": _eval_interval,
 }
 """Functions for keys whose values are spelt otherwise here. The second argument holds all keys of

@@ -257,6 +257,42 @@ def test_entropy_counts_what_was_available() -> None:
     assert (algorithm.temperatures.alpha() < before).all()
 
 
+def after_random_play(rewards: float, rollouts: int = 2, **algo: object) -> Any:
+    """Returns HASAC of three agents, whose rewards had this deviation."""
+    game = spec(((3,), (3,), (3,)), 3)._replace(state_size=9)
+    algorithm = replay_learner(game, "hasac", envs=8, warmup_steps=8, auto_alpha=False, **algo)
+    rollout, rng = new_rollout(game, 8), np.random.default_rng(0)
+    for part in range(rollouts):
+        see_all(rollout, rng.normal(size=(3, 8, 3)).astype(np.float32))
+        act(algorithm.policy, rollout, rng)
+        rollout.rewards[0] = 5.0 + rewards * (99.0 if part > 1 else 1.0) * np.resize([1.0, -1.0], 8)
+        algorithm.update(rollout, 0.0)
+    return algorithm
+
+
+def test_the_first_alpha_is_of_the_size_of_the_rewards() -> None:
+    """Two deviations of random play's rewards, shared among the agents: once, and for ever here."""
+    for size in (0.3, 30.0):
+        for rollouts in (2, 3):
+            alpha = after_random_play(size, rollouts).temperatures.alpha()
+            np.testing.assert_allclose(alpha, np.full((3, 1), 2 * size / 3), rtol=1e-5)
+
+
+def test_the_first_alpha_stays_what_is_given() -> None:
+    """Without rewards nothing is known; what was loaded is another run's, and learnt."""
+    for algorithm, wanted in (
+        (after_random_play(0.0), 0.2),
+        (after_random_play(3.0, alpha=0.7), 0.7),
+    ):
+        np.testing.assert_allclose(algorithm.temperatures.alpha(), np.full((3, 1), wanted))
+    algorithm = after_random_play(3.0)
+    algorithm.temperatures.restart(0.5)
+    train = algorithm._config.train.model_copy(update={"load": "last.pt"})
+    algorithm._config = algorithm._config.model_copy(update={"train": train})
+    algorithm.begin()
+    np.testing.assert_allclose(algorithm.temperatures.alpha(), np.full((3, 1), 0.5))
+
+
 def test_policies_and_targets_are_delayed_and_follow_slowly() -> None:
     algorithm, batch = played("matd3", policy_freq=3, polyak=0.25)
     first = [each.clone() for each in algorithm.q_trainer.target.parameters()]

@@ -159,7 +159,7 @@ def test_an_off_policy_algorithm_brings_its_own_pace() -> None:
     assert parsed("--algo", "happo", "--env", "smac").algo.lr_decay
     assert not parsed("smac", "algo.name=hasac").algo.lr_decay
     assert parsed("smac", "algo.name=hasac", "algo.lr_decay=true").algo.lr_decay
-    assert parsed("smac", "algo.name=hasac").algo.alpha == 0.02
+    assert parsed("smac", "algo.name=hasac").algo.target_entropy == 0.1
 
 
 NEEDED = {"devices": ["executor.sensor=robots:Arm", "env.spec=spec.json", "train.load=last.pt"]}

@@ -387,6 +387,13 @@ def replaying(folder: Path, algo: str, model: Any, own: Any, **env_args: Any) ->
 HIDDEN = {"hidden_sizes": [256, 256], "activation_func": "relu", "final_activation_func": "tanh"}
 
 
+def test_an_entropy_of_no_weight_is_refused(tmp_path: Path) -> None:
+    """0 stands for a weight that a run finds itself."""
+    path = replaying(tmp_path, "hasac", HIDDEN, {**SOFT, "alpha": 0}, scenario="simple_spread_v2")
+    with pytest.raises(UserError, match="not supported: alpha 0"):
+        parse(["--load_config", path])
+
+
 @pytest.mark.parametrize(
     ("algo", "model", "own", "continuous", "ignored"),
     [

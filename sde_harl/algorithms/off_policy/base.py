@@ -125,6 +125,9 @@ class OffPolicy(Algorithm):
         are to be replaced; embedded (k, V B, M), the critics' view of the states.
         """
 
+    def begin(self) -> None:
+        """Is called once in a run, before its first update."""
+
     def exploration(self) -> tuple[float, float]:
         """Returns epsilon, and the deviation of the noise of bounded actions."""
         return 0.0, 0.0
@@ -154,6 +157,8 @@ class OffPolicy(Algorithm):
         """Takes one update on a sample; none where there is nothing to learn from."""
         sample = self.experience.sample(self._generator)
         if sample is not None:
+            if not self._updates:
+                self.begin()
             batch = self._maker.make(sample, symbols=self._symbols)
             reports.update(self.learn_from(batch, reports), sample.age)
 

@@ -12,6 +12,10 @@ Choices are drawn by the Gumbel-softmax, and their entropy is computed, not samp
 tanh of normal ones. An agent's alpha grows while its entropy is below its target: a share of
 log(available choices), or -D nats for D numbers.
 
+Where the first alpha isn't given, it is FIRST_SHARE standard deviations of the rewards of random
+play, divided by the number of agents. So it scales with the rewards, and all entropies together
+weigh as much beside them however many agents there are.
+
 N agents, n of a group, B rows, A numbers of an action, V values of a state.
 """
 
@@ -21,6 +25,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -37,6 +42,11 @@ from sde_harl.policy.group_net import GroupNet
 from sde_harl.policy.q_critic import joint_action, joint_with
 from sde_harl.policy.shapes import CHOICES, SQUASHED
 from sde_harl.policy.split_policy import SplitPolicy
+
+FIRST_SHARE = 2.0
+"""Found on three games whose rewards and numbers of agents differ; see docs/learning.md."""
+FIRST_ALPHA = 0.2
+"""Where all rewards of random play were equal, so that nothing is known of their size."""
 
 
 class Hasac(OffPolicy):
@@ -60,7 +70,16 @@ class Hasac(OffPolicy):
         )
         algo = config.algo
         count = 1 if algo.share_alpha else len(spec.agents)
-        self.temperatures = Temperatures(count, first=algo.alpha, lr=algo.alpha_lr)
+        self.temperatures = Temperatures(count, first=algo.alpha or FIRST_ALPHA, lr=algo.alpha_lr)
+
+    def begin(self) -> None:
+        # The temperatures of a run that starts from another one's nets came with them.
+        if not self._algo.alpha and self._config.train.load == "none":
+            rewards = self.experience.replay.rewards()
+            # Of no rewards there is no deviation.
+            deviation = float(rewards.std(dtype=np.float64)) if len(rewards) else 0.0
+            if deviation:
+                self.temperatures.restart(FIRST_SHARE * deviation / len(self.spec.agents))
 
     @classmethod
     def heads(cls, spec: EnvSpec) -> str:
@@ -165,6 +184,11 @@ class Temperatures(nn.Module):
         super().__init__()
         self.log_alpha = nn.Parameter(torch.full((count,), math.log(first)))
         self.optimizer = torch.optim.Adam([self.log_alpha], lr)
+
+    @torch.no_grad()
+    def restart(self, first: float) -> None:
+        """Begins anew at `first`."""
+        self.log_alpha.fill_(math.log(first))
 
     def alpha(self) -> Tensor:
         """Returns (N or 1, 1), detached."""
