@@ -18,6 +18,7 @@ import io
 import logging
 import os
 import platform
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -205,7 +206,9 @@ def page(found: Sequence[Listed]) -> str:
         f" {platform.node()} ({platform.machine()}, {os.cpu_count()} cores, {load:.0f} processes"
         f" at work) on {time.strftime('%d %B %Y')}."
     )
-    return "\n\n".join([installation, measured, markdown_table(SIZES, size_rows(found))])
+    # As wide as the other paragraphs of docs/.
+    paragraph = textwrap.fill(measured, 124)
+    return "\n\n".join([installation, paragraph, markdown_table(SIZES, size_rows(found))])
 
 
 def main(argv: list[str]) -> int:
