@@ -1,4 +1,4 @@
-"""What the trainer knows of an algorithm, on-policy or off-policy."""
+"""The interface of an algorithm, on-policy or off-policy, to the trainer."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def _refusing_overflow() -> Iterator[None]:
 
 
 class Entries:
-    """What was seen, done and earned in R steps.
+    """Observations, actions and rewards of R steps.
 
     What a sample reads of an entry lies together: the rows of a sample are far apart in memory, and
     each place costs a wait. What it reads of the steps of a return, which lie side by side, has

@@ -1,4 +1,4 @@
-"""What an executor tells beside its shard: the episodes that ended, and where its slots stand.
+"""An executor's report beside its shard: the episodes that ended, and where its slots stand.
 
 By the second a run can go on after an interruption (`VectorEnv.state_dict`, `EnvSlot.state_dict`).
 

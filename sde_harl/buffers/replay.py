@@ -64,7 +64,7 @@ class Sample(NamedTuple):
 
 
 class Returns(NamedTuple):
-    """What B rows earn in up to n steps."""
+    """The returns of B rows over up to n steps."""
 
     counts: NDArray[np.int64]
     """(B,) steps of each."""
@@ -169,9 +169,10 @@ class Replay:
         )
 
     def rewards(self) -> NDArray[np.float32]:
-        """Returns the rewards of all entries that may be learnt from, in no order."""
-        kept: NDArray[np.float32] = self._entries.rewards[self._entries.learnable]
-        return kept
+        """Returns the rewards of all that was played and is kept, but for void episodes."""
+        kept = np.arange(self.length) < self._next[:, None]  # (E, L)
+        rewards: NDArray[np.float32] = self._entries.rewards[kept.ravel() & self._entries.learnable]
+        return rewards
 
     def clear(self) -> None:
         """Forgets everything."""

@@ -207,7 +207,7 @@ def page(found: Sequence[Listed]) -> str:
         f" at work) on {time.strftime('%d %B %Y')}."
     )
     # As wide as the other paragraphs of docs/.
-    paragraph = textwrap.fill(measured, 124)
+    paragraph = textwrap.fill(measured, 124, break_long_words=False, break_on_hyphens=False)
     return "\n\n".join([installation, paragraph, markdown_table(SIZES, size_rows(found))])
 
 

@@ -48,7 +48,7 @@ LAST_PICTURE_S = 1.5
 
 
 class PlayedRun(NamedTuple):
-    """Where the policies come from."""
+    """The run whose policies play."""
 
     folder: Path
     checkpoint: Path

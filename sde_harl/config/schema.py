@@ -151,7 +151,7 @@ class AlgoConfig(Section):
     precision: Annotated[Literal["float32", "bfloat16"], TEXT] = "float32"
     """Off-policy: type that updates compute the nets' blocks in. Parameters stay float32."""
     alpha: Annotated[Number, Field(ge=0)] = 0.0
-    """hasac: weight of entropy; with algo.auto_alpha the first. 0: set by the warm-up's rewards."""
+    """hasac: weight of entropy; with algo.auto_alpha the first. 0: measured in the warm-up."""
     auto_alpha: bool = True
     """hasac: learn alpha, so that the entropy comes to algo.target_entropy."""
     alpha_lr: Annotated[Number, Field(gt=0)] = 3e-4

@@ -27,7 +27,7 @@ MULTIPLE = 2
 
 
 class AgentRow(NamedTuple):
-    """What the panel says of one agent."""
+    """One agent's row of the panel."""
 
     name: str
     colour: Colour
@@ -39,7 +39,7 @@ class AgentRow(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """What the panel says."""
+    """The contents of the panel."""
 
     title: str
     lines: tuple[str, ...]

@@ -39,7 +39,7 @@ LETTERS = {
 
 
 class Battle(NamedTuple):
-    """What is drawn of a battle; every field but the last two has an entry for each unit."""
+    """The drawn state of a battle; every field but the last two has an entry for each unit."""
 
     positions: NDArray[Any]
     """(U, 2)"""

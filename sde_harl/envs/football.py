@@ -182,7 +182,7 @@ class FootballGame(Game):
 
 
 class _World(NamedTuple):
-    """What all agents see alike."""
+    """The part of the observations that is the same for all agents."""
 
     places: NDArray[np.float32]
     """(97,) players' places and directions, the ball's, and who owns it."""

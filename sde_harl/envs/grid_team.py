@@ -18,7 +18,7 @@ from sde_harl.envs.vector.games import Game, ObservationBuffers, Outcome
 
 
 class Limits(NamedTuple):
-    """What a benchmark says of a map."""
+    """A map as its benchmark describes it."""
 
     name: str
     """Name that results are filed under."""

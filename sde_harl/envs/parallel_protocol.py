@@ -47,7 +47,7 @@ class Origin(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What a reset or a step shows."""
+    """The observations that a reset or a step returns."""
 
     obs: Mapping[Any, Any]
     """By agent; those that are not alive may be missing."""
@@ -57,7 +57,7 @@ class Seen(NamedTuple):
 
 
 class Stepped(NamedTuple):
-    """What a step led to."""
+    """The outcome of a step."""
 
     seen: Seen
     reward: float

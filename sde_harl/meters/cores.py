@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Seat(NamedTuple):
-    """Where a process runs."""
+    """The place of a process: its rank, its host and the cores that it may use."""
 
     rank: int
     host: str

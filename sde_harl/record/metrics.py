@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Past(NamedTuple):
-    """What a resumed run has shown before."""
+    """The rows, the time and the steps of a resumed run before it goes on."""
 
     rows: int
     """Of metrics.csv."""

@@ -39,7 +39,7 @@ class Sizes(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """What the server and the executors used over time."""
+    """The resources that the server and the executors used over time."""
 
     minutes: Array
     cores: dict[str, Array]

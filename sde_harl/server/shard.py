@@ -16,7 +16,7 @@ from sde_harl.server.decision_log import Decisions
 
 
 class Shard(NamedTuple):
-    """What one executor has played of one hand."""
+    """The part of one hand that one executor has played."""
 
     rank: int
     slots: range

@@ -14,7 +14,7 @@ MIB = 1 << 20
 
 
 class Allocation(NamedTuple):
-    """What a job was given, on all of its hosts together."""
+    """The resources that a job was given, on all of its hosts together."""
 
     cores: int
     memory_bytes: int

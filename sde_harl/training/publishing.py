@@ -11,7 +11,7 @@ from sde_harl.training.learned import Learned
 
 
 class Published(NamedTuple):
-    """What rank 0 keeps of a published model."""
+    """A published model, as rank 0 keeps it."""
 
     acting: ActingPolicy
     """Its own part of the policies."""

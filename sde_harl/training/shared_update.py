@@ -1,4 +1,4 @@
-"""What rank 0 gives the other learners at the beginning of an update.
+"""The data that rank 0 gives the other learners at the beginning of an update.
 
 That is all that learns, as it is before the update, and the rollout. So a learner keeps nothing
 from one update to the next: one that starts with a run that goes on has lost nothing.

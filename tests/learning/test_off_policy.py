@@ -257,36 +257,55 @@ def test_entropy_counts_what_was_available() -> None:
     assert (algorithm.temperatures.alpha() < before).all()
 
 
-def after_random_play(rewards: float, rollouts: int = 2, **algo: object) -> Any:
-    """Returns HASAC of three agents, whose rewards had this deviation."""
+REWARDS = (0.0, 0.0, 0.0, 7.0)
+
+
+def after_warmup(*rewards: float, rollouts: int = 16, shown: int = 16, **algo: object) -> Any:
+    """Returns HASAC of three agents in two groups, which were given these rewards in turn.
+
+    What rollouts behind the first `shown` ones give is a hundred times as large.
+    """
     game = spec(((3,), (3,), (3,)), 3)._replace(state_size=9)
-    algorithm = replay_learner(game, "hasac", envs=8, warmup_steps=8, auto_alpha=False, **algo)
-    rollout, rng = new_rollout(game, 8), np.random.default_rng(0)
+    settings = {"warmup_steps": 64 * shown, "groups": ((0, 1), (2,)), "auto_alpha": False, **algo}
+    algorithm = replay_learner(game, "hasac", **settings)
+    rollout, rng = new_rollout(game, 64), np.random.default_rng(0)
     for part in range(rollouts):
-        see_all(rollout, rng.normal(size=(3, 8, 3)).astype(np.float32))
+        see_all(rollout, rng.normal(size=(3, 64, 3)).astype(np.float32))
         act(algorithm.policy, rollout, rng)
-        rollout.rewards[0] = 5.0 + rewards * (99.0 if part > 1 else 1.0) * np.resize([1.0, -1.0], 8)
+        rollout.rewards[0] = np.resize(rewards, 64) * (100 if part >= shown else 1)
         algorithm.update(rollout, 0.0)
     return algorithm
 
 
-def test_the_first_alpha_is_of_the_size_of_the_rewards() -> None:
-    """Two deviations of random play's rewards, shared among the agents: once, and for ever here."""
-    for size in (0.3, 30.0):
-        for rollouts in (2, 3):
-            alpha = after_random_play(size, rollouts).temperatures.alpha()
-            np.testing.assert_allclose(alpha, np.full((3, 1), 2 * size / 3), rtol=1e-5)
+def first_alpha(*rewards: float, **settings: Any) -> Any:
+    alpha = after_warmup(*rewards, **settings).temperatures.alpha()[:, 0].numpy()
+    assert (alpha == alpha[0]).all()
+    return alpha[0]
 
 
-def test_the_first_alpha_stays_what_is_given() -> None:
-    """Without rewards nothing is known; what was loaded is another run's, and learnt."""
-    for algorithm, wanted in (
-        (after_random_play(0.0), 0.2),
-        (after_random_play(3.0, alpha=0.7), 0.7),
-    ):
-        np.testing.assert_allclose(algorithm.temperatures.alpha(), np.full((3, 1), wanted))
-    algorithm = after_random_play(3.0)
-    algorithm.temperatures.restart(0.5)
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("rollouts", [16, 19])
+def test_the_first_alpha_is_of_the_size_of_the_rewards(shared: bool, rollouts: int) -> None:
+    """Two standard deviations of the warm-up's, over the number of agents; measured once."""
+    for size in (0.01, 1.0, 1e6):
+        rewards = np.array(REWARDS) * size
+        measured = first_alpha(*rewards, rollouts=rollouts, share_alpha=shared)
+        np.testing.assert_allclose(measured, 2 * rewards.std() / 3, rtol=1e-5)
+
+
+def test_the_first_alpha_where_the_rewards_say_nothing() -> None:
+    assert first_alpha(-0.1) == pytest.approx(0.2)
+    # They differ by rounding.
+    assert first_alpha(-0.1, float(np.nextafter(np.float32(-0.1), np.float32(0)))) == pytest.approx(
+        0.2
+    )
+    assert first_alpha(*REWARDS, shown=2, rollouts=3) == pytest.approx(0.2)
+
+
+def test_the_first_alpha_that_is_given_or_loaded_stays() -> None:
+    assert first_alpha(*REWARDS, alpha=0.7) == pytest.approx(0.7)
+    algorithm = after_warmup(*REWARDS)
+    algorithm.temperatures.set_first(0.5)
     train = algorithm._config.train.model_copy(update={"load": "last.pt"})
     algorithm._config = algorithm._config.model_copy(update={"train": train})
     algorithm.begin()

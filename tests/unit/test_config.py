@@ -162,6 +162,12 @@ def test_an_off_policy_algorithm_brings_its_own_pace() -> None:
     assert parsed("smac", "algo.name=hasac").algo.target_entropy == 0.1
 
 
+@pytest.mark.parametrize("name", ["mpe", "smac", "smacv2", "mamujoco"])
+def test_no_environment_says_where_alpha_begins(name: str) -> None:
+    """It is measured."""
+    assert parsed("--algo", "hasac", "--env", name).algo.alpha == 0
+
+
 NEEDED = {"devices": ["executor.sensor=robots:Arm", "env.spec=spec.json", "train.load=last.pt"]}
 
 

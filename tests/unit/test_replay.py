@@ -179,6 +179,25 @@ def test_nothing_of_a_void_episode_is_learnt_from() -> None:
     assert names.tolist() == [1, 2, 7]
 
 
+def test_rewards_are_those_of_all_that_is_kept() -> None:
+    """Not of closing entries, nor of void episodes, nor of what was overwritten or forgotten."""
+
+    def step(reward: float, ended: str = "", void: bool = False) -> Step:
+        return Step(name=0, reward=reward, alive=True, ended=ended, final=-1.0, void=void)
+
+    replay = Replay(GAME, capacity=12, envs=2)
+    assert len(replay.rewards()) == 0
+    cut = [step(1), step(2, "truncated"), step(3)]
+    void = [step(97, void=True), step(98, "terminated", void=True), step(4)]
+    replay.add(rollout_of([cut, void]))
+    assert sorted(replay.rewards()) == [1, 2, 3, 4]
+    # The first ring now has 1 to 3, a closing entry, and two of these; then it begins again.
+    replay.add(rollout_of([[step(5), step(6), step(7)], [step(8), step(9), step(10)]]))
+    assert sorted(replay.rewards()) == [2, 3, 4, 5, 6, 7, 8, 9, 10]
+    replay.clear()
+    assert len(replay.rewards()) == 0
+
+
 def test_what_follows_a_break_is_not_of_the_same_episode() -> None:
     """A run that goes on where its games can't: they begin anew, in the middle of their streams."""
     replay = Replay(GAME, capacity=200, envs=4, latent_size=2)

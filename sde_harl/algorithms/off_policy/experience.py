@@ -1,4 +1,4 @@
-"""What the agents of a run have played so far, and whether it is enough to learn from."""
+"""The experience of a run: its replay, and whether that is enough to learn from."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ Choices are drawn by the Gumbel-softmax, and their entropy is computed, not samp
 tanh of normal ones. An agent's alpha grows while its entropy is below its target: a share of
 log(available choices), or -D nats for D numbers.
 
-Where the first alpha isn't given, it is FIRST_SHARE standard deviations of the rewards of random
-play, divided by the number of agents. So it scales with the rewards, and all entropies together
-weigh as much beside them however many agents there are.
+Where the first alpha isn't given, it is FIRST_SHARE standard deviations of the rewards before the
+first update, divided by the number of agents. So it scales with the rewards, and all entropies
+together weigh as much beside them however many agents there are.
 
 N agents, n of a group, B rows, A numbers of an action, V values of a state.
 """
@@ -44,9 +44,11 @@ from sde_harl.policy.shapes import CHOICES, SQUASHED
 from sde_harl.policy.split_policy import SplitPolicy
 
 FIRST_SHARE = 2.0
-"""Found on three games whose rewards and numbers of agents differ; see docs/learning.md."""
+"""It gives about what was found by hand for spread, smax 3m and 3s5z; see docs/off_policy.md."""
 FIRST_ALPHA = 0.2
-"""Where all rewards of random play were equal, so that nothing is known of their size."""
+"""The first alpha where the size of the rewards isn't known yet."""
+FEWEST_REWARDS = 1000
+"""Of fewer the deviation says little: neighbours in time are alike."""
 
 
 class Hasac(OffPolicy):
@@ -74,12 +76,13 @@ class Hasac(OffPolicy):
 
     def begin(self) -> None:
         # The temperatures of a run that starts from another one's nets came with them.
-        if not self._algo.alpha and self._config.train.load == "none":
-            rewards = self.experience.replay.rewards()
-            # Of no rewards there is no deviation.
-            deviation = float(rewards.std(dtype=np.float64)) if len(rewards) else 0.0
-            if deviation:
-                self.temperatures.restart(FIRST_SHARE * deviation / len(self.spec.agents))
+        if self._algo.alpha or self._config.train.load != "none":
+            return
+        rewards = self.experience.replay.rewards()
+        deviation = float(rewards.std(dtype=np.float64))
+        # Equal rewards may differ by rounding.
+        if len(rewards) >= FEWEST_REWARDS and deviation > 1e-6 * np.abs(rewards).max():
+            self.temperatures.set_first(FIRST_SHARE * deviation / len(self.spec.agents))
 
     @classmethod
     def heads(cls, spec: EnvSpec) -> str:
@@ -186,8 +189,8 @@ class Temperatures(nn.Module):
         self.optimizer = torch.optim.Adam([self.log_alpha], lr)
 
     @torch.no_grad()
-    def restart(self, first: float) -> None:
-        """Begins anew at `first`."""
+    def set_first(self, first: float) -> None:
+        """Sets all of them, before the first step."""
         self.log_alpha.fill_(math.log(first))
 
     def alpha(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a run must be like for an off-policy algorithm: everything else is refused by name."""
+"""Requirements of off-policy algorithms: a run that does not meet them is refused by name."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from sde_harl.policy.gru import RecurrentState
 
 
 class Share(NamedTuple):
-    """What a learner knows of a batch of which it has a part."""
+    """A learner's view of a batch of which it has a part."""
 
     part: Part
     counted: Tensor

@@ -1,4 +1,4 @@
-"""What a client of SMAC or SMACv2 tells of a battle, for who draws it.
+"""The view of a battle that a client of SMAC or SMACv2 gives, to be drawn.
 
 N agents, U units, agents first.
 """
