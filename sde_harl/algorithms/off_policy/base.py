@@ -126,7 +126,7 @@ class OffPolicy(Algorithm):
         """
 
     def begin(self) -> None:
-        """Is called once in a run, before its first update."""
+        """Prepares for the first update of a run: its replay has what learning begins with."""
 
     def exploration(self) -> tuple[float, float]:
         """Returns epsilon, and the deviation of the noise of bounded actions."""
