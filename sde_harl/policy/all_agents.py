@@ -14,9 +14,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from sde_harl.policy.block import block
+from sde_harl.policy.block import block, last_layer
 from sde_harl.policy.group_net import GroupNet, SubstitutedLatents
-from sde_harl.policy.layers import affine
 
 Layer = tuple[Tensor, Tensor]
 
@@ -52,14 +51,14 @@ class AllAgents:
         if self._first.on_device:
             x = block(x, *last, layer_norm=layer_norm)
         else:
-            x = self._quantised(affine(x.float(), *last))
+            x = self._quantised(last_layer(x, *last))
         if substituted:
             x = torch.where(substituted.stale[..., None], substituted.latents, x)
         x = x.to(number)
         for weight, bias in self._layers(GroupNet.trunk):
             x = block(x, weight, bias, layer_norm=layer_norm)
         [head] = self._layers(lambda net: [(net.head_weight, net.head_bias)])
-        return affine(x.float(), *head)
+        return last_layer(x, *head)
 
     def _group_by_group(self, features: Tensor, substituted: SubstitutedLatents | None) -> Tensor:
         size = self._first.head_bias.shape[-1]

@@ -6,7 +6,8 @@ array; blocks.c does them in one pass. Its gradient is written by hand, too.
 A block computes in the type of its input: float32, or bfloat16, whose products take half the time
 on processors that have them. Parameters are float32 in any case, and so are their gradients' sums.
 
-n agents, k sets of parameters (n, or 1 where they are shared), B rows, I inputs, W width.
+n agents, k sets of parameters (n, or 1 where they are shared), B rows, I inputs, W width, A numbers
+that a net puts out.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from sde_harl.policy.inference import _blocks
 from sde_harl.policy.inference.local_nets import NORM_EPS
+from sde_harl.policy.layers import affine
 
 FAST = (torch.float32, torch.bfloat16)
 """The types that blocks.c computes in."""
+FEW = 16
+"""Outputs of a layer up to which one pass over its input takes no longer than matrix products."""
 
 
 def block(x: Tensor, weight: Tensor, bias: Tensor, *, layer_norm: bool) -> Tensor:
@@ -51,16 +54,18 @@ def activate(products: Tensor, bias: Tensor, *, layer_norm: bool) -> Tensor:
     return y
 
 
-def values(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Returns what a net with one output makes of its last block x (n, B, W): float32 (n, B).
+def last_layer(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Returns float32 (n, B, A), what a net's last layer makes of its last block x (n, B, W).
 
-    weight (k, W, 1), bias (k, 1, 1).
+    weight (k, W, A), bias (k, 1, A).
     """
-    if x.dtype in FAST and x.is_cpu:
-        weight = weight.expand(len(x), -1, -1)
-        products: Tensor = _Values.apply(x, weight)  # type: ignore[no-untyped-call]  # torch's
-        return products + bias[..., 0]
-    return torch.baddbmm(bias, x.to(bias.dtype), weight.expand(len(x), -1, -1))[..., 0]
+    if x.dtype in FAST and x.is_cpu and weight.shape[-1] <= FEW:
+        n = len(x)
+        result: Tensor = _LastLayer.apply(  # type: ignore[no-untyped-call]  # torch's
+            x, weight.expand(n, -1, -1), bias.expand(n, -1, -1)
+        )
+        return result
+    return affine(x.to(bias.dtype), weight, bias)
 
 
 def activate_in_place(x: Tensor, bias: Tensor, *, layer_norm: bool) -> Tensor:
@@ -114,35 +119,36 @@ class _Activation(torch.autograd.Function):
         return of_x, of_bias, None
 
 
-class _Values(torch.autograd.Function):
-    """A layer of one output, as one pass over its input: a matrix product takes several times as
-    long for it."""
+class _LastLayer(torch.autograd.Function):
+    """A layer of few outputs, as one pass over its input: a product of a matrix with so few columns
+    takes longer, and bfloat16 would have to become float32 first."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        """Returns (n, B) of x (n, B, W) and weight (n, W, 1)."""
-        result = torch.empty(x.shape[:2])
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Returns (n, B, A) of x (n, B, W), weight (n, W, A) and bias (n, 1, A)."""
         x = x.contiguous()
         rows = weight.mT.contiguous()
-        _blocks.values(numbers(x.detach()), rows.detach().numpy(), result.numpy())
-        ctx.save_for_backward(x, rows)
+        result = torch.empty(*x.shape[:2], weight.shape[-1])
+        biases = bias.detach().contiguous().numpy()
+        _blocks.outputs(numbers(x.detach()), rows.detach().numpy(), biases, result.numpy())
+        ctx.save_for_backward(x, weight, rows)
         return result
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, of_values: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Returns the gradients of x and of the weight."""
-        x, rows = ctx.saved_tensors
-        of_x = torch.empty_like(x)
-        of_rows = torch.zeros_like(rows) if ctx.needs_input_grad[1] else None
-        _blocks.value_gradients(
-            of_values.contiguous().numpy(),
-            numbers(x),
-            rows.numpy(),
-            numbers(of_x),
-            None if of_rows is None else of_rows.numpy(),
-        )
-        return of_x, None if of_rows is None else of_rows.mT
+    def backward(ctx: Any, of_y: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Returns the gradients of x, the weight and the bias."""
+        x, weight, rows = ctx.saved_tensors
+        if torch.is_grad_enabled():  # which shall be differentiated again
+            of_x = torch.bmm(of_y, weight.mT).to(x.dtype)
+            return of_x, torch.bmm(x.to(of_y.dtype).mT, of_y), of_y.sum(1, keepdim=True)
+        of_x, of_y = torch.empty_like(x), of_y.contiguous()
+        given = of_y.numpy(), numbers(x), rows.numpy(), numbers(of_x)
+        if not any(ctx.needs_input_grad[1:]):
+            _blocks.output_gradients(*given, None, None)
+            return of_x, None, None
+        of_rows, of_bias = torch.zeros_like(rows), torch.zeros(len(x), 1, weight.shape[-1])
+        _blocks.output_gradients(*given, of_rows.numpy(), of_bias.numpy())
+        return of_x, of_rows.mT, of_bias
 
 
 def numbers(array: Tensor) -> Any:

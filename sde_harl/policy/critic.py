@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sde_harl.config.schema import PolicyConfig
-from sde_harl.policy.block import block, values
+from sde_harl.policy.block import block, last_layer
 from sde_harl.policy.critic_input import CriticInput
 from sde_harl.policy.gru import Gru, RecurrentState
 from sde_harl.policy.layers import RELU_GAIN, UNIT, ConvLayer, FeatureNorm, normalise, stack
@@ -79,5 +79,5 @@ class Critic(nn.Module):
         if self.gru and state:
             x = self.gru(x, state)
             normalised = normalise(x, self._layer_norm)
-            return values(normalised, last_weight, last_bias), x
-        return values(x, last_weight, last_bias), x
+            return last_layer(normalised, last_weight, last_bias)[..., 0], x
+        return last_layer(x, last_weight, last_bias)[..., 0], x

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from sde_harl.codec.entropy import LatentModel, quantise_plain
 from sde_harl.config.schema import CodecConfig, PolicyConfig
 from sde_harl.envs.base import EnvSpec
-from sde_harl.policy.block import block
+from sde_harl.policy.block import block, last_layer
 from sde_harl.policy.distributions import Categoricals, Distribution, Gaussians
 from sde_harl.policy.gru import Gru, RecurrentState
 from sde_harl.policy.layers import (
@@ -39,7 +39,6 @@ from sde_harl.policy.layers import (
     UNIT,
     ConvLayer,
     FeatureNorm,
-    affine,
     local_stack,
     normalise,
     orthogonal,
@@ -201,7 +200,7 @@ class GroupNet(nn.Module):
         if self.on_device:
             return block(x, last_weight, last_bias, layer_norm=self.shape.layer_norm)
         # No ReLU: the quantiser is the last local block's non-linearity.
-        return affine(x.to(last_bias.dtype), last_weight, last_bias)
+        return last_layer(x, last_weight, last_bias)
 
     def _scaled(self, features: Tensor) -> Tensor:
         """Returns the latents where observations themselves are sent: (n, B, O)."""
@@ -234,7 +233,7 @@ class GroupNet(nn.Module):
             x = block(x, weight, bias, layer_norm=self.shape.layer_norm)
         if self.gru and recurrent_state:
             x = normalise(self.gru(x, recurrent_state), self.shape.layer_norm)
-        return affine(x.to(self.head_bias.dtype), self.head_weight, self.head_bias)
+        return last_layer(x, self.head_weight, self.head_bias)
 
     def _for_blocks(self, x: Tensor) -> Tensor:
         """Returns x in the type that blocks compute in."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from sde_harl.policy.block import FAST, activate_in_place, numbers, values
+from sde_harl.policy.block import FAST, activate_in_place, last_layer, numbers
 from sde_harl.policy.inference import _blocks
 
 Layer = tuple[Tensor, Tensor]
@@ -65,7 +65,7 @@ class _LeastValue(torch.autograd.Function):
             x = torch.bmm(x, weight.to(kind))
             outputs.append(x)
             activate_in_place(x, bias, layer_norm=False)
-        least, critic = values(x, *last).min(0)
+        least, critic = last_layer(x, *last)[..., 0].min(0)
         ctx.save_for_backward(critic, last[0], *outputs, *(weight for weight, _ in layers))
         return least
 
@@ -77,14 +77,14 @@ class _LeastValue(torch.autograd.Function):
         blocks = len(each) // 2
         outputs, weights = each[:blocks], each[blocks:]
         of_actions = torch.empty(len(of_least), weights[0].shape[1])
-        for k, last_weight in enumerate(last[..., 0]):
+        for k, last_weight in enumerate(last.mT):
             own = (critic == k).nonzero()[:, 0]
             rows = functional.pad(own, (0, -len(own) % ROWS_STEP))  # row 0, again and again
             places = rows.int().numpy()
-            of_x = torch.empty(len(rows), len(last_weight), dtype=outputs[0].dtype)
-            _blocks.value_gradients(
-                of_least[rows].numpy(), None, last_weight.numpy(), numbers(of_x), None
-            )
+            of_x = torch.empty(1, len(rows), last_weight.shape[1], dtype=outputs[0].dtype)
+            of_rows, row = of_least[rows].numpy(), last_weight[None].numpy()
+            _blocks.output_gradients(of_rows, None, row, numbers(of_x), None, None)
+            of_x = of_x[0]
             for y, weight in reversed(list(zip(outputs, weights))):
                 _blocks.relu_gradients(numbers(of_x), numbers(y[k]), places)
                 of_x = of_x @ weight[k].to(y.dtype).T

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sde_harl.config.schema import PolicyConfig
-from sde_harl.policy.block import FAST, activate, block, values
+from sde_harl.policy.block import FAST, activate, block, last_layer
 from sde_harl.policy.critic_input import CriticInput
 from sde_harl.policy.group_net import GroupNet
 from sde_harl.policy.layers import UNIT, ConvLayer, spare_columns, uniform_stack
@@ -96,7 +96,7 @@ class QCritic(nn.Module):
         x = activate(x, first_bias, layer_norm=False)
         for weight, bias in inner:
             x = block(x, weight, bias, layer_norm=False)
-        return values(x, last_weight, last_bias).view(len(embedded), -1, len(actions))
+        return last_layer(x, last_weight, last_bias).view(len(embedded), -1, len(actions))
 
     def _rows(self, embedded: Tensor, actions: Tensor) -> Tensor:
         """Returns (V B, J): joint actions (B, J), once for each view in embedded (k, V B, M).

@@ -10,6 +10,7 @@
  */
 #define PARTS (LANES / FLOATS)
 #define EACH_PART(p) _Pragma("GCC unroll 4") for (int p = 0; p < PARTS; p++)
+#define EACH_OUTPUT(a) _Pragma("GCC unroll 4") for (int a = 0; a < count; a++)
 #define Vector NAME(Vector)
 #define Bits NAME(Bits)
 #define Words NAME(Words)
@@ -25,8 +26,9 @@
 #define forward_of NAME(forward_of)
 #define backward_of NAME(backward_of)
 #define relu_gradients_of NAME(relu_gradients_of)
-#define values_of NAME(values_of)
-#define value_gradients_of NAME(value_gradients_of)
+#define outputs_of_row NAME(outputs_of_row)
+#define outputs_of NAME(outputs_of)
+#define output_gradients_of NAME(output_gradients_of)
 
 typedef float Vector __attribute__((vector_size(FLOATS * sizeof(float)), aligned(sizeof(float)), may_alias));
 typedef int32_t Bits __attribute__((vector_size(FLOATS * sizeof(int32_t))));
@@ -46,10 +48,12 @@ INLINE Words widened(Halves halves) {
 #endif
 }
 
+#if FLOATS != 16
 /* The lower halves of numbers of at most 16 bits. */
 INLINE Halves narrowed(Bits bits) {
-#if FLOATS == 16
-    return (Halves)_mm512_cvtepi32_epi16((__m512i)bits);
+#if FLOATS == 8
+    const __m256i all = (__m256i)bits;
+    return (Halves)_mm_packs_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
 #elif defined(__x86_64__)
     const __m128i packed = _mm_packs_epi32((__m128i)bits, (__m128i)bits);
     Halves halves;
@@ -59,6 +63,7 @@ INLINE Halves narrowed(Bits bits) {
     return __builtin_convertvector(bits, Halves);
 #endif
 }
+#endif
 
 /* The numbers from i on of an array of bfloat16 where `half`, of float32 else. */
 INLINE Vector get(const void *values, Py_ssize_t i, int half) {
@@ -69,16 +74,29 @@ INLINE Vector get(const void *values, Py_ssize_t i, int half) {
 
 /* Rounds to the nearest bfloat16, of two to the even one. A NaN stays NaN: rounding could make it infinite. */
 INLINE void set(void *values, Py_ssize_t i, Vector vector, int half) {
-    if (half) {
-        const Words word = (Words)vector, rounded = word + 0x7fff + (word >> 16 & 1), nan = (Words)(vector != vector);
-        const Words kept = (rounded & ~nan) | ((word | 1 << 22) & nan);
-        *(Halves *)((uint16_t *)values + i) = narrowed((Bits)kept >> 16);
-    } else
+    if (!half) {
         put((float *)values + i, vector);
+        return;
+    }
+    Halves *const place = (Halves *)((uint16_t *)values + i);
+#if FLOATS == 16
+    *place = (Halves)_mm512_cvtneps_pbh((__m512)vector);
+#else
+    const Words word = (Words)vector, rounded = word + 0x7fff + (word >> 16 & 1), nan = (Words)(vector != vector);
+    const Words kept = (rounded & ~nan) | ((word | 1 << 22) & nan);
+    *place = narrowed((Bits)kept >> 16);
+#endif
 }
 
 /* Sets a value to 0 where `which` is at or below the bound. A NaN stays NaN, because hiding it would hide a fault. */
-INLINE Vector above(Vector value, Vector which, float bound) { return (Vector)((Bits)value & ~(which <= bound)); }
+INLINE Vector above(Vector value, Vector which, float bound) {
+#if FLOATS == 16
+    const __mmask16 open = _mm512_cmp_ps_mask((__m512)which, _mm512_set1_ps(bound), _CMP_NLE_UQ);
+    return (Vector)_mm512_maskz_mov_ps(open, (__m512)value);
+#else
+    return (Vector)((Bits)value & ~(which <= bound));
+#endif
+}
 
 /* The sum of LANES partial sums and of those of the `rest` of a row, always in the same order. */
 INLINE float total(const Vector *sums, const float *rest) {
@@ -219,60 +237,90 @@ static void NAME(relu_gradients)(Shape shape, void *dx, const void *y, const int
         relu_gradients_of(shape, dx, y, rows, 0);
 }
 
-INLINE void values_of(Shape shape, const void *restrict x, const float *restrict w, float *restrict values, int half) {
-    const Py_ssize_t width = shape.width, whole = width - width % LANES;
+/* The values of `count` outputs of one row of x; w has a row of weights for each output. */
+INLINE void outputs_of_row(Py_ssize_t width, const void *restrict x, Py_ssize_t start, const float *restrict w,
+                           const float *restrict bias, int count, float *restrict y, int half) {
+    const Py_ssize_t whole = width - width % LANES;
+    Vector sum[TOGETHER][PARTS] = {{{0}}};
+    float rest[TOGETHER][LANES] = {{0}};
+    for (Py_ssize_t i = 0; i < whole; i += LANES)
+        EACH_PART(p) {
+            const Vector v = get(x, start + i + p * FLOATS, half);
+            EACH_OUTPUT(a) sum[a][p] += v * at(w + a * width + i + p * FLOATS);
+        }
+    for (Py_ssize_t i = whole; i < width; i++)
+        EACH_OUTPUT(a) rest[a][i - whole] += get_one(x, start + i, half) * w[a * width + i];
+    EACH_OUTPUT(a) y[a] = total(sum[a], rest[a]) + bias[a];
+}
+
+INLINE void outputs_of(Shape shape, Py_ssize_t outputs, const void *restrict x, const float *restrict w,
+                       const float *restrict bias, float *restrict y, int half) {
+    const Py_ssize_t width = shape.width;
     Py_ssize_t start = 0;
-    for (Py_ssize_t k = 0; k < shape.sets; k++, w += width)
-        for (Py_ssize_t row = 0; row < shape.rows; row++, start += width) {
-            Vector sum[PARTS] = {{0}};
-            float rest[LANES] = {0};
-            for (Py_ssize_t i = 0; i < whole; i += LANES)
-                EACH_PART(p) {
-                    const Py_ssize_t j = i + p * FLOATS;
-                    sum[p] += get(x, start + j, half) * at(w + j);
-                }
-            for (Py_ssize_t i = whole; i < width; i++)
-                rest[i - whole] += get_one(x, start + i, half) * w[i];
-            *values++ = total(sum, rest);
+    for (Py_ssize_t k = 0; k < shape.sets; k++, w += outputs * width, bias += outputs)
+        for (Py_ssize_t row = 0; row < shape.rows; row++, start += width, y += outputs) {
+            Py_ssize_t a = 0;
+            for (; a + TOGETHER <= outputs; a += TOGETHER)
+                outputs_of_row(width, x, start, w + a * width, bias + a, TOGETHER, y + a, half);
+            for (; a < outputs; a++)
+                outputs_of_row(width, x, start, w + a * width, bias + a, 1, y + a, half);
         }
 }
 
-/* Sets values (sets * rows) to the products of the rows of x with w (sets, W). */
-static void NAME(values)(Shape shape, const void *x, const float *w, float *values, int half) {
+/* Sets y (sets, rows, A) to the products of the rows of x with w (sets, A, W), plus bias (sets, A). */
+static void NAME(outputs)(Shape shape, Py_ssize_t outputs, const void *x, const float *w, const float *bias, float *y,
+                          int half) {
     if (half)
-        values_of(shape, x, w, values, 1);
+        outputs_of(shape, outputs, x, w, bias, y, 1);
     else
-        values_of(shape, x, w, values, 0);
+        outputs_of(shape, outputs, x, w, bias, y, 0);
 }
 
-INLINE void value_gradients_of(Shape shape, const float *restrict dvalues, const void *restrict x,
-                               const float *restrict w, void *restrict dx, float *restrict dw, int half) {
+INLINE void output_gradients_of(Shape shape, Py_ssize_t outputs, const float *restrict dy, const void *restrict x,
+                                const float *restrict w, void *restrict dx, float *restrict dw, float *restrict db,
+                                int half) {
     const Py_ssize_t width = shape.width, whole = width - width % LANES;
     Py_ssize_t start = 0;
-    for (Py_ssize_t k = 0; k < shape.sets; k++, w += width, dw = dw ? dw + width : NULL)
-        for (Py_ssize_t row = 0; row < shape.rows; row++, start += width) {
-            const float d = *dvalues++;
-            for (Py_ssize_t i = 0; i < whole; i += FLOATS)
-                set(dx, start + i, at(w + i) * d, half);
-            for (Py_ssize_t i = whole; i < width; i++)
-                set_one(dx, start + i, w[i] * d, half);
+    for (Py_ssize_t k = 0; k < shape.sets; k++, w += outputs * width) {
+        for (Py_ssize_t row = 0; row < shape.rows; row++, start += width, dy += outputs) {
+            for (Py_ssize_t i = 0; i < whole; i += FLOATS) {
+                Vector d = at(w + i) * dy[0];
+                for (Py_ssize_t a = 1; a < outputs; a++)
+                    d += at(w + a * width + i) * dy[a];
+                set(dx, start + i, d, half);
+            }
+            for (Py_ssize_t i = whole; i < width; i++) {
+                float d = w[i] * dy[0];
+                for (Py_ssize_t a = 1; a < outputs; a++)
+                    d += w[a * width + i] * dy[a];
+                set_one(dx, start + i, d, half);
+            }
             if (!dw)
                 continue;
-            for (Py_ssize_t i = 0; i < whole; i += FLOATS)
-                put(dw + i, at(dw + i) + get(x, start + i, half) * d);
+            for (Py_ssize_t i = 0; i < whole; i += FLOATS) {
+                const Vector v = get(x, start + i, half);
+                for (Py_ssize_t a = 0; a < outputs; a++)
+                    put(dw + a * width + i, at(dw + a * width + i) + v * dy[a]);
+            }
             for (Py_ssize_t i = whole; i < width; i++)
-                dw[i] += get_one(x, start + i, half) * d;
+                for (Py_ssize_t a = 0; a < outputs; a++)
+                    dw[a * width + i] += get_one(x, start + i, half) * dy[a];
+            for (Py_ssize_t a = 0; a < outputs; a++)
+                db[a] += dy[a];
         }
+        if (dw)
+            dw += outputs * width, db += outputs;
+    }
 }
 
-/* Sets dx, which is of the type of x, to the gradient of x for that of the values, and adds that of w to dw. Where no
- * gradient of w is wanted, dw is NULL and x isn't read. */
-static void NAME(value_gradients)(Shape shape, const float *dvalues, const void *x, const float *w, void *dx, float *dw,
-                                int half) {
+/* Sets dx, which is of the type of x, to the gradient of x for that of the outputs, dy (sets, rows, A), and adds those
+ * of w and of the bias to dw and db. Where neither is wanted, both are NULL and x isn't read. */
+static void NAME(output_gradients)(Shape shape, Py_ssize_t outputs, const float *dy, const void *x, const float *w,
+                                   void *dx, float *dw, float *db, int half) {
     if (half)
-        value_gradients_of(shape, dvalues, x, w, dx, dw, 1);
+        output_gradients_of(shape, outputs, dy, x, w, dx, dw, db, 1);
     else
-        value_gradients_of(shape, dvalues, x, w, dx, dw, 0);
+        output_gradients_of(shape, outputs, dy, x, w, dx, dw, db, 0);
 }
 
 /* Sets y (sets, rows, W) to x with the first sizes[k] numbers of each row normalised and the others, padding, 0. */
@@ -307,10 +355,11 @@ static void NAME(normalise)(Shape shape, const float *restrict x, const int32_t 
 }
 
 static const Passes NAME(passes) = {NAME(forward), NAME(backward),         NAME(relu_gradients),
-                                    NAME(values),  NAME(value_gradients), NAME(normalise)};
+                                    NAME(outputs), NAME(output_gradients), NAME(normalise)};
 
 #undef PARTS
 #undef EACH_PART
+#undef EACH_OUTPUT
 #undef Vector
 #undef Bits
 #undef Words
@@ -326,5 +375,6 @@ static const Passes NAME(passes) = {NAME(forward), NAME(backward),         NAME(
 #undef forward_of
 #undef backward_of
 #undef relu_gradients_of
-#undef values_of
-#undef value_gradients_of
+#undef outputs_of_row
+#undef outputs_of
+#undef output_gradients_of

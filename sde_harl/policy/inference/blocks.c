@@ -3,7 +3,7 @@
  *     activate    y = norm(relu(x + bias)), with norm(r) = (r - mean r) / sqrt(var r + eps) over a row, or norm(r) = r
  *     gradients   the gradients of that
  *     relu_gradients    the gradients of relu alone, of some of the rows
- *     values      the last layer of a net with one output, v = sum x w of each row, and value_gradients its gradients
+ *     outputs     the last layer of a net with few outputs, y = x w + bias, and output_gradients its gradients
  *     normalise   the normalisation of observations, at the beginning of a net
  *     choose      the sampling of actions, at its end
  *     flush_denormals    for acting without torch, which does it at rank 0
@@ -30,7 +30,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum { LANES = 16, STATS = 2 };
+enum { LANES = 16, STATS = 2, TOGETHER = 4 /* outputs whose products share a pass over a row */ };
 #define NEVER -1e30f /* the logit of an unavailable choice; finite, so that nothing becomes NaN */
 
 typedef struct {
@@ -69,9 +69,10 @@ typedef struct {
     void (*forward)(Shape shape, void *x, const float *bias, int norm, float eps, float *stats, int half);
     void (*backward)(Shape shape, void *dy, const void *y, const float *stats, float *db, int half);
     void (*relu_gradients)(Shape shape, void *dx, const void *y, const int32_t *rows, int half);
-    void (*values)(Shape shape, const void *x, const float *w, float *values, int half);
-    void (*value_gradients)(Shape shape, const float *dvalues, const void *x, const float *w, void *dx, float *dw,
-                            int half);
+    void (*outputs)(Shape shape, Py_ssize_t outputs, const void *x, const float *w, const float *bias, float *y,
+                    int half);
+    void (*output_gradients)(Shape shape, Py_ssize_t outputs, const float *dy, const void *x, const float *w, void *dx,
+                             float *dw, float *db, int half);
     void (*normalise)(Shape shape, const float *x, const int32_t *sizes, float eps, float *y);
 } Passes;
 
@@ -79,15 +80,21 @@ typedef struct {
 #define NAMED(name, floats) PASTED(name, floats)
 #define NAME(name) NAMED(name, FLOATS)
 
-/* Every processor has vectors of 4 numbers. In float32 the passes wait for memory, and wider ones gain nothing. In
- * bfloat16, which is for processors with AVX-512, they compute. */
+/* Every processor has vectors of 4 numbers. Most of the passes wait for memory in float32, and wider ones gain little. In
+ * bfloat16 they compute. Those of 16 numbers are for processors with AVX-512 that round to bfloat16 in one instruction. */
 #define FLOATS 4
 #include "block_rows.h"
 #undef FLOATS
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__)
+#if defined(__GNUC__) && __GNUC__ >= 10 && !defined(__clang__) && defined(__x86_64__)
 #define WIDER
 #pragma GCC push_options
-#pragma GCC target("avx512f")
+#pragma GCC target("avx2")
+#define FLOATS 8
+#include "block_rows.h"
+#undef FLOATS
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bf16")
 #define FLOATS 16
 #include "block_rows.h"
 #undef FLOATS
@@ -100,8 +107,12 @@ static const Passes *passes = &passes_4;
 static int use_vectors(long floats) {
 #ifdef WIDER
     __builtin_cpu_init();
-    if (floats == 16 && __builtin_cpu_supports("avx512f")) {
+    if (floats == 16 && __builtin_cpu_supports("avx512bf16")) {
         passes = &passes_16;
+        return 1;
+    }
+    if (floats == 8 && __builtin_cpu_supports("avx2")) {
+        passes = &passes_8;
         return 1;
     }
 #endif
@@ -294,48 +305,63 @@ static PyObject *relu_gradients(PyObject *self, PyObject *const *args, Py_ssize_
     return done(each, ALL, fits);
 }
 
-static PyObject *values(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    enum { X, W, VALUES, ALL };
-    static const Argument arguments[ALL] = {{"x", NUMBERS}, {"w", SINGLE}, {"values", SINGLE, .writable = 1}};
+/* Returns the number of outputs A with the shape of x (n, B, W) for w (n or 1, A, W), or 0 with an exception set. */
+static Py_ssize_t measure_outputs(const Py_buffer *x, const Py_buffer *w, Shape *shape) {
+    if (w->ndim != 3 || !w->shape[0] || !w->shape[1] || !w->shape[2] || x->ndim < 1 ||
+        x->shape[x->ndim - 1] != w->shape[2] || x->len / x->itemsize % (w->shape[0] * w->shape[2])) {
+        PyErr_SetString(PyExc_ValueError, "x (n, B, W) and w (n or 1, A, W) don't fit");
+        return 0;
+    }
+    *shape = (Shape){w->shape[0], x->len / x->itemsize / (w->shape[0] * w->shape[2]), w->shape[2]};
+    return w->shape[1];
+}
+
+static PyObject *outputs(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    enum { X, W, BIAS, Y, ALL };
+    static const Argument arguments[ALL] = {
+        {"x", NUMBERS}, {"w", SINGLE}, {"bias", SINGLE}, {"y", SINGLE, .writable = 1}};
     Py_buffer each[ALL];
     Shape shape;
     if (!take(arguments, ALL, args, count, each))
         return NULL;
-    const int fits = measure(&each[X], &each[W], &shape) &&
-                     sized(&arguments[VALUES], &each[VALUES], shape.sets * shape.rows);
+    const Py_ssize_t all = measure_outputs(&each[X], &each[W], &shape);
+    const int fits = all && sized(&arguments[BIAS], &each[BIAS], shape.sets * all) &&
+                     sized(&arguments[Y], &each[Y], shape.sets * shape.rows * all);
     if (fits) {
         Py_BEGIN_ALLOW_THREADS;
-        passes->values(shape, each[X].buf, each[W].buf, each[VALUES].buf, is_half(&each[X]));
+        passes->outputs(shape, all, each[X].buf, each[W].buf, each[BIAS].buf, each[Y].buf, is_half(&each[X]));
         Py_END_ALLOW_THREADS;
     }
     return done(each, ALL, fits);
 }
 
-static PyObject *value_gradients(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    enum { DV, X, W, DX, DW, ALL };
-    static const Argument arguments[ALL] = {{"dvalues", SINGLE},
+static PyObject *output_gradients(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    enum { DY, X, W, DX, DW, DB, ALL };
+    static const Argument arguments[ALL] = {{"dy", SINGLE},
                                             {"x", NUMBERS, .optional = 1},
                                             {"w", SINGLE},
                                             {"dx", NUMBERS, .writable = 1},
-                                            {"dw", SINGLE, .writable = 1, .optional = 1}};
+                                            {"dw", SINGLE, .writable = 1, .optional = 1},
+                                            {"db", SINGLE, .writable = 1, .optional = 1}};
     Py_buffer each[ALL];
     Shape shape;
     if (!take(arguments, ALL, args, count, each))
         return NULL;
-    int fits = measure(&each[DX], &each[W], &shape) &&
-               sized(&arguments[DV], &each[DV], shape.sets * shape.rows) &&
+    const Py_ssize_t all = measure_outputs(&each[DX], &each[W], &shape);
+    int fits = all && sized(&arguments[DY], &each[DY], shape.sets * shape.rows * all) &&
                sized(&arguments[X], &each[X], shape.sets * shape.rows * shape.width) &&
-               sized(&arguments[DW], &each[DW], shape.sets * shape.width);
+               sized(&arguments[DW], &each[DW], shape.sets * all * shape.width) &&
+               sized(&arguments[DB], &each[DB], shape.sets * all);
     if (fits && each[X].obj)
         fits = same_type(&each[DX], &each[X]);
-    if (fits && each[DW].obj && !each[X].obj) {
-        PyErr_SetString(PyExc_ValueError, "dw: its gradient needs x");
+    if (fits && (!each[DW].obj != !each[DB].obj || (each[DW].obj && !each[X].obj))) {
+        PyErr_SetString(PyExc_ValueError, "dw and db are computed together, and need x");
         fits = 0;
     }
     if (fits) {
         Py_BEGIN_ALLOW_THREADS;
-        passes->value_gradients(shape, each[DV].buf, each[X].buf, each[W].buf, each[DX].buf, each[DW].buf,
-                                is_half(&each[DX]));
+        passes->output_gradients(shape, all, each[DY].buf, each[X].buf, each[W].buf, each[DX].buf, each[DW].buf,
+                                 each[DB].buf, is_half(&each[DX]));
         Py_END_ALLOW_THREADS;
     }
     return done(each, ALL, fits);
@@ -431,13 +457,14 @@ static PyObject *vectors(PyObject *self, PyObject *floats) {
 }
 
 static PyMethodDef methods[] = {
-    {"vectors", vectors, METH_O, "vectors(4 or 16): use vectors of so many numbers; False where there are none."},
+    {"vectors", vectors, METH_O, "vectors(4, 8 or 16): use vectors of so many numbers; False where there are none."},
     {"flush_denormals", flush_denormals, METH_NOARGS, "flush_denormals(): denormal numbers become 0 in this thread."},
     {"activate", FAST(activate), "activate(x, bias, eps, stats): x becomes y; eps None: nothing is normalised."},
     {"normalise", FAST(normalise), "normalise(x, sizes, eps, y): y becomes x, each agent's own features normalised."},
     {"choose", FAST(choose), "choose(outputs, available, race, edges, actions, log_probs): fills the last two."},
-    {"values", FAST(values), "values(x, w, values): fills values with the products of x's rows with w."},
-    {"value_gradients", FAST(value_gradients), "value_gradients(dvalues, x, w, dx, dw): fills dx; dw, or None, grows."},
+    {"outputs", FAST(outputs), "outputs(x, w, bias, y): fills y with the products of x's rows with w, plus bias."},
+    {"output_gradients", FAST(output_gradients),
+     "output_gradients(dy, x, w, dx, dw, db): fills dx; dw and db, or both None, grow."},
     {"gradients", FAST(gradients), "gradients(dy, y, stats, db): dy becomes dx, and db grows."},
     {"relu_gradients", FAST(relu_gradients), "relu_gradients(dx, y, rows): dx becomes 0 where y's rows are."},
     {NULL, NULL, 0, NULL},
@@ -446,7 +473,7 @@ static PyMethodDef methods[] = {
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, .m_name = "_blocks", .m_size = -1, .m_methods = methods};
 
 PyMODINIT_FUNC PyInit__blocks(void) {
-    if (!use_vectors(16))
+    if (!use_vectors(16) && !use_vectors(8))
         use_vectors(4);
     return PyModule_Create(&module);
 }
