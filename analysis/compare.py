@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,7 +68,10 @@ def show_left_out(members: list[Member], console: Console) -> None:
 
 
 def plot(groups: Groups, target: Path) -> None:
-    """Draws a panel for each task and a line for each name: mean and range over its seeds."""
+    """Draws a panel for each task and a line for each name: mean and range over its seeds.
+
+    "HARL's happo" has the colour of "happo", if that is there, and is dashed.
+    """
     measures = [task.measure for task in groups]
     every = [each for named in groups.values() for members in named.values() for each in members]
     # Dashed beside them: a reference's evaluations need not be measured as those of the runs are.
@@ -78,18 +82,38 @@ def plot(groups: Groups, target: Path) -> None:
     # Without any evaluation there is a panel and no group, so this zip is not strict.
     for panel, (task, named) in zip(panels, groups.items()):
         panel.set_title(task.env)
-        for name, members in named.items():
-            is_dashed = has_runs and members[0].curve.source == "reference"
-            _draw_line(panel, name, members, "--" if is_dashed else "-")
+        colours: dict[str, str] = {}
+        # An algorithm stands before those that are named after it: their names are longer.
+        for own_name, _, name in sorted((_own(each, named), len(each), each) for each in named):
+            is_reference = named[name][0].curve.source == "reference"
+            is_dashed = own_name != name or (has_runs and is_reference)
+            colours[name] = _draw_line(
+                panel,
+                name,
+                named[name],
+                linestyle="--" if is_dashed else "-",
+                color=colours.get(own_name),
+            )
     figures.add_legends(figure)
     figures.save(figure, target)
 
 
-def _draw_line(panel: Axes, name: str, members: list[Member], linestyle: str) -> None:
+def _own(name: str, named: Collection[str]) -> str:
+    """Returns "happo" of "HARL's happo" if that is among the names, else the name."""
+    after = name.rpartition("'s ")[2]
+    return after if after in named else name
+
+
+def _draw_line(
+    panel: Axes, name: str, members: list[Member], *, linestyle: str, color: str | None
+) -> str:
+    """Draws a line and returns its colour: a new one where none is given."""
     steps, values = align([each.curve for each in members])
     label = f"{name} ({tables.plural(len(members), 'run')})"
-    colour = figures.draw_line(panel, steps, values.mean(0), label=label, linestyle=linestyle)
+    how = {"label": label, "linestyle": linestyle} | ({"color": color} if color else {})
+    colour = figures.draw_line(panel, steps, values.mean(0), **how)
     panel.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)
+    return colour
 
 
 def _read_rivals(references: list[Path], members: list[Member]) -> list[Member]:
