@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sde_harl.policy.block import block, last_layer
 from sde_harl.policy.group_net import GroupNet, SubstitutedLatents
+from sde_harl.policy.layers import affine
 
 Layer = tuple[Tensor, Tensor]
 
@@ -51,7 +52,7 @@ class AllAgents:
         if self._first.on_device:
             x = block(x, *last, layer_norm=layer_norm)
         else:
-            x = self._quantised(last_layer(x, *last))
+            x = self._quantised(affine(x.float(), *last))
         if substituted:
             x = torch.where(substituted.stale[..., None], substituted.latents, x)
         x = x.to(number)

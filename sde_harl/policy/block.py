@@ -1,4 +1,4 @@
-"""A block of the nets in torch: a matrix product, and all else of it in one pass by blocks.c.
+"""Blocks of the nets in torch: a matrix product, and all else of it in one pass by blocks.c.
 
 Bias, ReLU and normalisation are four operations of torch, each of which reads and writes all of the
 array; blocks.c does them in one pass. Its gradient is written by hand, too.
@@ -24,8 +24,6 @@ from sde_harl.policy.layers import affine
 
 FAST = (torch.float32, torch.bfloat16)
 """The types that blocks.c computes in."""
-FEW = 16
-"""Outputs of a layer up to which one pass over its input takes no longer than matrix products."""
 
 
 def block(x: Tensor, weight: Tensor, bias: Tensor, *, layer_norm: bool) -> Tensor:
@@ -55,17 +53,18 @@ def activate(products: Tensor, bias: Tensor, *, layer_norm: bool) -> Tensor:
 
 
 def last_layer(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Returns float32 (n, B, A), what a net's last layer makes of its last block x (n, B, W).
+    """Returns (n, B, A), what a net's last layer makes of its last block x (n, B, W).
 
-    weight (k, W, A), bias (k, 1, A).
+    weight (k, W, A), bias (k, 1, A), of the parameters' type as the result.
     """
-    if x.dtype in FAST and x.is_cpu and weight.shape[-1] <= FEW:
-        n = len(x)
-        result: Tensor = _LastLayer.apply(  # type: ignore[no-untyped-call]  # torch's
-            x, weight.expand(n, -1, -1), bias.expand(n, -1, -1)
-        )
-        return result
-    return affine(x.to(bias.dtype), weight, bias)
+    if x.dtype not in FAST or not x.is_cpu or weight.shape[-1] > _blocks.FEW_OUTPUTS:
+        return affine(x.to(bias.dtype), weight, bias)
+    n = len(x)
+    # Contiguous out here, for autograd to see it: `backward` may be differentiated.
+    result: Tensor = _LastLayer.apply(  # type: ignore[no-untyped-call]  # torch's
+        x.contiguous(), weight.expand(n, -1, -1), bias.expand(n, -1, -1)
+    )
+    return result
 
 
 def activate_in_place(x: Tensor, bias: Tensor, *, layer_norm: bool) -> Tensor:
@@ -126,7 +125,6 @@ class _LastLayer(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Returns (n, B, A) of x (n, B, W), weight (n, W, A) and bias (n, 1, A)."""
-        x = x.contiguous()
         rows = weight.mT.contiguous()
         result = torch.empty(*x.shape[:2], weight.shape[-1])
         biases = bias.detach().contiguous().numpy()
@@ -138,7 +136,7 @@ class _LastLayer(torch.autograd.Function):
     def backward(ctx: Any, of_y: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Returns the gradients of x, the weight and the bias."""
         x, weight, rows = ctx.saved_tensors
-        if torch.is_grad_enabled():  # which shall be differentiated again
+        if torch.is_grad_enabled():  # these gradients will be differentiated themselves
             of_x = torch.bmm(of_y, weight.mT).to(x.dtype)
             return of_x, torch.bmm(x.to(of_y.dtype).mT, of_y), of_y.sum(1, keepdim=True)
         of_x, of_y = torch.empty_like(x), of_y.contiguous()

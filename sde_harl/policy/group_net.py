@@ -39,6 +39,7 @@ from sde_harl.policy.layers import (
     UNIT,
     ConvLayer,
     FeatureNorm,
+    affine,
     local_stack,
     normalise,
     orthogonal,
@@ -200,7 +201,7 @@ class GroupNet(nn.Module):
         if self.on_device:
             return block(x, last_weight, last_bias, layer_norm=self.shape.layer_norm)
         # No ReLU: the quantiser is the last local block's non-linearity.
-        return last_layer(x, last_weight, last_bias)
+        return affine(x.to(last_bias.dtype), last_weight, last_bias)
 
     def _scaled(self, features: Tensor) -> Tensor:
         """Returns the latents where observations themselves are sent: (n, B, O)."""

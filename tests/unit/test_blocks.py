@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from sde_harl.policy.block import FEW, block, last_layer, numbers
+from sde_harl.policy.block import block, last_layer, numbers
 from sde_harl.policy.inference import _blocks
 from sde_harl.policy.inference import local_nets as local
 from sde_harl.policy.layers import affine
 
+FEW = _blocks.FEW_OUTPUTS
 WIDTHS = (1, 5, 16, 40, 128)
 
 
@@ -84,7 +85,7 @@ def test_bfloat16_is_rounded_to_the_nearest_and_a_nan_stays_one() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("sets", [1, 2])
 @pytest.mark.parametrize(
-    ("width", "size"), [(each, 1) for each in WIDTHS] + [(37, 3), (37, 9), (37, FEW), (37, FEW + 1)]
+    ("width", "size"), [(each, 1) for each in WIDTHS] + [(37, 3), (37, 5), (37, FEW), (37, FEW + 1)]
 )
 def test_a_last_layer(width: int, size: int, sets: int, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(width)
@@ -107,12 +108,15 @@ def test_a_last_layer(width: int, size: int, sets: int, dtype: torch.dtype) -> N
         torch.testing.assert_close(one.grad.double(), other.grad, **rough)
 
 
-def test_a_last_layer_can_be_differentiated_again() -> None:
+@pytest.mark.parametrize("lies", ["as it is", "transposed"])
+def test_a_last_layer_can_be_differentiated_again(lies: str) -> None:
     generator = torch.Generator().manual_seed(0)
-    single = [
-        torch.randn(*shape, generator=generator).requires_grad_()
-        for shape in ((2, 9, 21), (1, 21, 5), (1, 1, 5))
-    ]
+    x, weight, bias = (
+        torch.randn(*shape, generator=generator) for shape in ((2, 9, 21), (1, 21, 4), (1, 1, 4))
+    )
+    if lies == "transposed":
+        x = x.mT.contiguous().mT
+    single = [each.requires_grad_() for each in (x, weight, bias)]
     double = [each.detach().double().requires_grad_() for each in single]
 
     def second(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
@@ -126,12 +130,22 @@ def test_a_last_layer_can_be_differentiated_again() -> None:
         torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-2)
 
 
+def test_a_last_layer_that_does_not_learn_passes_the_gradient_on() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 9, 21, generator=generator).requires_grad_()
+    weight = torch.randn(2, 21, 3, generator=generator)
+    last_layer(x, weight, torch.zeros(2, 1, 3)).sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, weight.sum(-1)[:, None].expand(2, 9, 21))
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.int16])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_vectors_of_all_sizes_compute_the_same_bits(width: int, dtype: type) -> None:
     rng = np.random.default_rng(width)
     given = rng.normal(size=(2, 2, 9, width)).astype(np.float32)
     given[0, 0, 0, 0], given[0, 1, 1] = np.nan, 0.0
+    given[:, 0, 2, ::3] = given[:, 1, 3, ::2] = np.float32(1e-39)  # a denormal number
     bias = rng.normal(size=(2, 1, width)).astype(np.float32)
     w = rng.normal(size=(2, 6, width)).astype(np.float32)
     if dtype is np.int16:

@@ -3,6 +3,9 @@ from numpy.typing import NDArray
 
 from sde_harl.policy.inference.arrays import BoolArray, FloatArray
 
+FEW_OUTPUTS: int
+"""Up to so many, `outputs` and its gradients take no longer than matrix products."""
+
 def flush_denormals() -> None: ...
 def vectors(floats: int, /) -> bool: ...
 

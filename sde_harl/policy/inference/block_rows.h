@@ -10,7 +10,7 @@
  */
 #define PARTS (LANES / FLOATS)
 #define EACH_PART(p) _Pragma("GCC unroll 4") for (int p = 0; p < PARTS; p++)
-#define EACH_OUTPUT(a) _Pragma("GCC unroll 4") for (int a = 0; a < count; a++)
+#define EACH_OUTPUT(a, count) _Pragma("GCC unroll 4") for (int a = 0; a < (count); a++)
 #define Vector NAME(Vector)
 #define Bits NAME(Bits)
 #define Words NAME(Words)
@@ -72,7 +72,7 @@ INLINE Vector get(const void *values, Py_ssize_t i, int half) {
     return at((const float *)values + i);
 }
 
-/* Rounds to the nearest bfloat16, of two to the even one. A NaN stays NaN: rounding could make it infinite. */
+/* Rounds as `set_one` does. */
 INLINE void set(void *values, Py_ssize_t i, Vector vector, int half) {
     if (!half) {
         put((float *)values + i, vector);
@@ -83,7 +83,8 @@ INLINE void set(void *values, Py_ssize_t i, Vector vector, int half) {
     *place = (Halves)_mm512_cvtneps_pbh((__m512)vector);
 #else
     const Words word = (Words)vector, rounded = word + 0x7fff + (word >> 16 & 1), nan = (Words)(vector != vector);
-    const Words kept = (rounded & ~nan) | ((word | 1 << 22) & nan);
+    const Words small = (Words)((word & EXPONENT) == 0);
+    const Words kept = (rounded & ~nan & ~small) | ((word | 1 << 22) & nan) | (word & SIGN & small);
     *place = narrowed((Bits)kept >> 16);
 #endif
 }
@@ -246,11 +247,11 @@ INLINE void outputs_of_row(Py_ssize_t width, const void *restrict x, Py_ssize_t 
     for (Py_ssize_t i = 0; i < whole; i += LANES)
         EACH_PART(p) {
             const Vector v = get(x, start + i + p * FLOATS, half);
-            EACH_OUTPUT(a) sum[a][p] += v * at(w + a * width + i + p * FLOATS);
+            EACH_OUTPUT(a, count) sum[a][p] += v * at(w + a * width + i + p * FLOATS);
         }
     for (Py_ssize_t i = whole; i < width; i++)
-        EACH_OUTPUT(a) rest[a][i - whole] += get_one(x, start + i, half) * w[a * width + i];
-    EACH_OUTPUT(a) y[a] = total(sum[a], rest[a]) + bias[a];
+        EACH_OUTPUT(a, count) rest[a][i - whole] += get_one(x, start + i, half) * w[a * width + i];
+    EACH_OUTPUT(a, count) y[a] = total(sum[a], rest[a]) + bias[a];
 }
 
 INLINE void outputs_of(Shape shape, Py_ssize_t outputs, const void *restrict x, const float *restrict w,

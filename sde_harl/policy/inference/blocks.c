@@ -1,4 +1,4 @@
-/* The parts of a net beside its matrix products: the Python module sde_harl.policy.inference._blocks.
+/* The parts of a net beside its large matrix products: the Python module sde_harl.policy.inference._blocks.
  *
  *     activate    y = norm(relu(x + bias)), with norm(r) = (r - mean r) / sqrt(var r + eps) over a row, or norm(r) = r
  *     gradients   the gradients of that
@@ -31,6 +31,8 @@
 #define INLINE static inline __attribute__((always_inline))
 
 enum { LANES = 16, STATS = 2, TOGETHER = 4 /* outputs whose products share a pass over a row */ };
+#define EXPONENT 0x7f800000u
+#define SIGN 0x80000000u
 #define NEVER -1e30f /* the logit of an unavailable choice; finite, so that nothing becomes NaN */
 
 typedef struct {
@@ -47,6 +49,8 @@ INLINE float get_one(const void *values, Py_ssize_t i, int half) {
     return value;
 }
 
+/* Rounds to the nearest bfloat16, of two to the even one. A NaN stays NaN: rounding could make it infinite. A denormal
+ * number becomes 0, as in the processors' own instruction. */
 INLINE void set_one(void *values, Py_ssize_t i, float value, int half) {
     if (!half) {
         ((float *)values)[i] = value;
@@ -54,6 +58,8 @@ INLINE void set_one(void *values, Py_ssize_t i, float value, int half) {
     }
     uint32_t word;
     memcpy(&word, &value, sizeof word);
+    if (!(word & EXPONENT))
+        word &= SIGN;
     word = value == value ? word + 0x7fff + (word >> 16 & 1) : word | 1 << 22;
     ((uint16_t *)values)[i] = (uint16_t)(word >> 16);
 }
@@ -81,11 +87,11 @@ typedef struct {
 #define NAME(name) NAMED(name, FLOATS)
 
 /* Every processor has vectors of 4 numbers. Most of the passes wait for memory in float32, and wider ones gain little. In
- * bfloat16 they compute. Those of 16 numbers are for processors with AVX-512 that round to bfloat16 in one instruction. */
+ * bfloat16 they compute. Those of 16 numbers are for processors that round to bfloat16 in one instruction. */
 #define FLOATS 4
 #include "block_rows.h"
 #undef FLOATS
-#if defined(__GNUC__) && __GNUC__ >= 10 && !defined(__clang__) && defined(__x86_64__)
+#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__)
 #define WIDER
 #pragma GCC push_options
 #pragma GCC target("avx2")
@@ -93,6 +99,8 @@ typedef struct {
 #include "block_rows.h"
 #undef FLOATS
 #pragma GCC pop_options
+#if __GNUC__ >= 10
+#define WIDEST
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bf16")
 #define FLOATS 16
@@ -100,25 +108,25 @@ typedef struct {
 #undef FLOATS
 #pragma GCC pop_options
 #endif
+#endif
 
 static const Passes *passes = &passes_4;
 
 /* Has the passes use vectors of so many numbers; returns 0 where the processor has none. */
 static int use_vectors(long floats) {
+    const Passes *found = floats == 4 ? &passes_4 : NULL;
 #ifdef WIDER
     __builtin_cpu_init();
-    if (floats == 16 && __builtin_cpu_supports("avx512bf16")) {
-        passes = &passes_16;
-        return 1;
-    }
-    if (floats == 8 && __builtin_cpu_supports("avx2")) {
-        passes = &passes_8;
-        return 1;
-    }
+    if (floats == 8 && __builtin_cpu_supports("avx2"))
+        found = &passes_8;
 #endif
-    if (floats == 4)
-        passes = &passes_4;
-    return floats == 4;
+#ifdef WIDEST
+    if (floats == 16 && __builtin_cpu_supports("avx512bf16"))
+        found = &passes_16;
+#endif
+    if (found)
+        passes = found;
+    return found != NULL;
 }
 
 /* Chooses for each row of outputs (rows, A) in each of the branches between `edges`: the action's index in its branch,
@@ -313,6 +321,11 @@ static Py_ssize_t measure_outputs(const Py_buffer *x, const Py_buffer *w, Shape 
         return 0;
     }
     *shape = (Shape){w->shape[0], x->len / x->itemsize / (w->shape[0] * w->shape[2]), w->shape[2]};
+    Py_ssize_t bytes; /* of the outputs: `sized` counts on a number that is none too large */
+    if (__builtin_mul_overflow(4 * shape->sets * shape->rows, w->shape[1], &bytes)) {
+        PyErr_SetString(PyExc_ValueError, "w: too many outputs for so many rows");
+        return 0;
+    }
     return w->shape[1];
 }
 
@@ -324,12 +337,12 @@ static PyObject *outputs(PyObject *self, PyObject *const *args, Py_ssize_t count
     Shape shape;
     if (!take(arguments, ALL, args, count, each))
         return NULL;
-    const Py_ssize_t all = measure_outputs(&each[X], &each[W], &shape);
-    const int fits = all && sized(&arguments[BIAS], &each[BIAS], shape.sets * all) &&
-                     sized(&arguments[Y], &each[Y], shape.sets * shape.rows * all);
+    const Py_ssize_t size = measure_outputs(&each[X], &each[W], &shape);
+    const int fits = size && sized(&arguments[BIAS], &each[BIAS], shape.sets * size) &&
+                     sized(&arguments[Y], &each[Y], shape.sets * shape.rows * size);
     if (fits) {
         Py_BEGIN_ALLOW_THREADS;
-        passes->outputs(shape, all, each[X].buf, each[W].buf, each[BIAS].buf, each[Y].buf, is_half(&each[X]));
+        passes->outputs(shape, size, each[X].buf, each[W].buf, each[BIAS].buf, each[Y].buf, is_half(&each[X]));
         Py_END_ALLOW_THREADS;
     }
     return done(each, ALL, fits);
@@ -347,11 +360,11 @@ static PyObject *output_gradients(PyObject *self, PyObject *const *args, Py_ssiz
     Shape shape;
     if (!take(arguments, ALL, args, count, each))
         return NULL;
-    const Py_ssize_t all = measure_outputs(&each[DX], &each[W], &shape);
-    int fits = all && sized(&arguments[DY], &each[DY], shape.sets * shape.rows * all) &&
+    const Py_ssize_t size = measure_outputs(&each[DX], &each[W], &shape);
+    int fits = size && sized(&arguments[DY], &each[DY], shape.sets * shape.rows * size) &&
                sized(&arguments[X], &each[X], shape.sets * shape.rows * shape.width) &&
-               sized(&arguments[DW], &each[DW], shape.sets * all * shape.width) &&
-               sized(&arguments[DB], &each[DB], shape.sets * all);
+               sized(&arguments[DW], &each[DW], shape.sets * size * shape.width) &&
+               sized(&arguments[DB], &each[DB], shape.sets * size);
     if (fits && each[X].obj)
         fits = same_type(&each[DX], &each[X]);
     if (fits && (!each[DW].obj != !each[DB].obj || (each[DW].obj && !each[X].obj))) {
@@ -360,7 +373,7 @@ static PyObject *output_gradients(PyObject *self, PyObject *const *args, Py_ssiz
     }
     if (fits) {
         Py_BEGIN_ALLOW_THREADS;
-        passes->output_gradients(shape, all, each[DY].buf, each[X].buf, each[W].buf, each[DX].buf, each[DW].buf,
+        passes->output_gradients(shape, size, each[DY].buf, each[X].buf, each[W].buf, each[DX].buf, each[DW].buf,
                                  each[DB].buf, is_half(&each[DX]));
         Py_END_ALLOW_THREADS;
     }
@@ -473,7 +486,9 @@ static PyMethodDef methods[] = {
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, .m_name = "_blocks", .m_size = -1, .m_methods = methods};
 
 PyMODINIT_FUNC PyInit__blocks(void) {
-    if (!use_vectors(16) && !use_vectors(8))
-        use_vectors(4);
-    return PyModule_Create(&module);
+    const int wide = use_vectors(16) || use_vectors(8);
+    PyObject *made = PyModule_Create(&module);
+    if (made && PyModule_AddIntConstant(made, "FEW_OUTPUTS", wide ? 8 : 4) < 0)
+        Py_CLEAR(made);
+    return made;
 }
